@@ -1,0 +1,42 @@
+# Two commands do everything on a machine with Python 3.11+ and make:  make demo,  make test
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROMPT ?= 你好，介绍一下你自己
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench chaos soak clean
+
+help: ## What there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(STAMP) ## One job from a prompt to its answer: broker, worker and tiny model included
+	@$(BIN)/python -m producer.demo "$(PROMPT)"
+
+test: $(STAMP) lint ## Linters, types and every test; what was skipped is named at the end
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Served against bare, side by side with a hand-written peer
+	@$(BIN)/python -m tests.benchmarks.serving
+
+chaos: $(STAMP) ## Kill workers, engines and the server at random; check every invariant (a quarter of an hour)
+	$(BIN)/python -m pytest tests/chaos
+	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+soak: $(STAMP) ## Half an hour of steady load: nothing may grow
+	@$(BIN)/python -m tests.chaos.soak $(SOAK)
+
+clean: ## Remove what was set up
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
