@@ -1,0 +1,110 @@
+"""Every name that genqueue uses on Redis, one function each.
+
+Glossary, with the prefix `gen` (a setting). The braces are literal: they make a Redis Cluster keep all keys
+of a job in one slot.
+
+    gen:{JOB}:events    stream    the truth: every event of the job, in order
+    gen:{JOB}:result    string    GenerationResult as JSON, written in the same step as the terminal event
+    gen:{JOB}:tokens    channel   a mirror of the stream for plain subscribers, at most once
+    gen:{JOB}:cancel    string    a durable request to cancel
+    gen:{wake:ID}       stream    private to one producer process: ends its blocked read when it follows
+                                  one job more
+    gen:{taken:WORKER}  list      ids of the jobs that a worker has taken and not yet put down; what is left in
+                                  the list of a dead worker goes back to its queue
+    gen:takers          set       names of the workers that have such a list
+
+    generate.MODEL.high, generate.MODEL, generate.MODEL.low    RQ queues, served in this order
+
+A job id can hold letters, digits, `_` and `-` only (RQ's rule), so that no id can reach another job's keys.
+"""
+
+import re
+from typing import Literal
+
+from .errors import InvalidRequest
+
+Priority = Literal["high", "normal", "low"]
+
+FUNCTION = "worker.jobs.generate"
+"""The one function that a worker runs."""
+
+DEFAULT_PREFIX = "gen"
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+_PRIORITY_SUFFIX: dict[Priority, str] = {"high": ".high", "normal": "", "low": ".low"}
+
+
+class Keys:
+    """The keys of one prefix. The prefix holds no braces, so that the job id alone decides the slot."""
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        if not prefix or set(prefix) & set("{}"):
+            raise ValueError(f"prefix {prefix!r} must not be empty and must hold no braces")
+        self.prefix = prefix
+
+    def events(self, job_id: str) -> str:
+        """Stream: every event of the job, in order."""
+        return f"{self.prefix}:{{{job_id}}}:events"
+
+    def result(self, job_id: str) -> str:
+        """String: the GenerationResult as JSON."""
+        return f"{self.prefix}:{{{job_id}}}:result"
+
+    def tokens(self, job_id: str) -> str:
+        """Pub/Sub channel: the mirror of the stream."""
+        return f"{self.prefix}:{{{job_id}}}:tokens"
+
+    def cancel(self, job_id: str) -> str:
+        """String: present once somebody asked for the job to be cancelled."""
+        return f"{self.prefix}:{{{job_id}}}:cancel"
+
+    def wake(self, follower_id: str) -> str:
+        """Stream: ends the blocked read of one producer process. The colon keeps it apart from any job."""
+        return f"{self.prefix}:{{wake:{follower_id}}}"
+
+    def taken(self, worker: str) -> str:
+        """List: the jobs that a worker has taken and not yet put down."""
+        return f"{self.prefix}:{{taken:{worker}}}"
+
+    @property
+    def takers(self) -> str:
+        """Set: the workers that have a list of taken jobs."""
+        return f"{self.prefix}:takers"
+
+
+def queue(model: str, priority: Priority = "normal") -> str:
+    """Name of the RQ queue for a model.  Raises InvalidRequest for a name that cannot be one."""
+    return f"generate.{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
+
+
+def queues(model: str) -> tuple[str, str, str]:
+    """The three RQ queues of a model, in the order in which a worker serves them."""
+    return queue(model, "high"), queue(model, "normal"), queue(model, "low")
+
+
+def model_of_queue(queue_name: str) -> str:
+    """The model whose jobs stand in that queue."""
+    return queue_name.removeprefix("generate.").removesuffix(".high").removesuffix(".low")
+
+
+def check_job_id(job_id: str) -> str:
+    """Return the job id.  Raises InvalidRequest when it is not one."""
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+        raise InvalidRequest(
+            f"job id {str(job_id)[:40]!r} is not valid: use 1 to 128 letters, digits, underscores and dashes"
+        )
+    return job_id
+
+
+def check_model_name(model: str) -> str:
+    """Return the model name.  Raises InvalidRequest when it is not one.
+
+    A name that ends in `.high` or `.low` would be another model's priority queue.
+    """
+    if not isinstance(model, str) or not _MODEL_NAME.fullmatch(model) or model.endswith((".high", ".low")):
+        raise InvalidRequest(
+            f"model name {str(model)[:40]!r} is not valid: use up to 64 letters, digits, '_', '-' and '.', "
+            "not starting with '.' and not ending in .high or .low"
+        )
+    return model

@@ -1,0 +1,131 @@
+"""What a producer asks for: GenerationRequest, the one argument of every job.
+
+Field names and meanings are those of transformers' `GenerationConfig`. Numbers are strict (no "32" for 32),
+unknown fields are refused, and every size has a bound that is checked before a tokenizer sees the text.
+"""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
+
+from .errors import InvalidRequest
+
+MAX_PROMPT_CHARS = 4_000_000
+"""More than any context of today holds; a longer prompt is refused unread."""
+MAX_PROMPT_TOKENS = 1_000_000
+DEFAULT_MAX_NEW_TOKENS = 256
+MAX_SEED = 2**63 - 1
+
+Strict = Field(strict=True)
+Int = Annotated[int, Strict]
+Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """Base of every model of the contract: immutable, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Frozen):
+    """One turn of a chat, for the model's chat template."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Annotated[StrictStr, Field(max_length=MAX_PROMPT_CHARS)]
+
+
+class SamplingParams(Frozen):
+    """How tokens are chosen and when to stop. The defaults are greedy decoding.
+
+    The order of the logits processors is transformers': repetition_penalty, (presence and frequency penalty),
+    min_new_tokens, temperature, top_k, top_p, min_p.
+    """
+
+    max_new_tokens: Annotated[Int, Field(ge=1)] | None = None
+    """None: 256, or less where the context holds less."""
+    min_new_tokens: Annotated[Int, Field(ge=0)] = 0
+    temperature: Annotated[Float, Field(ge=0, le=100)] = 0.0
+    """0 is greedy."""
+    top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[Int, Field(ge=0)] = 0
+    """0: off."""
+    min_p: Annotated[Float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[Float, Field(gt=0, le=100)] = 1.0
+    """Over prompt and output, as in transformers. 1: off."""
+    presence_penalty: Annotated[Float, Field(ge=-100, le=100)] = 0.0
+    """Subtracted once from the logit of every token of the output so far (OpenAI's definition)."""
+    frequency_penalty: Annotated[Float, Field(ge=-100, le=100)] = 0.0
+    """Subtracted for each occurrence of a token in the output so far (OpenAI's definition)."""
+    seed: Annotated[Int, Field(ge=0, le=MAX_SEED)] | None = None
+    """None: the first attempt draws one and keeps it in the stream."""
+    stop: Annotated[
+        tuple[Annotated[StrictStr, Field(min_length=1, max_length=256)], ...], Field(max_length=16)
+    ] = ()
+    """Strings that end the text. The match and what follows it are left out of the text."""
+    ignore_eos: StrictBool = False
+    logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
+    """None: none. N: each token's log-probability under the model (before any processor), and the N likeliest."""
+    skip_special_tokens: StrictBool = True
+
+
+class GenerationRequest(SamplingParams):
+    """One job: exactly one of prompt, messages and prompt_token_ids, and how to go on from it."""
+
+    prompt: Annotated[StrictStr, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = None
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=10_000)] | None = None
+    prompt_token_ids: (
+        Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+        | None
+    ) = None
+    add_special_tokens: StrictBool = True
+    """Whether the tokenizer adds its special tokens to `prompt`. A chat template brings its own."""
+
+    @model_validator(mode="after")
+    def _exactly_one_prompt(self) -> Self:
+        given = [name for name in ("prompt", "messages", "prompt_token_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of prompt, messages and prompt_token_ids, not {' and '.join(given) or 'none'}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens must not be above max_new_tokens")
+        return self
+
+    @classmethod
+    def parse(cls, fields: Any) -> Self:
+        """Validate what came from a caller or from the wire.
+
+        Raises InvalidRequest, whose message names each field that is wrong and never quotes a prompt.
+        """
+        try:
+            # Through JSON, because that is what the wire carries: NaN, lone surrogates and objects that
+            # JSON cannot hold are refused here, on the producer's side as on the worker's.
+            return cls.model_validate_json(json.dumps(fields, ensure_ascii=False).encode())
+        except ValidationError as error:
+            raise InvalidRequest(f"invalid request: {faults_of(error)}") from None
+        except UnicodeEncodeError:
+            raise InvalidRequest(
+                "invalid request: it holds a lone surrogate, which is no text: decode its text correctly"
+            ) from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"the request is not JSON: {error}") from None
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON form, without the fields left at their defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def faults_of(error: ValidationError) -> str:
+    """What is wrong with which field, for a message: never with its value, which can be a prompt or a password."""
+    faults = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        where = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{where}: {message}" if where else message)
+    more = len(faults) - 5
+    return "; ".join(faults[:5]) + (f"; and {more} more" if more > 0 else "")

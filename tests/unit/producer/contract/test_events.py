@@ -1,0 +1,88 @@
+"""The events of a stream: each survives the wire, and their ids are ordered as Redis orders them."""
+
+import json
+
+import pytest
+from fakeredis import FakeRedis, FakeServer
+from hypothesis import given
+
+from producer.contract import (
+    Event,
+    EventId,
+    GenerationResult,
+    InvalidRequest,
+    JobCancelled,
+    StreamedEvent,
+    Tokens,
+    TokensData,
+    encode_entry,
+    parse_entry,
+)
+from producer.contract.errors import OutOfMemory
+
+from .strategies import event_ids, events, results
+
+
+@given(event_ids, events)
+def test_every_event_survives_the_wire(event_id: EventId, event: Event) -> None:
+    fields = {name.encode(): value.encode() for name, value in encode_entry(event).items()}
+
+    assert parse_entry(str(event_id).encode(), fields) == StreamedEvent(event_id, event)
+
+
+@given(results)
+def test_every_result_survives_the_wire(result: GenerationResult) -> None:
+    assert GenerationResult.model_validate_json(result.model_dump_json()) == result
+
+
+@given(event_ids, events)
+def test_the_mirror_is_json_with_id_type_and_data(event_id: EventId, event: Event) -> None:
+    mirrored = json.loads(StreamedEvent(event_id, event).to_json())
+
+    assert list(mirrored) == ["id", "type", "data"]
+    assert mirrored["id"] == str(event_id)
+    assert mirrored["type"] == event.type
+    assert mirrored["data"] == json.loads(encode_entry(event)["data"])
+
+
+@given(event_ids, event_ids)
+def test_ids_are_ordered_as_redis_orders_them(one: EventId, other: EventId) -> None:
+    client = FakeRedis(server=FakeServer(server_type="redis", version=(7, 4)))
+    for event_id in sorted({one, other}):
+        client.xadd("stream", {"a": "b"}, id=str(event_id))  # Redis refuses an id that is not above the last
+
+    assert [EventId.parse(entry_id) for entry_id, _ in client.xrange("stream")] == sorted({one, other})
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-7 ", "1--7", "a-b", "1-7-9", "$", "+", "9" * 20 + "-1"])
+def test_what_is_no_event_id_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="<attempt>-<seq>"):
+        EventId.parse(text)
+
+
+def test_a_tokens_event_without_logprobs_does_not_spend_bytes_on_them() -> None:
+    entry = encode_entry(Tokens(data=TokensData(index=0, ids=(1,), text="a")))
+
+    assert entry["data"] == '{"index":0,"ids":[1],"text":"a"}'
+
+
+def _result(**fields: object) -> GenerationResult:
+    plain = {"job_id": "a", "model": "tiny", "status": "finished", "finish_reason": "stop"}
+    return GenerationResult.model_validate({**plain, **fields})
+
+
+def test_raise_for_status_returns_a_finished_result() -> None:
+    result = _result()
+
+    assert result.raise_for_status() is result
+
+
+def test_raise_for_status_raises_the_error_of_the_code() -> None:
+    failed = _result(
+        status="failed", finish_reason="error", error={"code": "out_of_memory", "message": "shorten it"}
+    )
+
+    with pytest.raises(OutOfMemory, match="shorten it"):
+        failed.raise_for_status()
+    with pytest.raises(JobCancelled, match="job a was cancelled"):
+        _result(status="cancelled", finish_reason="cancelled").raise_for_status()
