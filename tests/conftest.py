@@ -1,0 +1,42 @@
+"""Fixtures for every suite. Each starts and ends its own server; none touches a server of somebody else."""
+
+import os
+
+# Before torch is imported anywhere: on two cores, more threads than one only fight the other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from fakeredis import FakeServer
+
+from producer.embedded import EmbeddedBroker
+
+
+@pytest.fixture
+def fake_server() -> FakeServer:
+    """One in-memory Redis, to be shared by sync and async fakeredis clients."""
+    return FakeServer(server_type="redis", version=(7, 4))
+
+
+@pytest.fixture(scope="session")
+def _session_broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def broker(_session_broker: EmbeddedBroker) -> EmbeddedBroker:
+    """A real server, empty. It is our own, so that it may be flushed."""
+    with redis.Redis(port=_session_broker.port) as client:
+        client.flushall()
+    return _session_broker
+
+
+@pytest.fixture
+def redis_client(broker: EmbeddedBroker) -> Iterator[redis.Redis]:
+    """A plain redis-py client of the real server."""
+    with redis.Redis(port=broker.port) as client:
+        yield client
