@@ -1,0 +1,141 @@
+"""Connections to Redis, and what their errors mean to a caller.
+
+Knows redis-py, and nothing of jobs. `protocol` stays unset: an explicit 3 changes the shape of XREAD's reply.
+"""
+
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from . import redis_url
+from .contract import BrokerUnavailable
+from .settings import ProducerSettings
+
+BLOCK_S = 4.0
+"""Longest blocked read: below redis-py's default socket_timeout of 5 s, which a caller's connection may have."""
+COMMAND_RETRIES = 3
+"""Every operation may be sent twice: a job's id makes its submission idempotent."""
+
+
+def connect(settings: ProducerSettings, *, blocking: bool = False) -> redis.Redis:
+    """A client of its own pool. One for blocking reads does not retry: its caller does, from its cursors."""
+    retry = Retry(_backoff(), 0 if blocking else COMMAND_RETRIES)
+    return redis_url.client(settings.redis_url, retry=retry, **_options(settings, blocking=blocking))
+
+
+def connect_async(settings: ProducerSettings, *, blocking: bool = False) -> redis.asyncio.Redis:
+    """As `connect`, for asyncio."""
+    retry = AsyncRetry(_backoff(), 0 if blocking else COMMAND_RETRIES)
+    return redis_url.async_client(settings.redis_url, retry=retry, **_options(settings, blocking=blocking))
+
+
+def check_returns_bytes(client: redis.Redis | redis.asyncio.Redis) -> None:
+    """Raises ValueError for a client with decode_responses=True: RQ's job hashes hold compressed bytes."""
+    if client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise ValueError("the connection has decode_responses=True: pass one without, as RQ needs bytes, too")
+
+
+def block_ms(client: redis.Redis | redis.asyncio.Redis) -> int:
+    """How long a read through this client may block, so that its own socket time-out does not cut it off."""
+    socket_timeout_s = client.connection_pool.connection_kwargs.get("socket_timeout")
+    return int(1000 * (BLOCK_S if socket_timeout_s is None else min(BLOCK_S, 0.8 * socket_timeout_s)))
+
+
+def address(client: redis.Redis | redis.asyncio.Redis) -> str:
+    """Where the client connects to, without a password."""
+    pool = client.connection_pool
+    options = pool.connection_kwargs
+    if path := options.get("path"):
+        return f"unix://{path}"
+    if service := getattr(pool, "service_name", None):
+        return f"the primary of {service!r}, as its Sentinels name it"
+    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+
+def is_transient(error: redis.RedisError) -> bool:
+    """Whether a follower should go on trying: the server is away, restarting or loading its data."""
+    refused = isinstance(error, (redis.AuthenticationError, redis.exceptions.AuthorizationError))
+    away = isinstance(error, (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError))
+    return away and not refused
+
+
+def broker_unavailable(error: redis.RedisError, where: str) -> BrokerUnavailable:
+    """What the error of redis-py means, and what to do about it."""
+    text = str(error)
+    for classes, words, advice in _ADVICE:
+        if isinstance(error, classes) or any(word in text for word in words):
+            return BrokerUnavailable(advice.format(where=where, text=text))
+    return BrokerUnavailable(f"Redis at {where} refused a command: {text}")
+
+
+def _backoff() -> ExponentialWithJitterBackoff:
+    return ExponentialWithJitterBackoff(cap=0.5, base=0.05)
+
+
+def _options(settings: ProducerSettings, *, blocking: bool) -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": settings.connect_timeout_s,
+        "socket_timeout": BLOCK_S + settings.socket_timeout_s if blocking else settings.socket_timeout_s,
+        "socket_keepalive": True,
+    }
+
+
+# From the particular to the general: redis-py's authentication and loading errors are ConnectionErrors. An error
+# out of a script is a plain ResponseError on some servers, so that its words count as well.
+_ADVICE: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...], str], ...] = (
+    (
+        (),
+        ("NOAUTH", "Authentication required", "client already authenticated"),  # the last answers redis-py's HELLO
+        "Redis at {where} needs a password: put it into the URL, as in redis://:PASSWORD@host:6379/0",
+    ),
+    (
+        (redis.AuthenticationError,),
+        ("WRONGPASS",),
+        "Redis at {where} refused the user name or password: correct them in the URL",
+    ),
+    (
+        (redis.exceptions.NoPermissionError, redis.exceptions.AuthorizationError),
+        ("NOPERM", "has no permissions", "ACL failure"),
+        "Redis at {where} does not let this user do that ({text}): extend the user's ACL",
+    ),
+    (
+        (redis.ReadOnlyError,),
+        ("READONLY", "read only replica"),
+        "Redis at {where} is a read-only replica: use the URL of its primary",
+    ),
+    (
+        (redis.exceptions.OutOfMemoryError,),
+        ("OOM",),
+        "Redis at {where} is out of memory; nothing was changed: raise its maxmemory, or wait for keys to expire",
+    ),
+    (
+        (redis.BusyLoadingError,),
+        ("LOADING",),
+        "Redis at {where} is still loading its data: try again in a moment",
+    ),
+    (
+        (redis.exceptions.MaxConnectionsError,),
+        (),
+        "every connection of the pool to Redis at {where} is in use: give the pool more of them",
+    ),
+    (
+        (),
+        ("CERTIFICATE_VERIFY_FAILED",),
+        "the certificate of Redis at {where} is not trusted ({text}): name the CA that signed it, as in "
+        "rediss://host:6379/0?ssl_ca_certs=/path/to/ca.pem",
+    ),
+    (
+        (redis.TimeoutError,),
+        (),
+        "Redis at {where} does not answer ({text}): check the address and that the server is not overloaded",
+    ),
+    (
+        (redis.ConnectionError,),
+        (),
+        "Redis at {where} cannot be reached ({text}): check the URL and that the server runs",
+    ),
+)

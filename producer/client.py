@@ -1,0 +1,489 @@
+"""Producer and AsyncProducer: submit prompts, follow their tokens, read their results.
+
+Two thin shells of I/O: what is done is in `operations`, how streams share one connection in `hub`. A Producer can
+be used from many threads, an AsyncProducer from one event loop.
+"""
+
+import os
+import time
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import redis
+import redis.asyncio
+
+from .broker import address, broker_unavailable, check_returns_bytes, connect, connect_async
+from .contract import EventId, GenerationRequest, GenerationResult, Keys, Message, Priority, StreamedEvent
+from .hub import AsyncHub, Hub
+from .job_status import JobStatus, WorkerInfo
+from .operations import CancelOutcome, Operation, Operations
+from .settings import ProducerSettings
+from .submission import Batch, SubmitOptions, parse_request, prepare
+
+T = TypeVar("T")
+
+Request = GenerationRequest | Mapping[str, Any] | str
+"""A request of submit_many: its fields, or a prompt alone."""
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """A submitted job, bound to the producer that submitted it."""
+
+    job_id: str
+    model: str
+    created: bool
+    """False when a job of that id existed already: nothing was enqueued, this is that job."""
+    _producer: "Producer" = field(repr=False, compare=False)
+
+    def stream(
+        self, after: EventId | str | None = None, timeout_s: float | None = None
+    ) -> Generator[StreamedEvent, None, None]:
+        """See `Producer.stream`."""
+        return self._producer.stream(self.job_id, after, timeout_s)
+
+    def result(self, timeout_s: float | None = None) -> GenerationResult:
+        """See `Producer.result`."""
+        return self._producer.result(self.job_id, timeout_s)
+
+    def cancel(self) -> CancelOutcome:
+        """See `Producer.cancel`."""
+        return self._producer.cancel(self.job_id)
+
+    def status(self) -> JobStatus:
+        """See `Producer.status`."""
+        return self._producer.status(self.job_id)
+
+
+@dataclass(frozen=True)
+class AsyncJobHandle:
+    """A submitted job, bound to the producer that submitted it."""
+
+    job_id: str
+    model: str
+    created: bool
+    """False when a job of that id existed already: nothing was enqueued, this is that job."""
+    _producer: "AsyncProducer" = field(repr=False, compare=False)
+
+    def stream(
+        self, after: EventId | str | None = None, timeout_s: float | None = None
+    ) -> AsyncGenerator[StreamedEvent, None]:
+        """See `Producer.stream`."""
+        return self._producer.stream(self.job_id, after, timeout_s)
+
+    async def result(self, timeout_s: float | None = None) -> GenerationResult:
+        """See `Producer.result`."""
+        return await self._producer.result(self.job_id, timeout_s)
+
+    async def cancel(self) -> CancelOutcome:
+        """See `Producer.cancel`."""
+        return await self._producer.cancel(self.job_id)
+
+    async def status(self) -> JobStatus:
+        """See `Producer.status`."""
+        return await self._producer.status(self.job_id)
+
+
+class _Shared:
+    """What both producers have: settings, keys, operations, and the check that they can still be used."""
+
+    def __init__(self, redis_url: str | None, settings: ProducerSettings | None, prefix: str | None) -> None:
+        overrides = {"redis_url": redis_url, "prefix": prefix}
+        if settings is None:
+            settings = ProducerSettings.load(**overrides)
+        else:
+            given = {name: value for name, value in overrides.items() if value is not None}
+            settings = ProducerSettings.load(**{**settings.model_dump(), **given})
+        self.settings = settings
+        self._keys = Keys(settings.prefix)
+        self._operations = Operations(self._keys, settings)
+        self._pid = os.getpid()
+        self._closed = False
+
+    def _check_usable(self) -> None:
+        name = type(self).__name__
+        if self._closed:
+            raise RuntimeError(f"this {name} is closed: make a new one")
+        if self._pid != os.getpid():
+            raise RuntimeError(f"this {name} belongs to the process that forked this one: make a new one here")
+
+    def _prepare_one(self, fields: Mapping[str, Any], *, model: str, job_id: str | None, **options: Any) -> Batch:
+        return prepare(
+            [parse_request(fields, {})],
+            model=model,
+            options=SubmitOptions.parse(options),
+            settings=self.settings,
+            job_ids=None if job_id is None else [job_id],
+        )
+
+    def _prepare_many(
+        self,
+        requests: Iterable[Request],
+        sampling: Mapping[str, Any],
+        *,
+        model: str,
+        job_ids: Sequence[str] | None,
+        **options: Any,
+    ) -> Batch:
+        return prepare(
+            (parse_request(request, sampling) for request in requests),
+            model=model,
+            options=SubmitOptions.parse(options),
+            settings=self.settings,
+            job_ids=job_ids,
+        )
+
+    def _bound(self, timeout_s: float | None) -> float:
+        return self.settings.wait_s if timeout_s is None else timeout_s
+
+
+class Producer(_Shared):
+    """Submits jobs and follows them. A context manager; it can be shared between threads.
+
+        with Producer("redis://127.0.0.1:6379/0") as producer:
+            job = producer.submit("你好，介绍一下你自己", model="tiny", max_new_tokens=32)
+            for event in job.stream():
+                if event.event.type == "tokens":
+                    print(event.event.data.text, end="", flush=True)
+
+    `connection` replaces redis_url; it is not closed here. Every method raises BrokerUnavailable when Redis
+    cannot be used, and RuntimeError once the producer is closed.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        settings: ProducerSettings | None = None,
+        prefix: str | None = None,
+        connection: redis.Redis | None = None,
+    ) -> None:
+        super().__init__(redis_url, settings, prefix)
+        self._client = connection or connect(self.settings)
+        blocking_client = connection or connect(self.settings, blocking=True)
+        self._owned = [] if connection else [self._client, blocking_client]
+        check_returns_bytes(self._client)
+        self._hub = Hub(self._client, blocking_client, self._keys)
+
+    def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str,
+        messages: Sequence[Message | Mapping[str, str]] | None = None,
+        prompt_token_ids: Sequence[int] | None = None,
+        job_id: str | None = None,
+        priority: Priority = "normal",
+        queue_ttl_s: float | None = None,
+        timeout_s: int | None = None,
+        result_ttl_s: int | None = None,
+        max_queued: int | None = None,
+        **sampling: Any,
+    ) -> JobHandle:
+        """Enqueue one prompt: exactly one of prompt, messages and prompt_token_ids.
+
+        job_id       an idempotency key: submitted twice, it is one job
+        priority     high jobs are served before normal ones, low ones after
+        queue_ttl_s  how long it may wait for a worker before it ends as expired
+        timeout_s    how long a worker may take
+        result_ttl_s how long events and result are kept after the end
+        max_queued   cap on the jobs that wait for this model
+        sampling     fields of SamplingParams, as max_new_tokens=32
+
+        Raises InvalidRequest before anything is sent; QueueFull, and nothing is enqueued.
+        """
+        batch = self._prepare_one(
+            {"prompt": prompt, "messages": messages, "prompt_token_ids": prompt_token_ids, **sampling},
+            model=model,
+            job_id=job_id,
+            priority=priority,
+            queue_ttl_s=queue_ttl_s,
+            timeout_s=timeout_s,
+            result_ttl_s=result_ttl_s,
+            max_queued=max_queued,
+        )
+        return self._submit(batch)[0]
+
+    def submit_many(
+        self,
+        requests: Iterable[Request],
+        *,
+        model: str,
+        job_ids: Sequence[str] | None = None,
+        priority: Priority = "normal",
+        queue_ttl_s: float | None = None,
+        timeout_s: int | None = None,
+        result_ttl_s: int | None = None,
+        max_queued: int | None = None,
+        **sampling: Any,
+    ) -> list[JobHandle]:
+        """Enqueue up to 10,000 prompts in one round trip, all of them or none.
+
+        sampling: for every request that doesn't say otherwise itself. Options and errors are those of `submit`.
+        """
+        batch = self._prepare_many(
+            requests,
+            sampling,
+            model=model,
+            job_ids=job_ids,
+            priority=priority,
+            queue_ttl_s=queue_ttl_s,
+            timeout_s=timeout_s,
+            result_ttl_s=result_ttl_s,
+            max_queued=max_queued,
+        )
+        return self._submit(batch)
+
+    def stream(
+        self, job_id: str, after: EventId | str | None = None, timeout_s: float | None = None
+    ) -> Generator[StreamedEvent, None, None]:
+        """The job's events after a cursor, as they come, up to and including the one that ends it.
+
+        after: id of the last event seen, `EventId` or "1-7"; None for all. Lost connections and restarts of Redis
+        are survived without gap or repeat, as long as an event comes within timeout_s of the one before.
+
+        Raises NoSuchJob; WaitTimeout after timeout_s without an event (default: the setting wait_s).
+        """
+        bound_s = self._bound(timeout_s)
+        cursor = self._run(self._operations.open_stream(job_id, after))
+        if cursor is None:
+            return
+        with self._hub.following(job_id, cursor) as subscription:
+            is_terminal = False
+            while not is_terminal:
+                deadline = time.monotonic() + bound_s
+                event = self._run(
+                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
+                )
+                self._hub.resume(subscription)
+                is_terminal = event.is_terminal
+                yield event
+
+    def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
+        """How the job ended; waits for it without polling. A failed or cancelled job has a result, too.
+
+        Raises NoSuchJob; WaitTimeout when it has not ended within timeout_s (default: the setting wait_s).
+        """
+        bound_s = self._bound(timeout_s)
+        deadline = time.monotonic() + bound_s
+        found = self._run(self._operations.open_result(job_id))
+        if isinstance(found, GenerationResult):
+            return found
+        with self._hub.following(job_id, found) as subscription:
+            while True:
+                event = self._run(
+                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
+                )
+                self._hub.resume(subscription)
+                if isinstance(event.event.data, GenerationResult):
+                    return event.event.data
+
+    def cancel(self, job_id: str) -> CancelOutcome:
+        """End a job early; it keeps the text it has. Harmless to repeat.
+
+        Returns "cancelled": it waited and has ended now; "requested": its worker will end it; "ended": it had
+        ended before.  Raises NoSuchJob.
+        """
+        return self._run(self._operations.cancel(job_id))
+
+    def status(self, job_id: str) -> JobStatus:
+        """What is known of the job: place in line, worker, progress.  Raises NoSuchJob."""
+        return self._run(self._operations.status(job_id))
+
+    def workers(self, model: str) -> tuple[WorkerInfo, ...]:
+        """The live workers that serve a model, and whether each has loaded it."""
+        return self._run(self._operations.workers(model))
+
+    def close(self) -> None:
+        """End all streams and close the connections that are its own."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        self._hub.close()
+        for client in self._owned:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, batch: Batch) -> list[JobHandle]:
+        created = self._run(self._operations.submit(batch))
+        pairs = zip(batch.submissions, created, strict=True)
+        return [JobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
+
+    def _run(self, operation: Operation[T]) -> T:
+        self._check_usable()
+        reply: Any = None
+        try:
+            while True:
+                reply = operation.send(reply)(self._client)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except redis.RedisError as error:
+            raise broker_unavailable(error, address(self._client)) from error
+
+
+class AsyncProducer(_Shared):
+    """`Producer` for asyncio: the same methods, to be awaited; `stream` is an async iterator.
+
+    async with AsyncProducer() as producer:
+        job = await producer.submit("Hi", model="tiny")
+        print((await job.result()).text)
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        settings: ProducerSettings | None = None,
+        prefix: str | None = None,
+        connection: redis.asyncio.Redis | None = None,
+    ) -> None:
+        super().__init__(redis_url, settings, prefix)
+        self._client = connection or connect_async(self.settings)
+        blocking_client = connection or connect_async(self.settings, blocking=True)
+        self._owned = [] if connection else [self._client, blocking_client]
+        check_returns_bytes(self._client)
+        self._hub = AsyncHub(self._client, blocking_client, self._keys)
+
+    async def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str,
+        messages: Sequence[Message | Mapping[str, str]] | None = None,
+        prompt_token_ids: Sequence[int] | None = None,
+        job_id: str | None = None,
+        priority: Priority = "normal",
+        queue_ttl_s: float | None = None,
+        timeout_s: int | None = None,
+        result_ttl_s: int | None = None,
+        max_queued: int | None = None,
+        **sampling: Any,
+    ) -> AsyncJobHandle:
+        """See `Producer.submit`."""
+        batch = self._prepare_one(
+            {"prompt": prompt, "messages": messages, "prompt_token_ids": prompt_token_ids, **sampling},
+            model=model,
+            job_id=job_id,
+            priority=priority,
+            queue_ttl_s=queue_ttl_s,
+            timeout_s=timeout_s,
+            result_ttl_s=result_ttl_s,
+            max_queued=max_queued,
+        )
+        return (await self._submit(batch))[0]
+
+    async def submit_many(
+        self,
+        requests: Iterable[Request],
+        *,
+        model: str,
+        job_ids: Sequence[str] | None = None,
+        priority: Priority = "normal",
+        queue_ttl_s: float | None = None,
+        timeout_s: int | None = None,
+        result_ttl_s: int | None = None,
+        max_queued: int | None = None,
+        **sampling: Any,
+    ) -> list[AsyncJobHandle]:
+        """See `Producer.submit_many`."""
+        batch = self._prepare_many(
+            requests,
+            sampling,
+            model=model,
+            job_ids=job_ids,
+            priority=priority,
+            queue_ttl_s=queue_ttl_s,
+            timeout_s=timeout_s,
+            result_ttl_s=result_ttl_s,
+            max_queued=max_queued,
+        )
+        return await self._submit(batch)
+
+    async def stream(
+        self, job_id: str, after: EventId | str | None = None, timeout_s: float | None = None
+    ) -> AsyncGenerator[StreamedEvent, None]:
+        """See `Producer.stream`. Leave it early inside `contextlib.aclosing`, as any async generator."""
+        bound_s = self._bound(timeout_s)
+        cursor = await self._run(self._operations.open_stream(job_id, after))
+        if cursor is None:
+            return
+        async with self._hub.following(job_id, cursor) as subscription:
+            is_terminal = False
+            while not is_terminal:
+                deadline = time.monotonic() + bound_s
+                event = await self._run(
+                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
+                )
+                await self._hub.resume(subscription)
+                is_terminal = event.is_terminal
+                yield event
+
+    async def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
+        """See `Producer.result`."""
+        bound_s = self._bound(timeout_s)
+        deadline = time.monotonic() + bound_s
+        found = await self._run(self._operations.open_result(job_id))
+        if isinstance(found, GenerationResult):
+            return found
+        async with self._hub.following(job_id, found) as subscription:
+            while True:
+                event = await self._run(
+                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
+                )
+                await self._hub.resume(subscription)
+                if isinstance(event.event.data, GenerationResult):
+                    return event.event.data
+
+    async def cancel(self, job_id: str) -> CancelOutcome:
+        """See `Producer.cancel`."""
+        return await self._run(self._operations.cancel(job_id))
+
+    async def status(self, job_id: str) -> JobStatus:
+        """See `Producer.status`."""
+        return await self._run(self._operations.status(job_id))
+
+    async def workers(self, model: str) -> tuple[WorkerInfo, ...]:
+        """See `Producer.workers`."""
+        return await self._run(self._operations.workers(model))
+
+    async def aclose(self) -> None:
+        """End all streams and close the connections that are its own."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        await self._hub.aclose()
+        for client in self._owned:
+            await client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _submit(self, batch: Batch) -> list[AsyncJobHandle]:
+        created = await self._run(self._operations.submit(batch))
+        pairs = zip(batch.submissions, created, strict=True)
+        return [AsyncJobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
+
+    async def _run(self, operation: Operation[T]) -> T:
+        self._check_usable()
+        reply: Any = None
+        try:
+            while True:
+                reply = await operation.send(reply)(self._client)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except redis.RedisError as error:
+            raise broker_unavailable(error, address(self._client)) from error

@@ -1,0 +1,158 @@
+"""What is known of a job before it ends: where it stands in line, who runs it, who could.
+
+Pure: makes a JobStatus out of Redis's replies, and puts it into words for people.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError
+from rq.utils import utcparse
+
+from .contract.requests import Frozen
+
+JobState = Literal["queued", "deferred", "scheduled", "running", "finished", "failed", "cancelled"]
+
+JOB_FIELDS = ("status", "origin", "worker_name", "meta", "enqueued_at", "started_at", "ended_at", "result_ttl")
+"""Fields of an RQ job hash that are read. `data` is not among them: it could be a pickle."""
+WORKER_FIELDS = ("birth", "death", "model_state")
+
+_STATES: dict[str, JobState] = {
+    "created": "queued",
+    "queued": "queued",
+    "ready": "queued",
+    "deferred": "deferred",
+    "scheduled": "scheduled",
+    "started": "running",
+    "finished": "finished",
+    "failed": "failed",
+    "stopped": "cancelled",
+    "canceled": "cancelled",
+}
+
+
+class WorkerInfo(Frozen):
+    """A live worker that serves the model."""
+
+    name: str
+    model_state: str | None = None
+    """`loading` or `ready`; None for a worker that does not say."""
+
+
+class Progress(Frozen):
+    """How far a running job is, about a second ago."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    phase: str | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+
+
+class JobStatus(Frozen):
+    """What is known of a job."""
+
+    job_id: str
+    model: str
+    state: JobState
+    has_result: bool
+    """Whether its terminal event and result stand."""
+    queue: str | None = None
+    position: int | None = None
+    """Jobs of this model that are served before it; None when it does not stand in line."""
+    worker: str | None = None
+    workers: tuple[WorkerInfo, ...] = ()
+    """Live workers that serve the model."""
+    progress: Progress | None = None
+    enqueued_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def is_stranded(self) -> bool:
+        """RQ has ended it without us, so that no worker will write its terminal event."""
+        return self.state in {"finished", "failed", "cancelled"} and not self.has_result
+
+    def describe(self) -> str:
+        """In words, for a person who waits: `queued, 3rd in line; no live worker serves tiny`."""
+        if self.is_stranded:
+            return f"{self.state} through RQ, without a result: no worker will end its stream{self._way_out()}"
+        if self.state == "running":
+            return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
+        if self.state in {"queued", "deferred", "scheduled"}:
+            return f"{self._describe_wait()}; {self._describe_workers()}"
+        return self.state
+
+    def _way_out(self) -> str:
+        return ", cancel it here to do so" if self.state == "cancelled" else ""
+
+    def _describe_wait(self) -> str:
+        if self.state == "queued" and self.position is not None:
+            return f"queued, {ordinal(self.position + 1)} in line"
+        return {"deferred": "waiting for another job", "scheduled": "scheduled for later"}.get(
+            self.state, "queued"
+        )
+
+    def _describe_workers(self) -> str:
+        if not self.workers:
+            return f"no live worker serves {self.model}"
+        if all(worker.model_state == "loading" for worker in self.workers):
+            return f"{self.workers[0].name} is loading {self.model}"
+        count = len(self.workers)
+        return f"{count} live worker{'s' if count > 1 else ''} for {self.model}"
+
+    def _describe_progress(self) -> str:
+        progress = self.progress
+        if progress is None:
+            return ""
+        words = [progress.phase] if progress.phase else []
+        if progress.tokens is not None:
+            words.append(f"{progress.tokens} tokens")
+        if progress.tokens_per_second:
+            words.append(f"{progress.tokens_per_second:.1f} tokens/s")
+        return f" ({', '.join(words)})" if words else ""
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    suffix = "th" if number % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def job_fields(reply: Sequence[bytes | None]) -> dict[str, str]:
+    """The JOB_FIELDS that the job's hash has."""
+    return {
+        name: value.decode(errors="replace")
+        for name, value in zip(JOB_FIELDS, reply, strict=True)
+        if value is not None
+    }
+
+
+def state_of(fields: Mapping[str, str]) -> JobState:
+    """RQ's status in our words."""
+    return _STATES.get(fields.get("status", ""), "queued")
+
+
+def times_of(fields: Mapping[str, str]) -> dict[str, datetime]:
+    """enqueued_at, started_at and ended_at, as far as they are set."""
+    return {name: utcparse(fields[name]) for name in ("enqueued_at", "started_at", "ended_at") if fields.get(name)}
+
+
+def progress_of(fields: Mapping[str, str]) -> Progress | None:
+    """From job.meta. None when the worker has written none yet, or when it is not ours."""
+    try:
+        meta: Any = json.loads(fields.get("meta") or "{}")
+        progress = Progress.model_validate(meta)
+    except (ValueError, ValidationError):
+        return None
+    return None if progress == Progress() else progress
+
+
+def live_worker(key: bytes, reply: Sequence[bytes | None]) -> WorkerInfo | None:
+    """From a worker's key and its WORKER_FIELDS. None for one that died: RQ keeps its hash for a minute."""
+    birth, death, model_state = (value.decode() if value else None for value in reply)
+    if birth is None or death is not None:
+        return None
+    return WorkerInfo(name=key.decode().rpartition(":")[2], model_state=model_state)

@@ -1,0 +1,163 @@
+"""What a submission puts on Redis: validated options and requests, as jobs in RQ's own format.
+
+Pure: builds hashes with RQ's `Job.create(...).to_dict()`, and sends nothing.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, cast
+
+import redis
+from pydantic import Field, StrictInt, ValidationError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import now
+
+from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Priority, PromptTooLong
+from .contract.keys import check_job_id, queue
+from .contract.requests import Frozen, faults_of
+from .settings import ProducerSettings, Seconds, WholeSeconds
+
+MAX_REQUEST_BYTES = 16 * 2**20
+"""Of the request as JSON. More than the longest prompt of any context of today."""
+MAX_BATCH = 10_000
+"""Jobs of one submit_many: one script runs for all of them, and Redis serves nobody else meanwhile."""
+HASH_TTL_NET_S = 3_600
+"""RQ's own TTL deletes a job silently. It is a net only, this much behind every deadline that the worker keeps."""
+
+
+class SubmitOptions(Frozen):
+    """How a job is queued and kept. What is None comes from the settings."""
+
+    priority: Priority = "normal"
+    queue_ttl_s: Seconds | None = None
+    timeout_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
+    result_ttl_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
+    max_queued: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Cap on the jobs that wait for the model, over its three queues. None: no cap."""
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Raises InvalidRequest, whose message names each option that is wrong."""
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            raise InvalidRequest(f"invalid options: {faults_of(error)}") from None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job, ready to be enqueued."""
+
+    job_id: str
+    id_is_ours: bool
+    """The id was drawn here: nobody else can have submitted it before."""
+    hash_ttl_s: int
+    fields: Mapping[str, Any]
+    """Fields of the RQ hash."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs for one model that are enqueued together, or not at all."""
+
+    model: str
+    priority: Priority
+    max_queued: int | None
+    submissions: Sequence[Submission]
+
+
+def prepare(
+    requests: Iterable[GenerationRequest],
+    *,
+    model: str,
+    options: SubmitOptions,
+    settings: ProducerSettings,
+    job_ids: Sequence[str] | None = None,
+) -> Batch:
+    """Build the jobs of a batch.  Raises InvalidRequest before anything is sent."""
+    requests = list(requests)
+    if len(requests) > MAX_BATCH:
+        raise InvalidRequest(
+            f"{len(requests)} jobs are too many for one call: submit at most {MAX_BATCH} at a time"
+        )
+    ids = _check_ids(job_ids, len(requests))
+    submissions = [
+        _prepare_one(request, job_id, model, options, settings)
+        for request, job_id in zip(requests, ids, strict=True)
+    ]
+    return Batch(model, options.priority, options.max_queued, submissions)
+
+
+def parse_request(
+    request: GenerationRequest | Mapping[str, Any] | str, sampling: Mapping[str, Any]
+) -> GenerationRequest:
+    """A request from its fields, or from a prompt alone; `sampling` holds what the request does not say itself.
+
+    Raises InvalidRequest.
+    """
+    if isinstance(request, GenerationRequest):
+        fields: Mapping[str, Any] = request.to_wire()
+    elif isinstance(request, str):
+        fields = {"prompt": request}
+    elif isinstance(request, Mapping):
+        fields = request
+    else:
+        raise InvalidRequest(
+            f"a request is a prompt, a mapping or a GenerationRequest, not {type(request).__name__}"
+        )
+    return GenerationRequest.parse(_plain({**sampling, **fields}))
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is None, which means not given, and with messages as mappings."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    if isinstance(messages := given.get("messages"), (list, tuple)):
+        given["messages"] = [turn.model_dump() if isinstance(turn, Message) else turn for turn in messages]
+    return given
+
+
+def _check_ids(job_ids: Sequence[str] | None, count: int) -> list[str | None]:
+    if job_ids is None:
+        return [None] * count
+    if isinstance(job_ids, str) or len(job_ids) != count:
+        raise InvalidRequest(f"job_ids must be a list of {count} ids, one for each request")
+    if len(set(job_ids)) != count:
+        raise InvalidRequest("job_ids must all differ: an id stands for one job")
+    return [check_job_id(job_id) for job_id in job_ids]
+
+
+def _prepare_one(
+    request: GenerationRequest, job_id: str | None, model: str, options: SubmitOptions, settings: ProducerSettings
+) -> Submission:
+    queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
+    result_ttl_s = options.result_ttl_s or settings.result_ttl_s
+    hash_ttl_s = int(queue_ttl_s) + result_ttl_s + HASH_TTL_NET_S
+    job = Job.create(
+        FUNCTION,
+        kwargs={"request": request.to_wire()},
+        # Nothing is sent from here; RQ wants a connection to hold.
+        connection=cast("redis.Redis", _NO_CONNECTION),
+        serializer=JSONSerializer,
+        id=job_id or str(uuid.uuid4()),
+        origin=queue(model, options.priority),
+        status=JobStatus.QUEUED,
+        # RQ's default description quotes the arguments, and RQ logs it.
+        description=f"generate {model}",
+        timeout=options.timeout_s or settings.timeout_s,
+        result_ttl=result_ttl_s,
+        failure_ttl=result_ttl_s,
+        ttl=hash_ttl_s,
+        meta={"expires_at": time.time() + queue_ttl_s},
+    )
+    job.enqueued_at = now()
+    if (size := len(job.data)) > MAX_REQUEST_BYTES:
+        raise PromptTooLong(
+            f"the request takes {size} bytes and {MAX_REQUEST_BYTES} are allowed: shorten the prompt"
+        )
+    return Submission(job.id, job_id is None, hash_ttl_s, job.to_dict())
+
+
+_NO_CONNECTION = object()

@@ -1,0 +1,281 @@
+"""Cursors and inboxes: no gap, no repeat, no unbounded inbox, and a wake only where a read would miss one."""
+
+import threading
+from collections import deque
+
+import pytest
+
+from producer.contract import (
+    BEFORE_FIRST,
+    Event,
+    EventId,
+    Finished,
+    GenerationResult,
+    GenqueueError,
+    Keys,
+    StreamedEvent,
+    Tokens,
+    TokensData,
+    encode_entry,
+)
+from producer.following import INBOX_LIMIT, READ_COUNT, RESUME_AT, Entries, Subscription, Subscriptions
+
+KEYS = Keys()
+
+
+@pytest.fixture
+def subscriptions() -> Subscriptions:
+    return Subscriptions(KEYS, "me")
+
+
+def _subscription(job_id: str = "a", cursor: EventId = BEFORE_FIRST) -> Subscription:
+    return Subscription(job_id, cursor, threading.Event())
+
+
+def _entry(seq: int, event: Event | None = None) -> tuple[bytes, dict[bytes, bytes]]:
+    event = event or Tokens(data=TokensData(index=seq, ids=(seq,), text=str(seq)))
+    return f"1-{seq}".encode(), {name.encode(): value.encode() for name, value in encode_entry(event).items()}
+
+
+def _end(seq: int) -> tuple[bytes, dict[bytes, bytes]]:
+    result = GenerationResult(job_id="a", model="tiny", status="finished", finish_reason="stop")
+    return _entry(seq, Finished(data=result))
+
+
+def _reply(job_id: str, entries: Entries) -> list[tuple[bytes, Entries]]:
+    return [(KEYS.events(job_id).encode(), entries)]
+
+
+def _seqs(subscription: Subscription) -> list[int]:
+    return [event.id.seq for event in subscription.inbox]
+
+
+def _drain(subscription: Subscription) -> None:
+    subscription.inbox.clear()
+
+
+def test_nothing_to_follow_is_nothing_to_read(subscriptions: Subscriptions) -> None:
+    assert subscriptions.next_read() == {}
+
+
+def test_each_stream_is_read_from_its_cursor_beside_the_wake_stream(subscriptions: Subscriptions) -> None:
+    subscriptions.add(_subscription("a"))
+    subscriptions.add(_subscription("b", EventId(2, 7)))
+
+    assert subscriptions.next_read() == {
+        KEYS.events("a"): "0-0",
+        KEYS.events("b"): "2-7",
+        KEYS.wake("me"): "0-0",
+    }
+
+
+def test_the_cursor_moves_on_with_what_was_delivered(subscriptions: Subscriptions) -> None:
+    subscription = _subscription()
+    subscriptions.add(subscription)
+    subscriptions.next_read()
+
+    subscriptions.deliver(_reply("a", [_entry(0), _entry(1)]))
+
+    assert _seqs(subscription) == [0, 1]
+    assert subscription.signal.is_set()  # type: ignore[attr-defined]
+    assert subscriptions.next_read()[KEYS.events("a")] == "1-1"
+
+
+def test_two_subscribers_of_one_stream_each_see_what_is_new_to_them(subscriptions: Subscriptions) -> None:
+    early, late = _subscription(), _subscription(cursor=EventId(1, 1))
+    subscriptions.add(early)
+    subscriptions.add(late)
+
+    assert subscriptions.next_read()[KEYS.events("a")] == "0-0"
+    subscriptions.deliver(_reply("a", [_entry(seq) for seq in range(4)]))
+
+    assert (_seqs(early), _seqs(late)) == ([0, 1, 2, 3], [2, 3])
+
+
+def test_a_stream_that_has_ended_is_not_read_any_more(subscriptions: Subscriptions) -> None:
+    subscription = _subscription()
+    subscriptions.add(subscription)
+    subscriptions.next_read()
+
+    subscriptions.deliver(_reply("a", [_entry(0), _end(1), _entry(2)]))
+
+    assert _seqs(subscription) == [0, 1]
+    assert subscriptions.next_read() == {}
+
+
+def test_a_slow_subscriber_keeps_a_bounded_inbox_and_misses_nothing(subscriptions: Subscriptions) -> None:
+    slow, quick = _subscription(), _subscription()
+    subscriptions.add(slow)
+    subscriptions.add(quick)
+    events = [_entry(seq) for seq in range(3 * INBOX_LIMIT)]
+    seen: list[int] = []
+
+    while quick.cursor.seq + 1 < len(events):
+        cursor = EventId.parse(subscriptions.next_read()[KEYS.events("a")])
+        start = cursor.seq + 1 if cursor.attempt else 0
+        subscriptions.deliver(_reply("a", events[start : start + READ_COUNT]))
+        seen += _seqs(quick)
+        _drain(quick)
+
+    assert seen == list(range(3 * INBOX_LIMIT))
+    assert _seqs(slow) == list(range(INBOX_LIMIT))
+
+    _drain(slow)
+    assert subscriptions.next_read()[KEYS.events("a")] == f"1-{INBOX_LIMIT - 1}"
+
+
+class ShrinkingInbox(deque[StreamedEvent]):
+    """An inbox whose subscriber takes an event right after it was seen to be full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[StreamedEvent] = []
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        if length >= INBOX_LIMIT:
+            self.taken.append(self.popleft())
+        return length
+
+
+def test_an_inbox_that_is_emptied_during_a_delivery_gets_no_gap(subscriptions: Subscriptions) -> None:
+    """The subscriber's thread takes events without the hub's lock. The inbox was full for event 1024, which was
+    left for later, and had room again for event 1025, which was put in: 1024 never came."""
+    subscription = _subscription()
+    subscription.inbox = inbox = ShrinkingInbox()
+    subscriptions.add(subscription)
+    subscriptions.next_read()
+
+    subscriptions.deliver(_reply("a", [_entry(seq) for seq in range(INBOX_LIMIT + 50)]))
+
+    seen = [event.id.seq for event in (*inbox.taken, *inbox)]
+    assert seen == list(range(len(seen)))
+    assert subscription.cursor.seq == len(seen) - 1
+
+
+def test_a_subscriber_added_during_a_read_ends_it_once(subscriptions: Subscriptions) -> None:
+    assert subscriptions.add(_subscription("a")) is False  # nobody reads yet
+    subscriptions.next_read()
+
+    assert subscriptions.add(_subscription("b")) is True
+    assert subscriptions.add(_subscription("c")) is False  # the wake is on its way
+
+
+def test_a_subscriber_whose_stream_is_being_read_from_before_its_cursor_ends_nothing(
+    subscriptions: Subscriptions,
+) -> None:
+    subscriptions.add(_subscription("a", EventId(1, 5)))
+    subscriptions.next_read()
+
+    assert subscriptions.add(_subscription("a", EventId(1, 5))) is False
+    assert subscriptions.add(_subscription("a", EventId(1, 4))) is True
+
+
+def test_a_subscriber_that_comes_during_a_read_with_an_older_cursor_waits_for_its_own_read(
+    subscriptions: Subscriptions,
+) -> None:
+    """The read began after 1-4. Served from it, the newcomer at 1-3 would never see 1-4."""
+    subscriptions.add(_subscription("a", EventId(1, 4)))
+    subscriptions.next_read()
+    newcomer = _subscription("a", EventId(1, 3))
+    subscriptions.add(newcomer)
+    subscriptions.deliver(_reply("a", [_entry(5)]))
+    assert _seqs(newcomer) == []
+
+    subscriptions.next_read()
+    subscriptions.deliver(_reply("a", [_entry(4), _entry(5)]))
+    assert _seqs(newcomer) == [4, 5]
+
+
+def test_after_a_reply_or_a_failure_there_is_no_read_to_end(subscriptions: Subscriptions) -> None:
+    subscriptions.add(_subscription("a"))
+    subscriptions.next_read()
+    subscriptions.deliver([])
+    assert subscriptions.add(_subscription("b")) is False
+
+    subscriptions.next_read()
+    subscriptions.read_failed()
+    assert subscriptions.add(_subscription("c")) is False
+
+
+def test_only_the_last_subscriber_ends_the_read_when_it_leaves(subscriptions: Subscriptions) -> None:
+    one, other, third = _subscription("a"), _subscription("a"), _subscription("b")
+    for subscription in (one, other, third):
+        subscriptions.add(subscription)
+    subscriptions.next_read()
+
+    assert subscriptions.remove(one) is False
+    assert subscriptions.remove(other) is False
+    assert subscriptions.remove(third) is True
+    assert subscriptions.next_read() == {}
+
+
+def test_a_subscriber_that_caught_up_ends_a_read_that_leaves_it_out(subscriptions: Subscriptions) -> None:
+    slow = _subscription("a")
+    subscriptions.add(slow)
+    subscriptions.add(_subscription("b"))
+    subscriptions.next_read()
+    subscriptions.deliver(_reply("a", [_entry(seq) for seq in range(INBOX_LIMIT)]))
+    assert KEYS.events("a") not in subscriptions.next_read()
+
+    while len(slow.inbox) > RESUME_AT:
+        slow.inbox.popleft()
+
+    assert subscriptions.resume(slow) is True
+    assert KEYS.events("a") in subscriptions.next_read()
+    assert subscriptions.resume(slow) is False
+
+
+def test_the_wake_stream_has_a_cursor_of_its_own(subscriptions: Subscriptions) -> None:
+    subscription = _subscription()
+    subscriptions.add(subscription)
+    subscriptions.next_read()
+
+    subscriptions.deliver([(KEYS.wake("me").encode(), [(b"99-0", {b"wake": b""}), (b"100-0", {b"wake": b""})])])
+
+    assert subscriptions.next_read()[KEYS.wake("me")] == "100-0"
+    assert not subscription.inbox
+
+
+def test_entries_for_somebody_who_left_are_dropped(subscriptions: Subscriptions) -> None:
+    gone = _subscription()
+    subscriptions.add(gone)
+    subscriptions.next_read()
+    subscriptions.remove(gone)
+
+    subscriptions.deliver(_reply("a", [_entry(0)]))
+
+    assert not gone.inbox
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {b"type": b"tokens"}, {b"type": b"surprise", b"data": b"{}"}, {b"type": b"\xff", b"data": b"{}"}],
+)
+def test_an_entry_of_another_version_fails_its_stream_and_no_other(
+    subscriptions: Subscriptions, fields: dict[bytes, bytes]
+) -> None:
+    foreign, fine = _subscription("a"), _subscription("b")
+    subscriptions.add(foreign)
+    subscriptions.add(fine)
+    subscriptions.next_read()
+
+    subscriptions.deliver([*_reply("a", [_entry(0), (b"1-1", fields)]), *_reply("b", [_entry(0)])])
+
+    assert _seqs(foreign) == [0]
+    assert isinstance(foreign.error, GenqueueError)
+    assert "1-1" in str(foreign.error)
+    assert fine.error is None
+    assert list(subscriptions.next_read()) == [KEYS.events("b"), KEYS.wake("me")]
+
+
+def test_an_error_reaches_every_subscriber(subscriptions: Subscriptions) -> None:
+    one, other = _subscription("a"), _subscription("b")
+    subscriptions.add(one)
+    subscriptions.add(other)
+    error = GenqueueError("gone")
+
+    subscriptions.fail_all(error)
+
+    assert one.error is other.error is error
+    assert one.signal.is_set()  # type: ignore[attr-defined]

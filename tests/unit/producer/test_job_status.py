@@ -1,0 +1,98 @@
+"""What is known of a job, in words."""
+
+import pytest
+
+from producer import JobStatus, Progress, WorkerInfo
+from producer.job_status import WORKER_FIELDS, live_worker, ordinal, progress_of, state_of
+
+READY = WorkerInfo(name="w1", model_state="ready")
+LOADING = WorkerInfo(name="w2", model_state="loading")
+
+
+def _status(**fields: object) -> JobStatus:
+    plain = {"job_id": "a", "model": "tiny", "state": "queued", "has_result": False}
+    return JobStatus.model_validate({**plain, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"position": 0, "workers": (READY,)}, "queued, 1st in line; 1 live worker for tiny"),
+        ({"position": 2, "workers": (READY, LOADING)}, "queued, 3rd in line; 2 live workers for tiny"),
+        ({"position": 1, "workers": (LOADING,)}, "queued, 2nd in line; w2 is loading tiny"),
+        ({"position": 0}, "queued, 1st in line; no live worker serves tiny"),
+        ({}, "queued; no live worker serves tiny"),
+        ({"state": "deferred", "workers": (READY,)}, "waiting for another job; 1 live worker for tiny"),
+        ({"state": "scheduled"}, "scheduled for later; no live worker serves tiny"),
+        ({"state": "running", "worker": "w1"}, "running on w1"),
+        (
+            {
+                "state": "running",
+                "worker": "w1",
+                "progress": {"phase": "decode", "tokens": 12, "tokens_per_second": 30.12},
+            },
+            "running on w1 (decode, 12 tokens, 30.1 tokens/s)",
+        ),
+        ({"state": "finished", "has_result": True}, "finished"),
+        ({"state": "cancelled", "has_result": True}, "cancelled"),
+    ],
+)
+def test_a_status_in_words(fields: dict[str, object], words: str) -> None:
+    assert _status(**fields).describe() == words
+
+
+def test_a_job_that_rq_ended_without_us_is_called_stranded() -> None:
+    stranded = _status(state="cancelled")
+
+    assert stranded.is_stranded
+    assert "cancelled through RQ" in stranded.describe()
+    assert "cancel it here" in stranded.describe()
+    assert not _status(state="cancelled", has_result=True).is_stranded
+    assert not _status(state="running").is_stranded
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (21, "21st"), (113, "113th")],
+)
+def test_ordinals(number: int, words: str) -> None:
+    assert ordinal(number) == words
+
+
+@pytest.mark.parametrize(
+    ("rq_status", "state"),
+    [
+        ("created", "queued"),
+        ("queued", "queued"),
+        ("started", "running"),
+        ("deferred", "deferred"),
+        ("scheduled", "scheduled"),
+        ("finished", "finished"),
+        ("failed", "failed"),
+        ("stopped", "cancelled"),
+        ("canceled", "cancelled"),
+    ],
+)
+def test_rqs_statuses_in_our_words(rq_status: str, state: str) -> None:
+    assert state_of({"status": rq_status}) == state
+
+
+@pytest.mark.parametrize(
+    "meta", ["", "not json", "[]", "5", '{"expires_at": 1.5}', '{"tokens": "many"}', '{"phase": null}']
+)
+def test_a_meta_without_progress_is_no_progress(meta: str) -> None:
+    assert progress_of({"meta": meta}) is None
+
+
+def test_progress_is_read_from_beside_what_a_user_keeps_in_the_meta() -> None:
+    meta = '{"expires_at": 1.5, "mine": {}, "phase": "prefill", "tokens": 0}'
+
+    assert progress_of({"meta": meta}) == Progress(phase="prefill", tokens=0)
+
+
+def test_a_worker_is_live_until_it_has_registered_its_death() -> None:
+    assert WORKER_FIELDS == ("birth", "death", "model_state")
+    assert live_worker(b"rq:worker:w1", [b"2026", None, b"ready"]) == READY
+    assert live_worker(b"rq:worker:w1", [b"2026", None, None]) == WorkerInfo(name="w1")
+    assert live_worker(b"rq:worker:w1", [b"2026", b"2027", b"ready"]) is None
+    assert live_worker(b"rq:worker:w1", [None, None, None]) is None

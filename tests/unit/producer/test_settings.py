@@ -1,0 +1,80 @@
+"""Settings come from the environment, and a wrong one is named without showing a password."""
+
+import pytest
+from pydantic import ValidationError
+
+from producer import InvalidRequest, ProducerSettings
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "GENQUEUE_REDIS_URL", "GENQUEUE_PREFIX", "GENQUEUE_TIMEOUT_S"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_defaults() -> None:
+    settings = ProducerSettings()
+
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert settings.prefix == "gen"
+    assert (settings.timeout_s, settings.queue_ttl_s, settings.result_ttl_s) == (600, 86_400, 3_600)
+
+
+def test_our_own_url_comes_before_the_common_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://common")
+    assert ProducerSettings.load().redis_url == "redis://common"
+
+    monkeypatch.setenv("GENQUEUE_REDIS_URL", "redis://ours")
+    assert ProducerSettings.load().redis_url == "redis://ours"
+
+    assert ProducerSettings.load(redis_url="redis://given").redis_url == "redis://given"
+
+
+def test_the_environment_sets_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENQUEUE_PREFIX", "mine")
+    monkeypatch.setenv("GENQUEUE_TIMEOUT_S", "30")
+
+    assert (ProducerSettings.load().prefix, ProducerSettings.load().timeout_s) == ("mine", 30)
+
+
+def test_what_is_none_is_not_given() -> None:
+    assert ProducerSettings.load(prefix=None, redis_url=None) == ProducerSettings()
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        ProducerSettings().prefix = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"redis_url": "http://user:hunter2@host"}, "redis://host:port/db"),
+        ({"redis_url": "hunter2"}, "redis://host:port/db"),
+        ({"prefix": "{hunter2}"}, "braces"),
+        ({"prefix": ""}, "braces"),
+        ({"timeout_s": 0}, "timeout_s: "),
+        ({"result_ttl_s": -1}, "result_ttl_s: "),
+        ({"queue_ttl_s": float("nan")}, "queue_ttl_s: "),
+        ({"wait_s": float("inf")}, "wait_s: "),
+        ({"no_such_setting": "hunter2"}, "no_such_setting: "),
+    ],
+)
+def test_a_wrong_setting_is_named(overrides: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidRequest, match="settings are not valid") as refused:
+        ProducerSettings.load(**overrides)
+
+    assert said in str(refused.value)
+    if "prefix" not in overrides:
+        assert "hunter2" not in str(refused.value)
+
+
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENQUEUE_TIMEOUT_S", "soon")
+
+    with pytest.raises(InvalidRequest, match="timeout_s: "):
+        ProducerSettings.load()
+
+
+def test_the_password_is_not_shown() -> None:
+    assert "hunter2" not in repr(ProducerSettings.load(redis_url="redis://:hunter2@host"))
