@@ -1,0 +1,71 @@
+"""Ctrl-C between two items of an iteration, and never within one: what was printed is what was counted.
+
+A KeyboardInterrupt can strike anywhere, also between printing an event and noting its id, or inside a lock. Here
+the iteration runs on a thread, and Ctrl-C is one more thing that arrives.
+"""
+
+import signal
+import threading
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import FrameType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed."""
+
+
+@dataclass(frozen=True)
+class _Item(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True)
+class _End:
+    error: Exception | None = None
+
+
+def interruptible(items: Iterable[T]) -> Generator[T, None, None]:
+    """The same items.  Raises Interrupted instead of the next one once Ctrl-C was pressed.
+
+    Main thread only. A second Ctrl-C is a KeyboardInterrupt at once. The items' thread is left behind as it is:
+    end what it waits for.
+    """
+    arrivals: SimpleQueue[_Item[T] | _End] = SimpleQueue()
+    pressed = threading.Event()
+
+    def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+        arrivals.put(_End())  # the one queue that a signal handler may put into
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        threading.Thread(target=_pump, args=(items, arrivals), name="genqueue-items", daemon=True).start()
+        while True:
+            arrival = arrivals.get()
+            if pressed.is_set():
+                raise Interrupted
+            if isinstance(arrival, _Item):
+                yield arrival.value
+            elif arrival.error is not None:
+                raise arrival.error
+            else:
+                return
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _pump(items: Iterable[T], arrivals: "SimpleQueue[_Item[T] | _End]") -> None:
+    try:
+        for item in items:
+            arrivals.put(_Item(item))
+    except Exception as error:  # noqa: BLE001 - it is raised where the items are read
+        arrivals.put(_End(error))
+    else:
+        arrivals.put(_End())

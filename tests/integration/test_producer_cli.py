@@ -1,0 +1,219 @@
+"""The command line as a process, on a real server: pipes, terminals and Ctrl-C."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from producer.contract import Keys
+from producer.embedded import EmbeddedBroker
+from tests.scripted_worker import ScriptedWorker
+
+KEYS = Keys()
+
+
+@pytest.fixture
+def worker(redis_client: redis.Redis) -> ScriptedWorker:
+    return ScriptedWorker(redis_client)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "producer", *arguments]
+
+
+@pytest.fixture
+def environment(broker: EmbeddedBroker) -> dict[str, str]:
+    return {**os.environ, "GENQUEUE_REDIS_URL": broker.url, "TERM": "xterm", "COLUMNS": "100"}
+
+
+class Terminal:
+    """A command on a pseudo-terminal of its own."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._fd, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        self.seen = ""
+        self._came = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, words: str) -> None:
+        with self._came:
+            came = self._came.wait_for(lambda: words in self.seen, timeout=20)
+        assert came, f"{words!r} did not come: {self.seen!r}"
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does; the terminal is not the process's controlling one, so that it is sent by hand."""
+        self.process.send_signal(signal.SIGINT)
+
+    def exit_code(self) -> int:
+        code = self.process.wait(20)
+        self._reader.join(20)
+        return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(20)
+        os.close(self._fd)
+
+    def _read(self) -> None:
+        try:
+            while chunk := os.read(self._fd, 4096):
+                with self._came:
+                    self.seen += chunk.decode(errors="replace")
+                    self._came.notify_all()
+        except OSError:  # the process has gone
+            pass
+
+
+@pytest.fixture
+def terminal(environment: dict[str, str]) -> Iterator[type[Terminal]]:
+    opened: list[Terminal] = []
+
+    def on_terminal(*arguments: str) -> Terminal:
+        opened.append(Terminal(_command(*arguments), environment))
+        return opened[-1]
+
+    yield on_terminal  # type: ignore[misc]
+    for each in opened:
+        each.close()
+
+
+def test_on_a_terminal_the_wait_is_explained_and_the_tokens_follow(
+    terminal: type[Terminal], worker: ScriptedWorker
+) -> None:
+    seen = terminal("submit", "Hi", "--model-name", "tiny", "--stream")  # type: ignore[arg-type,call-arg]
+    seen.wait_for("1st in line; no live worker serves tiny")
+    worker.register("loading")
+    seen.wait_for("w1 is loading tiny")
+    worker.take()
+    seen.wait_for("running on w1")
+    worker.publish("你")
+    seen.wait_for("你")
+    before = len(seen.seen)
+    worker.publish("好")
+    worker.finish()
+
+    assert seen.exit_code() == 0
+    assert seen.seen[before:].strip() == "好"  # the line is gone, and nothing but the answer follows
+
+
+@pytest.mark.parametrize(("answer", "cancelled"), [("cancel\n", True), ("leave\n", False), ("\n", False)])
+def test_ctrl_c_on_a_terminal_asks_what_to_do_with_the_job(
+    terminal: type[Terminal], worker: ScriptedWorker, answer: str, cancelled: bool
+) -> None:
+    seen = terminal("submit", "Hi", "--model-name", "tiny", "--stream")  # type: ignore[arg-type,call-arg]
+    worker.take()
+    worker.publish("so far")
+    seen.wait_for("so far")
+
+    seen.interrupt()
+    seen.wait_for("Leave the job running, or cancel it?")
+    seen.type(answer)
+
+    assert seen.exit_code() == 130
+    assert bool(worker.client.exists(KEYS.cancel(worker.job_id))) is cancelled
+    assert ("requested" in seen.seen) is cancelled
+    assert (f"genqueue stream {worker.job_id} --after 1-1" in seen.seen) is not cancelled
+
+
+@pytest.mark.parametrize(("flags", "cancelled"), [([], False), (["--on-interrupt", "cancel"], True)])
+@pytest.mark.parametrize("mode", ["--stream", "--wait"])
+def test_ctrl_c_without_a_terminal_does_as_the_flag_says(
+    environment: dict[str, str], worker: ScriptedWorker, mode: str, flags: list[str], cancelled: bool
+) -> None:
+    process = subprocess.Popen(
+        _command("submit", "Hi", "--model-name", "tiny", mode, *flags),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    worker.take()
+    worker.wait_for_reader()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert bool(worker.client.exists(KEYS.cancel(worker.job_id))) is cancelled
+    assert ("requested" in err) is cancelled
+    assert ("goes on" in err) is not cancelled
+    assert "Traceback" not in err
+
+
+def test_tokens_come_one_by_one_through_a_pipe(environment: dict[str, str], worker: ScriptedWorker) -> None:
+    process = subprocess.Popen(
+        _command("submit", "Hi", "--model-name", "tiny", "--stream"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    worker.take()
+
+    for text in ("one", "two"):  # each is read before the next is published: nothing is held back in a buffer
+        worker.publish(text)
+        assert process.stdout.read(3).decode() == text
+    worker.finish()
+
+    assert process.stdout.read() == b"\n"
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def test_a_reader_that_leaves_gets_no_traceback(environment: dict[str, str], worker: ScriptedWorker) -> None:
+    process = subprocess.Popen(
+        _command("submit", "Hi", "--model-name", "tiny", "--stream"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    worker.take()
+    worker.publish("one")
+    assert process.stdout.read(3) == b"one"
+    process.stdout.close()
+
+    worker.publish("two")
+
+    assert process.wait(20) == 141
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert re.fullmatch(r"job [0-9a-f-]+\n", err)
+
+
+def test_a_broker_that_is_not_there_is_reported_soon(environment: dict[str, str]) -> None:
+    with EmbeddedBroker() as gone:
+        url = gone.url.replace("redis://", "redis://:hunter2@")
+    begin = time.monotonic()
+
+    ran = subprocess.run(
+        _command("submit", "Hi", "--model-name", "tiny", "--redis-url", url),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 3
+    assert "check the URL and that the server runs" in ran.stderr
+    assert "hunter2" not in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert time.monotonic() - begin < 15
