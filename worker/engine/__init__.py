@@ -1,0 +1,12 @@
+"""The engine: torch lives here and nowhere else (but for the training in worker.tiny_model).
+
+request -> Engine.encode -> Engine.start -> Generation -> Step, Step, Step ...
+           Tokenizer        Sampler, Output  prefill, decode on a KVCache
+"""
+
+from .device import resolve_device
+from .engine import Engine, Generation, Step
+from .model_loader import ModelLoader
+from .tokenizer import Tokenizer
+
+__all__ = ["Engine", "Generation", "ModelLoader", "Step", "Tokenizer", "resolve_device"]

@@ -1,0 +1,61 @@
+"""From a model folder to a model on its device. Knows no tokenizer, and never reaches for the network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ..errors import ConfigError
+from .progress_bars import no_progress_bars
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelLoader:
+    """Loads causal language models from local folders of the Hugging Face form.
+
+    No accelerate and no device_map: the weights are read to the CPU, memory-mapped, and moved once.
+    """
+
+    def __init__(self, path: Path, dtype: str = "auto") -> None:
+        """`dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU."""
+        if dtype != "auto" and dtype not in _DTYPES:
+            raise ConfigError(f"dtype {dtype!r} is not known: use auto, {', '.join(_DTYPES)}")
+        self._path = path
+        self._dtype = dtype
+
+    def load(self, device: torch.device) -> PreTrainedModel:
+        """The model on `device`, in eval mode.
+
+        Raises ConfigError when the folder holds no model that transformers can load, or lacks some weights.
+        """
+        model, report = self._read(device)
+        if missing := sorted(report["missing_keys"]):
+            # transformers would fill them with random numbers and only log a warning.
+            raise ConfigError(
+                f"the model in {self._path} is incomplete: {len(missing)} tensors are missing, {missing[0]} the "
+                "first of them. Download it again"
+            )
+        model.to(device)  # type: ignore[arg-type]  # transformers annotates torch's method wrongly
+        model.eval()
+        return model
+
+    def _read(self, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+        try:
+            with no_progress_bars():
+                loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+                    self._path, local_files_only=True, dtype=self._torch_dtype(device), output_loading_info=True
+                )
+        except Exception as error:
+            reason, _, _ = str(error).partition("\n")
+            raise ConfigError(
+                f"the model in {self._path} cannot be loaded: {reason}. Download it again, or give its name "
+                "another folder in the model paths file"
+            ) from error
+        return loaded
+
+    def _torch_dtype(self, device: torch.device) -> torch.dtype:
+        if self._dtype == "auto":
+            return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return _DTYPES[self._dtype]

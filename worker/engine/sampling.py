@@ -1,0 +1,177 @@
+"""From logits to the next token. Knows the sampling fields of a request, and nothing of models or text.
+
+Every choice is an argmax: greedy over the processed logits, sampled over the processed logits plus Gumbel noise
+(the Gumbel-max trick), which draws from their softmax. The noise is a pure function of (seed, position, token
+id), so that a job that is resumed in another process, on another device, draws what it would have drawn.
+Nothing here waits for the device, keeps state from step to step, or uses torch's random generators: a step can
+be captured in a CUDA graph.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from producer.contract import SamplingParams, TokenLogprob
+
+GREEDY_BELOW_TEMPERATURE = 1e-5
+"""Dividing by less overflows float32, and the outcome is greedy anyway. Source: vLLM, _SAMPLING_EPS."""
+
+NOT_A_TOKEN = -1
+"""Stands for a token where the logits hold NaN or infinity."""
+
+_GOLDEN_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+class Sampler:
+    """Chooses the tokens of one job."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        *,
+        seed: int,
+        prompt_length: int,
+        eos_token_ids: frozenset[int],
+        device: torch.device,
+    ) -> None:
+        self._processors = build_processors(
+            params, prompt_length=prompt_length, eos_token_ids=eos_token_ids, device=device
+        )
+        self._noise = None if is_greedy(params) else GumbelNoise(seed, device)
+        self.needs_ids = len(self._processors) > 0
+        """Whether `ids` is looked at; the caller need not keep it otherwise."""
+
+    def __call__(self, logits: Tensor, ids: Tensor, position: int) -> Tensor:
+        """The next token, (1, 1) int64 on the device of the logits, or NOT_A_TOKEN.
+
+        logits: (1, vocab) float32.  ids: (1, seq_len) int64, the prompt and the output so far.
+        position: how many tokens the output has so far.
+        """
+        scores: Tensor = self._processors(ids, logits) if self.needs_ids else logits  # type: ignore[arg-type]
+        if self._noise is not None:
+            scores = scores + self._noise(position, scores.shape[-1])
+        best, token = scores.max(dim=-1, keepdim=True)
+        # NaN wins every max: one look at the winner finds a NaN anywhere, with no wait for the device.
+        return torch.where(best.isfinite(), token, NOT_A_TOKEN)
+
+
+def token_logprob(logits: Tensor, token_id: int, top: int) -> TokenLogprob:
+    """Log-probability of the chosen token and of the `top` likeliest, from raw logits, (1, vocab) float32."""
+    logprobs = logits[0].log_softmax(dim=-1)
+    best = logprobs.topk(min(top, len(logprobs)))
+    return TokenLogprob(
+        logprob=float(logprobs[token_id]),
+        top=tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)),
+    )
+
+
+def is_greedy(params: SamplingParams) -> bool:
+    """Whether the likeliest token is taken, without noise."""
+    return params.temperature < GREEDY_BELOW_TEMPERATURE
+
+
+def build_processors(
+    params: SamplingParams, *, prompt_length: int, eos_token_ids: frozenset[int], device: torch.device
+) -> LogitsProcessorList:
+    """The logits processors that the request asks for, in transformers' order; none for a field at its default.
+
+    Source: transformers, generation/utils.py, _get_logits_processor.
+    """
+    chain = LogitsProcessorList()
+    if params.repetition_penalty != 1:
+        chain.append(RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty)))
+    if params.presence_penalty or params.frequency_penalty:
+        chain.append(
+            OutputPenaltyLogitsProcessor(prompt_length, params.presence_penalty, params.frequency_penalty)
+        )
+    if params.min_new_tokens and eos_token_ids and not params.ignore_eos:
+        eos = torch.tensor(sorted(eos_token_ids), device=device)
+        chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, eos))
+    if not is_greedy(params):
+        chain.extend(_warpers(params))
+    return chain
+
+
+def _warpers(params: SamplingParams) -> list[LogitsProcessor]:
+    warpers: list[LogitsProcessor] = []
+    if params.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(params.temperature)))
+    if params.top_k:
+        warpers.append(TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        warpers.append(TopPLogitsWarper(params.top_p))
+    if params.min_p:
+        warpers.append(MinPLogitsWarper(params.min_p))
+    return warpers
+
+
+class OutputPenaltyLogitsProcessor(LogitsProcessor):
+    """Presence and frequency penalty, which transformers does not have.
+
+    logit[t] -= frequency * count[t] + presence * (count[t] > 0), over the output without the prompt.
+    Source: OpenAI API reference, "Frequency and presence penalties".
+    """
+
+    def __init__(self, prompt_length: int, presence_penalty: float, frequency_penalty: float) -> None:
+        self.prompt_length = prompt_length
+        self.presence_penalty = presence_penalty
+        self.frequency_penalty = frequency_penalty
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """input_ids: (1, seq_len) int64, prompt and output.  scores: (1, vocab) float32, returned changed."""
+        output = input_ids[:, self.prompt_length :]
+        count = torch.zeros_like(scores).scatter_add_(1, output, torch.ones_like(output, dtype=scores.dtype))
+        return scores - self.frequency_penalty * count - self.presence_penalty * (count > 0)
+
+
+class GumbelNoise:
+    """Standard Gumbel noise as a pure function of (seed, position, token id), the same on every device.
+
+    Two streams of SplitMix64, nested: the noise of token t at position p comes from output t of the stream that
+    is seeded with output p of the stream that is seeded with the job's seed. Integer arithmetic wraps alike
+    everywhere, and the logarithms are taken in float64, far below the last bit of the float32 that they become.
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; splitmix64.c by
+    S. Vigna. The Gumbel-max trick: Maddison, Tarlow, Minka, "A* sampling", NeurIPS 2014.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = torch.tensor(seed, dtype=torch.int64, device=device)
+
+    def __call__(self, position: int | Tensor, vocab_size: int) -> Tensor:
+        """(vocab_size,) float32.  position: a number, or () int64 on the device, as a captured graph needs it."""
+        device = self._seed.device
+        if isinstance(position, int):
+            position = torch.full((), position, dtype=torch.int64, device=device)
+        bits = split_mix_64(split_mix_64(self._seed, position), torch.arange(vocab_size, device=device))
+        return -(-to_open_unit_interval(bits).log()).log().float()
+
+
+def split_mix_64(seed: Tensor, index: Tensor) -> Tensor:
+    """Output `index` (from 0) of the SplitMix64 stream with that seed; both int64, broadcast together."""
+    z = seed + (index + 1) * _GOLDEN_GAMMA
+    z = (z ^ _shift_right(z, 30)) * _MIX_1
+    z = (z ^ _shift_right(z, 27)) * _MIX_2
+    return z ^ _shift_right(z, 31)
+
+
+def to_open_unit_interval(bits: Tensor) -> Tensor:
+    """From random int64 to float64 in (0, 1): 52 bits and a half, so that 0 and 1 are out and nothing rounds."""
+    return (_shift_right(bits, 12).double() + 0.5) * math.ldexp(1.0, -52)
+
+
+def _shift_right(bits: Tensor, by: int) -> Tensor:
+    # int64's own shift copies the sign bit, and torch computes little with uint64.
+    return (bits >> by) & ((1 << (64 - by)) - 1)
