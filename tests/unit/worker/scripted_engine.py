@@ -1,0 +1,72 @@
+"""An engine that says what a test tells it to: the runner's other end, without torch."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from worker.engine_process import EngineDied
+from worker.engine_protocol import Accepted, Answer, Ended, Refused, StepMessage
+
+
+def step(token_id: int, text: str, finish: str | None = None, stop: str | None = None) -> StepMessage:
+    return StepMessage(time.monotonic(), token_id, text, finish, stop)
+
+
+class ScriptedRun:
+    """Feeds batches by hand; remembers how it was stopped."""
+
+    def __init__(self, request: dict, seed: int, resumed_ids: Sequence[int]) -> None:
+        self.request, self.seed, self.resumed_ids = request, seed, list(resumed_ids)
+        self.inbox: asyncio.Queue[Sequence[Answer | StepMessage] | None] = asyncio.Queue()
+        self.stopped: bool | None = None
+        self.tail = ""
+        self.finished = False
+
+    def say(self, *messages: Answer | StepMessage) -> None:
+        self.inbox.put_nowait(messages)
+
+    def accept(self, prompt_tokens: int = 3, **fields) -> None:
+        self.say(Accepted(prompt_tokens=prompt_tokens, **fields))
+
+    def steps(self, *texts: str, finish: str | None = None) -> None:
+        """One token a text; the ids count on from those before."""
+        first = len(self.resumed_ids)
+        last = len(texts) - 1
+        self.say(*(step(first + i, text, finish if i == last else None) for i, text in enumerate(texts)))
+
+    def end(self, tail: str = "") -> None:
+        self.say(Ended(prefill_ms=1.5, tail=tail))
+
+    def die(self) -> None:
+        self.inbox.put_nowait(None)
+
+    async def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
+        while not self.finished:
+            batch = await self.inbox.get()
+            if batch is None:
+                self.finished = True
+                raise EngineDied
+            self.finished = isinstance(batch[-1], Ended | Refused)
+            yield batch
+
+    def stop(self, *, flush: bool) -> None:
+        if self.stopped is None and not self.finished:
+            self.stopped = flush
+            self.end(self.tail if flush else "")
+
+    async def finish(self) -> None:
+        self.stop(flush=False)
+        async for _ in self.batches():
+            pass
+
+
+class ScriptedEngine:
+    """Hands each run to the test as it begins."""
+
+    def __init__(self) -> None:
+        self.runs: asyncio.Queue[ScriptedRun] = asyncio.Queue()
+
+    def generate(self, request: dict, *, seed: int, resumed_ids: Sequence[int]) -> ScriptedRun:
+        run = ScriptedRun(request, seed, resumed_ids)
+        self.runs.put_nowait(run)
+        return run

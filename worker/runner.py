@@ -1,0 +1,428 @@
+"""One job: request -> engine -> events -> outcome.
+
+Takes a job from its place in the stream to its end, or to the place where another worker will go on. Knows the
+engine by its protocol, the stream by the event log, and neither RQ nor torch.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal, cast
+
+import redis
+from redis.asyncio import Redis
+
+from producer.contract import (
+    EngineError,
+    ErrorInfo,
+    GenerationRequest,
+    GenerationResult,
+    JobError,
+    JobTimeout,
+    Keys,
+    Started,
+    StartedData,
+    StreamedEvent,
+    Timings,
+    TokenLogprob,
+    Tokens,
+    TokensData,
+    WorkerLost,
+    job_error,
+)
+from producer.contract.assemble import assemble
+from producer.contract.requests import MAX_SEED
+
+from .engine_process import EngineClient, EngineDied
+from .engine_protocol import Accepted, Answer, Ended as EngineEnded, Refused, StepMessage
+from .event_log import RETRY_DELAYS_S, EventLog, Fenced, Moved
+from .history import History, read_history
+
+logger = logging.getLogger(__name__)
+
+AbortReason = Literal["cancelled", "timeout", "shutdown"]
+"""Why a job is stopped from outside: its user, its deadline, or the worker's own end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job as the runner gets it: read from RQ, checked, and free of RQ."""
+
+    job_id: str
+    model: str
+    request: GenerationRequest
+    timeout_s: float
+    result_ttl_s: float
+    queued_ms: float | None = None
+    can_retry: bool = False
+    """Whether RQ will run it again should it fail: then a failure that may pass is no end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job has its terminal event and its result."""
+
+    result: GenerationResult
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """The job has not ended; it goes back to the front of its queue, and the next worker goes on from there."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The attempt failed, and the job's user asked for another."""
+
+    error: JobError
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Another worker has the job. Nothing is left to do here, and nothing may be written."""
+
+
+Outcome = Done | PutBack | Retry | Superseded
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the running job stands."""
+
+    phase: Literal["starting", "prefill", "decode"] = "starting"
+    tokens: int = 0
+    tokens_per_second: float | None = None
+
+    def as_dict(self) -> dict[str, str | int | float | None]:
+        """As it stands in the meta of RQ's job."""
+        return {"phase": self.phase, "tokens": self.tokens, "tokens_per_second": _round(self.tokens_per_second)}
+
+
+@dataclass(slots=True)
+class _Clock:
+    """When things happened, in `time.monotonic()` seconds, which the engine's process shares."""
+
+    taken: float = field(default_factory=time.monotonic)
+    first_token: float | None = None
+    last_token: float | None = None
+    prefill_ms: float | None = None
+
+    def note(self, sampled_at: float) -> None:
+        if self.first_token is None:
+            self.first_token = sampled_at
+        self.last_token = sampled_at
+
+    def tokens_per_second(self, tokens: int) -> float | None:
+        if self.first_token is None or self.last_token is None or self.last_token == self.first_token:
+            return None
+        return (tokens - 1) / (self.last_token - self.first_token)
+
+    def timings(self, tokens: int, queued_ms: float | None) -> Timings:
+        first, last = self.first_token, self.last_token
+        speed = self.tokens_per_second(tokens)
+        return Timings(
+            queued_ms=queued_ms,
+            prefill_ms=_round(self.prefill_ms),
+            decode_ms=_round((last - first) * 1000) if first is not None and last is not None else None,
+            time_to_first_token_ms=_round((first - self.taken) * 1000) if first is not None else None,
+            tokens_per_second=_round(speed),
+        )
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+class Runner:
+    """Runs one job at a time. `abort` may be called at any moment, from the event loop's thread."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        client: "Redis",
+        keys: Keys,
+        *,
+        worker_name: str,
+        max_attempts: int = 3,
+        cancel_poll_s: float = 0.05,
+        live_ttl_s: float = 7 * 86_400.0,
+    ) -> None:
+        self.engine = engine
+        self.client = client
+        self.keys = keys
+        self.worker_name = worker_name
+        self.max_attempts = max_attempts
+        self.cancel_poll_s = cancel_poll_s
+        self.live_ttl_s = live_ttl_s
+        self.attempt: Attempt | None = None
+
+    async def run(self, order: Order) -> Outcome:
+        """Take the job to its end, or as far as this worker gets."""
+        while True:
+            history = await read_history(self.client, self.keys, order.job_id, self.worker_name)
+            if not history.held:
+                logger.warning("job %s has been taken over before it began", order.job_id)
+                return Superseded()
+            if ended := history.ended:
+                if ended.status == "finished":
+                    return Done(ended)
+                # It failed or was cancelled, and somebody has had RQ enqueue it again.
+                await self._clear(order.job_id)
+                history = History(last_attempt=history.last_attempt)
+            self.attempt = Attempt(self, order, history)
+            try:
+                return await self.attempt.run()
+            except Moved:
+                logger.info("job %s: the worker before still wrote to the stream; reading it again", order.job_id)
+            except Fenced:
+                logger.warning("job %s has been taken over by another worker", order.job_id)
+                return Superseded()
+            finally:
+                self.attempt = None
+
+    def abort(self, reason: AbortReason) -> None:
+        """Stop the running job at its next step. Harmless when there is none."""
+        if self.attempt is not None:
+            self.attempt.abort(reason)
+
+    async def _clear(self, job_id: str) -> None:
+        """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in."""
+        while True:
+            try:
+                async with self.client.pipeline() as pipeline:
+                    pipeline.xtrim(self.keys.events(job_id), maxlen=0, approximate=False)
+                    pipeline.delete(self.keys.result(job_id), self.keys.cancel(job_id))
+                    await pipeline.execute()
+            except redis.RedisError as error:
+                logger.warning("clearing the stream of job %s waits for Redis: %s", job_id, error)
+                await asyncio.sleep(RETRY_DELAYS_S[-1])
+            else:
+                return
+
+    async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
+        """End a job that cannot be run: `failed`, with its result."""
+        while True:
+            history = await read_history(self.client, self.keys, job_id, self.worker_name)
+            if ended := history.ended:
+                return Done(ended)
+            log = self.log(job_id, history, result_ttl_s)
+            result = assemble(
+                job_id, model, history.events, status="failed", finish_reason="error", error=error_info(error)
+            ).model_copy(update={"attempts": log.attempt, "worker": self.worker_name})
+            log.end(result)
+            try:
+                await log.run()
+            except Moved:
+                continue
+            except Fenced:
+                return Superseded()
+            return Done(result)
+
+    def log(self, job_id: str, history: History, result_ttl_s: float) -> EventLog:
+        """The job's stream, for this worker's next attempt."""
+        return EventLog(
+            self.client,
+            self.keys,
+            job_id,
+            history.events,
+            live_ttl_s=self.live_ttl_s,
+            result_ttl_s=result_ttl_s,
+            after_attempt=history.last_attempt,
+        )
+
+
+class Attempt:
+    """One worker's turn at a job."""
+
+    def __init__(self, runner: Runner, order: Order, history: History) -> None:
+        self._runner = runner
+        self._order = order
+        self._history = history.events
+        self._log = runner.log(order.job_id, history, order.result_ttl_s)
+        self._clock = _Clock()
+        self._seed = _seed(order.request, history.events)
+        earlier = [streamed.event.data for streamed in history.events if isinstance(streamed.event, Tokens)]
+        self._resumed_ids = [token_id for data in earlier for token_id in data.ids]
+        self._ids: list[int] = []
+        self._text: list[str] = []
+        self._started: Started | None = None
+        self._finish: tuple[Literal["stop", "length"], str | None] | None = None
+        self._refusal: JobError | None = None
+        self._abort: AbortReason | None = None
+        self._over = False
+        self.progress = Progress(tokens=len(self._resumed_ids))
+        self._run = runner.engine.generate(order.request.to_wire(), seed=self._seed, resumed_ids=self._resumed_ids)
+
+    async def run(self) -> Outcome:
+        """Run the attempt.  Raises Moved or Fenced when the stream is no longer ours."""
+        writer = asyncio.create_task(self._log.run(), name=f"append {self._order.job_id}")
+        # Fenced off: nobody will see another token of ours.
+        writer.add_done_callback(lambda _: self._run.stop(flush=False))
+        watcher = asyncio.create_task(self._watch_for_cancel(), name=f"cancel? {self._order.job_id}")
+        deadline = asyncio.get_running_loop().call_later(self._order.timeout_s, self.abort, "timeout")
+        try:
+            await self._consume()
+            outcome = self._conclude()
+            await writer
+        finally:
+            self._over = True
+            deadline.cancel()
+            watcher.cancel()
+            writer.cancel()
+            await self._run.finish()
+        return outcome
+
+    def abort(self, reason: AbortReason) -> None:
+        """Stop at the next step. The first reason stands."""
+        if self._abort is None:
+            self._abort = reason
+            # Text that is held back is handed over if the job ends here, and kept for the next attempt if not.
+            ends = reason == "cancelled" or (reason == "timeout" and not self._order.can_retry)
+            self._run.stop(flush=ends)
+
+    async def _watch_for_cancel(self) -> None:
+        key = self._runner.keys.cancel(self._order.job_id)
+        while self._abort is None and not self._over:  # a client may swallow a cancellation: the flag ends it, too
+            with contextlib.suppress(redis.RedisError):
+                if await self._runner.client.exists(key):
+                    self.abort("cancelled")
+            await asyncio.sleep(self._runner.cancel_poll_s)
+
+    async def _consume(self) -> None:
+        """Turn what the engine says into events, until the run has ended."""
+        try:
+            async for batch in self._run.batches():
+                for are_steps, messages in groupby(batch, lambda message: isinstance(message, StepMessage)):
+                    if are_steps:
+                        self._publish(cast("list[StepMessage]", list(messages)))
+                    else:
+                        for message in messages:
+                            self._hear(message)
+        except EngineDied:
+            logger.error("job %s: the engine died", self._order.job_id)  # noqa: TRY400 - its stderr has more
+            self._refusal = WorkerLost()
+
+    def _hear(self, message: Answer | StepMessage) -> None:
+        if isinstance(message, Accepted):
+            self._accept(message)
+        elif isinstance(message, Refused):
+            self._refusal = job_error(message.code, message.message)
+        elif isinstance(message, EngineEnded):
+            self._clock.prefill_ms = message.prefill_ms
+            if message.tail:
+                self._add(self._index, [], message.tail)
+
+    def _accept(self, message: Accepted) -> None:
+        data = StartedData(
+            attempt=self._log.attempt,
+            worker=self._runner.worker_name,
+            model=self._order.model,
+            prompt_tokens=message.prompt_tokens,
+            resumed_tokens=len(self._resumed_ids),
+            seed=self._seed,
+        )
+        self._started = Started(data=data)
+        self._log.start(self._started)
+        self.progress.phase = "prefill"
+        if message.finish_reason:
+            self._finish = (message.finish_reason, message.stop)
+
+    def _publish(self, steps: Sequence[StepMessage]) -> None:
+        logprobs = [TokenLogprob.model_validate(step.logprob) for step in steps if step.logprob is not None]
+        ids = [step.token_id for step in steps]
+        index = self._index
+        for step in steps:
+            self._clock.note(step.sampled_at)
+        self._add(index, ids, "".join(step.text for step in steps), logprobs)
+        if (last := steps[-1]).finish_reason:
+            self._finish = (last.finish_reason, last.stop)
+        self.progress.phase = "decode"
+        self.progress.tokens = self._index
+        self.progress.tokens_per_second = self._clock.tokens_per_second(len(self._ids))
+
+    @property
+    def _index(self) -> int:
+        """Position of the next token in the output."""
+        return len(self._resumed_ids) + len(self._ids)
+
+    def _add(self, index: int, ids: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
+        self._ids += ids
+        self._text.append(text)
+        self._log.tokens(index, ids, text, logprobs)
+
+    # -- the end
+
+    def _conclude(self) -> Outcome:
+        """Decide how the attempt ended, and hand its last event to the log."""
+        if self._finish:
+            return self._end(self._result("finished", self._finish[0], stop=self._finish[1]))
+        if self._refusal:
+            return self._fail(self._refusal)
+        if self._abort == "cancelled":
+            return self._end(self._result("cancelled", "cancelled"))
+        if self._abort == "timeout":
+            return self._fail(JobTimeout(f"the job took longer than its time-out of {self._order.timeout_s:g} s"))
+        if self._abort == "shutdown":
+            self._log.close()
+            return PutBack("the worker is shutting down")
+        return self._fail(EngineError("the engine stopped without a reason"))
+
+    def _fail(self, error: JobError) -> Outcome:
+        if isinstance(error, WorkerLost) and self._log.attempt < self._runner.max_attempts:
+            if self._started is None:
+                self._accept(Accepted(prompt_tokens=0))  # the attempt must count, or the job could kill for ever
+            self._log.close()
+            return PutBack("the engine died")
+        if error.retryable and self._order.can_retry:
+            self._log.close()
+            return Retry(error)
+        return self._end(self._result("failed", "error", error=error))
+
+    def _end(self, result: GenerationResult) -> Done:
+        self._log.end(result)
+        return Done(result)
+
+    def _result(
+        self,
+        status: Literal["finished", "failed", "cancelled"],
+        finish_reason: Literal["stop", "length", "cancelled", "error"],
+        *,
+        stop: str | None = None,
+        error: JobError | None = None,
+    ) -> GenerationResult:
+        ours = TokensData(index=len(self._resumed_ids), ids=tuple(self._ids), text="".join(self._text))
+        events: list[Any] = [*self._history, *([self._started] if self._started else []), Tokens(data=ours)]
+        result = assemble(
+            self._order.job_id,
+            self._order.model,
+            events,
+            status=status,
+            finish_reason=finish_reason,
+            stop=stop,
+            seed=self._seed,
+            error=error_info(error) if error else None,
+            timings=self._clock.timings(len(self._ids), self._order.queued_ms),
+        )
+        return result.model_copy(update={"attempts": self._log.attempt, "worker": self._runner.worker_name})
+
+
+def error_info(error: JobError) -> ErrorInfo:
+    """An error as it stands in a result."""
+    return ErrorInfo.model_validate({"code": error.code, "message": str(error)})
+
+
+def _seed(request: GenerationRequest, history: Sequence[StreamedEvent]) -> int:
+    """The job's seed: its own, else the one that the first attempt drew."""
+    if request.seed is not None:
+        return request.seed
+    for streamed in history:
+        if isinstance(streamed.event, Started):
+            return streamed.event.data.seed
+    return secrets.randbelow(MAX_SEED + 1)
