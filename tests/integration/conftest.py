@@ -1,0 +1,87 @@
+"""Real processes against a real server."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Queue
+
+from producer import Producer
+from producer.contract import StreamedEvent, Tokens
+from producer.embedded import EmbeddedBroker
+from tests.models import tiny_model_paths
+
+from .worker_process import WorkerProcess
+
+
+@pytest.fixture(scope="session")
+def model_paths() -> Path:
+    """A model paths file whose `tiny` is trained."""
+    return tiny_model_paths()
+
+
+@pytest.fixture(scope="module")
+def serving_broker() -> Iterator[EmbeddedBroker]:
+    """A server for the tests of one module, with its worker."""
+    with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def serving(
+    serving_broker: EmbeddedBroker, model_paths: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    """A worker that serves one job after another for all tests of a module, the bad ones included."""
+    log = tmp_path_factory.mktemp("worker") / "log"
+    worker = WorkerProcess(serving_broker.url, model_paths, log, GENQUEUE_METRICS_PORT="0")
+    yield worker.wait_until_ready()
+    assert worker.process.poll() is None, f"the worker has ended:\n{worker.text()}"
+    worker.stop()
+
+
+@pytest.fixture
+def client(serving_broker: EmbeddedBroker) -> Iterator[redis.Redis]:
+    """A plain client of the module's server."""
+    with redis.Redis(port=serving_broker.port) as client:
+        yield client
+
+
+@pytest.fixture
+def queue(serving: WorkerProcess, client: redis.Redis) -> Queue:
+    """The queue as a script sees it that has only rq installed."""
+    return Queue("generate.tiny", connection=client, serializer="json")
+
+
+@pytest.fixture
+def producer(serving: WorkerProcess, serving_broker: EmbeddedBroker) -> Iterator[Producer]:
+    """A producer of the module's server."""
+    with Producer(serving_broker.url) as producer:
+        yield producer
+
+
+@pytest.fixture
+def start_worker(model_paths: Path, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Starts workers of the test's own, and ends them."""
+    started: list[WorkerProcess] = []
+
+    def start(redis_url: str, *options: str, **environment: str) -> WorkerProcess:
+        log = tmp_path / f"worker-{len(started)}.log"
+        started.append(WorkerProcess(redis_url, model_paths, log, *options, **environment))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.stop()
+
+
+def joined(events: list[StreamedEvent]) -> tuple[str, list[int]]:
+    """Text and ids of a whole stream. Asserts that nothing is missing, doubled, or after the end."""
+    assert [streamed.id.seq for streamed in events] == list(range(len(events)))
+    assert [streamed.is_terminal for streamed in events] == [False] * (len(events) - 1) + [True]
+    tokens = [streamed.event.data for streamed in events if isinstance(streamed.event, Tokens)]
+    ids: list[int] = []
+    for data in tokens:
+        assert data.index == len(ids)
+        ids += data.ids
+    return "".join(data.text for data in tokens), ids

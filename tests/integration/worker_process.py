@@ -1,0 +1,89 @@
+"""A real worker process, as an operator runs it, for the integration and chaos suites."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from producer.redis_url import client as client_of
+
+START_TIMEOUT_S = 90
+
+
+class WorkerProcess:
+    """`python -m worker run` with the tiny model on the CPU, its log in a file."""
+
+    def __init__(self, redis_url: str, model_paths: Path, log: Path, *options: str, **environment: str) -> None:
+        self.redis_url = redis_url
+        self.log = log
+        command = [sys.executable, "-m", "worker", "run", "--model-name", "tiny", "--device", "cpu"]
+        command += ["--redis-url", redis_url, "--model-paths", str(model_paths), *options]
+        self._name = f"w{time.monotonic_ns()}"
+        command += ["--name", self._name]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "GENQUEUE_THREADS": "1", **environment},
+            )
+
+    @property
+    def name(self) -> str:
+        """Its name in RQ."""
+        return self._hash_key().rpartition(":")[2]
+
+    def wait_until_ready(self) -> Self:
+        """Wait until it says on Redis that its model is loaded."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the worker has ended:\n{self.text()}"
+            if self._state() == "ready":
+                return self
+            time.sleep(0.05)
+        raise TimeoutError(f"the worker is not ready:\n{self.text()}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the worker, and not its engine."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """Its exit code, once it has ended."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End it, however it is."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+
+    def text(self) -> str:
+        """What it has logged."""
+        return self.log.read_text(errors="replace")
+
+    def engine_pid(self) -> int:
+        """Process id of its engine."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        [pid] = [int(pid) for pid in children if b"engine_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return pid
+
+    def _state(self) -> str | None:
+        try:
+            with client_of(self.redis_url, decode_responses=True) as client:
+                return client.hget(self._hash_key(client), "model_state")
+        except (redis.RedisError, LookupError):
+            return None
+
+    def _hash_key(self, client: redis.Redis | None = None) -> str:
+        client = client or client_of(self.redis_url, decode_responses=True)
+        for key in client.smembers("rq:workers"):
+            if self._name in key:
+                return key
+        raise LookupError(self._name)

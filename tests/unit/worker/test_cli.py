@@ -1,0 +1,206 @@
+"""The command line: what goes to stdout, what to stderr, and which exit code says what."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import click
+import pytest
+import redis
+from fakeredis import FakeRedis, FakeServer
+
+from producer.contract import BrokerUnavailable, EngineError, InvalidRequest, PromptTooLong
+from tests.models import tiny_model_paths
+from worker import cli
+from worker.errors import ConfigError
+from worker.tiny_corpus import DEFAULT_PROMPT, INTRODUCTION
+
+
+@pytest.fixture
+def run(monkeypatch) -> Callable[..., int]:
+    """Runs a command line in this process; its exit code."""
+    for name in ("REDIS_URL", "GENQUEUE_REDIS_URL", "GENQUEUE_MODEL_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["python -m worker", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("no such model"), 2),
+        (InvalidRequest("no prompt"), 2),
+        (PromptTooLong("too long"), 2),
+        (EngineError("out of order"), 1),
+        (BrokerUnavailable("nobody there"), 3),
+        (click.UsageError("what?"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_that_a_person_can_mend_is_one_line_and_a_code(run, monkeypatch, capsys, error, code):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("worker.api.generate", fail)
+    assert run("generate", "--model-name", "tiny") == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert str(error) in err
+
+
+def test_an_error_that_is_ours_shows_its_traceback(monkeypatch):
+    monkeypatch.setattr("worker.api.generate", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["python -m worker", "generate", "--model-name", "tiny"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["generate", "-h"], ["check", "-h"]])
+def test_help(run, capsys, arguments):
+    assert run(*arguments) == 0
+    assert "Usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dance"],
+        ["run", "--tempo", "3"],
+        ["run", "--dtype", "float8"],
+        ["run", "--threads", "many"],
+        ["generate"],
+        ["check"],
+        ["check", "--model-name", "a/b"],
+    ],
+)
+def test_what_cannot_be_understood_is_bad_input(run, capsys, arguments):
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def paths() -> str:
+    """A model paths file whose `tiny` is trained."""
+    return str(tiny_model_paths())
+
+
+class TestRun:
+    """What is found before anything is started."""
+
+    def test_without_a_model(self, run, capsys):
+        assert run("run", "--device", "cpu") == 2
+        assert "model_name" in capsys.readouterr().err
+
+    def test_a_model_that_nobody_knows(self, run, capsys, tmp_path):
+        (tmp_path / "paths.yaml").write_text("mine: gone")
+        assert run("run", "--model-name", "other", "--model-paths", str(tmp_path / "paths.yaml")) == 2
+        assert "'other' is not in" in capsys.readouterr().err
+
+    def test_a_setting_that_cannot_be(self, run, capsys, monkeypatch):
+        monkeypatch.setenv("GENQUEUE_HEARTBEAT_TTL_S", "-1")
+        assert run("run", "--model-name", "tiny") == 2
+        assert "heartbeat_ttl_s" in capsys.readouterr().err
+
+
+class TestGenerate:
+    def test_prints_the_answer_and_nothing_else(self, run, capsys, paths):
+        assert run("generate", "--model-name", "tiny", "--device", "cpu", "--model-paths", paths) == 0
+        assert capsys.readouterr().out == INTRODUCTION + "\n"
+
+    def test_prints_what_was_asked_for(self, run, capsys, paths):
+        options = ["--device", "cpu", "--model-paths", paths, "--prompt", DEFAULT_PROMPT, "--max-new-tokens", "3"]
+        assert run("generate", "--model-name", "tiny", *options) == 0
+        out = capsys.readouterr().out.removesuffix("\n")
+        assert INTRODUCTION.startswith(out.rstrip("\ufffd"))
+        assert 0 < len(out) < len(INTRODUCTION)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--prompt", ""], "prompt"),
+            (["--max-new-tokens", "0"], "max_new_tokens"),
+            (["--device", "cuda:99"], "cuda:99"),
+            (["--model-name", "other"], "other"),
+        ],
+    )
+    def test_bad_input(self, run, capsys, paths, options, said):
+        assert run("generate", "--model-name", "tiny", "--device", "cpu", "--model-paths", paths, *options) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert said in err
+
+
+class TestCheck:
+    @pytest.fixture
+    def client(self, fake_server: FakeServer, monkeypatch) -> FakeRedis:
+        monkeypatch.setattr(cli, "client_of", lambda *_, **options: FakeRedis(server=fake_server, **options))
+        return FakeRedis(server=fake_server)
+
+    def add(self, client: FakeRedis, name: str, state: str | None) -> None:
+        """A worker of `tiny`; without a state, one whose hash has expired."""
+        client.sadd("rq:workers:generate.tiny", f"rq:worker:{name}")
+        if state:
+            client.hset(f"rq:worker:{name}", "model_state", state)
+
+    def check(self, run, model: str = "tiny") -> int:
+        return run("check", "--model-name", model)
+
+    def test_a_worker_that_is_ready(self, run, client, capsys):
+        self.add(client, "w1", "ready")
+        self.add(client, "w2", "loading")
+        assert self.check(run) == 0
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", "tiny: 1 ready, 1 loading\n")
+
+    @pytest.mark.parametrize("state", ["loading", None])
+    def test_none_that_is(self, run, client, state):
+        self.add(client, "w1", state)
+        assert self.check(run) == 1
+
+    def test_a_worker_of_another_model(self, run, client):
+        self.add(client, "w1", "ready")
+        assert self.check(run, "other") == 1
+
+    def test_no_broker(self, run, client, fake_server, capsys):
+        fake_server.connected = False
+        assert self.check(run) == 3
+        assert "Redis cannot be used" in capsys.readouterr().err
+
+    def test_a_wrong_password(self, run, monkeypatch, capsys):
+        def refuse(*_: object, **__: object) -> None:
+            raise redis.AuthenticationError("WRONGPASS")
+
+        monkeypatch.setattr(cli, "client_of", refuse)
+        assert self.check(run) == 3
+        assert "redis://:PASSWORD@" in capsys.readouterr().err
+
+    def test_a_url_that_is_none(self, run, capsys):
+        assert run("check", "--model-name", "tiny", "--redis-url", "redis://:secret@host:port/0") == 2
+        err = capsys.readouterr().err
+        assert "redis://" in err
+        assert "secret" not in err
+
+
+def test_check_answers_without_torch():
+    """A health probe runs every few seconds."""
+    code = "import sys, worker.cli, producer.redis_url; assert 'torch' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_the_package_runs_as_a_module():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "worker", "check", "--model-name", "a/b"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 2
+    assert "model name 'a/b' is not valid" in ended.stderr

@@ -1,0 +1,407 @@
+"""What a live worker finds in the list of a dead one, in every state in which a job can have been left."""
+
+import json
+import threading
+import time
+
+import pytest
+from fakeredis import FakeServer
+from rq import Queue, Retry
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+
+from producer.contract import FUNCTION, GenerationResult, JobTimeout, Keys
+from worker.recovery import Recovery
+from worker.rq_worker import GenerationWorker, Taken
+from worker.settings import WorkerSettings
+
+from .server import Server
+
+NORMAL = "generate.tiny"
+KEYS = Keys()
+
+
+@pytest.fixture
+def client(fake_server: FakeServer) -> Server:
+    return Server(server=fake_server)
+
+
+@pytest.fixture
+def start(fake_server: FakeServer):
+    def start(name: str = "live", model: str = "tiny") -> GenerationWorker:
+        settings = WorkerSettings(model_name=model, name=name)
+        worker = GenerationWorker(settings, Server(server=fake_server), on_stop=lambda: None)
+        worker.register_birth()
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def worker(start) -> GenerationWorker:
+    return start()
+
+
+@pytest.fixture
+def dead(start) -> GenerationWorker:
+    """It will die once `die` has been called on it."""
+    return start("dead")
+
+
+def die(client: Server, worker: GenerationWorker) -> None:
+    """Its key expires, as after its last heartbeat."""
+    client.delete(worker.key)
+
+
+def enqueue(client: Server, queue: str = NORMAL, **options) -> Job:
+    return Queue(queue, connection=client, serializer="json").enqueue(
+        FUNCTION, request={"prompt": "hi"}, **options
+    )
+
+
+def take(worker: GenerationWorker, *known: str) -> Job:
+    taken = worker.take(known)
+    assert isinstance(taken, Taken)
+    return worker.read(taken)
+
+
+def in_queue(client: Server, queue: str = NORMAL) -> list[str]:
+    return [job_id.decode() for job_id in client.lrange(f"rq:queue:{queue}", 0, -1)]
+
+
+def write_result(client: Server, job_id: str, status: str = "finished") -> GenerationResult:
+    reasons = {"finished": "stop", "failed": "error", "cancelled": "cancelled"}
+    error = {"code": "timeout", "message": "too slow"} if status == "failed" else None
+    fields = {"job_id": job_id, "status": status, "model": "tiny", "finish_reason": reasons[status]}
+    result = GenerationResult.model_validate({**fields, "error": error})
+    client.set(KEYS.result(job_id), result.model_dump_json())
+    return result
+
+
+def assert_nothing_is_left(client: Server, *workers: GenerationWorker) -> None:
+    assert client.smembers(KEYS.takers) == set()
+    assert not any(client.exists(KEYS.taken(worker.name)) for worker in workers)
+    assert StartedJobRegistry(NORMAL, client, serializer="json").get_job_ids(cleanup=False) == []
+
+
+def test_a_job_that_was_popped_and_not_started_goes_to_the_front(client, worker, dead):
+    job, later = enqueue(client), enqueue(client)
+    take(dead)
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client) == [job.id, later.id]
+    assert client.hgetall(job.key)[b"deaths"] == b"1"
+    assert_nothing_is_left(client, worker, dead)
+
+
+def test_a_running_job_goes_to_the_front_and_nothing_runs_it(client, worker, dead):
+    job = enqueue(client)
+    execution = dead.begin(take(dead))
+    die(client, dead)
+    Recovery(worker).sweep()
+    seen = Job.fetch(job.id, client, "json")
+    assert in_queue(client) == [job.id]
+    assert (seen.get_status(), seen.worker_name) == (JobStatus.QUEUED, None)
+    assert seen.get_executions() == []
+    assert not client.exists(execution.key)
+    assert_nothing_is_left(client, worker, dead)
+
+
+@pytest.mark.parametrize("queue", ["generate.tiny.high", "generate.tiny.low"])
+def test_a_job_goes_back_to_the_queue_of_its_priority(client, worker, dead, queue):
+    job = enqueue(client, queue)
+    take(dead)
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client, queue) == [job.id]
+
+
+def test_a_job_of_another_model_goes_back_to_its_own_queue(client, worker, start):
+    other = start("dead", model="other")
+    job = enqueue(client, "generate.other")
+    take(other)
+    die(client, other)
+    Recovery(worker).sweep()
+    assert in_queue(client, "generate.other") == [job.id]
+    assert in_queue(client) == []
+
+
+def test_each_death_counts(client, worker, start):
+    job = enqueue(client)
+    for _ in range(3):
+        victim = start("dead")
+        take(victim)
+        die(client, victim)
+        Recovery(worker).sweep()
+    assert client.hget(job.key, "deaths") == b"3"
+
+
+def test_a_live_worker_keeps_its_jobs(client, worker, start):
+    busy = start("busy")
+    job = enqueue(client)
+    execution = busy.begin(take(busy))
+    Recovery(worker).sweep()
+    assert in_queue(client) == []
+    assert client.exists(execution.key)
+    assert client.lrange(KEYS.taken(busy.name), 0, -1) == [job.id.encode()]
+
+
+def test_a_worker_does_not_bury_itself(client, worker):
+    enqueue(client)
+    take(worker)
+    die(client, worker)
+    Recovery(worker).sweep()
+    assert in_queue(client) == []
+
+
+IN_RQ = {
+    "finished": (JobStatus.FINISHED, FinishedJobRegistry),
+    "failed": (JobStatus.FAILED, FailedJobRegistry),
+    "cancelled": (JobStatus.STOPPED, FailedJobRegistry),
+}
+
+
+@pytest.mark.parametrize("status", IN_RQ)
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_end_of_which_rq_has_not_heard_is_registered(client, worker, dead, status, begun):
+    """Died between the terminal event and RQ's bookkeeping; or even before RQ had heard of the start."""
+    job = take_of(client, dead)
+    if begun:
+        dead.begin(job)
+    result = write_result(client, job.id, status)
+    die(client, dead)
+    Recovery(worker).sweep()
+    seen = Job.fetch(job.id, client, "json")
+    expected, registry = IN_RQ[status]
+    assert seen.get_status() == expected
+    assert job.id in registry(NORMAL, client, serializer="json")
+    if status == "finished":
+        assert GenerationResult.model_validate(seen.return_value()) == result
+    assert in_queue(client) == []
+    assert seen.get_executions() == []
+    assert_nothing_is_left(client, worker, dead)
+
+
+def take_of(client: Server, worker: GenerationWorker, **options) -> Job:
+    enqueue(client, **options)
+    return take(worker)
+
+
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_an_end_that_was_registered_and_not_put_down_is_left_alone(client, worker, dead, status):
+    job = take_of(client, dead)
+    execution = dead.begin(job)
+    result = write_result(client, job.id, status)
+    if status == "finished":
+        dead.succeed(job, execution, result)
+    else:
+        dead.fail(job, execution, JobTimeout())
+    before = client.hgetall(job.key)
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert client.hgetall(job.key) == before
+    assert in_queue(client) == []
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+
+
+def test_a_job_that_has_ended_by_its_status_and_has_lost_its_result_is_not_run_again(client, worker, dead):
+    job = take_of(client, dead)
+    client.hset(job.key, "status", "finished")
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client) == []
+    assert_nothing_is_left(client, worker, dead)
+
+
+@pytest.mark.parametrize("hash_", [None, {"hello": "world"}, {"data": "{}", "created_at": "yesterday"}])
+def test_a_job_that_nobody_can_read_goes_to_a_queue_where_it_is_refused(client, worker, dead, hash_):
+    """Popped, and its worker died before it could refuse it: it still has to have an end."""
+    if hash_:
+        client.hset("rq:job:job-1", mapping=hash_)
+    client.rpush(f"rq:queue:{NORMAL}", "job-1")
+    dead.take()
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client) == ["job-1"]
+    assert client.hgetall("rq:job:job-1") == {k.encode(): v.encode() for k, v in (hash_ or {}).items()}
+    assert_nothing_is_left(client, worker, dead)
+
+
+def test_a_job_that_nobody_can_read_and_that_has_its_end_is_put_down(client, worker, dead):
+    client.rpush(f"rq:queue:{NORMAL}", "job-1")
+    dead.take()
+    write_result(client, "job-1", "failed")
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client) == []
+    assert_nothing_is_left(client, worker, dead)
+
+
+def test_what_is_no_job_id_is_dropped(client, worker):
+    client.sadd(KEYS.takers, "dead")
+    client.rpush(KEYS.taken("dead"), b"\xff", b"")
+    Recovery(worker).sweep()
+    assert_nothing_is_left(client, worker)
+    assert not client.exists(KEYS.taken("dead"))
+
+
+def write_list(client: Server, key: str) -> None:
+    client.rpush(key, "foreign")
+
+
+@pytest.mark.parametrize("foreign", [lambda client, key: client.set(key, "no JSON"), write_list])
+def test_what_stands_in_place_of_a_result_is_no_end(client, worker, dead, foreign):
+    job = take_of(client, dead)
+    foreign(client, KEYS.result(job.id))
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client) == [job.id]
+    assert not client.exists(KEYS.result(job.id))
+
+
+@pytest.mark.parametrize("key", ["rq:executions:{}", "rq:results:{}", "rq:job:{}:dependents"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_job_with_a_foreign_key_does_not_hold_up_the_others(client, worker, dead, key, ended):
+    first, second = take_of(client, dead), enqueue(client)
+    dead.take([first.id])
+    client.set(key.format(first.id), "foreign")
+    if ended:
+        write_result(client, first.id)
+    die(client, dead)
+    recovery = Recovery(worker)
+    recovery.sweep()
+    recovery.sweep()
+    assert second.id in in_queue(client)
+    assert (first.id in in_queue(client)) == (not ended)
+    assert_nothing_is_left(client, worker, dead)
+
+
+def test_a_retry_that_rq_has_not_heard_of_is_made_up_for(client, worker, dead):
+    """The attempt timed out and left no terminal event: the job is as good as running."""
+    job = take_of(client, dead, retry=Retry(2))
+    dead.begin(job)
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client) == [job.id]
+    assert Job.fetch(job.id, client, "json").retries_left == 2
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_two_sweepers_at_once_move_or_settle_a_job_once(client, start, dead, ended):
+    jobs = [enqueue(client) for _ in range(10)]
+    known: list[str] = []
+    for _ in jobs:
+        known.append(take(dead, *known).id)
+    for job_id in known if ended else ():
+        write_result(client, job_id)
+    die(client, dead)
+    sweepers = [Recovery(start(name)) for name in ("one", "other")]
+    gate = threading.Barrier(len(sweepers))
+    failures: list[BaseException] = []
+
+    def sweep(recovery: Recovery) -> None:
+        gate.wait(10)
+        try:
+            recovery.sweep()
+        except BaseException as error:  # noqa: BLE001 - shown to the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=sweep, args=(recovery,)) for recovery in sweepers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert failures == []
+    assert sorted(in_queue(client)) == ([] if ended else sorted(known))
+    for job_id in known:
+        job = Job.fetch(job_id, client, "json")
+        assert len(job.results()) == (1 if ended else 0)
+        assert client.hget(job.key, "deaths") == (None if ended else b"1")
+    assert_nothing_is_left(client, dead)
+
+
+def test_an_end_is_settled_by_the_sweeper_that_has_claimed_it(client, start, dead, monkeypatch):
+    """The slow one has seen it in the list of the dead; before it claims it, the fast one does, and is at it."""
+    job = take_of(client, dead)
+    write_result(client, job.id)
+    die(client, dead)
+    fast, slow = start("fast"), start("slow")
+    slow_recovery = Recovery(slow)
+    settling, may_settle = threading.Event(), threading.Event()
+    succeed, ended = fast.succeed, slow_recovery._ended
+
+    def succeed_later(*args: object) -> None:
+        settling.set()
+        assert may_settle.wait(10)
+        succeed(*args)
+
+    def overtaken(job_id: str) -> GenerationResult | None:
+        if not settling.is_set():
+            thread.start()
+            assert settling.wait(10)
+        return ended(job_id)
+
+    thread = threading.Thread(target=Recovery(fast).sweep)
+    monkeypatch.setattr(fast, "succeed", succeed_later)
+    monkeypatch.setattr(slow_recovery, "_ended", overtaken)
+    slow_recovery.sweep()
+    may_settle.set()
+    thread.join(10)
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+    assert_nothing_is_left(client, fast, slow, dead)
+
+
+def test_a_sweeper_that_dies_over_an_end_leaves_it_to_the_next(client, worker, start, dead, monkeypatch):
+    job = take_of(client, dead)
+    write_result(client, job.id)
+    die(client, dead)
+    sweeper = start("sweeper")
+    with monkeypatch.context() as dying:
+        dying.setattr(sweeper, "succeed", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            Recovery(sweeper).sweep()
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.QUEUED
+    die(client, sweeper)
+    recovery = Recovery(worker)
+    recovery.sweep()
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FINISHED
+    assert_nothing_is_left(client, worker, sweeper, dead)
+
+
+def test_a_sweep_when_nobody_has_died_writes_nothing(client, worker, start):
+    busy = start("busy")
+    enqueue(client)
+    take(busy)
+    before = {key: client.dump(key) for key in client.keys("*")}
+    Recovery(worker).sweep()
+    assert {key: client.dump(key) for key in client.keys("*")} == before
+
+
+# -- waiting for too long
+
+
+def test_jobs_that_have_waited_for_too_long_are_found_and_stay_until_they_are_dropped(client, worker):
+    late = enqueue(client, meta={"expires_at": time.time() - 1})
+    enqueue(client, meta={"expires_at": time.time() + 1000})
+    enqueue(client)
+    for meta in ("no JSON", "[]", json.dumps({"expires_at": "soon"})):
+        client.hset(enqueue(client).key, "meta", meta)
+    recovery = Recovery(worker)
+    assert [job.id for job in recovery.expired()] == [late.id]
+    assert late.id in in_queue(client)
+    recovery.drop(late)
+    assert late.id not in in_queue(client)
+    assert recovery.expired() == []
+
+
+def test_a_long_queue_is_looked_at_in_parts(client, worker, monkeypatch):
+    monkeypatch.setattr("worker.recovery.WINDOW", 3)
+    jobs = [enqueue(client) for _ in range(8)]
+    late = enqueue(client, meta={"expires_at": 1})
+    recovery = Recovery(worker)
+    looks = 0
+    while not (found := recovery.expired()):
+        looks += 1
+        assert looks < 10
+    assert [job.id for job in found] == [late.id]
+    assert looks == len(jobs) // 3

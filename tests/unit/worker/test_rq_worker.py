@@ -1,0 +1,546 @@
+"""RQ's side of the worker: what stands in Redis after each step, as RQ and other workers read it."""
+
+import json
+
+import pytest
+import redis
+from fakeredis import FakeServer
+from rq import Queue, Retry
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
+from rq.suspension import resume, suspend
+from rq.utils import now
+from rq.worker.base import BaseWorker, WorkerStatus
+
+from producer.contract import FUNCTION, GenerationResult, InvalidRequest, JobTimeout, Keys, Timings
+from worker.errors import BookkeepingFailed
+from worker.rq_worker import GenerationWorker, Taken
+from worker.settings import WorkerSettings
+
+from .server import Server
+
+HIGH, NORMAL, LOW = "generate.tiny.high", "generate.tiny", "generate.tiny.low"
+KEYS = Keys()
+
+
+@pytest.fixture
+def client(fake_server: FakeServer) -> Server:
+    return Server(server=fake_server)
+
+
+@pytest.fixture
+def start(fake_server: FakeServer):
+    """Starts workers that are shown in RQ."""
+
+    def start(**settings) -> GenerationWorker:
+        options = WorkerSettings(**{"model_name": "tiny", "name": "w", "max_result_ttl_s": 1000, **settings})
+        worker = GenerationWorker(options, Server(server=fake_server), on_stop=lambda: None)
+        worker.register_birth()
+        worker.set_state(WorkerStatus.STARTED)
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def worker(start) -> GenerationWorker:
+    return start()
+
+
+def enqueue(client: Server, queue: str = NORMAL, **options) -> Job:
+    request = {"prompt": "hi"}
+    return Queue(queue, connection=client, serializer="json").enqueue(FUNCTION, request=request, **options)
+
+
+def taken_job(worker: GenerationWorker, *known: str) -> Job:
+    taken = worker.take(known)
+    assert isinstance(taken, Taken)
+    return worker.read(taken)
+
+
+def in_list(client: Server, worker: GenerationWorker) -> list[str]:
+    return [job_id.decode() for job_id in client.lrange(KEYS.taken(worker.name), 0, -1)]
+
+
+def in_queue(client: Server, queue: str = NORMAL) -> list[str]:
+    return [job_id.decode() for job_id in client.lrange(f"rq:queue:{queue}", 0, -1)]
+
+
+def result(job: Job, **fields) -> GenerationResult:
+    return GenerationResult(
+        **{
+            "job_id": job.id,
+            "status": "finished",
+            "model": "tiny",
+            "finish_reason": "stop",
+            "text": "ab",
+            **fields,
+        }
+    )
+
+
+def registered(registry_class: type, client: Server, queue: str = NORMAL) -> list[str]:
+    return registry_class(queue, connection=client, serializer="json").get_job_ids(cleanup=False)
+
+
+# -- what others see
+
+
+def test_a_worker_is_seen_by_rq_with_what_producers_want_to_know(client, worker):
+    worker.model_state = "ready"
+    worker.beat(None, None)
+    [seen] = BaseWorker.all(connection=client, serializer="json")
+    fields = {name.decode(): value.decode() for name, value in client.hgetall(worker.key).items()}
+    assert seen.name == worker.name
+    assert seen.queue_names() == [HIGH, NORMAL, LOW]
+    assert (fields["model"], fields["model_state"], fields["device"]) == ("tiny", "ready", "cuda:0")
+    assert fields["state"] == "started"
+
+
+def test_a_worker_is_forgotten_when_its_heartbeats_end(client, start):
+    worker = start(heartbeat_ttl_s=6)
+    assert 0 < client.ttl(worker.key) <= 6
+    client.expire(worker.key, 1)
+    worker.beat(None, None)
+    assert 1 < client.ttl(worker.key) <= 6
+
+
+def test_a_heartbeat_brings_back_what_an_empty_redis_has_lost(client, worker):
+    client.flushall()
+    worker.beat(None, None)
+    [seen] = BaseWorker.all(connection=client, serializer="json")
+    assert seen.name == worker.name
+    assert client.hget(worker.key, "model") == b"tiny"
+    assert client.ttl(worker.key) > 0
+
+
+def test_two_workers_of_one_name_have_names_of_their_own(start):
+    assert start(name="same").name != start(name="same").name
+
+
+def test_a_state_is_written_once(client, worker):
+    worker.note_state(WorkerStatus.IDLE)
+    client.hset(worker.key, "state", "somebody else's")
+    worker.note_state(WorkerStatus.IDLE)
+    assert client.hget(worker.key, "state") == b"somebody else's"
+    worker.note_state(WorkerStatus.SUSPENDED)
+    assert client.hget(worker.key, "state") == b"suspended"
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"{", b"[]", b"7", b'{"command": ["x"]}', b'{"command": "stop-job"}'])
+def test_a_message_that_is_no_command_is_survived(worker, data):
+    worker.handle_payload({"data": data})
+
+
+def test_rqs_stop_command_reaches_the_running_generation(client, fake_server):
+    stopped: list[bool] = []
+    options = WorkerSettings(model_name="tiny")
+    worker = GenerationWorker(options, Server(server=fake_server), on_stop=lambda: stopped.append(True))
+    job = enqueue(client)
+    worker.begin(taken_job(worker))
+    worker.handle_payload({"data": json.dumps({"command": "stop-job", "job_id": "another"}).encode()})
+    assert not stopped
+    worker.handle_payload({"data": json.dumps({"command": "stop-job", "job_id": job.id}).encode()})
+    assert stopped
+
+
+# -- taking
+
+
+def test_jobs_are_taken_by_priority_and_then_in_order(client, worker):
+    jobs = [enqueue(client, queue) for queue in (LOW, NORMAL, HIGH, NORMAL)]
+    order = []
+    while (taken := worker.take(order)) is not None:
+        order.append(taken.job_id)
+    assert order == [jobs[2].id, jobs[1].id, jobs[3].id, jobs[0].id]
+    assert in_list(client, worker) == order
+    assert client.smembers(KEYS.takers) == {worker.name.encode()}
+
+
+def test_a_job_whose_answer_was_lost_is_given_again_and_no_other(client, worker):
+    first, second = enqueue(client), enqueue(client)
+    lost = worker.take()
+    again = worker.take()
+    assert lost == again
+    assert again.job_id == first.id
+    assert in_queue(client) == [second.id]
+    assert worker.take([first.id]).job_id == second.id
+
+
+def test_a_job_that_was_put_down_is_not_given_again(client, worker):
+    job = enqueue(client)
+    worker.take()
+    worker.put_down(job.id)
+    assert worker.take() is None
+    assert not client.exists(KEYS.taken(worker.name))
+
+
+def test_a_job_comes_with_its_hash(client, worker):
+    job = enqueue(client)
+    taken = worker.take()
+    assert taken.raw == client.hgetall(job.key)
+    assert worker.read(taken).kwargs == {"request": {"prompt": "hi"}}
+
+
+@pytest.mark.parametrize("put", [lambda client, key: None, lambda client, key: client.set(key, "foreign")])
+def test_a_job_without_a_hash_is_taken_all_the_same(client, worker, put):
+    client.rpush(f"rq:queue:{NORMAL}", "job-1")
+    put(client, "rq:job:job-1")
+    assert worker.take() == Taken("job-1", {})
+    assert worker.fetch("job-1") is None
+
+
+def test_what_is_no_job_id_is_dropped_and_the_next_one_taken(client, worker):
+    client.rpush(f"rq:queue:{NORMAL}", b"\xff", b"")
+    job = enqueue(client)
+    assert worker.take().job_id == job.id
+    assert in_list(client, worker) == [job.id]
+
+
+def test_nothing_is_taken_while_rq_is_suspended(client, worker):
+    job = enqueue(client)
+    suspend(client)
+    assert worker.take() == "suspended"
+    assert in_queue(client) == [job.id]
+    resume(client)
+    assert worker.take().job_id == job.id
+
+
+def test_the_list_of_taken_jobs_expires_some_time(client, worker):
+    enqueue(client)
+    worker.take()
+    assert 0 < client.ttl(KEYS.taken(worker.name)) <= 1000
+    assert 0 < client.ttl(KEYS.takers) <= 1000
+
+
+@pytest.mark.parametrize("fields", [{"created_at": "yesterday"}, {"status": "dreaming"}, {"timeout": "soon"}])
+def test_a_hash_that_rq_cannot_read_is_an_invalid_request(client, worker, fields):
+    job = enqueue(client)
+    client.hset(job.key, mapping=fields)
+    with pytest.raises(InvalidRequest, match="enqueue through RQ"):
+        worker.read(worker.take())
+    with pytest.raises(InvalidRequest):
+        worker.fetch(job.id)
+
+
+def test_a_trouble_of_redis_is_no_fault_of_the_job(worker, fake_server):
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        worker.fetch("job-1")
+
+
+# -- the books
+
+
+@pytest.fixture
+def job(client, worker) -> Job:
+    enqueue(client)
+    return taken_job(worker)
+
+
+def test_begin_shows_the_job_as_running_here(client, worker, job):
+    execution = worker.begin(job)
+    seen = Job.fetch(job.id, client, "json")
+    assert (seen.get_status(), seen.worker_name) == (JobStatus.STARTED, worker.name)
+    assert registered(StartedJobRegistry, client) == [job.id]
+    assert [each.id for each in seen.get_executions()] == [execution.id]
+    assert worker.get_current_job_id() == job.id
+    assert 60 < client.ttl(execution.key) <= 66
+
+
+def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, job):
+    first = worker.begin(job)
+    second = worker.begin(job)
+    assert [each.id for each in Job.fetch(job.id, client, "json").get_executions()] == [second.id]
+    assert client.zrange(f"rq:wip:{NORMAL}", 0, -1) == [f"{job.id}:{second.id}".encode()]
+    assert not client.exists(first.key)
+    assert list(worker.executions) == [second.id]
+
+
+def test_begin_writes_nothing_for_a_job_that_a_sweep_has_moved_on(client, worker, job):
+    client.delete(KEYS.taken(worker.name))
+    execution = worker.begin(job)
+    assert registered(StartedJobRegistry, client) == []
+    assert not client.exists(execution.key)
+    assert client.hget(job.key, "status") == b"queued"
+
+
+def test_a_heartbeat_keeps_the_running_job_alive(client, worker, job):
+    execution = worker.begin(job)
+    for key in (execution.key, KEYS.taken(worker.name)):
+        client.expire(key, 1)
+    worker.beat(job, execution)
+    assert client.ttl(execution.key) > 60
+    assert client.ttl(KEYS.taken(worker.name)) > 60
+
+
+def assert_nothing_runs(client: Server, worker: GenerationWorker, job: Job, execution: Execution | None) -> None:
+    assert registered(StartedJobRegistry, client) == []
+    assert Job.fetch(job.id, client, "json").get_executions() == []
+    assert worker.get_current_job_id() is None
+    assert execution is None or not client.exists(execution.key)
+
+
+def test_success(client, worker, job):
+    execution = worker.begin(job)
+    worker.succeed(job, execution, result(job, timings=Timings(queued_ms=1.5)))
+    seen = Job.fetch(job.id, client, "json")
+    assert seen.get_status() == JobStatus.FINISHED
+    assert GenerationResult.model_validate(seen.return_value()).text == "ab"
+    assert registered(FinishedJobRegistry, client) == [job.id]
+    assert_nothing_runs(client, worker, job, execution)
+    assert 0 < client.ttl(job.key) <= 3600
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(30, 30), (None, 1000), (-1, 1000), (10**9, 1000)])
+def test_a_result_is_kept_as_asked_within_bounds(client, start, asked, kept):
+    worker = start(result_ttl_s=1000)
+    job = taken_job_of(client, worker, result_ttl=asked)
+    worker.succeed(job, worker.begin(job), result(job))
+    assert kept - 5 < client.ttl(job.key) <= kept
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(30, 30), (None, 1000), (-1, 1000), (10**9, 1000)])
+def test_a_failure_is_kept_as_asked_within_bounds(client, start, asked, kept):
+    worker = start(result_ttl_s=1000)
+    job = taken_job_of(client, worker, failure_ttl=asked)
+    worker.fail(job, worker.begin(job), JobTimeout("too slow"))
+    assert kept - 5 < client.ttl(job.key) <= kept
+
+
+def taken_job_of(client: Server, worker: GenerationWorker, **options) -> Job:
+    enqueue(client, **options)
+    return taken_job(worker)
+
+
+@pytest.mark.parametrize("ends", ["succeed", "fail"])
+def test_a_job_that_is_to_be_forgotten_at_once_is(client, worker, ends):
+    job = taken_job_of(client, worker, result_ttl=0, failure_ttl=0)
+    execution = worker.begin(job)
+    worker.succeed(job, execution, result(job)) if ends == "succeed" else worker.fail(job, execution, JobTimeout())
+    assert not client.exists(job.key)
+
+
+def test_failure(client, worker, job):
+    execution = worker.begin(job)
+    worker.fail(job, execution, JobTimeout("too slow"))
+    seen = Job.fetch(job.id, client, "json")
+    assert seen.get_status() == JobStatus.FAILED
+    assert seen.latest_result().exc_string == "timeout: too slow"
+    assert registered(FailedJobRegistry, client) == [job.id]
+    assert_nothing_runs(client, worker, job, execution)
+
+
+def test_refusal_of_a_job_that_never_ran(client, worker):
+    job = taken_job_of(client, worker, retry=Retry(3))
+    worker.refuse(job, InvalidRequest("no prompt"))
+    seen = Job.fetch(job.id, client, "json")
+    assert seen.get_status() == JobStatus.FAILED
+    assert seen.latest_result().exc_string == "invalid_request: no prompt"
+    assert registered(FailedJobRegistry, client) == [job.id]
+    assert in_queue(client) == []
+
+
+def test_stopped(client, worker, job):
+    execution = worker.begin(job)
+    worker.stopped(job, execution)
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.STOPPED
+    assert_nothing_runs(client, worker, job, execution)
+
+
+def test_the_job_after_a_stopped_one_fails_as_itself(client, worker, job):
+    """RQ keeps the id of the job that a command has asked it to stop."""
+    worker._stopped_job_id = job.id
+    worker.fail(job, worker.begin(job), JobTimeout())
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
+
+
+def test_a_failure_that_may_pass_is_retried_and_one_that_will_not_is_not(client, worker):
+    job = taken_job_of(client, worker, retry=Retry(2))
+    worker.fail(job, worker.begin(job), JobTimeout())
+    worker.put_down(job.id)
+    assert in_queue(client) == [job.id]
+    assert Job.fetch(job.id, client, "json").retries_left == 1
+    job = taken_job(worker)
+    worker.fail(job, worker.begin(job), InvalidRequest("no"))
+    assert in_queue(client) == []
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
+
+
+def test_a_retry_with_an_interval_waits_in_the_schedule_until_its_time(client, worker):
+    job = taken_job_of(client, worker, retry=Retry(1, interval=60))
+    worker.fail(job, worker.begin(job), JobTimeout())
+    assert registered(ScheduledJobRegistry, client) == [job.id]
+    worker.enqueue_scheduled()
+    assert in_queue(client) == []
+    client.zadd(f"rq:scheduled:{NORMAL}", {job.id: 1})
+    worker.enqueue_scheduled()
+    assert in_queue(client) == [job.id]
+    worker.teardown()
+
+
+def test_a_scheduled_job_that_cannot_be_read_goes_to_its_queue_and_holds_up_no_other(client, worker):
+    queue = Queue(NORMAL, connection=client, serializer="json")
+    good, bad = (queue.enqueue_at(now(), FUNCTION, request={"prompt": "hi"}) for _ in range(2))
+    client.hset(bad.key, "created_at", "yesterday")
+    worker.enqueue_scheduled()
+    assert sorted(in_queue(client)) == sorted([good.id, bad.id])
+    assert registered(ScheduledJobRegistry, client) == []
+    worker.teardown()
+
+
+def test_put_back_goes_to_the_front(client, worker, job):
+    later = enqueue(client)
+    execution = worker.begin(job)
+    worker.put_back(job, execution)
+    assert in_queue(client) == [job.id, later.id]
+    assert in_list(client, worker) == []
+    assert client.hget(job.key, "status") == b"queued"
+    assert_nothing_runs(client, worker, job, execution)
+
+
+def test_put_back_of_a_job_that_a_sweep_has_put_back_already_does_not_double_it(client, worker, job):
+    execution = worker.begin(job)
+    client.lrem(KEYS.taken(worker.name), 1, job.id)
+    client.lpush(f"rq:queue:{NORMAL}", job.id)
+    worker.put_back(job, execution)
+    assert in_queue(client) == [job.id]
+
+
+def test_forget_leaves_the_other_workers_record_alone(client, worker, start, job):
+    ours = worker.begin(job)
+    heir = start()
+    client.rename(KEYS.taken(worker.name), KEYS.taken(heir.name))
+    theirs = heir.begin(job)
+    worker.forget(ours)
+    assert worker.get_current_job_id() is None
+    assert not client.exists(ours.key)
+    assert client.exists(theirs.key)
+    assert Job.fetch(job.id, client, "json").worker_name == heir.name
+
+
+def test_a_job_is_lost_once_a_sweep_has_moved_it_and_not_when_redis_has_lost_everything(client, worker, job):
+    worker.begin(job)
+    assert not worker.has_lost(job.id)
+    client.lrem(KEYS.taken(worker.name), 1, job.id)
+    client.hset(job.key, mapping={"status": "queued", "worker_name": ""})
+    assert worker.has_lost(job.id)
+    client.flushall()
+    assert not worker.has_lost(job.id)
+    client.set(job.key, "foreign")
+    assert worker.has_lost(job.id)
+
+
+def test_progress_stands_beside_what_the_user_keeps_in_meta(client, worker):
+    job = taken_job_of(client, worker, meta={"mine": 1})
+    worker.save_progress(job, {"phase": "decode", "tokens": 3})
+    assert Job.fetch(job.id, client, "json").meta == {"mine": 1, "phase": "decode", "tokens": 3}
+
+
+def test_progress_does_not_bring_back_a_job_that_was_deleted(client, worker, job):
+    client.delete(job.key)
+    worker.save_progress(job, {"tokens": 3})
+    assert not client.exists(job.key)
+
+
+# -- trouble
+
+
+def test_a_failure_that_redis_did_not_take_is_said_and_can_be_said_again(client, worker, fake_server):
+    """RQ logs the error and goes on, as if the failure stood in Redis."""
+    job = taken_job_of(client, worker, retry=Retry(1))
+    execution = worker.begin(job)
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        worker.fail(job, execution, JobTimeout())
+    fake_server.connected = True
+    worker.fail(job, execution, JobTimeout())
+    assert in_queue(client) == [job.id]
+    assert Job.fetch(job.id, client, "json").retries_left == 0
+    assert_nothing_runs(client, worker, job, execution)
+
+
+@pytest.mark.parametrize("key", ["rq:results:{}", "rq:executions:{}"])
+def test_a_failure_that_rq_can_never_note_is_given_up(client, worker, job, key):
+    execution = worker.begin(job)
+    client.set(key.format(job.id), "foreign")
+    with pytest.raises(BookkeepingFailed):
+        worker.fail(job, execution, JobTimeout())
+    worker.let_expire(job)
+    assert client.hget(job.key, "status") == b"failed"
+    assert client.ttl(job.key) > 0
+    assert worker.get_current_job_id() is None
+
+
+def test_a_job_whose_start_rq_cannot_note_runs(client, worker, job):
+    client.set(f"rq:executions:{job.id}", "foreign")
+    assert worker.begin(job).job_id == job.id
+    assert client.hget(job.key, "status") == b"started"
+
+
+def test_an_unreadable_job_is_marked_as_failed_and_expires(client, worker):
+    client.hset("rq:job:job-1", "hello", "world")
+    worker.fail_unreadable("job-1")
+    assert client.hget("rq:job:job-1", "status") == b"failed"
+    assert 0 < client.ttl("rq:job:job-1") <= 3600
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_what_is_no_hash_is_not_marked(client, worker, foreign):
+    if foreign:
+        client.set("rq:job:job-1", "foreign")
+    worker.fail_unreadable("job-1")
+    assert client.get("rq:job:job-1") == (b"foreign" if foreign else None)
+
+
+called: list[tuple] = []
+
+
+def note(job: Job, _connection: object, *args: object) -> None:
+    """A callback, as a user may list it in allowed_callbacks."""
+    called.append((job.id, *args))
+
+
+def fails(*_: object) -> None:
+    """A callback that does not work."""
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("name", [f"{__name__}.fails", "no.such.module"])
+@pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
+def test_a_callback_that_fails_changes_nothing(client, worker, job, name, kind):
+    setattr(job, f"_{kind}_callback_name", name)
+    _end(worker, job, kind)
+    expected = {"success": JobStatus.FINISHED, "failure": JobStatus.FAILED, "stopped": JobStatus.STOPPED}
+    assert Job.fetch(job.id, client, "json").get_status() == expected[kind]
+
+
+@pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
+def test_a_callback_that_is_allowed_is_called_once(worker, job, kind):
+    called.clear()
+    setattr(job, f"_{kind}_callback", note)
+    setattr(job, f"_{kind}_callback_name", "note")
+    _end(worker, job, kind)
+    [(job_id, *args)] = called
+    assert job_id == job.id
+    assert len(args) == {"success": 1, "failure": 3, "stopped": 0}[kind]
+
+
+def _end(worker: GenerationWorker, job: Job, kind: str) -> None:
+    execution = worker.begin(job)
+    if kind == "success":
+        worker.succeed(job, execution, result(job))
+    elif kind == "failure":
+        worker.fail(job, execution, JobTimeout())
+    else:
+        worker.stopped(job, execution)
+
+
+def test_maintenance_drops_what_has_expired_and_leaves_running_jobs(client, worker, job):
+    worker.begin(job)
+    client.zadd(f"rq:failed:{NORMAL}", {"old": 1})
+    client.zadd(f"rq:wip:{NORMAL}", {f"{job.id}:x": 1})
+    worker.maintain()
+    assert registered(FailedJobRegistry, client) == []
+    assert client.hget(job.key, "status") == b"started", "RQ would have declared it abandoned"

@@ -1,0 +1,138 @@
+"""From an RQ job to an Order: everything that is checked before an engine sees a job.
+
+A job comes from whoever can write to Redis. Nothing in it is unpickled, imported or called, and its size is
+looked at before it is unpacked or parsed. Pure: reads the job, and does nothing.
+"""
+
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from rq.exceptions import DeserializationError
+from rq.job import Job
+from rq.utils import now
+
+from producer.contract import (
+    FUNCTION,
+    GenerationRequest,
+    InvalidRequest,
+    JobExpired,
+    UnknownFunction,
+    UnknownModel,
+    WorkerLost,
+)
+
+from .runner import Order
+from .settings import WorkerSettings
+
+MIN_RESULT_TTL_S = 60.0
+"""A subscriber needs the time to read the end, also of a job whose result nobody wants to keep."""
+MAX_RETRY_INTERVAL_S = 365 * 86_400
+
+
+def check_payload_size(raw: Mapping[bytes, bytes], max_bytes: int) -> None:
+    """Raises InvalidRequest when the job is above the bound, or its payload is once it is unpacked."""
+    data = raw.get(b"data", b"")
+    if sum(map(len, raw.values())) <= max_bytes:
+        try:
+            unpacker = zlib.decompressobj()
+            unpacker.decompress(data, max_bytes)
+            if not unpacker.unconsumed_tail:
+                return
+        except zlib.error:
+            return  # not packed, which RQ allows
+    raise InvalidRequest(f"the job is larger than {max_bytes} bytes: shorten the prompt")
+
+
+def check_deaths(raw: Mapping[bytes, bytes], max_attempts: int) -> None:
+    """Raises WorkerLost when the job was in the hands of that many workers when they died (see `recovery`)."""
+    deaths = raw.get(b"deaths", b"")[:9]
+    if deaths.isdigit() and int(deaths) >= max_attempts:
+        raise WorkerLost
+
+
+def read_order(job: Job, settings: WorkerSettings, queue_names: tuple[str, ...]) -> Order:
+    """What the job asks for.  Raises a JobError that says what is wrong with it."""
+    _check_refused_features(job, settings)
+    _check_fields(job)
+    request = GenerationRequest.parse(_request_field(job))
+    if job.origin not in queue_names:
+        raise UnknownModel(
+            f"this worker serves {settings.model_name} and not the jobs of queue {job.origin[:80]!r}: "
+            "enqueue to generate.<model_name> of a model that a worker serves"
+        )
+    _check_deadline(job)
+    return Order(
+        job_id=job.id,
+        model=settings.model_name,
+        request=request,
+        timeout_s=_timeout_s(job, settings),
+        result_ttl_s=result_ttl_s(job, settings),
+        queued_ms=(now() - job.enqueued_at).total_seconds() * 1000 if job.enqueued_at else None,
+        can_retry=job.should_retry,
+    )
+
+
+def result_ttl_s(job: Job, settings: WorkerSettings) -> float:
+    """How long events and result stay: as the job asks, within bounds. RQ's -1 (for ever) is the upper bound."""
+    asked = job.get_result_ttl(round(settings.result_ttl_s))
+    return settings.max_result_ttl_s if asked < 0 else min(max(asked, MIN_RESULT_TTL_S), settings.max_result_ttl_s)
+
+
+def _timeout_s(job: Job, settings: WorkerSettings) -> float:
+    asked = job.timeout or 0
+    return float(min(asked, settings.max_job_timeout_s)) if asked > 0 else settings.max_job_timeout_s
+
+
+def _request_field(job: Job) -> Any:
+    try:
+        function, instance, args, kwargs = job.func_name, job.instance, job.args, job.kwargs
+    except DeserializationError:
+        raise InvalidRequest(
+            'the job is not JSON: enqueue with Queue(..., serializer="json"); pickled jobs are never read'
+        ) from None
+    if function != FUNCTION or instance is not None:
+        raise UnknownFunction(
+            f"{str(function)[:80]!r} is not run here: this queue runs {FUNCTION} and nothing else"
+        )
+    if args or not isinstance(kwargs, dict) or set(kwargs) != {"request"}:
+        raise InvalidRequest(f"{FUNCTION} takes one keyword argument and no other: request={{...}}")
+    return kwargs["request"]
+
+
+def _check_refused_features(job: Job, settings: WorkerSettings) -> None:
+    """RQ features that would run code or call addresses of the job's choosing, or run it more than once."""
+    callbacks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name)  # noqa: SLF001
+    for name in callbacks:
+        if name and name not in settings.allowed_callbacks:
+            raise InvalidRequest(
+                f"callback {name[:80]!r} is refused: leave it out, or list it in the worker's allowed_callbacks"
+            )
+    for webhook in job.webhooks:
+        if not webhook.url.startswith(settings.allowed_webhooks):
+            raise InvalidRequest(
+                "the webhook is refused: leave it out, or list the beginning of its URL in the worker's "
+                "allowed_webhooks"
+            )
+    if job.repeats_left:
+        raise InvalidRequest("repeat is refused: a job id stands for one generation. Submit a job for each")
+
+
+def _check_fields(job: Job) -> None:
+    """What RQ reads without a look at it, and would stumble over later."""
+    if not isinstance(job.meta, dict) or job._unreadable_meta is not None:  # noqa: SLF001
+        raise InvalidRequest("the job's meta is not a JSON object: it has to be one, as progress is kept in it")
+    intervals = [0] if job.retry_intervals is None else job.retry_intervals
+    if not isinstance(intervals, list) or not intervals or not all(map(_is_interval, intervals)):
+        raise InvalidRequest("the job's retry_intervals are not seconds: use Retry(max=..., interval=[10, 60])")
+
+
+def _is_interval(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_RETRY_INTERVAL_S
+
+
+def _check_deadline(job: Job) -> None:
+    expires_at = job.meta.get("expires_at")
+    if isinstance(expires_at, int | float) and time.time() > expires_at:
+        raise JobExpired

@@ -1,0 +1,57 @@
+"""What a worker tells Prometheus. Names follow OpenTelemetry's GenAI conventions where it has one."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from producer.contract import GenerationResult
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """The counters of one worker, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.jobs = Counter(
+            "genqueue_jobs", "Jobs that ended here, by their end", ["status", "error"], registry=self.registry
+        )
+        self.requeued = Counter("genqueue_jobs_put_back", "Jobs put back into their queue", registry=self.registry)
+        self.busy = Gauge("genqueue_busy", "1 while a job runs", registry=self.registry)
+        self.engine_starts = Counter(
+            "genqueue_engine_starts", "Starts of the engine process", registry=self.registry
+        )
+        self.input_tokens = Counter("gen_ai_usage_input_tokens", "Prompt tokens", registry=self.registry)
+        self.output_tokens = Counter("gen_ai_usage_output_tokens", "Generated tokens", registry=self.registry)
+        self.duration = self._histogram(
+            "gen_ai_server_request_duration_seconds", "From a job being taken to its end", _SECONDS
+        )
+        self.first_token = self._histogram(
+            "gen_ai_server_time_to_first_token_seconds", "From a job being taken to its first token", _SECONDS
+        )
+        self.per_token = self._histogram(
+            "gen_ai_server_time_per_output_token_seconds", "Decode time of a token after the first", _TOKEN_SECONDS
+        )
+        self.queued = self._histogram("genqueue_queued_seconds", "From being enqueued to being taken", _SECONDS)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, registry=self.registry, buckets=buckets)
+
+    def observe(self, result: GenerationResult, duration_s: float) -> None:
+        """Count a job that has ended."""
+        self.jobs.labels(result.status, result.error.code if result.error else "").inc()
+        self.input_tokens.inc(result.usage.prompt_tokens)
+        self.output_tokens.inc(result.usage.completion_tokens)
+        self.duration.observe(duration_s)
+        timings = result.timings
+        if timings.time_to_first_token_ms is not None:
+            self.first_token.observe(timings.time_to_first_token_ms / 1000)
+        if timings.tokens_per_second:
+            self.per_token.observe(1 / timings.tokens_per_second)
+        if timings.queued_ms is not None:
+            self.queued.observe(timings.queued_ms / 1000)
+
+    def serve(self, host: str, port: int) -> int:
+        """Serve /metrics in a thread.  Returns the port, which the system chose if it was 0."""
+        server, _ = start_http_server(port, host, registry=self.registry)
+        return int(server.server_port)

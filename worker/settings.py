@@ -1,0 +1,131 @@
+"""WorkerSettings: every option of a worker, defined once.
+
+An option comes from the command line, else from a GENQUEUE_… environment variable, else from the YAML file
+(`configs/worker.yaml`), else from the default here. An unknown key in the file stops the worker at its start.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from producer import redis_url
+from producer.contract.keys import DEFAULT_PREFIX, Keys
+
+from .config_loader import DEFAULT_MODEL_PATHS
+from .errors import ConfigError
+
+DEFAULT_SETTINGS_FILE = DEFAULT_MODEL_PATHS.with_name("worker.yaml")
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+DAY_S = 86_400.0
+
+
+class WorkerSettings(BaseSettings):
+    """Frozen; units stand in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="GENQUEUE_", frozen=True, extra="forbid", populate_by_name=True)
+
+    config_file: ClassVar[Path | None] = None
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("GENQUEUE_REDIS_URL", "REDIS_URL"),  # in this order
+    )
+    prefix: str = DEFAULT_PREFIX
+    broker_wait_s: Seconds = 30.0
+    """How long a starting worker waits for Redis before it gives up (exit code 3)."""
+
+    model_name: str
+    model_paths: Path = DEFAULT_MODEL_PATHS
+    device: str = "cuda:0"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads for torch. None: one for a model that fits into the cache, else torch's own choice."""
+
+    name: str | None = None
+    """Stem of the worker's name; a suffix makes it unique for each start. None: the host's name."""
+    heartbeat_interval_s: Seconds = 2.0
+    heartbeat_ttl_s: Seconds = 6.0
+    """A worker that is silent for this long counts as dead, and its jobs go to another."""
+    shutdown_grace_s: Seconds = 30.0
+    """After SIGTERM the running job may go on for this long; then it is put back into its queue."""
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """A job whose engine has died this often ends as `worker_lost`."""
+    engine_start_s: Seconds = 3600.0
+    """An engine that has not loaded its model within this time has failed to start."""
+    engine_stop_s: Seconds = 60.0
+    """An engine that does not stop within this time when told to is killed and started anew."""
+
+    result_ttl_s: Seconds = 3600.0
+    """How long the events and the result of a job stay, where the job itself does not say."""
+    max_result_ttl_s: Seconds = 7 * DAY_S
+    max_job_timeout_s: Seconds = 3600.0
+    """The bound for jobs that ask for more, or for no bound at all."""
+    max_request_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
+    """A larger job is refused before it is unpacked or parsed."""
+
+    cancel_poll_s: Seconds = 0.05
+    progress_interval_s: Seconds = 1.0
+    maintenance_interval_s: Seconds = 60.0
+
+    allowed_callbacks: tuple[str, ...] = ()
+    """Dotted names that RQ's on_success, on_failure and on_stopped may name. They run inside the worker."""
+    allowed_webhooks: tuple[str, ...] = ()
+    """Beginnings of URLs that RQ's webhooks may call from the worker, as in https://hooks.example.org/."""
+
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port for Prometheus; None: no metrics server. 0: any free port, named in the log."""
+    metrics_host: str = "127.0.0.1"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_text: bool = False
+    """Whether log lines may show the beginnings of prompts and outputs."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _usable_url(cls, url: str) -> str:
+        return redis_url.check(url)
+
+    @field_validator("prefix")
+    @classmethod
+    def _usable_prefix(cls, prefix: str) -> str:
+        return Keys(prefix).prefix
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over YAML."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=cls.config_file)
+
+
+def load_settings(config_file: Path | None = None, **options: Any) -> WorkerSettings:
+    """Settings for one worker.  options: those given on the command line; a None is one not given.
+
+    config_file: None takes configs/worker.yaml where there is one.
+    Raises ConfigError that names the file and the key.
+    """
+    if config_file is not None and not config_file.is_file():
+        raise ConfigError(f"there is no settings file {config_file}")
+    source = config_file or DEFAULT_SETTINGS_FILE
+    settings_class = type("WorkerSettings", (WorkerSettings,), {"config_file": source})
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        settings: WorkerSettings = settings_class(**given)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+        raise ConfigError(f"settings (command line, GENQUEUE_… or {source}): {faults}") from None
+    except Exception as error:
+        raise ConfigError(f"{source} cannot be read as YAML: {error}") from error
+    return settings
