@@ -1,0 +1,178 @@
+"""Who the dashboard lets in, what it lets them change, and how it refuses to start."""
+
+import sys
+from base64 import b64encode
+from importlib import import_module
+
+import pytest
+from fakeredis import FakeRedis, FakeServer
+from flask import Flask
+from flask.testing import FlaskClient
+from rq import Queue
+from rq_dashboard import web
+
+from producer.contract import FUNCTION, BrokerUnavailable
+from producer.dashboard import DashboardError, make_app, serve
+
+URL = "redis://:hunter2@127.0.0.1:6379/0"
+ELSEWHERE = "http://evil.example"
+
+
+@pytest.fixture(autouse=True)
+def _fake_redis(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "from_url", lambda *_, **__: (None, FakeRedis(server=fake_server)))
+
+
+@pytest.fixture
+def queue(fake_server: FakeServer) -> Queue:
+    """A queue of ours with one job."""
+    queue = Queue("generate.tiny", connection=FakeRedis(server=fake_server), serializer="json")
+    queue.enqueue(FUNCTION, request={"prompt": "Hi"}, job_id="queued", description="generate with tiny")
+    return queue
+
+
+@pytest.fixture
+def client() -> FlaskClient:
+    """A browser on this machine, and a dashboard without a password."""
+    return make_app(URL).test_client()
+
+
+@pytest.fixture(params=["/", "/0/data/workers.json", "/static/favicon.ico", "/no-such-page"])
+def path(request: pytest.FixtureRequest) -> str:
+    """Paths of each kind."""
+    return str(request.param)
+
+
+def login(name: str, password: str) -> dict[str, str]:
+    """Header of HTTP Basic authentication."""
+    return {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def status(app: Flask, path: str, **headers: str) -> int:
+    """Status of a GET."""
+    with app.test_client().get(path, headers=headers) as response:
+        return response.status_code
+
+
+def test_password_guards_every_path(path: str) -> None:
+    app = make_app(URL, username="ann", password="sésame")
+    assert status(app, path) == 401
+    assert status(app, path, **login("ann", "wrong")) == 401
+    assert status(app, path, **login("bob", "sésame")) == 401
+    assert status(app, path, Authorization="Bearer sésame") == 401
+    assert status(app, path, **login("ann", "sésame")) == (404 if path == "/no-such-page" else 200)
+
+
+def test_a_refused_login_says_how_to_log_in() -> None:
+    response = make_app(URL, password="sesame").test_client().get("/")
+    assert response.headers["WWW-Authenticate"] == 'Basic realm="genqueue dashboard"'
+
+
+def test_without_a_username_the_password_is_enough() -> None:
+    app = make_app(URL, password="sesame")
+    assert status(app, "/", **login("whoever", "sesame")) == 200
+    assert status(app, "/", **login("whoever", "")) == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "worker-3", ""])
+@pytest.mark.parametrize("password", [None, ""])
+def test_serve_refuses_to_be_open_to_others(host: str, password: str | None) -> None:
+    with pytest.raises(DashboardError, match=r"set GENQUEUE_DASHBOARD_PASSWORD, or bind it to 127\.0\.0\.1"):
+        serve(URL, host=host, username="ann", password=password)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", 200),
+        ("localhost:9181", 200),
+        ("127.0.0.1:9181", 200),
+        ("[::1]:9181", 200),
+        ("evil.example", 400),
+    ],
+)
+def test_without_a_password_only_loopback_names_are_answered(host: str, expected: int) -> None:
+    """A page elsewhere can point its own name at 127.0.0.1 (DNS rebinding), but the browser sends that name."""
+    assert status(make_app(URL), "/", Host=host) == expected
+
+
+def test_behind_a_password_any_name_is_answered() -> None:
+    app = make_app(URL, password="sesame")
+    assert status(app, "/", Host="gpu.example", **login("ann", "sesame")) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": ELSEWHERE},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"},
+    ],
+)
+def test_changes_from_other_sites_are_refused(client: FlaskClient, headers: dict[str, str]) -> None:
+    for path in ("/job/x/requeue", "/requeue/generate.tiny", "/queue/generate.tiny/compact", "/job/x/delete"):
+        assert client.post(path, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},  # not a browser
+        {"Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://behind.a.proxy"},
+    ],
+)
+def test_changes_from_its_own_pages_are_accepted(client: FlaskClient, headers: dict[str, str]) -> None:
+    response = client.post("/requeue/generate.tiny", headers=headers)
+    assert (response.status_code, response.json) == (200, {"status": "OK", "count": 0})
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_get_changes_nothing(client: FlaskClient, method: str) -> None:
+    """rq-dashboard 0.9 requeues every failed job of a queue on a GET, which a link or a prefetch can cause."""
+    response = client.open("/requeue/generate.tiny", method=method)
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+
+
+def test_jobs_cannot_be_deleted(client: FlaskClient, queue: Queue) -> None:
+    for path in ("/job/queued/delete", f"/queue/{queue.name}/queued/empty"):
+        client.post(path)
+    assert queue.get_job_ids() == ["queued"]
+    assert 'id="delete-job-btn"' not in client.get("/0/view/job/queued").text
+
+
+def test_a_queues_name_in_the_address_is_text(client: FlaskClient) -> None:
+    """rq-dashboard 0.9 writes it into a script unescaped, so that a link could run anything in the page."""
+    page = client.get("/0/view/jobs/');alert(1);('/queued/8/asc/1").text
+    assert "alert(1)" in page
+    assert "');alert(1);('" not in page
+
+
+def test_every_value_from_redis_is_escaped_once(client: FlaskClient, queue: Queue) -> None:
+    for path in ("/", "/0/view/workers", "/0/view/job/queued", f"/0/view/jobs/{queue.name}/queued/8/asc/1"):
+        page = client.get(path).text
+        unescaped = [line for line in page.splitlines() if "<%=" in line]
+        assert "<%-" in page
+        assert all("$('<div/>').text(" in line for line in unescaped), unescaped
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://:hunter2@localhost:port/0"])
+def test_a_malformed_redis_url_is_refused_without_quoting_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real from_url
+    with pytest.raises(BrokerUnavailable, match="the Redis URL is not valid") as caught:
+        make_app(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+def _no_rq_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rq_dashboard", None)  # what a bare install looks like to an import
+    monkeypatch.delitem(sys.modules, "producer.dashboard")
+
+
+@pytest.mark.usefixtures("_no_rq_dashboard")
+def test_without_the_extra_the_import_says_what_to_install() -> None:
+    with pytest.raises(ImportError, match=r"pip install 'genqueue\[dashboard\]'"):
+        import_module("producer.dashboard")
