@@ -1,0 +1,199 @@
+"""The workers of the storm: starts them, knows what each holds, and replaces the dead."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from tests.integration.worker_process import WorkerProcess
+
+from .mortal_worker import POINTS
+
+APPENDS = {"between a token and its append", "between an append and its answer"}
+"""Points that a job passes many times."""
+
+PATIENT = {"GENQUEUE_MAX_ATTEMPTS": "1000"}
+"""Several deaths may meet the same job by chance; that one ends as worker_lost after three has its own test."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that was killed, and the job that it held."""
+
+    at: float
+    """`time.monotonic()`."""
+    job_id: str | None
+    attempt: int
+    """The job's last attempt at that moment."""
+    point: str
+    heirs: frozenset[str]
+    """Workers that could be counted on to take over."""
+
+
+class Gone(Exception):
+    """The process to be struck has ended by itself, at its own point."""
+
+
+class Member(WorkerProcess):
+    """One worker. `point` is where it will kill itself, if anywhere."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        model_paths: Path,
+        log: Path,
+        point: str | None,
+        nth: int,
+        *,
+        number: signal.Signals = signal.SIGKILL,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.redis_url, self.log, self.point = redis_url, log, point
+        self.note = log.with_suffix(".died")
+        self.ready = False
+        self.stopped_until: float | None = None
+        self.unfit_until = 0.0
+        self.hash_key = ""
+        self._name = log.stem
+        mortal = (
+            ["tests.chaos.mortal_worker", number.name, point, str(nth), str(self.note)] if point else ["worker"]
+        )
+        command = [sys.executable, "-m", *mortal, "run", "--model-name", "tiny", "--device", "cpu"]
+        command += ["--redis-url", redis_url, "--model-paths", str(model_paths), "--name", self._name]
+        environment = {**os.environ, "GENQUEUE_THREADS": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True, env=environment
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there, be it stopped."""
+        return self.process.poll() is None
+
+    @property
+    def fit(self) -> bool:
+        """Whether it can be counted on to take over."""
+        return self.ready and self.alive and self.stopped_until is None and time.monotonic() > self.unfit_until
+
+    def died_at(self) -> tuple[float, str]:
+        """When it killed itself, and at which point; now, where somebody else did it."""
+        if self.note.exists():
+            note = json.loads(self.note.read_text())
+            return note["at"], note["point"]
+        return time.monotonic(), "at random"
+
+    def signal_all(self, number: signal.Signals, *, engine: bool) -> None:
+        """Signal the worker, and its engine too if asked to.  Raises Gone."""
+        if engine:
+            self.signal_engine(number)
+        self.send(number)
+
+    def signal_engine(self, number: signal.Signals) -> None:
+        """Signal the engine.  Raises Gone, also while there is none."""
+        try:
+            os.kill(self.engine_pid(), number)
+        except (OSError, ValueError) as error:
+            raise Gone from error
+
+
+class Fleet:
+    """Keeps a number of workers alive; every second one that is started is mortal, one at a time."""
+
+    def __init__(self, url: str, model_paths: Path, folder: Path, size: int, rng: random.Random) -> None:
+        self._url, self._model_paths, self._folder, self._size, self._rng = url, model_paths, folder, size, rng
+        self._points: Iterator[str] = iter(())
+        self._started = 0
+        self.members: list[Member] = []
+        self.deaths: list[Death] = []
+        self.disabled: list[tuple[float, str]] = []
+        """When a worker could not be counted on any more, and which."""
+        self.points_wanted = True
+
+    def keep_up(self, client: redis.Redis) -> None:
+        """Write down who has died, start others in their place, and see who has become ready."""
+        for member in [member for member in self.members if not member.alive]:
+            self._bury(member, client)
+        while len(self.members) < self._size:
+            self._start()
+        self._see_who_is_ready(client)
+
+    def held_by(self, member: Member, client: redis.Redis) -> str | None:
+        """The job that the worker has taken."""
+        held = client.lrange(f"gen:{{taken:{member.hash_key.rpartition(':')[2]}}}", -1, -1)
+        return held[0].decode() if held else None
+
+    def fit(self) -> list[Member]:
+        """Those that can be counted on."""
+        return [member for member in self.members if member.fit]
+
+    def disable(self, member: Member, *, until: float, stopped: bool) -> None:
+        """Do not count on a worker that was stopped, or has lost its engine."""
+        self.disabled.append((time.monotonic(), member.log.stem))
+        member.unfit_until = until
+        if stopped:
+            member.stopped_until = until
+
+    def wake(self, *, everybody: bool = False) -> None:
+        """Continue those whose stop is over."""
+        for member in self.members:
+            if member.stopped_until and (everybody or time.monotonic() > member.stopped_until):
+                member.stopped_until = None
+                with contextlib.suppress(Gone):
+                    member.send(signal.SIGCONT)
+                    member.signal_engine(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End all of them."""
+        for member in self.members:
+            member.stop()
+
+    def _start(self) -> None:
+        self._started += 1
+        name = f"chaos{self._started}"
+        point = self._next_point()
+        nth = self._rng.randint(2, 40) if point in APPENDS else self._rng.randint(1, 2)
+        self.members.append(
+            Member(self._url, self._model_paths, self._folder / f"{name}.log", point, nth, environment=PATIENT)
+        )
+
+    def _next_point(self) -> str | None:
+        if not self.points_wanted or self._started <= self._size - 1:
+            return None
+        if any(member.point for member in self.members) or self._started % 2:
+            return None
+        point = next(self._points, None)
+        if point is None:
+            self._points = iter(self._rng.sample(sorted(POINTS), len(POINTS)))
+            point = next(self._points)
+        return point
+
+    def _bury(self, member: Member, client: redis.Redis) -> None:
+        assert member.process.returncode == -signal.SIGKILL, f"a worker ended by itself:\n{member.text()}"
+        job_id = self.held_by(member, client)
+        last = client.xrevrange(f"gen:{{{job_id}}}:events", count=1) if job_id else []
+        at, point = member.died_at()
+        self.members.remove(member)
+        attempt = int(last[0][0].split(b"-")[0]) if last else 0
+        heirs = frozenset(other.log.stem for other in self.fit())
+        self.deaths.append(Death(at, job_id, attempt, point, heirs))
+        self.disabled.append((at, member.log.stem))
+
+    def _see_who_is_ready(self, client: redis.Redis) -> None:
+        waiting = [member for member in self.members if not member.ready]
+        if not waiting:
+            return
+        keys = [key.decode() for key in client.smembers("rq:workers")]
+        for member in waiting:
+            for key in keys:
+                if f":{member.log.stem}-" in key and client.hget(key, "model_state") == b"ready":
+                    member.ready, member.hash_key = True, key

@@ -1,0 +1,23 @@
+"""The storm in its short form, as `make test` runs it. `make chaos` is the long one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.timeout(420)
+def test_every_promise_holds_in_a_short_storm():
+    """The process prints what it did; its own exit code is the verdict."""
+    storm = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--short"], capture_output=True, text=True, timeout=400, check=False
+    )
+    told = storm.stderr + storm.stdout
+    assert storm.returncode == 0, told
+    report = json.loads(storm.stdout.splitlines()[-1])
+    assert report["violations"] == 0, told
+    assert report["jobs"] >= 12, told
+    assert report["worker_kills"] >= 2, told
+    assert report["server_kills"] >= 1, told
+    assert report["resumes"] >= 1, told
