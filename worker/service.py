@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import redis
@@ -48,6 +48,7 @@ RETRY_S = 1.0
 SWEEP_S = 0.5
 """One round trip when nobody has died; a dead worker's job waits for it."""
 SUSPENSION_POLL_S = 1.0
+CANCEL_AGAIN_S = 0.5
 
 
 class Service:
@@ -131,8 +132,7 @@ class Service:
             while not self._stopping.is_set():
                 await self._serve_next()
             await self._registered()
-            for task in side:
-                task.cancel()
+            await _end(side)
 
     # -- one job after another
 
@@ -422,6 +422,15 @@ def _async_client(url: str, timeout_s: float) -> AsyncRedis:
     retry = AsyncRetry(NoBackoff(), 0)
     timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": SOCKET_TIMEOUT_S}
     return redis_url.async_client(url, retry=retry, **timeouts)
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel until it is heard: a client in the middle of a connection may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 def _may_pass(error: redis.RedisError) -> bool:

@@ -176,8 +176,11 @@ def test_a_worker_does_all_of_its_work(
     """Jobs that end in every way, retries and commands of RQ, what a dead worker left, housekeeping, the end."""
     queue = Queue("generate.tiny", connection=operator, serializer="json")
     retried = queue.enqueue(FUNCTION, request=LONG, job_timeout=1, retry=Retry(max=1, interval=1))
+    serving.outlast(operator, retried.id, 1)
     assert producer.result(retried.id, timeout_s=40).attempts == 2
-    assert producer.submit(**LONG, model="tiny", timeout_s=1).result(timeout_s=20).status == "failed"
+    late = producer.submit(**LONG, model="tiny", timeout_s=1)
+    serving.outlast(operator, late.job_id, 1)
+    assert late.result(timeout_s=20).status == "failed"
     strange = queue.enqueue("os.system", "true")
     assert producer.result(strange.id, timeout_s=20).error.code == "unknown_function"
 
@@ -207,6 +210,7 @@ def test_a_dashboard_shows_every_page_and_requeues(
     serving: WorkerProcess, producer: Producer, serving_broker: EmbeddedBroker, operator: redis.Redis
 ) -> None:
     failed = producer.submit(**LONG, model="tiny", timeout_s=1)
+    serving.outlast(operator, failed.job_id, 1)
     assert failed.result(timeout_s=20).status == "failed"
     wait_for(lambda: operator.zscore("rq:failed:generate.tiny", failed.job_id), "the failed registry")
     running = producer.submit(**LONG, model="tiny")
