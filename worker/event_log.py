@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 RETRY_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 APPEND = """
--- KEYS   events, result, cancel
--- ARGV   id of the event that precedes the batch, ttl in s, channel, result or '',
+-- KEYS   events, result, cancel; for a worker that runs the job also its list of taken jobs, and the job's hash
+-- ARGV   id of the event that precedes the batch, ttl in s, channel, result or '', job id, our name,
 --        then for each event: id, type, data, mirror
 -- Answers ok | behind | fenced, and id and data of the stream's last entry.
 local function before(a, b)
@@ -57,11 +57,19 @@ end
 local newest = tail[1]
 local last, last_data = '0-0', ''
 if newest then last, last_data = newest[1], newest[2][4] end
-local first = 5
+-- Swept away, a worker must add nothing: its first event would claim the next worker's attempt, and its last would
+-- end a job that waits in its queue again. A Redis that came back empty knows neither list nor job.
+if #KEYS > 3 then
+  local place = redis.pcall('LPOS', KEYS[4], ARGV[5])
+  local job = redis.pcall('HMGET', KEYS[5], 'status', 'worker_name')
+  local ours = job.err or not job[1] or (job[1] == 'started' and job[2] == ARGV[6])
+  if not place and not ours then return {'fenced', last, last_data} end
+end
+local first = 7
 if last ~= ARGV[1] then
   first = nil
   -- Our own append, whose reply was lost? Then the stream ends inside our batch, with our own data.
-  for i = 5, #ARGV, 4 do
+  for i = 7, #ARGV, 4 do
     if ARGV[i] == last and ARGV[i + 2] == last_data then first = i + 4 end
   end
   if not first then
@@ -143,9 +151,13 @@ class EventLog:
         live_ttl_s: float,
         result_ttl_s: float,
         after_attempt: int = 0,
+        owner: str = "",
+        owner_keys: Sequence[str] = (),
     ) -> None:
+        self._job_id = job_id
+        self._owner = owner
         self._script = client.register_script(APPEND)
-        self._keys = [keys.events(job_id), keys.result(job_id), keys.cancel(job_id)]
+        self._keys = [keys.events(job_id), keys.result(job_id), keys.cancel(job_id), *owner_keys]
         self._channel = keys.tokens(job_id)
         self._live_ttl_s, self._result_ttl_s = round(live_ttl_s), round(result_ttl_s)
         self._entries = [_Entry.of(streamed.id, streamed.event) for streamed in history]
@@ -241,6 +253,8 @@ class EventLog:
             self._result_ttl_s if ends else self._live_ttl_s,
             self._channel,
             self._result.model_dump_json() if ends and self._result is not None else "",
+            self._job_id,
+            self._owner,
         ]
         for entry in entries:
             event_id = str(entry.id)

@@ -225,7 +225,7 @@ class Runner:
                 return Superseded()
             return Done(result)
 
-    def log(self, job_id: str, history: History, result_ttl_s: float) -> EventLog:
+    def log(self, job_id: str, history: History, result_ttl_s: float, owner_keys: Sequence[str] = ()) -> EventLog:
         """The job's stream, for this worker's next attempt."""
         return EventLog(
             self.client,
@@ -235,6 +235,8 @@ class Runner:
             live_ttl_s=self.live_ttl_s,
             result_ttl_s=result_ttl_s,
             after_attempt=history.last_attempt,
+            owner=self.worker_name,
+            owner_keys=owner_keys,
         )
 
 
@@ -245,7 +247,8 @@ class Attempt:
         self._runner = runner
         self._order = order
         self._history = history.events
-        self._log = runner.log(order.job_id, history, order.result_ttl_s)
+        owner_keys = (runner.keys.taken(runner.worker_name), f"rq:job:{order.job_id}")
+        self._log = runner.log(order.job_id, history, order.result_ttl_s, owner_keys)
         self._clock = _Clock()
         self._seed = _seed(order.request, history.events)
         earlier = [streamed.event.data for streamed in history.events if isinstance(streamed.event, Tokens)]
