@@ -84,8 +84,6 @@ class WorkerSettings(BaseSettings):
     """Port for Prometheus; None: no metrics server. 0: any free port, named in the log."""
     metrics_host: str = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_text: bool = False
-    """Whether log lines may show the beginnings of prompts and outputs."""
 
     @field_validator("redis_url")
     @classmethod
