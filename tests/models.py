@@ -6,13 +6,14 @@ hangs on rounding.
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from worker import tiny_corpus, tiny_model
 from worker.config_loader import locate_model
-from worker.engine import Engine, Tokenizer
+from worker.engine import Engine, EngineOptions, Tokenizer
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 800
@@ -66,9 +67,27 @@ def save_random_model(folder: Path, **options: object) -> Path:
     return save_tokenizer(folder)
 
 
-def engine_for(model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> Engine:
+ENGINES: dict[str, dict[str, Any]] = {
+    "dynamic": {"options": EngineOptions(path="dynamic", prompt_lookup=False)},
+    "static": {"options": EngineOptions(path="static", prompt_lookup=False, prefix_cache_bytes=0)},
+    "static with reuse": {"options": EngineOptions(path="static")},
+    "static as on a GPU": {
+        "options": EngineOptions(path="static", prompt_lookup=False),
+        "ranges": True,
+        "lookahead": 1,
+    },
+    "static in chunks, deep lookahead": {
+        "options": EngineOptions(path="static", prefill_chunk=3),
+        "lookahead": 2,
+    },
+    "dynamic in chunks": {"options": EngineOptions(path="dynamic", prefill_chunk=5), "lookahead": 1},
+}
+"""Every way of running a model; the results must be the same. All that a GPU does but the capture is here."""
+
+
+def engine_for(model: Qwen2ForCausalLM, tokenizer: Tokenizer, kind: str = "static with reuse") -> Engine:
     """An engine on the CPU."""
-    return Engine(model, tokenizer, CPU)
+    return Engine(model, tokenizer, CPU, **ENGINES[kind])
 
 
 def tiny_model_paths() -> Path:

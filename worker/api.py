@@ -15,6 +15,7 @@ from producer.contract.requests import MAX_SEED
 
 from .config_loader import DEFAULT_MODEL_PATHS, locate_model
 from .engine import Engine, resolve_device
+from .engine_options import EngineOptions
 
 
 def generate(
@@ -43,7 +44,13 @@ def generate(
 
 
 def load_engine(
-    model_name: str, device: str, *, model_paths: Path | None = None, dtype: str = "auto", progress: bool = True
+    model_name: str,
+    device: str,
+    *,
+    model_paths: Path | None = None,
+    dtype: str = "auto",
+    options: EngineOptions | None = None,
+    progress: bool = True,
 ) -> Engine:
     """Find and load a model by its name.  Raises ConfigError.
 
@@ -51,7 +58,8 @@ def load_engine(
     """
     torch_device = resolve_device(device)  # first: the cheapest thing that can be wrong
     path = locate_model(model_name, model_paths or DEFAULT_MODEL_PATHS, progress=progress)
-    return Engine.load(path, torch_device, dtype)
+    # Compiling takes longer than one answer.
+    return Engine.load(path, torch_device, dtype, options or EngineOptions(compile="never"))
 
 
 def run(engine: Engine, request: GenerationRequest, *, on_text: Callable[[str], None] | None = None) -> str:

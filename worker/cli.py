@@ -56,7 +56,8 @@ def run(config_file: Path | None, **options: Any) -> None:
 
 
 async def _serve(settings: WorkerSettings, model_path: Path) -> None:
-    from .engine_process import EngineConfig, EngineProcess
+    from .engine_process import EngineProcess
+    from .engine_protocol import EngineConfig
     from .service import Service
 
     engine = EngineProcess(
@@ -65,9 +66,10 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
             device=settings.device,
             dtype=settings.dtype,
             threads=settings.threads,
-            start_s=settings.engine_start_s,
-            stop_s=settings.engine_stop_s,
-        )
+            options=settings.engine,
+        ),
+        start_s=settings.engine_start_s,
+        stop_s=settings.engine_stop_s,
     )
     await Service(settings, engine).run()
 

@@ -11,13 +11,11 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from producer.contract import GenqueueError
 
-from .engine_protocol import ANSWERS, Answer, EngineInfo, Generate, Loading, StepMessage, Stop
+from .engine_protocol import ANSWERS, Answer, EngineConfig, EngineInfo, Generate, Loading, StepMessage, Stop
 from .errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -94,25 +92,14 @@ def _parse(line: bytes) -> Answer | StepMessage:
     return ANSWERS.validate_json(line)
 
 
-@dataclass(frozen=True)
-class EngineConfig:
-    """What an engine process is started with. The device has been decided above."""
-
-    model_path: Path
-    device: str
-    dtype: str = "auto"
-    threads: int | None = None
-    start_s: float = 3600.0
-    """An engine that has not loaded its model within this time has failed to start."""
-    stop_s: float = 60.0
-    """An engine that has not stopped this long after it was told to is killed."""
-
-
 class EngineProcess:
     """A running engine. `start` it before the first job, again after EngineDied, and `close` it at the end."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, start_s: float = 3600.0, stop_s: float = 60.0) -> None:
+        """`start_s`: an engine that has not loaded its model within this time has failed to start.
+        `stop_s`: an engine that has not stopped this long after it was told to is killed."""
         self._config = config
+        self._start_s, self._stop_s = start_s, stop_s
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.BaseTransport | None = None
         self._lines = _Lines()
@@ -129,8 +116,7 @@ class EngineProcess:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "worker.engine_server", str(theirs.fileno())),
-                *(str(self._config.model_path), self._config.device, self._config.dtype),
-                str(self._config.threads or 0),
+                self._config.model_dump_json(),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 # A session of its own: a Ctrl-C in the terminal must not reach it before the worker decides.
@@ -138,14 +124,14 @@ class EngineProcess:
             )
         self._transport, self._lines = await asyncio.get_running_loop().create_connection(_Lines, sock=ours)
         try:
-            async with asyncio.timeout(self._config.start_s):
+            async with asyncio.timeout(self._start_s):
                 self.info = await self._ready()
         except EngineDied:
             code = await self._process.wait()
             raise ConfigError(f"the engine could not start (exit code {code}); its messages stand above") from None
         except TimeoutError:
             await self.close()
-            raise ConfigError(f"the engine has not loaded its model within {self._config.start_s:.0f} s") from None
+            raise ConfigError(f"the engine has not loaded its model within {self._start_s:.0f} s") from None
         return self.info
 
     async def _ready(self) -> EngineInfo:
@@ -154,7 +140,14 @@ class EngineProcess:
                 if isinstance(message, EngineInfo):
                     return message
                 if isinstance(message, Loading):
-                    logger.info("engine: loading %s", message.stage)
+                    self._log_progress(message)
+
+    @staticmethod
+    def _log_progress(loading: Loading) -> None:
+        # A line for each quarter of a long stage: a terminal sees that it goes on, a log is not flooded.
+        if not loading.total or loading.done * 4 // loading.total > (loading.done - 1) * 4 // loading.total:
+            of = f" ({loading.done} of {loading.total})" if loading.total > 1 else ""
+            logger.info("engine: %s%s", loading.stage, of)
 
     @property
     def died(self) -> bool:
@@ -185,10 +178,10 @@ class EngineProcess:
 
     def kill_if_silent(self) -> asyncio.TimerHandle:
         """Kill the engine after the bound for stopping, unless the handle is cancelled before."""
-        return asyncio.get_running_loop().call_later(self._config.stop_s, self._kill_silent)
+        return asyncio.get_running_loop().call_later(self._stop_s, self._kill_silent)
 
     def _kill_silent(self) -> None:
-        logger.error("the engine has not stopped within %.0f s and is killed", self._config.stop_s)
+        logger.error("the engine has not stopped within %.0f s and is killed", self._stop_s)
         self.kill()
 
     def kill(self) -> None:

@@ -8,15 +8,28 @@ A step is one token and there are thousands of them a second, so it goes as a ba
 everything else is an object told apart by `op`. JSON, because nothing in this project is ever unpickled.
 """
 
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from producer.contract import ErrorCode
 
+from .engine_options import EngineOptions
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineConfig(_Message):
+    """What an engine process is started with. The device has been decided above."""
+
+    model_path: Path
+    device: str
+    dtype: str = "auto"
+    threads: int | None = None
+    options: EngineOptions = EngineOptions()
 
 
 class Generate(_Message):
@@ -38,10 +51,13 @@ class Stop(_Message):
 
 
 class Loading(_Message):
-    """The engine is still starting. Says so once a stage, so that silence means trouble."""
+    """The engine is still starting. Says so once a stage, and again as the stage goes on."""
 
     op: Literal["loading"] = "loading"
     stage: str
+    done: int = 0
+    total: int = 0
+    """Of the stage's parts; 0 where it has none."""
 
 
 class EngineInfo(_Message):
@@ -52,7 +68,29 @@ class EngineInfo(_Message):
     dtype: str
     parameters: int
     context_length: int
+    kv_bytes: int
+    """Of the KV cache at that context."""
+    headroom_bytes: int
+    """Free on the device beside weights and cache, when the engine started."""
+    path: str
+    """static or dynamic."""
+    compiled: bool
+    captured: bool
+    why: str
+    """Why it is not the fastest there is; empty where it is."""
     load_s: float
+    warm_up_s: float
+
+    def summary(self) -> str:
+        """What a person wants to know at the start."""
+        step = "captured" if self.captured else "compiled" if self.compiled else "not compiled"
+        return (
+            f"{self.parameters / 1e6:.1f}M parameters, {self.dtype} on {self.device}; "
+            f"context {self.context_length} tokens, {self.kv_bytes / 2**20:.0f} MiB of keys and values, "
+            f"{self.headroom_bytes / 2**30:.1f} GiB to spare; "
+            f"{self.path} path, {step}{f' ({self.why})' if self.why else ''}; "
+            f"loaded in {self.load_s:.1f} s, warmed up in {self.warm_up_s:.1f} s"
+        )
 
 
 class Accepted(_Message):
@@ -63,7 +101,6 @@ class Accepted(_Message):
 
     op: Literal["accepted"] = "accepted"
     prompt_tokens: int
-    cached_tokens: int = 0
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
 
@@ -73,6 +110,8 @@ class Ended(_Message):
 
     op: Literal["ended"] = "ended"
     prefill_ms: float | None = None
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not read, because the cache held them."""
     tail: str = ""
     """Text that had been held back when the run was stopped."""
 

@@ -15,19 +15,21 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 
 import torch
 
 from producer.contract import EngineError, GenerationRequest, GenqueueError, JobError
 
 from .engine.device import resolve_device
-from .engine.engine import Engine, Generation, Step
+from .engine.engine import Engine
+from .engine.generation import Generation, Step
 from .engine_protocol import (
     ORDERS,
     Accepted,
     Answer,
     Ended,
+    EngineConfig,
     EngineInfo,
     Generate,
     Loading,
@@ -64,7 +66,9 @@ class EngineServer:
         started_at = time.monotonic()
         self._send(Loading(stage="weights"))
         engine = load()
-        self._send(_describe(engine, time.monotonic() - started_at))
+        loaded_at = time.monotonic()
+        engine.warm_up(lambda stage, done, total: self._send(Loading(stage=stage, done=done, total=total)))
+        self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
         while (order := self._receive()) is not None:
             if isinstance(order, Generate):  # a Stop that comes too late is of no use to anybody
                 self._run(engine, order)
@@ -93,14 +97,18 @@ class EngineServer:
                 stop=generation.stop,
             )
         )
-        stop = self._decode(generation, order.run)
+        with closing(generation):
+            stop = self._run_to_end(generation, order.run)
         tail = generation.flush() if stop and stop.flush else ""
-        self._send(Ended(prefill_ms=generation.prefill_ms, tail=tail))
+        self._send(Ended(prefill_ms=generation.prefill_ms, cached_tokens=generation.cached_tokens, tail=tail))
 
-    def _decode(self, generation: Generation, run: int) -> Stop | None:
+    def _run_to_end(self, generation: Generation, run: int) -> Stop | None:
         """Send each step as it comes, until the generation ends or an order to stop arrives."""
         if stop := self._stop_order(run):
             return stop
+        for _ in generation.prefill():
+            if stop := self._stop_order(run):
+                return stop
         for step in generation:
             self._send_step(step)
             if stop := self._stop_order(run):
@@ -149,34 +157,41 @@ class EngineServer:
         self._unsent = b""
 
 
-def _describe(engine: Engine, load_s: float) -> EngineInfo:
+def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
     return EngineInfo(
         device=str(engine.device),
         dtype=str(engine.dtype).removeprefix("torch."),
         parameters=engine.parameters,
         context_length=engine.context_length,
+        kv_bytes=engine.memory.kv_bytes,
+        headroom_bytes=engine.memory.headroom_bytes,
+        path=engine.path.name,
+        compiled=engine.path.compiled,
+        captured=engine.path.captured,
+        why=engine.why,
         load_s=load_s,
+        warm_up_s=warm_up_s,
     )
 
 
-def _load(model_path: Path, device: str, dtype: str, threads: int) -> Engine:
-    if threads:
-        torch.set_num_threads(threads)
-    engine = Engine.load(model_path, resolve_device(device), dtype)
-    if not threads and engine.parameters < SMALL_MODEL_PARAMETERS:
+def _load(config: EngineConfig) -> Engine:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options)
+    if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
         torch.set_num_threads(1)
     return engine
 
 
-def main(descriptor: str, model_path: str, device: str, dtype: str, threads: str) -> None:
-    """Serve over an inherited socket.  threads: CPU threads for torch; 0 leaves the choice to the engine."""
+def main(descriptor: str, config: str) -> None:
+    """Serve over an inherited socket.  config: the JSON form of an EngineConfig."""
     # The worker decides when the engine goes: it closes the socket. A Ctrl-C is the worker's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(format="%(asctime)s %(levelname)-7s engine: %(message)s", stream=sys.stderr)
     with socket.socket(fileno=int(descriptor)) as connection:
         server = EngineServer(connection)
         try:
-            server.serve(lambda: _load(Path(model_path), device, dtype, int(threads)))
+            server.serve(lambda: _load(EngineConfig.model_validate_json(config)))
         except (BrokenPipeError, ConnectionResetError):
             logger.info("the worker has gone")
         except GenqueueError as error:

@@ -1,8 +1,10 @@
 """What a worker tells Prometheus. Names follow OpenTelemetry's GenAI conventions where it has one."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
 from producer.contract import GenerationResult
+
+from .engine_protocol import EngineInfo
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1)
@@ -21,6 +23,14 @@ class Metrics:
         self.engine_starts = Counter(
             "genqueue_engine_starts", "Starts of the engine process", registry=self.registry
         )
+        self.engine = Info("genqueue_engine", "How the engine runs the model", registry=self.registry)
+        self.context_length = Gauge(
+            "genqueue_context_tokens", "Tokens of prompt and answer that fit", registry=self.registry
+        )
+        self.kv_bytes = Gauge("genqueue_kv_cache_bytes", "Size of the KV cache", registry=self.registry)
+        self.cached_tokens = Counter(
+            "genqueue_cached_tokens", "Prompt tokens that were in the cache already", registry=self.registry
+        )
         self.input_tokens = Counter("gen_ai_usage_input_tokens", "Prompt tokens", registry=self.registry)
         self.output_tokens = Counter("gen_ai_usage_output_tokens", "Generated tokens", registry=self.registry)
         self.duration = self._histogram(
@@ -37,11 +47,21 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, registry=self.registry, buckets=buckets)
 
+    def describe_engine(self, engine: EngineInfo) -> None:
+        """Say which engine has started."""
+        described = engine.model_dump(include={"device", "dtype", "path", "compiled", "captured", "why"})
+        self.engine.info(
+            {name: str(value).lower() if value in (True, False) else value for name, value in described.items()}
+        )
+        self.context_length.set(engine.context_length)
+        self.kv_bytes.set(engine.kv_bytes)
+
     def observe(self, result: GenerationResult, duration_s: float) -> None:
         """Count a job that has ended."""
         self.jobs.labels(result.status, result.error.code if result.error else "").inc()
         self.input_tokens.inc(result.usage.prompt_tokens)
         self.output_tokens.inc(result.usage.completion_tokens)
+        self.cached_tokens.inc(result.usage.cached_tokens)
         self.duration.observe(duration_s)
         timings = result.timings
         if timings.time_to_first_token_ms is not None:

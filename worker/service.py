@@ -329,17 +329,8 @@ class Service:
         self.metrics.engine_starts.inc()
         self.worker.model_state = "ready"
         await self._rq(self.worker.beat, None, None)
-        logger.info(
-            "%s is ready: %.1fM parameters, %s on %s, context %d tokens, loaded in %.1f s",
-            *(
-                self.settings.model_name,
-                info.parameters / 1e6,
-                info.dtype,
-                info.device,
-                info.context_length,
-                info.load_s,
-            ),
-        )
+        self.metrics.describe_engine(info)
+        logger.info("%s is ready: %s", self.settings.model_name, info.summary())
 
     async def _until_stopped(self, work: Awaitable[None]) -> None:
         """Wait for the work, or until the worker is told to stop."""

@@ -19,6 +19,7 @@ from producer import redis_url
 from producer.contract.keys import DEFAULT_PREFIX, Keys
 
 from .config_loader import DEFAULT_MODEL_PATHS
+from .engine_options import EngineOptions
 from .errors import ConfigError
 
 DEFAULT_SETTINGS_FILE = DEFAULT_MODEL_PATHS.with_name("worker.yaml")
@@ -29,7 +30,9 @@ DAY_S = 86_400.0
 class WorkerSettings(BaseSettings):
     """Frozen; units stand in the names."""
 
-    model_config = SettingsConfigDict(env_prefix="GENQUEUE_", frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GENQUEUE_", env_nested_delimiter="__", frozen=True, extra="forbid", populate_by_name=True
+    )
 
     config_file: ClassVar[Path | None] = None
 
@@ -46,6 +49,7 @@ class WorkerSettings(BaseSettings):
     device: str = "cuda:0"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
+    engine: EngineOptions = EngineOptions()
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for torch. None: one for a model that fits into the cache, else torch's own choice."""
 

@@ -80,6 +80,9 @@ class GenerationRequest(SamplingParams):
     ) = None
     add_special_tokens: StrictBool = True
     """Whether the tokenizer adds its special tokens to `prompt`. A chat template brings its own."""
+    prompt_lookup: StrictBool | None = None
+    """Whether drafts are taken from the prompt and the output, which changes the speed and never the text.
+    None: as the worker is set."""
 
     @model_validator(mode="after")
     def _exactly_one_prompt(self) -> Self:

@@ -4,9 +4,11 @@ request -> Engine.encode -> Engine.start -> Generation -> Step, Step, Step ...
            Tokenizer        Sampler, Output  prefill, decode on a KVCache
 """
 
+from ..engine_options import EngineOptions
 from .device import resolve_device
-from .engine import Engine, Generation, Step
+from .engine import Engine
+from .generation import Generation, Step
 from .model_loader import ModelLoader
 from .tokenizer import Tokenizer
 
-__all__ = ["Engine", "Generation", "ModelLoader", "Step", "Tokenizer", "resolve_device"]
+__all__ = ["Engine", "EngineOptions", "Generation", "ModelLoader", "Step", "Tokenizer", "resolve_device"]

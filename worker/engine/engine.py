@@ -9,70 +9,99 @@ cancelling and time-outs to whoever iterates.
         print(step.text, end="")
 """
 
-import time
-import traceback
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from producer.contract import (
-    DEFAULT_MAX_NEW_TOKENS,
-    EngineError,
-    GenerationRequest,
-    InvalidRequest,
-    OutOfMemory,
-    PromptTooLong,
-    TokenLogprob,
-)
+from producer.contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, InvalidRequest, PromptTooLong
 
-from .kv_cache import DynamicKVCache, KVCache
+from ..engine_options import EngineOptions
+from .choice import choose_path, prepare
+from .generation import Generation
+from .memory import plan_memory
 from .model_loader import ModelLoader
 from .output import Output
-from .sampling import NOT_A_TOKEN, Sampler, token_logprob
+from .prefix_cache import PrefixCache
+from .prompt_lookup import SpeculationCost
+from .sampling import Sampler
+from .static_path import Progress, StaticPath
 from .tokenizer import Tokenizer
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One generated token."""
-
-    token_id: int
-    text: str
-    """Text that this token released; "" while it is held back."""
-    logprob: TokenLogprob | None
-    finish_reason: Literal["stop", "length"] | None
-    """Set on the last step of a generation."""
-    stop: str | None
-    """The stop string that ended it, if one did."""
+DEFAULT_OPTIONS = EngineOptions()
 
 
 class Engine:
     """A model on its device, its tokenizer, and the cache of the one sequence that is in work."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, device: torch.device) -> None:
-        """`model` is on `device` already, in eval mode."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        options: EngineOptions = DEFAULT_OPTIONS,
+        *,
+        ranges: bool | None = None,
+        lookahead: int | None = None,
+    ) -> None:
+        """`model` is on `device` already, in eval mode.
+
+        `ranges`, `lookahead`: as on a GPU or as on a CPU, where the device is not to decide it.
+        Raises ConfigError when there is no memory for a context, or the static path cannot be had.
+        """
         self.tokenizer = tokenizer
         self.device = device
-        self.context_length: int = model.config.max_position_embeddings
+        self.options = options
+        self.memory = plan_memory(model.config, model.dtype, device, options.context_length)
         self.vocab_size: int = model.config.vocab_size
         self.eos_token_ids = _eos_token_ids(model, tokenizer)
+        self.lookahead = (1 if device.type == "cuda" else 0) if lookahead is None else lookahead
+        """Steps that are launched before the token of the one before them is read."""
+        self.prefill_chunk = options.prefill_chunk or (2048 if device.type == "cuda" else 128)
+        self.speculation_cost = SpeculationCost()
+        self.path, self.why = choose_path(
+            model,
+            device,
+            options,
+            self.memory.context_length,
+            ranges=device.type == "cuda" if ranges is None else ranges,
+        )
+        self._prefixes = (
+            PrefixCache(self.path.cache, options.prefix_cache_bytes) if isinstance(self.path, StaticPath) else None
+        )
         self._model = model
-        self._cache: KVCache = DynamicKVCache(model.config)
         self._sequence = 0
 
     @classmethod
-    def load(cls, path: Path, device: torch.device, dtype: str = "auto") -> Self:
+    def load(
+        cls, path: Path, device: torch.device, dtype: str = "auto", options: EngineOptions = DEFAULT_OPTIONS
+    ) -> Self:
         """From a local model folder.  Raises ConfigError for a folder that cannot be used.
 
         `dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU.
         """
         tokenizer = Tokenizer(path)  # first, because it is small: a broken folder shows at once
-        return cls(ModelLoader(path, dtype).load(device), tokenizer, device)
+        return cls(ModelLoader(path, dtype).load(device), tokenizer, device, options)
+
+    def warm_up(self, progress: Progress = lambda *_: None) -> None:
+        """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
+        if isinstance(self.path, StaticPath):
+            self.why = "; ".join(
+                filter(None, [self.why, prepare(self.path, self.options, self.parameters, progress)])
+            )
+        self.abandon(self._sequence)
+        chunk = min(self.prefill_chunk, self.context_length - 1)
+        self.path.read(torch.zeros((1, chunk), dtype=torch.int64, device=self.device))
+        self.path.decode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
+        self.abandon(self._sequence)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.memory.context_length
 
     def encode(self, request: GenerationRequest) -> Tensor:
         """The prompt's token ids, (seq_len,) int64 on the CPU.
@@ -109,39 +138,50 @@ class Engine:
             eos_token_ids=self.eos_token_ids,
             device=self.device,
         )
-        ids = torch.empty((1, len(prompt_ids) + max_new_tokens), dtype=torch.int64, device=self.device)
-        ids[0, : len(prompt_ids)] = prompt_ids
         return Generation(
-            self,
-            output,
-            sampler,
-            ids,
-            prompt_tokens=len(prompt_ids),
-            resumed_ids=resumed_ids,
-            logprobs=request.logprobs,
+            self, request, output=output, sampler=sampler, prompt_ids=prompt_ids.tolist(), resumed_ids=resumed_ids
         )
 
-    @torch.inference_mode()
-    def prefill(self, ids: Tensor) -> Tensor:
-        """Read a whole prompt into the emptied cache.  ids: (1, seq_len) int64 on the engine's device.
-
-        Returns the logits after its last token, (1, vocab) float32.
-        """
-        self._cache.reset()
+    def begin(self, ids: Sequence[int]) -> int:
+        """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already."""
         self._sequence += 1
-        return self._forward(ids)
+        if self._prefixes is None:
+            self.path.truncate(0)
+            return 0
+        return self._prefixes.begin(torch.tensor(ids))
 
-    @torch.inference_mode()
-    def decode(self, token: Tensor) -> Tensor:
-        """Advance one step.  token: (1, 1) int64 on the engine's device.
+    def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:
+        """Read tokens of the prompt into the cache.  ids: (1, seq_len) int64 on the engine's device.
 
-        Returns the logits after it, (1, vocab) float32.  Source: gpt-fast, generate.py, decode_one_token.
+        Returns the logits after the last `rows` of them, (rows, vocab) float32.
         """
-        return self._forward(token)
+        logits = self.path.read(ids, rows=rows)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else a whole prompt is launched before anybody can stop it
+        return logits
 
-    def release(self) -> None:
-        """Forget the sequence in work and give its memory back to torch's allocator."""
-        self._cache.reset()
+    def decode(self, token: Tensor) -> Tensor:
+        """Advance one step.  token: (1, 1) int64 on the engine's device.  Returns logits, (1, vocab) float32."""
+        return self.path.decode(token)
+
+    def end(self, sequence: int, ids: Sequence[int]) -> None:
+        """A sequence is over.  ids: its tokens; those that the cache holds may serve another prompt.
+
+        Harmless for a sequence that another one has replaced.
+        """
+        if sequence != self._sequence:
+            return
+        # The last token has been chosen and not read; behind it may stand a step that was launched too early.
+        self.path.truncate(min(self.path.length, len(ids) - 1) if self._prefixes else 0)
+        if self._prefixes is not None:
+            self._prefixes.note(torch.tensor(ids[: self.path.length], dtype=torch.int64))
+
+    def abandon(self, sequence: int) -> None:
+        """A sequence has failed: nothing of it is to be trusted."""
+        if sequence == self._sequence:
+            self.path.truncate(0)
+            if self._prefixes is not None:
+                self._prefixes.forget()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,13 +198,6 @@ class Engine:
     def sequence(self) -> int:
         """Grows with every prefill: tells a generation whether the cache is still its own."""
         return self._sequence
-
-    def _forward(self, ids: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=ids, past_key_values=self._cache.past_key_values, use_cache=True, logits_to_keep=1
-        )
-        logits: Tensor = output.logits
-        return logits[:, -1].float()
 
     def _encode_text(self, request: GenerationRequest) -> Tensor:
         if request.messages is not None:
@@ -204,128 +237,6 @@ class Engine:
                 f"min_new_tokens {request.min_new_tokens} is above max_new_tokens, which is {wanted} unless given"
             )
         return wanted
-
-
-class Generation(Iterator[Step]):
-    """The answer to one prompt, token by token.
-
-    The first step prefills, each further one decodes; after the step with a finish_reason there is no other,
-    and no forward pass is wasted on what follows it. Look at cancelling and time-outs between steps, and call
-    `close` when you stop early.
-
-    A step raises OutOfMemory or EngineError. Either ends this generation and leaves the engine ready for the next.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        output: Output,
-        sampler: Sampler,
-        ids: Tensor,
-        *,
-        prompt_tokens: int,
-        resumed_ids: Sequence[int],
-        logprobs: int | None,
-    ) -> None:
-        """ids: (1, prompt_tokens + max_new_tokens) int64 on the engine's device; the prompt is filled in."""
-        self.prompt_tokens = prompt_tokens
-        self.resumed_tokens = len(resumed_ids)
-        self.prefill_ms: float | None = None
-        """From the start of the first step to its token, known after that step."""
-        self._engine = engine
-        self._output = output
-        self._sampler = sampler
-        self._ids = ids
-        self._logprobs = logprobs
-        self.resumed_text = self._replay(resumed_ids)
-        """The text that the resumed ids had released."""
-        self._steps = self._run()
-
-    @property
-    def finish_reason(self) -> Literal["stop", "length"] | None:
-        """Set once the last step was taken, or from the start where the resumed ids had ended the job."""
-        return self._output.finish_reason
-
-    @property
-    def stop(self) -> str | None:
-        """The stop string that ended the job, if one did."""
-        return self._output.stop
-
-    def __next__(self) -> Step:
-        try:
-            with torch.inference_mode():
-                return next(self._steps)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step that failed
-            self._engine.release()
-            torch.cuda.empty_cache()  # fragments may be what was in the way; without a GPU this does nothing
-            raise OutOfMemory(
-                f"the device ran out of memory at {self._length} tokens: shorten the prompt or lower "
-                "max_new_tokens"
-            ) from error
-
-    def flush(self) -> str:
-        """The text still held back, for a job that is cut short: half a character, a possible stop string."""
-        return self._output.flush()
-
-    def close(self) -> None:
-        """Stop here, and give the memory of the cache back. Harmless after the last step."""
-        self._steps.close()
-
-    def _run(self) -> Generator[Step, None, None]:
-        if self.finish_reason:
-            return
-        started = time.perf_counter()
-        logits = self._engine.prefill(self._ids[:, : self._length])
-        sequence = self._engine.sequence
-        try:
-            token, step = self._next_token(logits)
-            self.prefill_ms = (time.perf_counter() - started) * 1000
-            yield step
-            while not step.finish_reason:
-                self._check_cache_is_ours(sequence)
-                token, step = self._next_token(self._engine.decode(token))
-                yield step
-        finally:
-            if self._engine.sequence == sequence:
-                self._engine.release()
-
-    def _next_token(self, logits: Tensor) -> tuple[Tensor, Step]:
-        """Choose a token.  logits: (1, vocab) float32.  Returns it as (1, 1) int64 on the device, and its step."""
-        token = self._sampler(logits, self._ids[:, : self._length], self._output.token_count)
-        token_id = int(token)  # the one wait for the device in a step
-        if token_id == NOT_A_TOKEN:
-            raise EngineError(
-                f"the logits hold NaN or infinity at token {self._length}: the weights are damaged, or overflow "
-                "in this dtype (try bfloat16 or float32)"
-            )
-        if self._sampler.needs_ids:
-            self._ids[0, self._length] = token_id
-        logprob = None if self._logprobs is None else token_logprob(logits, token_id, self._logprobs)
-        text = self._output.push(token_id)
-        return token, Step(token_id, text, logprob, self.finish_reason, self.stop)
-
-    def _replay(self, resumed_ids: Sequence[int]) -> str:
-        texts = []
-        for token_id in resumed_ids:
-            if self.finish_reason or not 0 <= token_id < self._engine.vocab_size:
-                raise EngineError(
-                    f"the tokens of the earlier attempt cannot be this model's: token {self._output.token_count} "
-                    "is beyond the end of the output or of the vocabulary. Was the model changed in between?"
-                )
-            self._ids[0, self._length] = token_id
-            texts.append(self._output.push(token_id))
-        return "".join(texts)
-
-    @property
-    def _length(self) -> int:
-        return self.prompt_tokens + self._output.token_count
-
-    def _check_cache_is_ours(self, sequence: int) -> None:
-        if self._engine.sequence != sequence:
-            raise EngineError("another generation was started on this engine, which holds one at a time")
 
 
 def _eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:

@@ -26,7 +26,7 @@ class Output:
     ) -> None:
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=request.skip_special_tokens)
         self._stop_strings = StopStrings(request.stop)
-        self._max_new_tokens = max_new_tokens
+        self.max_new_tokens = max_new_tokens
         self._eos_token_ids = frozenset[int]() if request.ignore_eos else eos_token_ids
         self.token_count = 0
         self.finish_reason: Literal["stop", "length"] | None = None
@@ -52,4 +52,4 @@ class Output:
     def _reason_to_end(self, token_id: int) -> Literal["stop", "length"] | None:
         if token_id in self._eos_token_ids:
             return "stop"
-        return "length" if self.token_count >= self._max_new_tokens else None
+        return "length" if self.token_count >= self.max_new_tokens else None

@@ -3,8 +3,7 @@
 Every choice is an argmax: greedy over the processed logits, sampled over the processed logits plus Gumbel noise
 (the Gumbel-max trick), which draws from their softmax. The noise is a pure function of (seed, position, token
 id), so that a job that is resumed in another process, on another device, draws what it would have drawn.
-Nothing here waits for the device, keeps state from step to step, or uses torch's random generators: a step can
-be captured in a CUDA graph.
+Nothing here waits for the device or uses torch's random generators.
 """
 
 import math
@@ -30,6 +29,7 @@ GREEDY_BELOW_TEMPERATURE = 1e-5
 NOT_A_TOKEN = -1
 """Stands for a token where the logits hold NaN or infinity."""
 
+_NUMBERS_AT_ONCE = 2**14
 _GOLDEN_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -140,6 +140,8 @@ class OutputPenaltyLogitsProcessor(LogitsProcessor):
 class GumbelNoise:
     """Standard Gumbel noise as a pure function of (seed, position, token id), the same on every device.
 
+    Two dozen small operations: for a small vocabulary, they are done for many positions at once, and kept.
+
     Two streams of SplitMix64, nested: the noise of token t at position p comes from output t of the stream that
     is seeded with output p of the stream that is seeded with the job's seed. Integer arithmetic wraps alike
     everywhere, and the logarithms are taken in float64, far below the last bit of the float32 that they become.
@@ -149,13 +151,24 @@ class GumbelNoise:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._seed = torch.tensor(seed, dtype=torch.int64, device=device)
+        self._first = 0
+        self._kept = torch.empty((0, 0), device=device)
 
-    def __call__(self, position: int | Tensor, vocab_size: int) -> Tensor:
-        """(vocab_size,) float32.  position: a number, or () int64 on the device, as a captured graph needs it."""
-        device = self._seed.device
-        if isinstance(position, int):
-            position = torch.full((), position, dtype=torch.int64, device=device)
-        bits = split_mix_64(split_mix_64(self._seed, position), torch.arange(vocab_size, device=device))
+    def __call__(self, position: int, vocab_size: int) -> Tensor:
+        """(vocab_size,) float32."""
+        row = position - self._first
+        if not 0 <= row < len(self._kept) or self._kept.shape[1] != vocab_size:
+            positions = max(1, _NUMBERS_AT_ONCE // vocab_size)
+            self._first, row = position, 0
+            self._kept = self._noise(
+                torch.arange(position, position + positions, device=self._seed.device), vocab_size
+            )
+        return self._kept[row]
+
+    def _noise(self, positions: Tensor, vocab_size: int) -> Tensor:
+        """(positions, vocab_size) float32.  positions: (n,) int64."""
+        tokens = torch.arange(vocab_size, device=positions.device)
+        bits = split_mix_64(split_mix_64(self._seed, positions[:, None]), tokens)
         return -(-to_open_unit_interval(bits).log()).log().float()
 
 

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from tests.models import save_random_model
-from worker.engine_process import EngineConfig, EngineDied, EngineProcess, ProcessRun
-from worker.engine_protocol import Accepted, Ended, Refused, StepMessage
+from worker.engine_process import EngineDied, EngineProcess, ProcessRun
+from worker.engine_protocol import Accepted, Ended, EngineConfig, Refused, StepMessage
 from worker.errors import ConfigError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,13 +27,13 @@ def model(tmp_path_factory) -> Path:
 
 
 def config(model: Path, **fields) -> EngineConfig:
-    return EngineConfig(**{"model_path": model, "device": "cpu", "threads": 1, "start_s": 60.0, **fields})
+    return EngineConfig(**{"model_path": model, "device": "cpu", "threads": 1, **fields})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def one_engine(model) -> AsyncIterator[EngineProcess]:
     """One for all tests: to import torch takes longer than all else here. Closing it ends its process."""
-    engine = EngineProcess(config(model, stop_s=0.5))
+    engine = EngineProcess(config(model), stop_s=0.5)
     await engine.close()  # harmless
     await engine.start()
     yield engine
@@ -125,7 +125,7 @@ async def test_an_engine_that_does_not_stop_is_killed(engine):
 
 
 async def test_an_engine_that_is_slow_to_load_is_given_up(model):
-    engine = EngineProcess(config(model, start_s=0.05))
+    engine = EngineProcess(config(model), start_s=0.05)
     with pytest.raises(ConfigError, match="not loaded its model within"):
         await engine.start()
     assert engine.pid is None

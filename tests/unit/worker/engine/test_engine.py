@@ -1,6 +1,7 @@
 """The engine against transformers' generate: exact token equality in float32, and what transformers has not."""
 
 import gc
+import itertools
 import math
 import random
 
@@ -9,8 +10,8 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from producer.contract import EngineError, GenerationRequest, InvalidRequest, OutOfMemory, PromptTooLong
-from tests.models import HEADS, VOCAB_SIZE, engine_for, random_model, save_random_model
-from worker.engine import Engine, Step, Tokenizer
+from tests.models import ENGINES, HEADS, VOCAB_SIZE, engine_for, random_model, save_random_model
+from worker.engine import Engine, Step, Tokenizer, qwen2
 
 
 def request(prompt: int | list[int] = 8, **fields) -> GenerationRequest:
@@ -40,71 +41,99 @@ def hf_ids(model: Qwen2ForCausalLM, asked: GenerationRequest, **options) -> list
     return output[0, prompt.shape[1] :].tolist()
 
 
+def run_out_of_memory(monkeypatch, model: Qwen2ForCausalLM) -> None:
+    """Let the second layer ask for more than there is, on either path, when the cache holds keys of the first."""
+
+    def fail(*_args, **_kwargs):
+        torch.empty(2**60, dtype=torch.int8)
+
+    calls = itertools.count()
+    mlp = qwen2._mlp
+    monkeypatch.setattr(qwen2, "_mlp", lambda *args: (fail() if next(calls) else None) or mlp(*args))
+    monkeypatch.setattr(model.model.layers[1], "forward", fail)
+
+
 @pytest.fixture(scope="module")
 def model() -> Qwen2ForCausalLM:
     return random_model()
 
 
-@pytest.fixture
-def engine(model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> Engine:
-    return engine_for(model, tokenizer)
+@pytest.fixture(params=ENGINES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every test that takes an engine runs on each kind of it."""
+    return request.param
 
 
 @pytest.fixture
-def forwards(model: Qwen2ForCausalLM):
-    """The input shape of every forward pass, as they happen."""
+def engine(model: Qwen2ForCausalLM, tokenizer: Tokenizer, kind: str) -> Engine:
+    return engine_for(model, tokenizer, kind)
+
+
+@pytest.fixture
+def forwards(engine: Engine, monkeypatch):
+    """The input shape of every prefill and every decode step, as they happen."""
     shapes = []
-    hook = model.register_forward_hook(
-        lambda _module, _args, kwargs, _output: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
-    yield shapes
-    hook.remove()
+
+    def noting(method):
+        def noted(ids, **options):
+            shapes.append(tuple(ids.shape))
+            return method(ids, **options)
+
+        return noted
+
+    monkeypatch.setattr(engine, "prefill", noting(engine.prefill))
+    monkeypatch.setattr(engine, "decode", noting(engine.decode))
+    return shapes
+
+
+without_chunks = pytest.mark.parametrize("kind", ["dynamic", "static"])
 
 
 class TestGreedyEqualsTransformers:
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
     @pytest.mark.parametrize("heads", HEADS)
-    def test_on_every_kind_of_attention(self, heads, tied, seed, tokenizer):
+    def test_on_every_kind_of_attention(self, heads, tied, seed, tokenizer, kind):
         model = random_model(heads, tied=tied, seed=seed)
-        steps = answer(engine_for(model, tokenizer), asked := request(11 + seed, max_new_tokens=48))
+        steps = answer(engine_for(model, tokenizer, kind), asked := request(11 + seed, max_new_tokens=48))
 
         assert ids_of(steps) == hf_ids(model, asked, max_new_tokens=48)
         assert len(set(ids_of(steps))) > 1, "the model repeats one token, so that the comparison says little"
         assert text_of(steps) == tokenizer.decode(ids_of(steps))
         assert [step.finish_reason for step in steps] == [None] * 47 + ["length"]
 
-    def test_for_every_prompt_length_up_to_a_full_context(self, tokenizer):
+    def test_for_every_prompt_length_up_to_a_full_context(self, tokenizer, kind):
         model = random_model("gqa 7:1", context_length=24)
-        engine = engine_for(model, tokenizer)
+        engine = engine_for(model, tokenizer, kind)
         for length in range(1, 24):
             asked = request(length, max_new_tokens=24 - length)
             assert ids_of(answer(engine, asked)) == hf_ids(model, asked, max_new_tokens=24 - length), length
 
+    @without_chunks
     def test_one_token(self, engine, model, forwards):
         steps = answer(engine, asked := request(max_new_tokens=1))
         assert forwards == [(1, 8)], "one prefill, and no wasted forward pass"
         assert ids_of(steps) == hf_ids(model, asked, max_new_tokens=1)
         assert steps[0].finish_reason == "length"
 
-    @pytest.mark.parametrize("kind", ["eos as a number", "eos as a list"])
+    @pytest.mark.parametrize("form", ["eos as a number", "eos as a list"])
     @pytest.mark.parametrize("position", [0, 1, 9])
-    def test_up_to_eos(self, kind, position, tokenizer):
+    def test_up_to_eos(self, form, position, tokenizer, kind):
         free = random_model(seed=5)
-        eos = ids_of(answer(engine_for(free, tokenizer), request(max_new_tokens=20)))[position]
-        model = random_model(seed=5, eos_token_id=eos if kind == "eos as a number" else [799, eos])
-        steps = answer(engine_for(model, tokenizer), asked := request(max_new_tokens=20))
+        eos = ids_of(answer(engine_for(free, tokenizer, kind), request(max_new_tokens=20)))[position]
+        model = random_model(seed=5, eos_token_id=eos if form == "eos as a number" else [799, eos])
+        steps = answer(engine_for(model, tokenizer, kind), asked := request(max_new_tokens=20))
 
         assert ids_of(steps) == hf_ids(model, asked, max_new_tokens=20)
         assert (steps[-1].token_id, steps[-1].finish_reason) == (eos, "stop")
         assert len(steps) <= position + 1
 
-    def test_with_min_new_tokens(self, tokenizer):
+    def test_with_min_new_tokens(self, tokenizer, kind):
         free = random_model(seed=5)
-        eos = ids_of(answer(engine_for(free, tokenizer), request(max_new_tokens=20)))[:3]
+        eos = ids_of(answer(engine_for(free, tokenizer, kind), request(max_new_tokens=20)))[:3]
         model = random_model(seed=5, eos_token_id=eos)
         asked = request(max_new_tokens=20, min_new_tokens=6)
-        ours = ids_of(answer(engine_for(model, tokenizer), asked))
+        ours = ids_of(answer(engine_for(model, tokenizer, kind), asked))
         assert ours == hf_ids(model, asked, max_new_tokens=20, min_new_tokens=6)
         assert not set(ours[:6]) & set(eos)
 
@@ -126,6 +155,7 @@ class TestGreedyEqualsTransformers:
 
 
 class TestEnding:
+    @without_chunks
     def test_prefill_reads_the_prompt_and_each_decode_one_token(self, engine, forwards):
         generation = engine.start(asked := request(6, max_new_tokens=4), engine.encode(asked), seed=0)
         assert forwards == [], "nothing is computed before the first step"
@@ -135,11 +165,11 @@ class TestEnding:
         assert len(list(generation)) == 3
         assert forwards == [(1, 6), (1, 1), (1, 1), (1, 1)]
 
-    def test_ignore_eos(self, tokenizer):
-        free = answer(engine_for(random_model(seed=5), tokenizer), request(max_new_tokens=20))
+    def test_ignore_eos(self, tokenizer, kind):
+        free = answer(engine_for(random_model(seed=5), tokenizer, kind), request(max_new_tokens=20))
         model = random_model(seed=5, eos_token_id=free[3].token_id)
         asked = request(max_new_tokens=20, ignore_eos=True, min_new_tokens=10)
-        steps = answer(engine_for(model, tokenizer), asked)
+        steps = answer(engine_for(model, tokenizer, kind), asked)
         assert ids_of(steps) == ids_of(free)
         assert steps[-1].finish_reason == "length"
 
@@ -174,16 +204,16 @@ class TestEnding:
         assert shown + generation.flush() == text_of(free[:5])
         assert list(generation) == []
 
-    def test_special_tokens_are_shown_when_asked_for(self, tokenizer):
-        free = answer(engine_for(random_model(seed=5), tokenizer), request(max_new_tokens=8))
+    def test_special_tokens_are_shown_when_asked_for(self, tokenizer, kind):
+        free = answer(engine_for(random_model(seed=5), tokenizer, kind), request(max_new_tokens=8))
         model = random_model(seed=5)
         # Where the model says free[2], let it say <|im_end|> (id 2), by exchanging their rows.
         with torch.no_grad():
             head = model.lm_head.weight
             head[[2, free[2].token_id]] = head[[free[2].token_id, 2]]
         model.generation_config.eos_token_id = 2
-        shown = answer(engine_for(model, tokenizer), request(max_new_tokens=8, skip_special_tokens=False))
-        hidden = answer(engine_for(model, tokenizer), request(max_new_tokens=8))
+        shown = answer(engine_for(model, tokenizer, kind), request(max_new_tokens=8, skip_special_tokens=False))
+        hidden = answer(engine_for(model, tokenizer, kind), request(max_new_tokens=8))
         assert text_of(shown) == text_of(hidden) + "<|im_end|>"
         assert shown[-1].finish_reason == hidden[-1].finish_reason == "stop"
 
@@ -219,6 +249,7 @@ class TestResume:
             assert list(resumed) == whole[split:]
             assert (resumed.finish_reason, resumed.stop) == (whole[-1].finish_reason, whole[-1].stop)
 
+    @without_chunks
     def test_prompt_and_resumed_tokens_are_prefilled_together(self, engine, forwards):
         asked = request(6, max_new_tokens=8)
         published = ids_of(answer(engine, asked))[:5]
@@ -272,38 +303,37 @@ class TestAfterTrouble:
         assert steps + list(second) == expected
 
     @pytest.mark.parametrize(("phase", "tokens"), [("prefill", 30), ("decode", 31)])
-    def test_after_running_out_of_memory(self, phase, tokens, engine, model):
+    def test_after_running_out_of_memory(self, phase, tokens, engine, model, monkeypatch):
         """A real failure of the allocator, in the second layer, when the cache holds keys of the first."""
         expected = answer(engine, request(9, max_new_tokens=12))
         generation = engine.start(asked := request(30, max_new_tokens=50), engine.encode(asked), seed=0)
         if phase == "decode":
             next(generation)
-        hook = model.model.layers[1].register_forward_pre_hook(lambda *_: torch.empty(2**60, dtype=torch.int8))
-        with pytest.raises(OutOfMemory, match=f"{tokens} tokens: shorten the prompt"):
-            next(generation)
-        hook.remove()
-        assert engine._cache.length == 0
+        with monkeypatch.context() as patched:
+            run_out_of_memory(patched, model)
+            with pytest.raises(OutOfMemory, match=f"{tokens} tokens: shorten the prompt"):
+                next(generation)
+        assert engine.path.length == 0
         assert list(generation) == []
         assert answer(engine, request(9, max_new_tokens=12)) == expected
 
     @pytest.mark.parametrize("fields", [{}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "min_p": 0.1}])
     @pytest.mark.parametrize("poison", [math.nan, math.inf])
-    def test_after_logits_that_are_no_numbers(self, poison, fields, tokenizer):
+    def test_after_logits_that_are_no_numbers(self, poison, fields, tokenizer, kind):
         model = random_model()
-        engine = engine_for(model, tokenizer)
+        engine = engine_for(model, tokenizer, kind)
         expected = answer(engine, request(9, max_new_tokens=12, **fields))
-        hook = model.lm_head.register_forward_hook(
-            lambda _module, _args, logits: logits[..., 17].fill_(poison) and None
-        )
+        sound = model.lm_head.weight[17].clone()
+        model.lm_head.weight.data[17] = poison
         with pytest.raises(EngineError, match="NaN or infinity at token 9"):
             answer(engine, request(9, max_new_tokens=12, **fields))
-        hook.remove()
+        model.lm_head.weight.data[17] = sound
         assert answer(engine, request(9, max_new_tokens=12, **fields)) == expected
 
-    def test_the_cache_is_given_back(self, engine, model):
-        held = engine._cache
+    @pytest.mark.parametrize("kind", ["dynamic"])
+    def test_a_growing_cache_is_given_back(self, engine):
         answer(engine, request(9, max_new_tokens=12))
-        assert held.length == 0
+        assert engine.path.length == 0
 
 
 class TestLogprobs:
@@ -346,9 +376,9 @@ class TestBadInput:
             engine.encode(request(100, max_new_tokens=29))
         assert len(answer(engine, request(100, max_new_tokens=28))) == 28
 
-    def test_max_new_tokens_defaults_to_what_fits(self, engine, tokenizer):
+    def test_max_new_tokens_defaults_to_what_fits(self, engine, tokenizer, kind):
         assert len(answer(engine, request(120))) == 8
-        assert len(answer(engine_for(random_model(context_length=400), tokenizer), request(10))) == 256
+        assert len(answer(engine_for(random_model(context_length=400), tokenizer, kind), request(10))) == 256
 
     def test_min_new_tokens_above_the_default_maximum(self, engine):
         with pytest.raises(InvalidRequest, match="min_new_tokens 30 is above max_new_tokens, which is 28"):
@@ -360,8 +390,8 @@ class TestBadInput:
         with pytest.raises(InvalidRequest, match=f"token id {10**30}"):
             engine.encode(request([10**30]))
 
-    def test_text_whose_ids_are_outside_the_vocabulary(self, tokenizer):
-        engine = engine_for(random_model(vocab_size=300), tokenizer)
+    def test_text_whose_ids_are_outside_the_vocabulary(self, tokenizer, kind):
+        engine = engine_for(random_model(vocab_size=300), tokenizer, kind)
         with pytest.raises(InvalidRequest, match="which has 300 ids"):
             engine.encode(GenerationRequest(prompt="什么是预填充？"))
 
@@ -381,11 +411,11 @@ class TestBadInput:
 
 
 class TestEosOfTheModel:
-    def test_generation_config_then_config_then_tokenizer(self, tokenizer):
+    def test_generation_config_then_config_then_tokenizer(self, tokenizer, kind):
         model = random_model(eos_token_id=7)
         model.generation_config.eos_token_id = [5, 6]
-        assert engine_for(model, tokenizer).eos_token_ids == {5, 6}
+        assert engine_for(model, tokenizer, kind).eos_token_ids == {5, 6}
         model.generation_config.eos_token_id = None
-        assert engine_for(model, tokenizer).eos_token_ids == {7}
+        assert engine_for(model, tokenizer, kind).eos_token_ids == {7}
         model.config.eos_token_id = None
-        assert engine_for(model, tokenizer).eos_token_ids == {tokenizer.eos_token_id}
+        assert engine_for(model, tokenizer, kind).eos_token_ids == {tokenizer.eos_token_id}

@@ -153,9 +153,12 @@ class TestNoise:
         assert not torch.isin(noise(3, 1000), noise(4, 1000)).any()
         assert not torch.isin(noise(3, 1000), GumbelNoise(6, CPU)(3, 1000)).any()
 
-    def test_takes_its_position_from_the_device_for_a_captured_graph(self):
+    @pytest.mark.parametrize("vocab_size", [7, 800, 20_000])
+    def test_is_the_same_whatever_was_asked_for_before(self, vocab_size):
+        """It is worked out for many positions at once: an earlier, a later or a first one gives the same."""
         noise = GumbelNoise(5, CPU)
-        assert torch.equal(noise(torch.tensor(3), 1000), noise(3, 1000))
+        for position in (0, 1, 2, 40, 39, 3000, 5):
+            assert torch.equal(noise(position, vocab_size), GumbelNoise(5, CPU)(position, vocab_size))
 
     @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
     def test_is_standard_gumbel(self, seed):

@@ -1,0 +1,58 @@
+"""Which way to run a model here, and why: decided once, from the device, the model and the options."""
+
+import logging
+
+import torch
+from transformers import PreTrainedModel
+
+from ..engine_options import EngineOptions
+from ..errors import ConfigError
+from .dynamic_path import DynamicPath
+from .errors import NotSupported
+from .forward_path import ForwardPath
+from .static_path import Progress, StaticPath
+
+logger = logging.getLogger(__name__)
+
+WORTH_COMPILING_PARAMETERS = 20_000_000
+"""A smaller model on a CPU fits into its caches: compiling takes ten seconds, and gains little."""
+
+
+def choose_path(
+    model: PreTrainedModel, device: torch.device, options: EngineOptions, capacity: int, *, ranges: bool
+) -> tuple[ForwardPath, str]:
+    """A path for sequences of up to `capacity` tokens, and the reason where it is not the fast one, else "".
+
+    Raises ConfigError where the options insist on the static path, and this model cannot have it.
+    """
+    if options.path == "dynamic":
+        return DynamicPath(model, capacity), "path is set to dynamic"
+    try:
+        return StaticPath(model, capacity, device, ranges=ranges), ""
+    except NotSupported as error:
+        if options.path == "static":
+            raise ConfigError(f"the static path cannot run this model: {error}. Set path to auto") from error
+        return DynamicPath(model, capacity), str(error)
+
+
+def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: Progress) -> str:
+    """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why."""
+    on_gpu = path.device.type == "cuda"
+    shortfalls = []
+    worth_it = on_gpu or parameters >= WORTH_COMPILING_PARAMETERS
+    if options.compile == "always" or (options.compile == "auto" and worth_it):
+        progress("compiling the decode step", 0, 1)
+        try:
+            path.compile()
+        except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the step runs without it
+            shortfalls.append(f"not compiled: {_first_line(error)}")
+    if on_gpu:
+        try:
+            path.capture(progress)
+        except RuntimeError as error:
+            shortfalls.append(f"not captured: {_first_line(error)}")
+    return "; ".join(shortfalls)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,36 @@
+"""What the engine asks of a way to run the model: rows of tokens in, logits out, a cache behind it."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class ForwardPath(Protocol):
+    """Holds one sequence. `read` and `decode` append to it; the engine has made sure that it fits."""
+
+    name: str
+    compiled: bool
+    captured: bool
+    keeps_tokens: bool
+    """Whether tokens may stay in the cache when a job is over: memory that is allocated anyway."""
+    capacity: int
+    """Tokens that a sequence can have."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache, known on the host."""
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens, at most those there are."""
+
+    def read(self, ids: Tensor, *, rows: int = 1) -> Tensor:
+        """Read some tokens at once.  ids: (1, seq_len) int64 on the device.
+
+        Returns the logits after the last `rows` of them, (rows, vocab) float32; without any, nothing of use.
+        """
+
+    def decode(self, token: Tensor) -> Tensor:
+        """Advance one step.  token: (1, 1) int64 on the device.  Returns the logits after it, (1, vocab) float32.
+
+        They may be overwritten by the next step. Source: gpt-fast, generate.py, decode_one_token.
+        """

@@ -1,0 +1,274 @@
+"""The answer to one prompt: prefill, then the decode loop, token by token.
+
+Knows the engine by what it does with rows of tokens, and neither models nor caches.
+"""
+
+import time
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
+
+from .output import Output
+from .prompt_lookup import PromptLookup
+from .sampling import NOT_A_TOKEN, Sampler, token_logprob
+from .token_ring import TokenRing
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One generated token."""
+
+    token_id: int
+    text: str
+    """Text that this token released; "" while it is held back."""
+    logprob: TokenLogprob | None
+    finish_reason: Literal["stop", "length"] | None
+    """Set on the last step of a generation."""
+    stop: str | None
+    """The stop string that ended it, if one did."""
+
+
+class Generation(Iterator[Step]):
+    """The answer to one prompt, token by token.
+
+    The first step prefills, each further one decodes; after the step with a finish_reason there is no other. Look
+    at cancelling and time-outs between steps and between the chunks of `prefill`; call `close` to stop early.
+
+    A step raises OutOfMemory or EngineError. Either ends this generation and leaves the engine ready for the next.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        request: GenerationRequest,
+        *,
+        output: Output,
+        sampler: Sampler,
+        prompt_ids: list[int],
+        resumed_ids: Sequence[int],
+    ) -> None:
+        self.prompt_tokens = len(prompt_ids)
+        self.resumed_tokens = len(resumed_ids)
+        self.cached_tokens = 0
+        """Tokens of the prompt that the cache held already, known once prefill has begun."""
+        self.prefill_ms: float | None = None
+        """From the start of prefill to its token, known after the first step."""
+        self._engine = engine
+        self._output = output
+        self._sampler = sampler
+        self._logprobs = request.logprobs
+        self._ids = prompt_ids
+        """Every token whose id is known here, on the host."""
+        self.resumed_text = self._replay(resumed_ids)
+        """The text that the resumed ids had released."""
+        drafts = engine.options.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
+        self._lookup = (
+            PromptLookup(self._ids, engine.speculation_cost) if drafts and self._logprobs is None else None
+        )
+        self._sequence = -1
+        self._ring = TokenRing(engine.device)
+        self._chunks = self._read_prompt()
+        self._steps = self._decode()
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length"] | None:
+        """Set once the last step was taken, or from the start where the resumed ids had ended the job."""
+        return self._output.finish_reason
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the job, if one did."""
+        return self._output.stop
+
+    def prefill(self) -> Iterator[int]:
+        """Read the prompt in chunks; after each but the last, yields how many tokens have been read.
+
+        Whoever does not care for the time in between leaves this out: the first step does it.
+        """
+        while (tokens := self._advance(self._chunks)) is not None:
+            yield tokens
+
+    def __next__(self) -> Step:
+        for _ in self.prefill():
+            pass
+        step = self._advance(self._steps)
+        if step is None:
+            self.close()
+            raise StopIteration
+        return step
+
+    def flush(self) -> str:
+        """The text still held back, for a job that is cut short: half a character, a possible stop string."""
+        return self._output.flush()
+
+    def close(self) -> None:
+        """Stop here; what the cache holds may serve the next prompt. Harmless after the last step."""
+        self._chunks.close()
+        self._steps.close()
+        self._engine.end(self._sequence, self._ids)
+
+    # -- prefill
+
+    def _read_prompt(self) -> Generator[int, None, None]:
+        if self.finish_reason:
+            return
+        self._started_at = time.perf_counter()
+        done = self._engine.begin(self._ids)
+        self._sequence = self._engine.sequence
+        self.cached_tokens = min(done, self.prompt_tokens)
+        # On the device with room for the answer, as the sampler's penalties look at it.
+        length = len(self._ids)
+        self._device_ids = torch.empty((1, self.prompt_tokens + self._output.max_new_tokens), dtype=torch.int64)
+        self._device_ids[0, :length] = torch.tensor(self._ids)
+        self._device_ids = self._device_ids.to(self._engine.device)
+        while length - done > self._engine.prefill_chunk:
+            end = done + self._engine.prefill_chunk
+            self._engine.prefill(self._device_ids[:, done:end], rows=0)
+            done = end
+            yield done
+            self._check_cache_is_ours()
+        self._choose(self._engine.prefill(self._device_ids[:, done:length]))
+
+    # -- decode
+
+    def _decode(self) -> Generator[Step, None, None]:
+        if not self._ring:  # there is nothing to generate, or prefill has failed
+            return
+        token_ids = [self._read_token()]
+        self.prefill_ms = (time.perf_counter() - self._started_at) * 1000
+        while True:
+            for token_id in token_ids:
+                step = self._step(token_id)
+                yield step
+                if step.finish_reason:
+                    return
+            self._check_cache_is_ours()
+            token_ids = self._next_tokens()
+
+    def _next_tokens(self) -> list[int]:
+        """One token, or several where a draft was right."""
+        started_at = time.perf_counter()
+        if self._lookup is None:
+            return [self._decode_one()]
+        if not self._ring and (draft := self._lookup.draft(room=self._room - 1)):
+            token_ids = self._check(draft)
+            self._lookup.note_check(len(draft), len(token_ids) - 1, time.perf_counter() - started_at)
+        else:
+            token_ids = [self._decode_one()]
+            self._lookup.note_step(time.perf_counter() - started_at)
+        for token_id in token_ids:
+            self._lookup.push(token_id)
+        return token_ids
+
+    def _decode_one(self) -> int:
+        if not self._ring:
+            self._choose(self._engine.decode(self._last))
+        if self._may_run_ahead():
+            self._choose(self._engine.decode(self._last))
+        return self._read_token()
+
+    def _may_run_ahead(self) -> bool:
+        """Whether to launch the step after the one that is waited for. It is wasted if that one is the last."""
+        return (
+            len(self._ring) <= self._engine.lookahead
+            and self._engine.lookahead > 0
+            and self._logprobs is None  # they need the logits, which the next step overwrites
+            and self._room > len(self._ring)
+            and not (self._lookup and self._lookup.has_match())  # a draft needs to know the token before it
+        )
+
+    def _check(self, draft: list[int]) -> list[int]:
+        """Read a draft in one pass.  Returns what the model chose: the draft as far as it agrees, and one more."""
+        rows = torch.tensor([[self._ids[-1], *draft]], device=self._engine.device)
+        logits = self._engine.path.read(rows, rows=len(draft) + 1)
+        chosen = []
+        for row, guess in zip(logits.split(1), [*draft, None], strict=True):
+            self._choose(row)
+            chosen.append(self._read_token())
+            if chosen[-1] != guess:
+                break
+        self._engine.path.truncate(len(self._ids) - 1)
+        return chosen
+
+    @property
+    def _room(self) -> int:
+        """Tokens that may still come, beyond those known."""
+        return self.prompt_tokens + self._output.max_new_tokens - len(self._ids)
+
+    def _choose(self, logits: Tensor) -> None:
+        """Choose a token, and send it on its way to the host.  logits: (1, vocab) float32."""
+        length = len(self._ids) + len(self._ring)
+        token = self._sampler(logits, self._device_ids[:, :length], length - self.prompt_tokens)
+        if self._sampler.needs_ids and length < self._device_ids.shape[1]:
+            self._device_ids[0, length] = token[0, 0]
+        self._ring.push(token)
+        # A step may be launched before anybody has seen that this is no token.
+        self._last = token.clamp(min=0) if self._engine.lookahead else token
+        self._logits = logits
+
+    def _read_token(self) -> int:
+        """The next token's id: the one wait for the device in a step."""
+        token_id = self._ring.pop()
+        if token_id == NOT_A_TOKEN:
+            raise EngineError(
+                f"the logits hold NaN or infinity at token {len(self._ids)}: the weights are damaged, or overflow "
+                "in this dtype (try bfloat16 or float32)"
+            )
+        self._ids.append(token_id)
+        return token_id
+
+    def _step(self, token_id: int) -> Step:
+        logprob = None if self._logprobs is None else token_logprob(self._logits, token_id, self._logprobs)
+        text = self._output.push(token_id)
+        return Step(token_id, text, logprob, self.finish_reason, self.stop)
+
+    # -- trouble
+
+    def _advance(self, iterator: Iterator[T]) -> T | None:
+        """What comes next, or None at the end. An error ends the generation and leaves the engine ready."""
+        try:
+            with torch.inference_mode():
+                return next(iterator, None)
+        except BaseException as error:
+            self._ring.clear()
+            self._engine.abandon(self._sequence)
+            if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step that failed
+                torch.cuda.empty_cache()  # fragments may be what was in the way; without a GPU this does nothing
+                raise OutOfMemory(
+                    f"the device ran out of memory at {len(self._ids)} tokens: shorten the prompt or lower "
+                    "max_new_tokens"
+                ) from error
+            raise
+
+    def _replay(self, resumed_ids: Sequence[int]) -> str:
+        texts = []
+        for token_id in resumed_ids:
+            if self.finish_reason or not 0 <= token_id < self._engine.vocab_size:
+                raise EngineError(
+                    f"the tokens of the earlier attempt cannot be this model's: token {self._output.token_count} "
+                    "is beyond the end of the output or of the vocabulary. Was the model changed in between?"
+                )
+            self._ids.append(token_id)
+            texts.append(self._output.push(token_id))
+        return "".join(texts)
+
+    def _check_cache_is_ours(self) -> None:
+        if self._engine.sequence != self._sequence:
+            raise EngineError("another generation was started on this engine, which holds one at a time")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # The CPU's allocator has no exception class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,107 @@
+"""Which tokens the static cache holds, and which were parked in host memory: a prompt that begins like an earlier
+one is read from where they part.
+
+Knows token ids and bytes. What is in the cache must be exact: a sequence is noted (`note`) only when its job has
+left it whole, and whoever is in doubt forgets it (`forget`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kv_cache import StaticKVCache
+
+WORTH_PARKING = 32
+"""Tokens. To copy fewer costs as much as to read them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A sequence in host memory."""
+
+    ids: Tensor  # (length,) int64
+    kept: Tensor  # as StaticKVCache.copy_out gives it
+
+
+class PrefixCache:
+    """The sequence in the cache, and others that were, least recently used first."""
+
+    def __init__(self, cache: StaticKVCache, budget_bytes: int) -> None:
+        self._cache = cache
+        self._budget_bytes = budget_bytes
+        self._held = _no_ids()
+        self._parked: list[Parked] = []
+
+    @property
+    def parked_bytes(self) -> int:
+        """Host memory in use."""
+        return sum(parked.kept.nbytes for parked in self._parked)
+
+    def begin(self, ids: Tensor) -> int:
+        """Bring the longest known beginning of a sequence into the cache, and nothing else.
+
+        ids: (seq_len,) int64 on the CPU.  Returns its length, which is below seq_len: the last token has to be
+        read in any case, for its logits.
+        """
+        if not self._budget_bytes:
+            self._cache.truncate(0)
+            return 0
+        assert len(self._held) <= self._cache.length, "the cache was changed behind our back: forget, first"
+        ids = ids[:-1]
+        common = common_length(self._held, ids)
+        best = max(self._parked, key=lambda parked: common_length(parked.ids, ids), default=None)
+        if best is not None and (parked_common := common_length(best.ids, ids)) >= common + WORTH_PARKING:
+            self._park(beyond=common)
+            self._touch(best)
+            self._cache.copy_in(best.kept, parked_common)
+            common = parked_common
+        else:
+            self._park(beyond=common)
+        self._cache.truncate(common)
+        self.forget()
+        return common
+
+    def note(self, ids: Tensor) -> None:
+        """The cache holds these tokens, whole and exact.  ids: (seq_len,) int64 on the CPU."""
+        assert len(ids) == self._cache.length, "what is noted must be what is there"
+        self._held = ids
+
+    def forget(self) -> None:
+        """What is in the cache is no longer known."""
+        self._held = _no_ids()
+
+    def _park(self, beyond: int) -> None:
+        """Copy out what the cache holds, if the sequence to come would overwrite much of it."""
+        if (
+            len(self._held) - beyond < WORTH_PARKING
+            or len(self._held) * self._cache.bytes_per_token > self._budget_bytes
+        ):
+            return
+        for parked in [*self._parked]:
+            shared = common_length(parked.ids, self._held)
+            if shared == len(self._held):
+                return  # it is there already
+            if shared == len(parked.ids):
+                self._remove(parked)  # what is parked now says it all
+        self._parked.append(Parked(self._held, self._cache.copy_out()))
+        while self.parked_bytes > self._budget_bytes:
+            self._remove(self._parked[0])
+
+    def _touch(self, parked: Parked) -> None:
+        self._remove(parked)
+        self._parked.append(parked)
+
+    def _remove(self, parked: Parked) -> None:
+        self._parked = [other for other in self._parked if other is not parked]
+
+
+def common_length(some: Tensor, others: Tensor) -> int:
+    """How many ids two sequences have in common at their beginnings.  (n,) and (m,) int64."""
+    shorter = min(len(some), len(others))
+    differ = some[:shorter] != others[:shorter]
+    return int(differ.int().argmax()) if differ.any() else shorter
+
+
+def _no_ids() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)

@@ -1,0 +1,27 @@
+"""How an engine is to run, where its device leaves a choice. Plain values: they travel to the engine's process."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EngineOptions(BaseModel):
+    """The defaults are right for a worker. In its settings: `engine:`, or GENQUEUE_ENGINE__CONTEXT_LENGTH=4096."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Literal["auto", "static", "dynamic"] = "auto"
+    """static: our own forward pass over a cache that is allocated once. dynamic: transformers' model and growing
+    cache, the reference. auto: static for the models that it knows."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Whether the decode step of the static path is compiled. auto: on a GPU, and for all but the smallest models
+    on a CPU; where there is no compiler, the step runs without."""
+    context_length: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of prompt and answer together. None: the model's own, or what the device has memory for."""
+    prefill_chunk: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that are read between two looks at whether to stop. None: 2048 on a GPU, 128 on a CPU."""
+    prefix_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """For the keys and values of earlier prompts, in host memory, beside those that the cache holds anyway. 0
+    turns the reuse of common beginnings off."""
+    prompt_lookup: bool = True
+    """Whether drafts are taken from the prompt and the output, for requests that do not say."""
