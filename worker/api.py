@@ -16,6 +16,7 @@ from producer.contract.requests import MAX_SEED
 from .config_loader import DEFAULT_MODEL_PATHS, locate_model
 from .engine import Engine, resolve_device
 from .engine_options import EngineOptions
+from .progress import ShownProgress
 
 
 def generate(
@@ -54,12 +55,14 @@ def load_engine(
 ) -> Engine:
     """Find and load a model by its name.  Raises ConfigError.
 
-    `progress` shows a bar on stderr while `tiny` is trained, which happens on its first use.
+    `progress` shows a bar on stderr while weights are loaded, and while `tiny` is trained on its first use.
     """
     torch_device = resolve_device(device)  # first: the cheapest thing that can be wrong
     path = locate_model(model_name, model_paths or DEFAULT_MODEL_PATHS, progress=progress)
     # Compiling takes longer than one answer.
-    return Engine.load(path, torch_device, dtype, options or EngineOptions(compile="never"))
+    options = options or EngineOptions(compile="never")
+    with ShownProgress(visible=progress) as shown:
+        return Engine.load(path, torch_device, dtype, options, shown)
 
 
 def run(engine: Engine, request: GenerationRequest, *, on_text: Callable[[str], None] | None = None) -> str:

@@ -17,6 +17,7 @@ from producer.contract import GenqueueError
 
 from .engine_protocol import ANSWERS, Answer, EngineConfig, EngineInfo, Generate, Loading, StepMessage, Stop
 from .errors import ConfigError
+from .progress import ShownProgress
 
 logger = logging.getLogger(__name__)
 
@@ -135,19 +136,13 @@ class EngineProcess:
         return self.info
 
     async def _ready(self) -> EngineInfo:
-        while True:
-            for message in await self._lines.take():
-                if isinstance(message, EngineInfo):
-                    return message
-                if isinstance(message, Loading):
-                    self._log_progress(message)
-
-    @staticmethod
-    def _log_progress(loading: Loading) -> None:
-        # A line for each quarter of a long stage: a terminal sees that it goes on, a log is not flooded.
-        if not loading.total or loading.done * 4 // loading.total > (loading.done - 1) * 4 // loading.total:
-            of = f" ({loading.done} of {loading.total})" if loading.total > 1 else ""
-            logger.info("engine: %s%s", loading.stage, of)
+        with ShownProgress() as progress:
+            while True:
+                for message in await self._lines.take():
+                    if isinstance(message, EngineInfo):
+                        return message
+                    if isinstance(message, Loading):
+                        progress(message.stage, message.done, message.total)
 
     @property
     def died(self) -> bool:

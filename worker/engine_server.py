@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import torch
 
@@ -38,6 +39,7 @@ from .engine_protocol import (
     StepMessage,
     Stop,
 )
+from .progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +63,19 @@ class EngineServer:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
 
-    def serve(self, load: Callable[[], Engine]) -> None:
+    def serve(self, load: Callable[[Progress], Engine]) -> None:
         """Load the engine and run jobs.  Returns when the worker has gone."""
         started_at = time.monotonic()
-        self._send(Loading(stage="weights"))
-        engine = load()
+        engine = load(self._say)
         loaded_at = time.monotonic()
-        engine.warm_up(lambda stage, done, total: self._send(Loading(stage=stage, done=done, total=total)))
+        engine.warm_up(self._say)
         self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
         while (order := self._receive()) is not None:
             if isinstance(order, Generate):  # a Stop that comes too late is of no use to anybody
                 self._run(engine, order)
+
+    def _say(self, stage: str, done: int, total: int) -> None:
+        self._send(Loading(stage=stage, done=done, total=total))
 
     def _run(self, engine: Engine, order: Generate) -> None:
         try:
@@ -174,10 +178,10 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
     )
 
 
-def _load(config: EngineConfig) -> Engine:
+def _load(config: EngineConfig, progress: Progress) -> Engine:
     if config.threads:
         torch.set_num_threads(config.threads)
-    engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options)
+    engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
         torch.set_num_threads(1)
     return engine
@@ -191,7 +195,7 @@ def main(descriptor: str, config: str) -> None:
     with socket.socket(fileno=int(descriptor)) as connection:
         server = EngineServer(connection)
         try:
-            server.serve(lambda: _load(EngineConfig.model_validate_json(config)))
+            server.serve(partial(_load, EngineConfig.model_validate_json(config)))
         except (BrokenPipeError, ConnectionResetError):
             logger.info("the worker has gone")
         except GenqueueError as error:

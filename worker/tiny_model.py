@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
@@ -22,6 +20,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 from . import tiny_corpus
 from .engine.progress_bars import no_progress_bars
 from .errors import ConfigError
+from .progress import ShownProgress
 
 CONTEXT_LENGTH = 1024
 VOCAB_SIZE = 768
@@ -177,15 +176,15 @@ def _train(model: Qwen2ForCausalLM, examples: tuple[list[Example], list[Example]
         optimizer, PEAK_LEARNING_RATE, total_steps=STEPS, pct_start=0.15
     )
     model.train()
-    with _bar(visible=progress) as bar:
-        task = bar.add_task("training the tiny model (once)", total=STEPS)
-        for batch in _batches(*examples, random.Random(SEED)):  # noqa: S311 - reproducible, not secret
+    with ShownProgress(visible=progress) as shown:
+        batches = _batches(*examples, random.Random(SEED))  # noqa: S311 - reproducible, not secret
+        for step, batch in enumerate(batches, start=1):
             _loss(model, batch).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            bar.advance(task)
+            shown("training the tiny model (once)", step, STEPS)
     model.eval()
 
 
@@ -236,8 +235,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _bar(*, visible: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    return Progress(*columns, console=Console(stderr=True), disable=not visible)

@@ -7,10 +7,11 @@ from transformers import PreTrainedModel
 
 from ..engine_options import EngineOptions
 from ..errors import ConfigError
+from ..progress import Progress
 from .dynamic_path import DynamicPath
 from .errors import NotSupported
 from .forward_path import ForwardPath
-from .static_path import Progress, StaticPath
+from .static_path import StaticPath
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, InvalidRequest, PromptTooLong
 
 from ..engine_options import EngineOptions
+from ..progress import Progress, no_progress
 from .choice import choose_path, prepare
 from .generation import Generation
 from .memory import plan_memory
@@ -28,7 +29,7 @@ from .output import Output
 from .prefix_cache import PrefixCache
 from .prompt_lookup import SpeculationCost
 from .sampling import Sampler
-from .static_path import Progress, StaticPath
+from .static_path import StaticPath
 from .tokenizer import Tokenizer
 
 DEFAULT_OPTIONS = EngineOptions()
@@ -77,16 +78,21 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: Path, device: torch.device, dtype: str = "auto", options: EngineOptions = DEFAULT_OPTIONS
+        cls,
+        path: Path,
+        device: torch.device,
+        dtype: str = "auto",
+        options: EngineOptions = DEFAULT_OPTIONS,
+        progress: Progress = no_progress,
     ) -> Self:
         """From a local model folder.  Raises ConfigError for a folder that cannot be used.
 
         `dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU.
         """
         tokenizer = Tokenizer(path)  # first, because it is small: a broken folder shows at once
-        return cls(ModelLoader(path, dtype).load(device), tokenizer, device, options)
+        return cls(ModelLoader(path, dtype).load(device, progress), tokenizer, device, options)
 
-    def warm_up(self, progress: Progress = lambda *_: None) -> None:
+    def warm_up(self, progress: Progress = no_progress) -> None:
         """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
         if isinstance(self.path, StaticPath):
             self.why = "; ".join(

@@ -5,7 +5,6 @@ graphs, one for each range of lengths, so that a short sequence does not pay for
 runs as it is: with many rows the products are what takes the time, and nothing in it depends on static shapes.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,13 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ..progress import Progress
 from .kv_cache import StaticKVCache
 from .qwen2 import Qwen2, View, head, matrix_vector, row_through_layer, shape_of
-
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""What is done, how many of it are done, and of how many."""
 
 _SMALLEST_RANGE = 256
 

@@ -81,7 +81,7 @@ def worker(engine) -> Iterator[Worker]:
 
 def _serve(connection: socket.socket, engine: Engine) -> None:
     with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # as `main` does
-        EngineServer(connection).serve(lambda: engine)
+        EngineServer(connection).serve(lambda progress: progress("loading weights", 0, 0) or engine)
 
 
 def generate(run: int = 1, request: dict = LONG, **fields) -> Generate:
@@ -100,7 +100,7 @@ def test_it_says_what_it_holds(engine):
         loading, info = (ANSWERS.validate_json(lines.readline()) for _ in range(2))
         ours.shutdown(socket.SHUT_RDWR)
         thread.join(TIMEOUT_S)
-    assert loading == Loading(stage="weights")
+    assert loading == Loading(stage="loading weights")
     assert (info.device, info.dtype, info.context_length) == ("cpu", "float32", 1024)
     assert info.parameters == engine.parameters > 0
 

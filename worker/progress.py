@@ -1,0 +1,50 @@
+"""Progress of what takes long at a start: a bar on a terminal, else a line now and then. Always on stderr."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, and of how much; a total of 0 where nobody knows."""
+
+LINES_A_STAGE = 4
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """For whoever does not want to know."""
+
+
+class ShownProgress:
+    """A Progress for people.  Use it as a context manager: the bar goes when the block ends."""
+
+    def __init__(self, *, visible: bool = True) -> None:
+        self._console = Console(stderr=True)
+        self._visible = visible
+        self._bar: Bar | None = None
+        self._stage: str | None = None
+
+    def __enter__(self) -> "ShownProgress":
+        if self._visible and self._console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+            self._bar = Bar(*columns, console=self._console, transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show it."""
+        if self._bar is not None:
+            if stage != self._stage:
+                self._bar.add_task(stage, total=total or None)
+            self._bar.update(self._bar.tasks[-1].id, completed=done, total=total or None)
+        elif self._visible and (stage != self._stage or _crosses_a_share(done, total)):
+            self._console.print(f"{stage}: {100 * done // total} %" if total and done else f"{stage} ...")
+        self._stage = stage
+
+
+def _crosses_a_share(done: int, total: int) -> bool:
+    return total > 1 and done * LINES_A_STAGE // total > (done - 1) * LINES_A_STAGE // total
