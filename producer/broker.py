@@ -63,13 +63,22 @@ def is_transient(error: redis.RedisError) -> bool:
     return away and not refused
 
 
-def broker_unavailable(error: redis.RedisError, where: str) -> BrokerUnavailable:
-    """What the error of redis-py means, and what to do about it."""
+def broker_unavailable(error: redis.RedisError, where: str = "") -> BrokerUnavailable:
+    """What the error of redis-py means, and what to do about it, for producers and workers alike.
+
+    where: the `address`, if it is known. A URL does not belong there: it may hold a password.
+    """
+    subject = f"Redis at {where}" if where else "Redis"
+    return BrokerUnavailable(f"{subject} cannot be used: {_advice(error)}")
+
+
+def _advice(error: redis.RedisError) -> str:
     text = str(error)
+    said = f"{text} {error.__context__}"  # redis-py keeps the words of TLS to the error's context
     for classes, words, advice in _ADVICE:
-        if isinstance(error, classes) or any(word in text for word in words):
-            return BrokerUnavailable(advice.format(where=where, text=text))
-    return BrokerUnavailable(f"Redis at {where} refused a command: {text}")
+        if isinstance(error, classes) or any(word in said for word in words):
+            return advice.format(text=text)
+    return f"it refused a command: {text}"
 
 
 def _backoff() -> ExponentialWithJitterBackoff:
@@ -90,52 +99,68 @@ _ADVICE: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...], str], ...] = 
     (
         (),
         ("NOAUTH", "Authentication required", "client already authenticated"),  # the last answers redis-py's HELLO
-        "Redis at {where} needs a password: put it into the URL, as in redis://:PASSWORD@host:6379/0",
+        "it needs a password: put it into the URL, as in redis://:PASSWORD@host:6379/0",
     ),
     (
         (redis.AuthenticationError,),
         ("WRONGPASS",),
-        "Redis at {where} refused the user name or password: correct them in the URL",
+        "it refused the user name or password: correct them in the URL, as in redis://USER:PASSWORD@host:6379/0, "
+        "or redis://:PASSWORD@host:6379/0 without a user name",
     ),
     (
         (redis.exceptions.NoPermissionError, redis.exceptions.AuthorizationError),
         ("NOPERM", "has no permissions", "ACL failure"),
-        "Redis at {where} does not let this user do that ({text}): extend the user's ACL",
+        "it does not let this user do that ({text}): extend the user's ACL",
     ),
     (
         (redis.ReadOnlyError,),
         ("READONLY", "read only replica"),
-        "Redis at {where} is a read-only replica: use the URL of its primary",
+        "it is a read-only replica: use the URL of its primary",
     ),
     (
         (redis.exceptions.OutOfMemoryError,),
         ("OOM",),
-        "Redis at {where} is out of memory; nothing was changed: raise its maxmemory, or wait for keys to expire",
+        "it is out of memory; nothing was changed: raise its maxmemory, or wait for keys to expire",
     ),
     (
         (redis.BusyLoadingError,),
         ("LOADING",),
-        "Redis at {where} is still loading its data: try again in a moment",
+        "it is still loading its data: try again in a moment",
     ),
     (
         (redis.exceptions.MaxConnectionsError,),
         (),
-        "every connection of the pool to Redis at {where} is in use: give the pool more of them",
+        "every connection of the pool is in use: give the pool more of them",
     ),
     (
         (),
         ("CERTIFICATE_VERIFY_FAILED",),
-        "the certificate of Redis at {where} is not trusted ({text}): name the CA that signed it, as in "
+        "its certificate is not trusted ({text}): name the CA that signed it, as in "
         "rediss://host:6379/0?ssl_ca_certs=/path/to/ca.pem",
+    ),
+    (
+        (),
+        ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "handshake operation timed out"),
+        "it does not speak TLS on that port ({text}): begin the URL with redis:// in place of rediss://, or name "
+        "its TLS port",
+    ),
+    (
+        (redis.exceptions.InvalidResponse,),
+        ("Connection closed by server", "Connection reset by peer", "Broken pipe"),
+        # What a plain client sees of a TLS port, depending on what the other end sends before it hangs up.
+        "it hung up, or answered what no Redis does ({text}): check the port and that the server runs; "
+        "if that port speaks TLS, begin the URL with rediss:// in place of redis://",
     ),
     (
         (redis.TimeoutError,),
         (),
-        "Redis at {where} does not answer ({text}): check the address and that the server is not overloaded",
+        # A plain server waits for the rest of a TLS handshake, and says nothing.
+        "it does not answer ({text}): check the address and that the server is not overloaded; if the URL begins "
+        "with rediss://, check that the port speaks TLS",
     ),
     (
         (redis.ConnectionError,),
         (),
-        "Redis at {where} cannot be reached ({text}): check the URL and that the server runs",
+        "it cannot be reached ({text}): check the URL and that the server runs",
     ),
 )

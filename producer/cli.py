@@ -77,6 +77,7 @@ def _exit_code(error: GenqueueError) -> int:
 
 def _with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def apply(command: F) -> F:
+        """Add the options to the command, so that `--help` lists them in their order."""
         for option in reversed(options):
             command = option(command)
         return command

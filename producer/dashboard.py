@@ -123,28 +123,30 @@ class _JsonJob(Job):
             raise NoSuchJobError(str(error)) from error
 
     def restore(self, raw_data: Any) -> Any:
+        """RQ's. A hash that RQ cannot read, which anybody can write, is shown as a bare job and hides no other."""
         try:
             return super().restore(raw_data)
         except Exception:  # noqa: BLE001
-            # Anybody can write a hash that RQ cannot read. Such a job is shown bare, and hides no other.
             return super().restore({b"data": b""})
 
     @property
     def dependency_ids(self) -> list[bytes]:  # type: ignore[override]
-        # rq-dashboard decodes them, as RQ 1 wanted it.
+        """As bytes: rq-dashboard decodes them, as RQ 1 wanted it."""
         return [job_id.encode() for job_id in super().dependency_ids]
 
     def get_call_string(self) -> str | None:
-        # RQ's own quotes the arguments, and with them the prompt.
+        """What the job is called. RQ's own quotes the arguments, and with them the prompt."""
         return self.description or self.id
 
     def latest_result(self, timeout: int = 0) -> Result | None:
+        """RQ's. Another application's job is listed, without its pickled value."""
         try:
             return super().latest_result(timeout)
-        except ValueError:  # another application's pickle: its job is listed, without the value
+        except ValueError:
             return None
 
     def get_meta(self, refresh: bool = True) -> dict[str, Any]:
+        """RQ's; empty where it is not JSON."""
         try:
             return super().get_meta(refresh)
         except ValueError:
@@ -159,9 +161,10 @@ class _JsonWorker(Worker):
     job_class = _JsonJob
 
     def get_current_job(self) -> Job | None:
+        """RQ's. A job that was deleted under its worker is no reason to list no worker at all."""
         try:
             return super().get_current_job()
-        except NoSuchJobError:  # deleted under its worker, which is no reason to list no worker at all
+        except NoSuchJobError:
             return None
 
 
@@ -201,6 +204,7 @@ class _EscapeInBrowser(Extension):
     _UNESCAPED = re.compile(r"<%=(?!\s*\$\('<div/>'\))")
 
     def preprocess(self, source: str, *_: Any, **__: Any) -> str:
+        """The template with its places escaped; Jinja calls this before it compiles one."""
         return self._UNESCAPED.sub("<%-", source)
 
 

@@ -133,6 +133,11 @@ def _is_interval(value: object) -> bool:
 
 
 def _check_deadline(job: Job) -> None:
+    """The deadline is for the wait for a worker. A job that was taken in time has had its wait.
+
+    That it stands in a queue again (its worker died, say) is no fault of its user, who may have read a part of its
+    text already. `recovery.EXPIRED` follows the same rule.
+    """
     expires_at = job.meta.get("expires_at")
-    if isinstance(expires_at, int | float) and time.time() > expires_at:
+    if job.started_at is None and isinstance(expires_at, int | float) and time.time() > expires_at:
         raise JobExpired

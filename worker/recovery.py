@@ -15,23 +15,27 @@ import redis
 from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
-from rq.utils import as_text
+from rq.utils import as_text, now, utcformat
 
 from producer.contract import GenerationResult, InvalidRequest, job_error
 
 from .errors import BookkeepingFailed, is_wrong_type
-from .rq_worker import GenerationWorker, text_of
+from .rq_worker import SETTLING, GenerationWorker, text_of
 
 logger = logging.getLogger(__name__)
 
 REQUEUE = """
--- KEYS   list of the dead worker, job hash, queue, result      ARGV   job id
+-- KEYS   list of the dead worker, job hash, queue, result      ARGV   job id, now in RQ's form
 -- Answers 1 when the job was still in the list, and is now at the front of its queue with one death more.
 -- A job that has its result stays where it is: it is to be settled and not to be run again.
 if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[2], 'status', 'queued', 'worker_name', '')
 redis.call('HINCRBY', KEYS[2], 'deaths', 1)
+-- Where RQ had not heard of the start: the wait for a worker was over all the same, and a deadline for it was met.
+if (redis.call('HGET', KEYS[2], 'started_at') or '') == '' then
+  redis.call('HSET', KEYS[2], 'started_at', ARGV[2])
+end
 redis.call('LPUSH', KEYS[3], ARGV[1])
 return 1
 """
@@ -59,19 +63,26 @@ if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SREM', KEYS[1], ARGV[1]) 
 
 EXPIRED = """
 -- KEYS   queue      ARGV   first and last position to look at, now in unix s, prefix of the job hashes
--- Answers the ids of the jobs there that have waited for longer than their meta allows.
+-- Answers the ids of the jobs there that have waited for longer than their meta allows. Those that a worker has
+-- had before do not wait any more in that sense: the rule is that of `intake._check_deadline`.
 local late = {}
 for _, id in ipairs(redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])) do
-  local meta = redis.call('HGET', ARGV[4] .. id, 'meta')
+  local meta, started_at = unpack(redis.call('HMGET', ARGV[4] .. id, 'meta', 'started_at'))
   local ok, fields = pcall(cjson.decode, meta or '')
   local at = ok and type(fields) == 'table' and fields['expires_at']
-  if type(at) == 'number' and at < tonumber(ARGV[3]) then late[#late + 1] = id end
+  local waits = not started_at or started_at == ''
+  if waits and type(at) == 'number' and at < tonumber(ARGV[3]) then late[#late + 1] = id end
 end
 return late
 """
 
-SETTLING = ".settling"
-"""A worker's second name among the takers: under it stand the ended jobs of others that it tells RQ of."""
+DISCARD = """
+-- KEYS   result of a job      ARGV   what stood there, where it was a string
+-- Only what was looked at: a result may have come meanwhile.
+if redis.call('TYPE', KEYS[1]).ok ~= 'string' or redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end
+"""
 
 WINDOW = 500
 """Jobs of a queue that one sweep looks at: Redis serves nobody else meanwhile. The next goes on from there."""
@@ -90,6 +101,7 @@ class Recovery:
         self._forget = self._redis.register_script(FORGET)
         self._expired = self._redis.register_script(EXPIRED)
         self._claim = self._redis.register_script(CLAIM)
+        self._discard = self._redis.register_script(DISCARD)
         self._settler = f"{worker.name}{SETTLING}"
         self._window = 0
 
@@ -156,9 +168,10 @@ class Recovery:
                 args=[job.id, self._settler, round(self._worker.settings.max_result_ttl_s)],
             )
         else:
-            self._drop_executions(job, dead)
+            executions = self._executions(job)
+            self._drop(job, [each for each in executions if each.worker_name in (dead, "")])
             keys_of_job = [taken, job.key, self._worker.queue_of(job).key, self._worker.keys.result(job.id)]
-            if self._requeue(keys=keys_of_job, args=[job.id]):
+            if self._requeue(keys=keys_of_job, args=[job.id, utcformat(now())]):
                 logger.warning("worker %s is dead; job %s is back at the front of its queue", dead, job.id)
 
     # -- ends of which RQ has not heard
@@ -180,13 +193,14 @@ class Recovery:
         ended = self._ended(job.id) if job else None
         if job is None or ended is None:
             return  # its time is over
+        executions = self._executions(job)  # of now: whoever runs the job again later has others
         if job.get_status(refresh=False) not in ENDED:
-            self._tell_rq(job, ended)
+            self._tell_rq(job, ended, executions)
             logger.warning("job %s had ended; RQ knows of it now", job.id)
-        self._drop_executions(job)
+        self._drop(job, executions)
 
-    def _tell_rq(self, job: Job, result: GenerationResult) -> None:
-        execution = next(iter(self._executions(job)), None) or Execution("settled", job.id, self._redis)
+    def _tell_rq(self, job: Job, result: GenerationResult, executions: list[Execution]) -> None:
+        execution = executions[0] if executions else Execution("settled", job.id, self._redis)
         if result.status == "finished":
             job.started_at = job.started_at or execution.created_at
             self._worker.succeed(job, execution, result)
@@ -207,8 +221,9 @@ class Recovery:
     def _ended(self, job_id: str) -> GenerationResult | None:
         """The job's result.  What is none is deleted: by the contract, nothing else has that name."""
         key = self._worker.keys.result(job_id)
+        result = b""
         try:
-            result = self._redis.get(key)
+            result = cast("bytes", self._redis.get(key) or b"")
             return GenerationResult.model_validate_json(result) if result else None
         except redis.ResponseError as error:
             if not is_wrong_type(error):
@@ -216,7 +231,7 @@ class Recovery:
         except ValueError:
             pass
         logger.warning("job %.80r: what stands in place of its result is deleted", job_id)
-        self._redis.delete(key)
+        self._discard(keys=[key], args=[result])
         return None
 
     def _executions(self, job: Job) -> list[Execution]:
@@ -233,13 +248,12 @@ class Recovery:
                 execution.restore(fields)
         return executions
 
-    def _drop_executions(self, job: Job, dead: str | None = None) -> None:
-        """Take the dead worker's executions out of RQ's registries, or all of them.
+    def _drop(self, job: Job, executions: list[Execution]) -> None:
+        """Take executions out of RQ's registries.
 
-        By the job's own record: RQ's index of the worker's executions dies with the worker.
+        Found by the job's own record: RQ's index of the worker's executions dies with the worker.
         """
         with self._redis.pipeline() as pipeline:
-            for execution in self._executions(job):
-                if dead is None or execution.worker_name in (dead, ""):
-                    execution.delete(job=job, pipeline=pipeline)
+            for execution in executions:
+                execution.delete(job=job, pipeline=pipeline)
             pipeline.execute()

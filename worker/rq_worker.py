@@ -3,11 +3,20 @@
 Everything here is synchronous and short, and is called in threads by the service. `bootstrap`, `teardown` and the
 bookkeeping are RQ's own; the work loop and the taking of jobs are ours, because RQ loses a job when a worker that
 serves several queues dies between the pop and the start (it uses BLPOP there).
+
+RQ writes what a job came to without a look at who has the job by then. So each of its transactions on a job is
+given the look, and Redis refuses the transaction if what was seen has changed meanwhile: a worker that was stopped
+for so long that another has the job, between any two steps, leaves nothing in RQ's records. The transaction that
+registers an end also takes the job out of the list of taken jobs, so that it cannot go through twice.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from threading import Lock
 from typing import Any, Literal, cast
 from uuid import uuid4
 
@@ -87,7 +96,22 @@ BEAT_EXECUTION = """
 if redis.call('EXPIRE', KEYS[1], ARGV[2]) == 1 then redis.call('HSET', KEYS[1], 'last_heartbeat', ARGV[1]) end
 """
 
+REQUEST_STOP = """
+-- KEYS   result, cancel          ARGV   ttl in s
+-- Not for a job that has ended: nobody would take the request away again.
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('SET', KEYS[2], '1', 'EX', ARGV[1])
+return 1
+"""
+
+SETTLING = ".settling"
+"""A worker's second name among the takers: under it stand the ended jobs of the dead that it tells RQ of."""
+
+NOTING_TRIES = 3
+
 ModelState = Literal["loading", "ready"]
+
+_ENDED = (b"finished", b"failed", b"stopped")
 
 UNREAD_FIELDS = frozenset({b"exc_info", b"result"})
 """Of an earlier life of the job. RQ unpacks exc_info whatever its size, and nobody here needs either."""
@@ -109,10 +133,28 @@ def text_of(raw_id: bytes) -> str | None:
         return None
 
 
+class NotHeld(Exception):
+    """The job is not ours any more, or its end stands in RQ already: nothing of it is ours to write."""
+
+
+class GenerationJob(Job):
+    """RQ's job, with a retry that stands or falls with its transaction."""
+
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """RQ's own writes the status of a job that is to wait ahead of the transaction, and beside it."""
+        interval_s = self.get_retry_interval()
+        if not interval_s:
+            super().retry(queue, pipeline)
+            return
+        assert self.retries_left
+        self.retries_left -= 1
+        queue.schedule_job(self, now() + timedelta(seconds=interval_s), pipeline=pipeline)
+
+
 class GenerationWorker(BaseWorker):
     """An RQ worker as others see it: in `rq info`, on the dashboard, and to RQ's commands.
 
-    on_stop(job_id): called on RQ's pubsub thread when a stop command for the running job has come.
+    on_stop: called on RQ's pubsub thread when a stop command has come, and stands as the job's request to cancel.
     """
 
     def __init__(self, settings: WorkerSettings, connection: "Redis", on_stop: Callable[[], None]) -> None:
@@ -126,6 +168,7 @@ class GenerationWorker(BaseWorker):
             # RQ refuses a name until its last bearer's key has expired: a new one for each start.
             name=f"{stem}-{uuid4().hex[:8]}",
             connection=connection,
+            job_class=GenerationJob,
             serializer=JSONSerializer,
             default_result_ttl=round(settings.result_ttl_s),
             log_job_description=False,
@@ -135,7 +178,10 @@ class GenerationWorker(BaseWorker):
         self._save_meta = connection.register_script(SAVE_META)
         self._put_back = connection.register_script(PUT_BACK)
         self._beat_execution = connection.register_script(BEAT_EXECUTION)
+        self._request_stop = connection.register_script(REQUEST_STOP)
+        self._notes = Lock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours
         self._failure_noted = False
+        self._called_back: set[str] = set()
         self._scheduler: RQScheduler | None = None
 
     # -- what RQ asks of its workers
@@ -155,9 +201,22 @@ class GenerationWorker(BaseWorker):
             "device": self.settings.device,
         }
 
+    def get_current_job_id(self) -> str | None:
+        """The job that was begun last. RQ's own may name one that has ended and is being registered beside it."""
+        if not self.executions:
+            return super().get_current_job_id()
+        return next(reversed(self.executions.values())).job_id
+
     def kill_horse(self, sig: Any = None) -> None:  # noqa: ARG002 - RQ's signature
-        """RQ's stop command. There is no horse: the running generation is told to stop."""
-        self._on_stop()
+        """RQ's stop command for `_stopped_job_id`. There is no horse: it becomes the job's own request to cancel.
+
+        By then that job may have ended and the next one be running, or it may not yet have come as far as the
+        runner: a request that names its job stops that one, whenever, and no other.
+        """
+        if (job_id := self._stopped_job_id) is not None:
+            names = [self.keys.result(job_id), self.keys.cancel(job_id)]
+            if self._request_stop(keys=names, args=[round(self.settings.max_result_ttl_s)]):
+                self._on_stop()
 
     def procline(self, message: str) -> None:
         """RQ would put the job into the process title; nothing of a job belongs there."""
@@ -248,17 +307,47 @@ class GenerationWorker(BaseWorker):
 
         A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
         """
-        with self.connection.pipeline() as pipeline:
-            pipeline.lpos(self.keys.taken(self.name), job_id)
-            pipeline.hmget(self.job_class.key_for(job_id), "status", "worker_name")
-            try:
-                place, (status, worker_name) = pipeline.execute()
-            except redis.ResponseError as error:
-                if not is_wrong_type(error):
-                    raise
-                return True  # somebody has put something else there, and RQ knows nothing of the job any more
-        ours = status == b"started" and worker_name == self.name.encode()
-        return place is None and status is not None and not ours
+        return self._has_lost(job_id, self.connection.execute_command)
+
+    def _has_lost(self, job_id: str, command: Callable[..., Any]) -> bool:
+        try:
+            if any(command("LPOS", key, job_id) is not None for key in self._own_lists):
+                return False
+            status, worker_name = command("HMGET", self.job_class.key_for(job_id), "status", "worker_name")
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return True  # somebody has put something else there, and RQ knows nothing of the job any more
+        return status is not None and not (status == b"started" and worker_name == self.name.encode())
+
+    @property
+    def _own_lists(self) -> tuple[str, str]:
+        """Lists of jobs that are ours: those to run, and those of the dead whose end we tell RQ of."""
+        return self.keys.taken(self.name), self.keys.taken(f"{self.name}{SETTLING}")
+
+    def _only_while_held(self, job_id: str, pipeline: Pipeline, *, unrun: bool = False) -> None:
+        """Let a transaction through only while the job is ours.  Raises NotHeld when it is not.
+
+        unrun: nobody has run the job, and it may still wait in its queue; its end is to be registered once.
+        The look is sent at once. All else that the pipeline has been given, and is given yet, waits for `execute`,
+        which raises WatchError if what was seen has changed.
+        """
+        command = pipeline.immediate_execute_command
+        key = self.job_class.key_for(job_id)
+        command("WATCH", *self._own_lists, key)
+        pipeline.explicit_transaction = True
+        lost = command("HGET", key, "status") in _ENDED if unrun else self._has_lost(job_id, command)
+        if lost:
+            raise NotHeld
+
+    def _write_while_held(self, job_id: str, write: Callable[[Pipeline], None]) -> None:
+        """Have the commands of `write` carried out as one transaction, while the job is ours.  Raises NotHeld."""
+        while True:
+            with suppress(redis.WatchError), self.connection.pipeline() as pipeline:
+                self._only_while_held(job_id, pipeline)
+                write(pipeline)
+                pipeline.execute()
+                return
 
     def fetch(self, job_id: str) -> Job | None:
         """The job, or None where its hash is gone.  Raises InvalidRequest when it cannot be read as a job."""
@@ -293,19 +382,27 @@ class GenerationWorker(BaseWorker):
 
     def begin(self, job: Job) -> Execution:
         """Register the job as started. If it is not ours any more, nothing is written."""
-        if self.has_lost(job.id):
-            return Execution("superseded", job.id, self.connection, worker_name=self.name)
-        self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
         try:
-            self.prepare_execution(job)
+            self._write_while_held(job.id, partial(self._begin, job))
+        except NotHeld:
+            return Execution("superseded", job.id, self.connection, worker_name=self.name)
         except redis.ResponseError as error:
             if not is_wrong_type(error):
                 raise
             # One of RQ's keys for the job is of somebody else's making. It is not shown as running, and runs.
             logger.warning("job %s: RQ cannot register its start: %s", job.id, error)
-        self.prepare_job_execution(job)
         [execution] = self._executions_of(job)
         return execution
+
+    def _begin(self, job: Job, pipeline: Pipeline) -> None:
+        """What RQ does in `prepare_execution` and `prepare_job_execution`, in one transaction."""
+        self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
+        execution = Execution.create(job, self.get_heartbeat_ttl(job), pipeline, worker_name=self.name)
+        self.executions[execution.id] = execution
+        self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
+        self.heartbeat(pipeline=pipeline)
+        job.prepare_for_execution(self.name, pipeline)
+        pipeline.persist(job.key)
 
     def _executions_of(self, job: Job) -> list[Execution]:
         return [execution for execution in self.executions.values() if execution.job_id == job.id]
@@ -313,66 +410,81 @@ class GenerationWorker(BaseWorker):
     def _drop_executions(self, job: Job) -> None:
         for execution in self._executions_of(job):
             with self.connection.pipeline() as pipeline:
-                self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+                super().cleanup_execution(job, pipeline=pipeline, execution=execution)
                 pipeline.execute(raise_on_error=False)
+
+    def cleanup_execution(self, job: Job, pipeline: Pipeline, execution: Execution | None = None) -> None:
+        """RQ calls this in the transaction that registers a job's end.  Raises NotHeld.
+
+        RQ's own forgets the execution at once; ours stays until the end stands in Redis (see `_ending`).
+        """
+        self._only_while_held(job.id, pipeline, unrun=execution is None)
+        for key in self._own_lists:
+            pipeline.lrem(key, 1, job.id)
+        if execution is None:
+            pipeline.hdel(job.key, "deaths")  # whoever has RQ enqueue it again begins anew
+        else:
+            execution.delete(job=job, pipeline=pipeline)
 
     def succeed(self, job: Job, execution: Execution, result: GenerationResult) -> None:
         """Register the job as finished; the result is RQ's return value too."""
-        if self._is_noted(job, execution):
-            return
-        job.ended_at = now()
-        job.result_ttl = self._bounded_ttl(job.result_ttl)
-        job._result = result.model_dump(mode="json")  # noqa: SLF001 - as RQ's own workers set it
-        job._status = JobStatus.FINISHED  # noqa: SLF001
-        self._call_back(job, "success", job._result)  # noqa: SLF001
-        self.handle_job_success(job, self.queue_of(job), job.started_job_registry, execution)
-        job.send_webhooks(JobStatus.FINISHED)
+        with self._ending(job, execution):
+            job.ended_at = now()
+            job.result_ttl = self._bounded_ttl(job.result_ttl)
+            job._result = result.model_dump(mode="json")  # noqa: SLF001 - as RQ's own workers set it
+            job._status = JobStatus.FINISHED  # noqa: SLF001
+            self._call_back(job, "success", job._result)  # noqa: SLF001
+            self.handle_job_success(job, self.queue_of(job), job.started_job_registry, execution)
+            job.send_webhooks(JobStatus.FINISHED)
 
     def fail(self, job: Job, execution: Execution, error: JobError) -> None:
         """Register the job as failed, or enqueue it again if RQ's Retry asks for it and it can help."""
-        self._call_back(job, "failure", type(error), error, None)
-        if not error.retryable:
-            job.retries_left = 0
-        self._handle_failure(job, execution, f"{error.code}: {error}")
+        with self._ending(job, execution):
+            self._call_back(job, "failure", type(error), error, None)
+            if not error.retryable:
+                job.retries_left = 0
+            self._handle_failure(job, execution, f"{error.code}: {error}")
 
     def refuse(self, job: Job, error: JobError) -> None:
         """Register a job that was never run as failed. Nothing that it names is called, and it is not retried."""
-        job.webhooks = []
-        job.retries_left = 0
-        self._handle_failure(job, None, f"{error.code}: {error}")
-        self.connection.hdel(job.key, "deaths")  # whoever has RQ enqueue it again begins anew
+        with self._ending(job, None):
+            job.webhooks = []
+            job.retries_left = 0
+            self._handle_failure(job, None, f"{error.code}: {error}")
 
     def stopped(self, job: Job, execution: Execution) -> None:
         """Register the job as stopped, RQ's word for a job that was cancelled while it ran."""
-        self._call_back(job, "stopped")
-        self._handle_failure(job, execution, "cancelled", stopped=True)
+        with self._ending(job, execution):
+            self._call_back(job, "stopped")
+            self._handle_failure(job, execution, "cancelled", stopped=True)
 
-    def _is_noted(self, job: Job, execution: Execution | None) -> bool:
-        """Whether RQ has this end already: our transaction went through, and its answer was lost."""
-        ended = self.connection.hget(job.key, "status") in (b"finished", b"failed", b"stopped")
-        if execution is not None and ended:
-            self.forget(execution)
-        return ended
+    @contextmanager
+    def _ending(self, job: Job, execution: Execution | None) -> Iterator[None]:
+        """Around the registering of a job's end, which may take several calls until Redis has taken it.
 
-    def _is_retried(self, job: Job) -> bool:
-        """The same of a retry. By the retries left: RQ writes its status ahead of the transaction."""
-        retries_left = self.connection.hget(job.key, "retries_left")
-        return job.retries_left is not None and retries_left is not None and int(retries_left) < job.retries_left
+        It is over, too, once the job is not ours: it was moved on, or the call before went through and its answer
+        was lost.
+        """
+        try:
+            yield
+            if execution is not None:
+                self.executions.pop(execution.id, None)
+        except NotHeld:
+            if execution is not None:
+                self.forget(execution)
+        self._called_back.discard(job.id)
 
     def _handle_failure(self, job: Job, execution: Execution | None, why: str, *, stopped: bool = False) -> None:
         job.ended_at = now()
         job.failure_ttl = self._bounded_ttl(job.failure_ttl)
         retries_left = job.retries_left
-        if self._is_noted(job, execution):
-            return
-        for _ in range(2):
-            if self._is_retried(job):
-                return
-            self._stopped_job_id = job.id if stopped else None
-            self._failure_noted = False
-            self.handle_job_failure(job, self.queue_of(job), exc_string=why, execution=execution)
-            if self._failure_noted:
-                return
+        for _ in range(NOTING_TRIES):
+            with self._notes:
+                self._stopped_job_id = job.id if stopped else None
+                self._failure_noted = False
+                self.handle_job_failure(job, self.queue_of(job), exc_string=why, execution=execution)
+                if self._failure_noted:
+                    return
             # RQ has logged an error of Redis and gone on. If Redis takes no writes at all, this raises why.
             job.retries_left = retries_left
             self.beat(None, None)
@@ -392,24 +504,27 @@ class GenerationWorker(BaseWorker):
         It goes into no registry, whose readers would stumble over it. Where no hash stands, or something else
         under its name, there is nothing of RQ's to change.
         """
-        self._set_last_status(self.job_class.key_for(job_id), JobStatus.FAILED)
-
-    def _set_last_status(self, key: str, status: JobStatus) -> None:
+        key = self.job_class.key_for(job_id)
         if self.connection.type(key) == b"hash":
             with self.connection.pipeline() as pipeline:
-                pipeline.hset(key, "status", status)
-                pipeline.expire(key, round(self.settings.result_ttl_s))
+                self._set_last_status(key, JobStatus.FAILED, pipeline)
                 pipeline.execute()
+
+    def _set_last_status(self, key: str, status: JobStatus, pipeline: Pipeline) -> None:
+        pipeline.hset(key, "status", status)
+        pipeline.expire(key, round(self.settings.result_ttl_s))
 
     def let_expire(self, job: Job) -> None:
         """The least that RQ must know of a job that has ended: its status, and that nothing runs it."""
+        self._called_back.discard(job.id)
         self._drop_executions(job)
-        self._set_last_status(job.key, job.get_status(refresh=False))
+        with suppress(NotHeld):
+            self._write_while_held(job.id, partial(self._set_last_status, job.key, job.get_status(refresh=False)))
 
     def put_back(self, job: Job, execution: Execution) -> None:
         """Put a job that has not ended at the front of its queue, in one step."""
         with self.connection.pipeline() as pipeline:
-            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+            super().cleanup_execution(job, pipeline=pipeline, execution=execution)
             keys = [self.keys.taken(self.name), job.key, self.queue_of(job).key]
             self._put_back(keys=keys, args=[job.id], client=pipeline)
             pipeline.execute()
@@ -440,9 +555,13 @@ class GenerationWorker(BaseWorker):
         return bound if ttl_s < 0 else min(ttl_s, bound)
 
     def _call_back(self, job: Job, kind: Literal["success", "failure", "stopped"], *args: Any) -> None:
-        """Run a callback that a setting allows. Its failure is logged and changes nothing."""
-        if not getattr(job, f"_{kind}_callback_name"):
+        """Run a callback that a setting allows. Its failure is logged and changes nothing.
+
+        It runs once, however often Redis has to be told of the end: the end of that is in `_ending`.
+        """
+        if not getattr(job, f"_{kind}_callback_name") or job.id in self._called_back:
             return
+        self._called_back.add(job.id)
         try:
             with TimerDeathPenalty(getattr(job, f"{kind}_callback_timeout"), job_id=job.id):
                 getattr(job, f"{kind}_callback")(job, self.connection, *args)

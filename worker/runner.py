@@ -45,6 +45,15 @@ from .history import History, read_history
 
 logger = logging.getLogger(__name__)
 
+CLEAR = """
+-- KEYS   our list of taken jobs, events, result, cancel      ARGV   job id
+-- Only while the job is ours: after a sweep, the stream may be that of another worker's attempt.
+if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
+redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
+redis.call('DEL', KEYS[3], KEYS[4])
+return 1
+"""
+
 AbortReason = Literal["cancelled", "timeout", "shutdown"]
 """Why a job is stopped from outside: its user, its deadline, or the worker's own end."""
 
@@ -162,6 +171,7 @@ class Runner:
         self.cancel_poll_s = cancel_poll_s
         self.live_ttl_s = live_ttl_s
         self.attempt: Attempt | None = None
+        self._clear_script = client.register_script(CLEAR)
 
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
@@ -174,7 +184,8 @@ class Runner:
                 if ended.status == "finished":
                     return Done(ended)
                 # It failed or was cancelled, and somebody has had RQ enqueue it again.
-                await self._clear(order.job_id)
+                if not await self._clear(order.job_id):
+                    return Superseded()
                 history = History(last_attempt=history.last_attempt)
             self.attempt = Attempt(self, order, history)
             try:
@@ -188,23 +199,30 @@ class Runner:
                 self.attempt = None
 
     def abort(self, reason: AbortReason) -> None:
-        """Stop the running job at its next step. Harmless when there is none."""
-        if self.attempt is not None:
+        """Stop the running job at its next step. Harmless when there is none.
+
+        cancelled: have the job look at once for a request to cancel it. The caller may mean the one before.
+        """
+        if self.attempt is None:
+            return
+        if reason == "cancelled":
+            self.attempt.look_for_cancel()
+        else:
             self.attempt.abort(reason)
 
-    async def _clear(self, job_id: str) -> None:
-        """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in."""
+    async def _clear(self, job_id: str) -> bool:
+        """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in.
+
+        Answers whether the job is ours; if it is not, nothing was changed.
+        """
+        keys = self.keys
+        names = [keys.taken(self.worker_name), keys.events(job_id), keys.result(job_id), keys.cancel(job_id)]
         while True:
             try:
-                async with self.client.pipeline() as pipeline:
-                    pipeline.xtrim(self.keys.events(job_id), maxlen=0, approximate=False)
-                    pipeline.delete(self.keys.result(job_id), self.keys.cancel(job_id))
-                    await pipeline.execute()
+                return bool(await self._clear_script(keys=names, args=[job_id]))
             except redis.RedisError as error:
                 logger.warning("clearing the stream of job %s waits for Redis: %s", job_id, error)
                 await asyncio.sleep(RETRY_DELAYS_S[-1])
-            else:
-                return
 
     async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
         """End a job that cannot be run: `failed`, with its result."""
@@ -255,10 +273,12 @@ class Attempt:
         self._resumed_ids = [token_id for data in earlier for token_id in data.ids]
         self._ids: list[int] = []
         self._text: list[str] = []
+        self._cached_tokens = 0
         self._started: Started | None = None
         self._finish: tuple[Literal["stop", "length"], str | None] | None = None
         self._refusal: JobError | None = None
         self._abort: AbortReason | None = None
+        self._look = asyncio.Event()
         self._over = False
         self.progress = Progress(tokens=len(self._resumed_ids))
         self._run = runner.engine.generate(order.request.to_wire(), seed=self._seed, resumed_ids=self._resumed_ids)
@@ -290,13 +310,20 @@ class Attempt:
             ends = reason == "cancelled" or (reason == "timeout" and not self._order.can_retry)
             self._run.stop(flush=ends)
 
+    def look_for_cancel(self) -> None:
+        """Look now for a request to cancel the job, and not when the time has come for the next look."""
+        self._look.set()
+
     async def _watch_for_cancel(self) -> None:
         key = self._runner.keys.cancel(self._order.job_id)
         while self._abort is None and not self._over:  # a client may swallow a cancellation: the flag ends it, too
+            self._look.clear()
             with contextlib.suppress(redis.RedisError):
                 if await self._runner.client.exists(key):
                     self.abort("cancelled")
-            await asyncio.sleep(self._runner.cancel_poll_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._runner.cancel_poll_s):
+                    await self._look.wait()
 
     async def _consume(self) -> None:
         """Turn what the engine says into events, until the run has ended."""
@@ -319,6 +346,7 @@ class Attempt:
             self._refusal = job_error(message.code, message.message)
         elif isinstance(message, EngineEnded):
             self._clock.prefill_ms = message.prefill_ms
+            self._cached_tokens = message.cached_tokens
             if message.tail:
                 self._add(self._index, [], message.tail)
 
@@ -410,6 +438,7 @@ class Attempt:
             finish_reason=finish_reason,
             stop=stop,
             seed=self._seed,
+            cached_tokens=self._cached_tokens,
             error=error_info(error) if error else None,
             timings=self._clock.timings(len(self._ids), self._order.queued_ms),
         )

@@ -147,8 +147,16 @@ def test_retry_intervals_have_to_be_seconds(job, settings, intervals):
 
 
 def test_a_deadline_that_has_passed(job, settings):
+    late = json.dumps({"expires_at": time.time() - 1})
     with pytest.raises(JobExpired):
-        read_order(job(meta=json.dumps({"expires_at": time.time() - 1})), settings, QUEUES)
+        read_order(job(meta=late), settings, QUEUES)
+    with pytest.raises(JobExpired):
+        read_order(job(meta=late, started_at=""), settings, QUEUES)  # as RQ writes it of a job that never ran
+
+
+def test_a_deadline_that_has_passed_since_a_worker_had_the_job(job, settings):
+    late = json.dumps({"expires_at": time.time() - 1})
+    assert read_order(job(meta=late, started_at=utcformat(now())), settings, QUEUES)
 
 
 @pytest.mark.parametrize("expires_at", [time.time() + 1000, "soon", None, "NaN"])

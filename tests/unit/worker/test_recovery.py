@@ -6,11 +6,13 @@ import time
 
 import pytest
 from fakeredis import FakeServer
+from redis.client import Pipeline
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
 from producer.contract import FUNCTION, GenerationResult, JobTimeout, Keys
+from worker.intake import read_order
 from worker.recovery import Recovery
 from worker.rq_worker import GenerationWorker, Taken
 from worker.settings import WorkerSettings
@@ -368,6 +370,51 @@ def test_a_sweeper_that_dies_over_an_end_leaves_it_to_the_next(client, worker, s
     assert_nothing_is_left(client, worker, sweeper, dead)
 
 
+@pytest.mark.parametrize("status", IN_RQ)
+def test_a_sweeper_that_was_taken_for_dead_over_an_end_leaves_no_trace(client, start, dead, monkeypatch, status):
+    """Stopped after its last look at the claimed end, right before it would tell RQ; another has told it since."""
+    job = take_of(client, dead)
+    write_result(client, job.id, status)
+    die(client, dead)
+    slow, other = start("slow"), start("other")
+    execute, left = Pipeline.execute, {}
+
+    def overtaken(pipeline: Pipeline, raise_on_error: bool = True) -> list:
+        if not left and "XADD" in {args[0] for args, _ in pipeline.command_stack}:
+            left["is being told"] = True
+            die(client, slow)
+            Recovery(other).sweep()
+            left["traces"] = {key: client.dump(key) for key in client.keys("*") if b"slow" not in key}
+        return execute(pipeline, raise_on_error)
+
+    monkeypatch.setattr(Pipeline, "execute", overtaken)
+    Recovery(slow).sweep()
+    assert left["traces"] == {key: client.dump(key) for key in client.keys("*") if b"slow" not in key}
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+    assert_nothing_is_left(client, slow, other, dead)
+
+
+def test_a_result_that_has_come_since_the_look_is_not_deleted(client, worker, dead, monkeypatch):
+    """A sweeper that was stopped over what stood in place of a result: the job's own end stands there now."""
+    job = take_of(client, dead)
+    client.set(KEYS.result(job.id), "no JSON")
+    recovery = Recovery(worker)
+    discard = recovery._discard
+    monkeypatch.setattr(recovery, "_discard", lambda **_: (write_result(client, job.id), discard(**_)))
+    recovery._ended(job.id)
+    assert recovery._ended(job.id).status == "finished"
+
+
+def test_a_job_whose_retry_rq_has_noted_is_not_put_back_once_more(client, worker, dead):
+    """Its worker died before it had put the job down: the retry and the putting down are one step."""
+    job = take_of(client, dead, retry=Retry(2))
+    dead.fail(job, dead.begin(job), JobTimeout())
+    die(client, dead)
+    Recovery(worker).sweep()
+    assert in_queue(client) == [job.id]
+    assert not client.hexists(job.key, "deaths")
+
+
 def test_a_sweep_when_nobody_has_died_writes_nothing(client, worker, start):
     busy = start("busy")
     enqueue(client)
@@ -392,6 +439,19 @@ def test_jobs_that_have_waited_for_too_long_are_found_and_stay_until_they_are_dr
     recovery.drop(late)
     assert late.id not in in_queue(client)
     assert recovery.expired() == []
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["running", "popped and not yet started"])
+def test_a_job_that_was_taken_in_time_does_not_expire_when_its_worker_dies(client, worker, dead, begun):
+    """`queue_ttl_s` bounds the wait for a worker, and that was over: its user may have read half of the text."""
+    job = take_of(client, dead, meta={"expires_at": time.time() + 1000})
+    if begun:
+        dead.begin(job)
+    die(client, dead)
+    Recovery(worker).sweep()
+    client.hset(job.key, "meta", json.dumps({"expires_at": time.time() - 1}))
+    assert Recovery(worker).expired() == []
+    assert read_order(take(worker), worker.settings, (NORMAL,)).job_id == job.id
 
 
 def test_a_long_queue_is_looked_at_in_parts(client, worker, monkeypatch):

@@ -1,10 +1,13 @@
 """RQ's side of the worker: what stands in Redis after each step, as RQ and other workers read it."""
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import redis
 from fakeredis import FakeServer
+from redis.client import Pipeline
 from rq import Queue, Retry
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -13,8 +16,18 @@ from rq.suspension import resume, suspend
 from rq.utils import now
 from rq.worker.base import BaseWorker, WorkerStatus
 
-from producer.contract import FUNCTION, GenerationResult, InvalidRequest, JobTimeout, Keys, Timings
+from producer.contract import (
+    FUNCTION,
+    GenerationResult,
+    InvalidRequest,
+    JobExpired,
+    JobTimeout,
+    Keys,
+    Timings,
+    WorkerLost,
+)
 from worker.errors import BookkeepingFailed
+from worker.recovery import Recovery
 from worker.rq_worker import GenerationWorker, Taken
 from worker.settings import WorkerSettings
 
@@ -138,11 +151,36 @@ def test_rqs_stop_command_reaches_the_running_generation(client, fake_server):
     options = WorkerSettings(model_name="tiny")
     worker = GenerationWorker(options, Server(server=fake_server), on_stop=lambda: stopped.append(True))
     job = enqueue(client)
-    worker.begin(taken_job(worker))
-    worker.handle_payload({"data": json.dumps({"command": "stop-job", "job_id": "another"}).encode()})
+    execution = worker.begin(taken_job(worker))
+    stop(worker, "another")
     assert not stopped
-    worker.handle_payload({"data": json.dumps({"command": "stop-job", "job_id": job.id}).encode()})
-    assert stopped
+    stop(worker, job.id)
+    assert stopped == [True]
+    assert 0 < client.ttl(KEYS.cancel(job.id)) <= worker.settings.max_result_ttl_s
+    client.delete(KEYS.cancel(job.id))
+    message = {"command": "stop-execution", "job_id": job.id, "execution_id": execution.id}
+    worker.handle_payload({"data": json.dumps(message).encode()})
+    assert client.exists(KEYS.cancel(job.id))
+
+
+def stop(worker: GenerationWorker, job_id: str) -> None:
+    """As RQ's stop command comes on the worker's channel."""
+    worker.handle_payload({"data": json.dumps({"command": "stop-job", "job_id": job_id}).encode()})
+
+
+def test_a_stop_command_stops_the_job_that_it_names_and_no_other(client, worker):
+    """A job runs while RQ hears of the end of the one before, which counts as running for RQ until then."""
+    ended = taken_job_of(client, worker)
+    worker.begin(ended)
+    client.set(KEYS.result(ended.id), result(ended).model_dump_json())
+    stop(worker, ended.id)  # too late, and the next job may have begun without RQ's knowing
+    enqueue(client)
+    running = taken_job(worker, ended.id)
+    worker.begin(running)
+    stop(worker, ended.id)
+    assert client.keys("*:cancel") == []
+    stop(worker, running.id)
+    assert client.keys("*:cancel") == [KEYS.cancel(running.id).encode()]
 
 
 # -- taking
@@ -342,6 +380,22 @@ def test_refusal_of_a_job_that_never_ran(client, worker):
     assert in_queue(client) == []
 
 
+def test_a_refused_job_that_is_enqueued_again_begins_anew(client, worker):
+    job = taken_job_of(client, worker)
+    client.hset(job.key, "deaths", 3)
+    worker.refuse(job, WorkerLost())
+    assert not client.hexists(job.key, "deaths")
+    assert in_list(client, worker) == []
+
+
+def test_a_refusal_is_registered_once_also_for_a_job_that_waits_in_its_queue(client, worker, start):
+    """As an expired one does: every worker looks for those."""
+    job = enqueue(client)
+    for each in (worker, start(), worker):
+        each.refuse(each.fetch(job.id), JobExpired())
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+
+
 def test_stopped(client, worker, job):
     execution = worker.begin(job)
     worker.stopped(job, execution)
@@ -462,9 +516,28 @@ def test_a_failure_that_redis_did_not_take_is_said_and_can_be_said_again(client,
 
 
 @pytest.mark.parametrize("key", ["rq:results:{}", "rq:executions:{}"])
-def test_a_failure_that_rq_can_never_note_is_given_up(client, worker, job, key):
+def test_a_failure_is_noted_but_for_a_key_of_somebody_elses_making(client, worker, job, key):
+    """Redis runs the other commands of a transaction all the same."""
     execution = worker.begin(job)
     client.set(key.format(job.id), "foreign")
+    worker.fail(job, execution, JobTimeout())
+    assert client.hget(job.key, "status") == b"failed"
+    assert client.ttl(job.key) > 0
+    assert registered(FailedJobRegistry, client) == [job.id]
+    assert worker.get_current_job_id() is None
+
+
+def test_a_failure_that_redis_never_takes_is_given_up(client, worker, job, monkeypatch):
+    """As with an ACL that forbids one of RQ's commands: Redis then refuses the whole transaction."""
+    execution = worker.begin(job)
+    execute = Pipeline._execute_transaction
+
+    def forbidden(pipeline, connection, commands, raise_on_error):
+        if any(args[0] == "XADD" for args, _ in commands):
+            raise redis.exceptions.NoPermissionError("no permissions to run the 'xadd' command")
+        return execute(pipeline, connection, commands, raise_on_error)
+
+    monkeypatch.setattr(Pipeline, "_execute_transaction", forbidden)
     with pytest.raises(BookkeepingFailed):
         worker.fail(job, execution, JobTimeout())
     worker.let_expire(job)
@@ -528,13 +601,151 @@ def test_a_callback_that_is_allowed_is_called_once(worker, job, kind):
 
 
 def _end(worker: GenerationWorker, job: Job, kind: str) -> None:
+    ENDS[kind](worker, job, worker.begin(job))
+
+
+@pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
+def test_a_callback_is_called_once_though_redis_has_to_be_told_twice(client, worker, job, fake_server, kind):
+    called.clear()
+    setattr(job, f"_{kind}_callback", note)
+    setattr(job, f"_{kind}_callback_name", "note")
     execution = worker.begin(job)
-    if kind == "success":
-        worker.succeed(job, execution, result(job))
-    elif kind == "failure":
-        worker.fail(job, execution, JobTimeout())
-    else:
-        worker.stopped(job, execution)
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        ENDS[kind](worker, job, execution)
+    fake_server.connected = True
+    ENDS[kind](worker, job, execution)
+    assert len(called) == 1
+    assert client.hget(job.key, "status") in (b"finished", b"failed", b"stopped")
+
+
+def test_a_callback_is_called_for_each_failure(client, worker):
+    called.clear()
+    job_id = enqueue(client, retry=Retry(1)).id
+    for _ in range(2):
+        job = taken_job(worker)
+        job._failure_callback, job._failure_callback_name = note, "note"
+        worker.fail(job, worker.begin(job), JobTimeout())
+    assert [called_for for called_for, *_ in called] == [job_id, job_id]
+
+
+# -- taken over between the look and the write
+
+
+ENDS: dict[str, Callable[[GenerationWorker, Job, Execution], None]] = {
+    "success": lambda worker, job, execution: worker.succeed(job, execution, result(job)),
+    "failure": lambda worker, job, execution: worker.fail(job, execution, JobTimeout()),
+    "stopped": lambda worker, job, execution: worker.stopped(job, execution),
+    "let expire": lambda worker, job, execution: worker.let_expire(job),
+    "put back": lambda worker, job, execution: worker.put_back(job, execution),
+}
+WRITES = {"HSET", "ZADD", "XADD", "EVALSHA"}
+
+
+@pytest.fixture
+def last_moment(monkeypatch):
+    """Has something happen after all looks, right before the next transaction that would leave a trace."""
+
+    def last_moment(happen: Callable[[], None]) -> None:
+        pending, execute = [happen], Pipeline.execute
+
+        def overtaken(pipeline: Pipeline, raise_on_error: bool = True):
+            if pending and WRITES & {args[0] for args, _ in pipeline.command_stack}:
+                pending.pop()()
+            return execute(pipeline, raise_on_error)
+
+        monkeypatch.setattr(Pipeline, "execute", overtaken)
+
+    return last_moment
+
+
+class Heir:
+    """A worker that takes the job over, and remembers what stood in Redis then."""
+
+    def __init__(self, client: Server, dead: GenerationWorker, heir: GenerationWorker, *, finishes: bool) -> None:
+        self.client, self._dead, self._heir, self._finishes = client, dead, heir, finishes
+        self.left: dict[bytes, bytes] = {}
+
+    def take_over(self) -> None:
+        """The other was silent for so long that it counts as dead."""
+        self.client.delete(self._dead.key)
+        Recovery(self._heir).sweep()
+        job = taken_job(self._heir)
+        execution = self._heir.begin(job)
+        if self._finishes:
+            self._heir.succeed(job, execution, result(job))
+        self.left = self.traces()
+
+    def traces(self) -> dict[bytes, bytes]:
+        """All that stands in Redis, but for the dead worker's own record and list."""
+        own = self._dead.name.encode()
+        return {key: self.client.dump(key) for key in self.client.keys("*") if own not in key}
+
+
+@pytest.fixture(params=[False, True], ids=["runs", "has finished"])
+def heir(request, client, worker, start) -> Heir:
+    return Heir(client, worker, start(name="heir"), finishes=request.param)
+
+
+@pytest.mark.parametrize("retry", [None, Retry(2), Retry(2, interval=60)], ids=["", "retry", "scheduled retry"])
+@pytest.mark.parametrize("end", ENDS)
+def test_an_end_is_not_registered_for_a_job_that_was_taken_over_at_the_last_moment(
+    worker, heir, last_moment, end, retry
+):
+    """A stall of more than one time to live, exactly between our look at the job and RQ's write."""
+    job = taken_job_of(heir.client, worker, retry=retry)
+    execution = worker.begin(job)
+    last_moment(heir.take_over)
+    ENDS[end](worker, job, execution)
+    assert heir.left
+    assert heir.traces() == heir.left
+    assert worker.executions == {}
+
+
+def test_a_start_is_not_registered_for_a_job_that_was_taken_over_at_the_last_moment(
+    worker, heir, job, last_moment
+):
+    last_moment(heir.take_over)
+    worker.begin(job)
+    assert heir.left
+    assert heir.traces() == heir.left
+
+
+def test_a_change_that_is_no_takeover_does_not_keep_an_end_from_being_registered(client, worker, job, last_moment):
+    """As the heartbeat does, and the taking of the next job."""
+    execution = worker.begin(job)
+    last_moment(lambda: client.expire(KEYS.taken(worker.name), 500))
+    worker.fail(job, execution, JobTimeout())
+    assert client.hget(job.key, "status") == b"failed"
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+
+
+@pytest.mark.parametrize("retry", [None, Retry(2), Retry(2, interval=60)], ids=["", "retry", "scheduled retry"])
+@pytest.mark.parametrize("end", ["success", "failure", "stopped"])
+def test_an_end_whose_answer_was_lost_is_registered_once(client, worker, monkeypatch, end, retry):
+    job = taken_job_of(client, worker, retry=retry)
+    execution = worker.begin(job)
+    execute, lost = Pipeline._execute_transaction, []
+
+    def lose_answer(*args):
+        answer = execute(*args)
+        if not lost:
+            lost.append(True)
+            raise redis.ConnectionError("Connection closed by server.")
+        return answer
+
+    monkeypatch.setattr(Pipeline, "_execute_transaction", lose_answer)
+    with pytest.raises(redis.ConnectionError) if end == "success" else nullcontext():  # RQ logs that of a failure
+        ENDS[end](worker, job, execution)
+    ENDS[end](worker, job, execution)
+    assert lost
+    seen = Job.fetch(job.id, client, "json")
+    retried = retry is not None and end == "failure"
+    assert len(seen.results()) == (0 if retried else 1)
+    assert seen.retries_left == (1 if retried else retry and 2)
+    waiting = in_queue(client) + registered(ScheduledJobRegistry, client)
+    assert waiting == ([job.id] if retried else [])
+    assert in_list(client, worker) == []
 
 
 def test_maintenance_drops_what_has_expired_and_leaves_running_jobs(client, worker, job):

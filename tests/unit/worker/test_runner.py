@@ -19,6 +19,7 @@ from producer.contract import (
     parse_entry,
 )
 from worker.engine_protocol import Refused
+from worker.history import read_history
 from worker.runner import Done, Order, PutBack, Retry, Runner, Superseded
 
 from .scripted_engine import ScriptedEngine, step
@@ -119,6 +120,23 @@ async def test_cancelling_by_the_key_alone_keeps_the_text_and_what_was_held_back
     assert outcome.result.status == outcome.result.finish_reason == "cancelled"
     assert joined(stream)[0] == outcome.result.text == "ab�"
     assert not await client.exists(KEYS.cancel(JOB))
+
+
+async def test_a_stop_command_cancels_the_job_that_it_was_for_and_no_other(client, engine):
+    runner = Runner(engine, client, KEYS, worker_name="w1", cancel_poll_s=30)
+    task, run = await begin(runner, engine)
+    run.accept()
+    run.steps("a")
+    while await client.xlen(KEYS.events(JOB)) < 2:
+        await asyncio.sleep(0)
+    runner.abort("cancelled")  # for the job before, which has ended
+    run.steps("b")
+    while await client.xlen(KEYS.events(JOB)) < 3:
+        await asyncio.sleep(0)
+    assert run.stopped is None
+    await client.set(KEYS.cancel(JOB), "1")
+    runner.abort("cancelled")
+    assert (await asyncio.wait_for(task, 5)).result.status == "cancelled"
 
 
 async def test_a_job_past_its_timeout_fails_with_the_text_so_far(client, runner, engine):
@@ -274,6 +292,57 @@ async def test_a_failed_job_that_rq_enqueued_again_runs_again_from_its_start(cli
     outcome = await task
     assert (outcome.result.status, outcome.result.attempts) == ("finished", 2)
     assert [event.type for event in await events(client)] == ["started", "tokens", "finished"]
+
+
+async def test_a_worker_that_was_taken_over_before_it_cleared_the_stream_leaves_it_to_the_next(
+    client, runner, engine, monkeypatch
+):
+    """It had read that the job failed and was enqueued again, and was stopped there; the next attempt runs."""
+    await runner.refuse(JOB, "tiny", InvalidRequest("no"), result_ttl_s=60)
+    heir = Runner(ScriptedEngine(), client, KEYS, worker_name="w2", cancel_poll_s=1)
+    clear = runner._clear
+
+    async def overtaken(job_id: str) -> bool:
+        await client.lrem(KEYS.taken("w1"), 1, JOB)
+        takeover, its_run = await begin(heir, heir.engine)
+        its_run.accept()
+        its_run.steps("a", finish="stop")
+        its_run.end()
+        await takeover
+        return await clear(job_id)
+
+    monkeypatch.setattr(runner, "_clear", overtaken)
+    assert isinstance(await runner.run(order()), Superseded)
+    assert engine.runs.empty()
+    assert [event.type for event in await events(client)] == ["started", "tokens", "finished"]
+    assert (await result(client)).text == "a"
+
+
+@pytest.mark.parametrize("kind", ["stream", "list"])
+@pytest.mark.parametrize("overtaken", [False, True])
+async def test_what_stands_in_place_of_the_stream_is_deleted_and_not_what_has_come_since(
+    client, monkeypatch, kind, overtaken
+):
+    """A worker that was stopped between its look and the deletion; the next one has begun the job's stream."""
+    put = {
+        "stream": lambda: client.xadd(KEYS.events(JOB), {"type": "no", "data": "event"}, id="1-0"),
+        "list": lambda: client.rpush(KEYS.events(JOB), "foreign"),
+    }
+    await put[kind]()
+    register = client.register_script
+
+    def stopped_before(script: str):
+        async def discard(**arguments):
+            if overtaken:
+                await client.delete(KEYS.events(JOB))
+                await client.xadd(KEYS.events(JOB), {"type": "started", "data": "{}"}, id="1-0")
+            return await register(script)(**arguments)
+
+        return discard
+
+    monkeypatch.setattr(client, "register_script", stopped_before)
+    assert (await read_history(client, KEYS, JOB, "w1")).events == ()
+    assert await client.exists(KEYS.events(JOB)) == overtaken
 
 
 async def test_logprobs_reach_the_stream(client, runner, engine):
