@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 PROMPT ?= 你好，介绍一下你自己
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos soak clean
+.PHONY: help demo test lint bench bench-engine bench-shortcuts chaos soak clean
 
 help: ## What there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 demo: $(STAMP) ## One job from a prompt to its answer: broker, worker and tiny model included
 	@$(BIN)/python -m producer.demo "$(PROMPT)"
@@ -25,6 +25,12 @@ lint: $(STAMP)
 
 bench: $(STAMP) ## Served against bare, side by side with a hand-written peer
 	@$(BIN)/python -m tests.benchmarks.serving
+
+bench-engine: $(STAMP) ## The engine against transformers and llama.cpp; on a GPU with BENCH="--device cuda:0 ..."
+	@$(BIN)/python -m tests.benchmarks.engine $(BENCH)
+
+bench-shortcuts: $(STAMP) ## What prefix reuse and prompt lookup save
+	@$(BIN)/python -m tests.benchmarks.shortcuts $(BENCH)
 
 chaos: $(STAMP) ## Kill workers, engines and the server at random; check every invariant (a quarter of an hour)
 	$(BIN)/python -m pytest tests/chaos

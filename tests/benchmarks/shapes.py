@@ -1,0 +1,74 @@
+"""The shapes that are measured: Qwen2's configurations, with random weights made on the device. No download."""
+
+import copy
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+MAX_POSITIONS = 8192
+
+SHAPES = {
+    "tiny": Qwen2Config(
+        vocab_size=768,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=None,
+        eos_token_id=None,
+    ),
+    "qwen2-0.5b": Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=None,
+        eos_token_id=None,
+    ),
+    "qwen2-7b": Qwen2Config(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=None,
+        eos_token_id=None,
+    ),
+}
+
+
+def build(shape: str, device: torch.device, dtype: torch.dtype, *, tied: bool | None = None) -> Qwen2ForCausalLM:
+    """A model of that shape with random weights.  `tied`: whether input and output share an embedding, if not as
+    in the shape; a step reads as much either way."""
+    config = copy.deepcopy(SHAPES[shape])
+    if tied is not None:
+        config.tie_word_embeddings = tied
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            return Qwen2ForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(default)
+
+
+def bytes_per_token(model: Qwen2ForCausalLM, context: int) -> int:
+    """What a decode step has to read: every weight but the input embedding, and the keys and values so far."""
+    config = model.config
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    if not config.tie_word_embeddings:
+        weights -= model.model.embed_tokens.weight.nbytes
+    head_dim = config.hidden_size // config.num_attention_heads
+    kv = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * model.dtype.itemsize
+    return weights + kv * context
