@@ -43,6 +43,9 @@ CMD ["genqueue", "--help"]
 
 FROM base AS worker
 ENV HF_HUB_OFFLINE=1
+# The decode step is compiled at the worker's start: Triton needs a C compiler, and a worker on a CPU a C++ one.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=build-worker /opt/venv /opt/venv
 USER 10001
 CMD ["genqueue-worker", "--help"]
