@@ -23,6 +23,7 @@ class ShownProgress:
         self._visible = visible
         self._bar: Bar | None = None
         self._stage: str | None = None
+        self._share = 0
 
     def __enter__(self) -> "ShownProgress":
         if self._visible and self._console.is_terminal:
@@ -41,10 +42,11 @@ class ShownProgress:
             if stage != self._stage:
                 self._bar.add_task(stage, total=total or None)
             self._bar.update(self._bar.tasks[-1].id, completed=done, total=total or None)
-        elif self._visible and (stage != self._stage or _crosses_a_share(done, total)):
-            self._console.print(f"{stage}: {100 * done // total} %" if total and done else f"{stage} ...")
+        elif self._visible:
+            self._print(stage, LINES_A_STAGE * done // (total or 1))
         self._stage = stage
 
-
-def _crosses_a_share(done: int, total: int) -> bool:
-    return total > 1 and done * LINES_A_STAGE // total > (done - 1) * LINES_A_STAGE // total
+    def _print(self, stage: str, share: int) -> None:
+        if (stage, share) != (self._stage, self._share):
+            self._console.print(f"{stage}: {100 * share // LINES_A_STAGE} %" if share else f"{stage} ...")
+        self._share = share

@@ -19,6 +19,8 @@ from worker.engine import Tokenizer
 from worker.engine.sampling import (
     GumbelNoise,
     Sampler,
+    apply,
+    build_cutoffs,
     build_processors,
     split_mix_64,
     to_open_unit_interval,
@@ -81,9 +83,10 @@ class TestProcessors:
         ours = build_processors(
             SamplingParams(**fields), prompt_length=len(PROMPT), eos_token_ids=frozenset(EOS), device=CPU
         )
+        cutoffs = build_cutoffs(SamplingParams(**fields))
         for step, (logits, scores) in enumerate(zip(theirs.logits, theirs.scores, strict=True)):
             ids = theirs.sequences[:, : len(PROMPT) + step]
-            torch.testing.assert_close(ours(ids, logits), scores, rtol=0, atol=1e-6)
+            torch.testing.assert_close(apply([*ours, *cutoffs], ids, logits), scores, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("seed", [0, 7])
     @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
@@ -117,14 +120,14 @@ class TestProcessors:
             device=CPU,
         )
         ids = torch.tensor([[0, 1, 2, 2, 2, 3]])  # prompt 0 1, output 2 2 2 3
-        scores = chain(ids, torch.zeros(1, 5))
+        scores = apply(chain, ids, torch.zeros(1, 5))
         assert scores.tolist() == [[0.0, 0.0, -0.5 - 3 * 0.25, -0.5 - 0.25, 0.0]]
 
     def test_presence_penalty_alone_does_not_count_occurrences(self):
         chain = build_processors(
             SamplingParams(presence_penalty=-1.0), prompt_length=1, eos_token_ids=frozenset(), device=CPU
         )
-        assert chain(torch.tensor([[0, 2, 2]]), torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 1.0]]
+        assert apply(chain, torch.tensor([[0, 2, 2]]), torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 1.0]]
 
 
 class TestNoise:
@@ -160,6 +163,13 @@ class TestNoise:
         for position in (0, 1, 2, 40, 39, 3000, 5):
             assert torch.equal(noise(position, vocab_size), GumbelNoise(5, CPU)(position, vocab_size))
 
+    @pytest.mark.parametrize("vocab_size", [800, 20_000])
+    def test_of_some_tokens_is_theirs_among_all(self, vocab_size):
+        tokens = torch.tensor([0, 17, 799])
+        noise = GumbelNoise(5, CPU)
+        for position in (0, 1, 40):
+            assert torch.equal(noise(position, vocab_size, tokens), noise(position, vocab_size)[tokens])
+
     @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
     def test_is_standard_gumbel(self, seed):
         """Mean: Euler's gamma. Variance: pi^2/6. And it is finite everywhere."""
@@ -188,7 +198,7 @@ class TestSamples:
             seed, position = (42, i) if over == "positions" else (i, 42)
             if i == 0 or over == "seeds":
                 sampler = Sampler(params, seed=seed, prompt_length=0, eos_token_ids=frozenset(), device=CPU)
-            tokens[i] = sampler(self.LOGITS, torch.empty(1, 0, dtype=torch.int64), position)
+            tokens[i] = sampler.choose(self.LOGITS, torch.empty(1, 0, dtype=torch.int64), position)
         return tokens
 
     @pytest.mark.parametrize("over", ["positions", "seeds"])
@@ -216,7 +226,7 @@ class TestSamples:
             eos_token_ids=frozenset(),
             device=CPU,
         )
-        assert sampler(self.LOGITS, torch.empty(1, 0, dtype=torch.int64), 0).tolist() == [[15]]
+        assert sampler.choose(self.LOGITS, torch.empty(1, 0, dtype=torch.int64), 0).tolist() == [[15]]
 
 
 def test_tokens_of_a_sampled_job_do_not_depend_on_torchs_generator(model: Qwen2ForCausalLM, tokenizer: Tokenizer):
