@@ -63,6 +63,16 @@ def is_transient(error: redis.RedisError) -> bool:
     return away and not refused
 
 
+def may_pass(error: redis.RedisError) -> bool:
+    """Whether waiting can help whoever cannot connect: not where the URL, or what stands at its end, must change.
+
+    Such are a wrong password, a certificate that is not trusted, and TLS at one end alone. A server that hangs
+    up or says nothing may be one that starts.
+    """
+    said = _said(error)
+    return not isinstance(error, _LASTING_CLASSES) and not any(word in said for word in _LASTING_WORDS)
+
+
 def broker_unavailable(error: redis.RedisError, where: str = "") -> BrokerUnavailable:
     """What the error of redis-py means, and what to do about it, for producers and workers alike.
 
@@ -74,11 +84,15 @@ def broker_unavailable(error: redis.RedisError, where: str = "") -> BrokerUnavai
 
 def _advice(error: redis.RedisError) -> str:
     text = str(error)
-    said = f"{text} {error.__context__}"  # redis-py keeps the words of TLS to the error's context
+    said = _said(error)
     for classes, words, advice in _ADVICE:
         if isinstance(error, classes) or any(word in said for word in words):
             return advice.format(text=text)
     return f"it refused a command: {text}"
+
+
+def _said(error: redis.RedisError) -> str:
+    return f"{error} {error.__context__}"  # redis-py keeps the words of TLS to the error's context
 
 
 def _backoff() -> ExponentialWithJitterBackoff:
@@ -92,6 +106,14 @@ def _options(settings: ProducerSettings, *, blocking: bool) -> dict[str, Any]:
         "socket_keepalive": True,
     }
 
+
+_LASTING_CLASSES = (
+    redis.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.InvalidResponse,
+)
+_LASTING_WORDS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 # From the particular to the general: redis-py's authentication and loading errors are ConnectionErrors. An error
 # out of a script is a plain ResponseError on some servers, so that its words count as well.

@@ -5,7 +5,7 @@ Each option is defined here once; the environment sets it as `GENQUEUE_<NAME>`, 
 
 from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from . import redis_url
@@ -15,6 +15,15 @@ from .contract.requests import faults_of
 
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 WholeSeconds = Annotated[int, Field(gt=0, le=10 * 365 * 86_400)]
+RedisUrl = Annotated[
+    str,
+    AfterValidator(redis_url.check),
+    Field(validation_alias=AliasChoices("GENQUEUE_REDIS_URL", "REDIS_URL"), repr=False),  # in this order
+]
+"""Of producers and workers. It may hold a password."""
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+Prefix = Annotated[str, AfterValidator(lambda prefix: Keys(prefix).prefix)]
+"""First part of every key of the contract."""
 
 
 class ProducerSettings(BaseSettings):
@@ -25,13 +34,8 @@ class ProducerSettings(BaseSettings):
         env_prefix="GENQUEUE_", frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
     )
 
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0",
-        validation_alias=AliasChoices("GENQUEUE_REDIS_URL", "REDIS_URL"),
-        repr=False,
-    )
-    prefix: str = DEFAULT_PREFIX
-    """First part of every key of the contract."""
+    redis_url: RedisUrl = DEFAULT_REDIS_URL
+    prefix: Prefix = DEFAULT_PREFIX
     timeout_s: WholeSeconds = 600
     """How long a worker may take for a job."""
     queue_ttl_s: Seconds = 86_400
@@ -43,16 +47,6 @@ class ProducerSettings(BaseSettings):
     connect_timeout_s: Seconds = 5
     socket_timeout_s: Seconds = 10
     """Bound of Redis's answer to one command."""
-
-    @field_validator("redis_url")
-    @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        return redis_url.check(url)
-
-    @field_validator("prefix")
-    @classmethod
-    def _usable_prefix(cls, prefix: str) -> str:
-        return Keys(prefix).prefix
 
     @classmethod
     def load(cls, **overrides: object) -> Self:

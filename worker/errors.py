@@ -6,10 +6,10 @@ producers give the same advice.
 
 import redis
 
-from producer.broker import broker_unavailable
+from producer.broker import broker_unavailable, may_pass
 from producer.contract import GenqueueError
 
-__all__ = ["BookkeepingFailed", "ConfigError", "broker_unavailable", "is_wrong_type"]
+__all__ = ["BookkeepingFailed", "ConfigError", "broker_unavailable", "is_wrong_type", "may_pass"]
 
 
 class ConfigError(GenqueueError):

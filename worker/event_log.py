@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain, repeat
 from typing import Any
 
 import redis
@@ -33,9 +32,9 @@ from producer.contract import (
     terminal_event,
 )
 
-logger = logging.getLogger(__name__)
+from .outage import outlast
 
-RETRY_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+logger = logging.getLogger(__name__)
 
 APPEND = """
 -- KEYS   events, result, cancel; for a worker that runs the job also its list of taken jobs, and the job's hash
@@ -231,19 +230,17 @@ class EventLog:
             self._entries.append(_Entry.of(EventId(self.attempt, len(self._entries)), event))
 
     async def _append_pending(self) -> None:
-        """Append the pending entries in one step, however often that takes."""
-        for delay_s in chain(RETRY_DELAYS_S, repeat(RETRY_DELAYS_S[-1])):
-            try:
-                answer, last_id, last_data = await self._send(self._entries[self._appended :])
-            except redis.RedisError as error:
-                if "equal or smaller" in str(error):
-                    raise Fenced from error  # Redis itself refuses an attempt that is over
-                # Away, loading, full, read-only during a fail-over: the engine decodes on, and we wait.
-                logger.warning("events wait for Redis: %s", error)
-                await asyncio.sleep(delay_s)
-            else:
-                self._take_answer(answer, EventId.parse(last_id), last_data.decode())
-                return
+        """Append the pending entries in one step, however often that takes. The engine decodes on meanwhile."""
+        answer, last_id, last_data = await outlast(self._send_pending, f"events of job {self._job_id!r:.80}")
+        self._take_answer(answer, EventId.parse(last_id), last_data.decode())
+
+    async def _send_pending(self) -> tuple[bytes, bytes, bytes]:
+        try:
+            return await self._send(self._entries[self._appended :])
+        except redis.ResponseError as error:
+            if "equal or smaller" in str(error):
+                raise Fenced from error  # Redis itself refuses an attempt that is over
+            raise
 
     async def _send(self, entries: Sequence[_Entry]) -> tuple[bytes, bytes, bytes]:
         previous = self._entries[self._appended - 1].id if self._appended else BEFORE_FIRST

@@ -4,10 +4,10 @@ A stream is where anybody with the rights may write. What cannot be a job's stre
 the name to the stream, nobody could follow it, and it would keep the job from ever having its end.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
@@ -24,7 +24,7 @@ from producer.contract import (
 )
 
 from .errors import is_wrong_type
-from .event_log import RETRY_DELAYS_S
+from .outage import outlast
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +65,8 @@ class History:
 
 async def read_history(client: "Redis", keys: Keys, job_id: str, worker_name: str) -> History:
     """Read a job's past, in one round trip. Waits for Redis as long as it takes."""
-    while True:
-        try:
-            return await _read(client, keys, job_id, worker_name)
-        except redis.RedisError as error:
-            logger.warning("reading the stream of job %s waits for Redis: %s", job_id, error)
-            await asyncio.sleep(RETRY_DELAYS_S[-1])
+    read = partial(_read, client, keys, job_id, worker_name)
+    return await outlast(read, f"reading the stream of job {job_id!r:.80}")
 
 
 async def _read(client: "Redis", keys: Keys, job_id: str, worker_name: str) -> History:

@@ -19,8 +19,9 @@ from rq.utils import as_text, now, utcformat
 
 from producer.contract import GenerationResult, InvalidRequest, job_error
 
+from .bookkeeping import SETTLING
 from .errors import BookkeepingFailed, is_wrong_type
-from .rq_worker import SETTLING, GenerationWorker, text_of
+from .rq_worker import GenerationWorker, text_of
 
 logger = logging.getLogger(__name__)
 

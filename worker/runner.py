@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal, cast
 
@@ -40,8 +41,9 @@ from producer.contract.requests import MAX_SEED
 
 from .engine_process import EngineClient, EngineDied
 from .engine_protocol import Accepted, Answer, Ended as EngineEnded, Refused, StepMessage
-from .event_log import RETRY_DELAYS_S, EventLog, Fenced, Moved
+from .event_log import EventLog, Fenced, Moved
 from .history import History, read_history
+from .outage import outlast
 
 logger = logging.getLogger(__name__)
 
@@ -217,12 +219,8 @@ class Runner:
         """
         keys = self.keys
         names = [keys.taken(self.worker_name), keys.events(job_id), keys.result(job_id), keys.cancel(job_id)]
-        while True:
-            try:
-                return bool(await self._clear_script(keys=names, args=[job_id]))
-            except redis.RedisError as error:
-                logger.warning("clearing the stream of job %s waits for Redis: %s", job_id, error)
-                await asyncio.sleep(RETRY_DELAYS_S[-1])
+        clear = partial(self._clear_script, keys=names, args=[job_id])
+        return bool(await outlast(clear, f"clearing the stream of job {job_id!r}"))
 
     async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
         """End a job that cannot be run: `failed`, with its result."""

@@ -13,6 +13,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 import redis
@@ -30,9 +31,10 @@ from producer.contract import JobError, JobExpired, Keys, job_error
 from producer.contract.keys import check_job_id
 
 from .engine_process import EngineProcess
-from .errors import BookkeepingFailed, broker_unavailable, is_wrong_type
+from .errors import BookkeepingFailed, broker_unavailable, is_wrong_type, may_pass
 from .intake import MIN_RESULT_TTL_S, check_deaths, read_order, result_ttl_s
 from .metrics import Metrics
+from .outage import Outage, outlast
 from .recovery import Recovery
 from .rq_worker import SOCKET_TIMEOUT_S, GenerationWorker, Taken
 from .runner import Done, Order, Outcome, PutBack, Retry as RetryOutcome, Runner, Superseded
@@ -100,17 +102,18 @@ class Service:
 
     async def _connect(self) -> GenerationWorker:
         """Register with Redis, waiting for it as long as the setting allows."""
-        deadline = time.monotonic() + self.settings.broker_wait_s
+        deadline, outage = time.monotonic() + self.settings.broker_wait_s, Outage("starting")
         while True:
             try:
                 worker = GenerationWorker(self.settings, self._redis, on_stop=self._on_stop_command)
                 await asyncio.to_thread(worker.bootstrap, self.settings.log_level.upper())
             except redis.RedisError as error:
-                if self._stopping.is_set() or time.monotonic() > deadline or not _may_pass(error):
+                if self._stopping.is_set() or time.monotonic() > deadline or not may_pass(error):
                     raise broker_unavailable(error) from error
-                logger.warning("waiting for Redis: %s", error)
+                outage.note(error)
                 await asyncio.sleep(RETRY_S)
             else:
+                outage.over()
                 return worker
 
     async def _run_tasks(self) -> None:
@@ -266,13 +269,10 @@ class Service:
         """
         while True:
             await self._idle.wait()
-            try:
-                if await self._peeking.blmove(queue_key, queue_key, PEEK_S, "LEFT", "LEFT"):
-                    self._idle.clear()
-                    self._work.set()
-            except redis.RedisError as error:
-                logger.warning("watching %s waits for Redis: %s", queue_key, error)
-                await asyncio.sleep(RETRY_S)
+            look = partial(self._peeking.blmove, queue_key, queue_key, PEEK_S, "LEFT", "LEFT")
+            if await outlast(look, f"watching {queue_key}"):
+                self._idle.clear()
+                self._work.set()
 
     async def _wait_for(self, event: asyncio.Event, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -283,14 +283,18 @@ class Service:
 
     async def _every(self, interval_s: float, step: Callable[[], Awaitable[None]]) -> None:
         """Do the step again and again. Redis being away is no reason to end."""
+        name = step.__name__.strip("_")
+        outage = Outage(name)
         while True:
             try:
                 await step()
             except redis.RedisError as error:
-                logger.warning("%s waits for Redis: %s", getattr(step, "__name__", step), error)
+                outage.note(error)
             except Exception:
                 # RQ stumbled over something that somebody has written. That must not end the worker for everybody.
-                logger.exception("%s failed and is tried again", getattr(step, "__name__", step))
+                logger.exception("%s failed and is tried again", name)
+            else:
+                outage.over()
             await asyncio.sleep(interval_s)
 
     async def _beat(self) -> None:
@@ -383,12 +387,7 @@ class Service:
 
     async def _rq(self, call: Callable[..., T], *args: object) -> T:
         """Call RQ in a thread, and again until Redis has taken it: what a job came to must be written down."""
-        while True:
-            try:
-                return await asyncio.to_thread(call, *args)
-            except redis.RedisError as error:
-                logger.warning("RQ's bookkeeping waits for Redis: %s", error)
-                await asyncio.sleep(RETRY_S)
+        return await outlast(lambda: asyncio.to_thread(call, *args), "RQ's bookkeeping")
 
 
 def _giving_up_on_wrong_types(call: Callable[..., None]) -> Callable[..., None]:
@@ -422,12 +421,6 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
-
-
-def _may_pass(error: redis.RedisError) -> bool:
-    """Whether waiting can help: not against a wrong password or a certificate that is not trusted."""
-    refused = isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError)
-    return not refused and "CERTIFICATE_VERIFY_FAILED" not in str(error)
 
 
 def _first(group: ExceptionGroup) -> Exception:

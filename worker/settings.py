@@ -7,7 +7,7 @@ An option comes from the command line, else from a GENQUEUE_… environment vari
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,8 +15,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from producer import redis_url
-from producer.contract.keys import DEFAULT_PREFIX, Keys
+from producer.contract.keys import DEFAULT_PREFIX
+from producer.settings import DEFAULT_REDIS_URL, Prefix, RedisUrl
 
 from .config_loader import DEFAULT_MODEL_PATHS
 from .engine_options import EngineOptions
@@ -36,11 +36,8 @@ class WorkerSettings(BaseSettings):
 
     config_file: ClassVar[Path | None] = None
 
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0",
-        validation_alias=AliasChoices("GENQUEUE_REDIS_URL", "REDIS_URL"),  # in this order
-    )
-    prefix: str = DEFAULT_PREFIX
+    redis_url: RedisUrl = DEFAULT_REDIS_URL
+    prefix: Prefix = DEFAULT_PREFIX
     broker_wait_s: Seconds = 30.0
     """How long a starting worker waits for Redis before it gives up (exit code 3)."""
 
@@ -88,16 +85,6 @@ class WorkerSettings(BaseSettings):
     """Port for Prometheus; None: no metrics server. 0: any free port, named in the log."""
     metrics_host: str = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-    @field_validator("redis_url")
-    @classmethod
-    def _usable_url(cls, url: str) -> str:
-        return redis_url.check(url)
-
-    @field_validator("prefix")
-    @classmethod
-    def _usable_prefix(cls, prefix: str) -> str:
-        return Keys(prefix).prefix
 
     @classmethod
     def settings_customise_sources(

@@ -34,7 +34,8 @@ def serving(
 ) -> Iterator[WorkerProcess]:
     """A worker that serves one job after another for all tests of a module, the bad ones included."""
     log = tmp_path_factory.mktemp("worker") / "log"
-    worker = WorkerProcess(serving_broker.url, model_paths, log, GENQUEUE_METRICS_PORT="0")
+    settings = {"GENQUEUE_METRICS_PORT": "0", "GENQUEUE_PROGRESS_INTERVAL_S": "0.05"}
+    worker = WorkerProcess(serving_broker.url, model_paths, log, **settings)
     yield worker.wait_until_ready()
     assert worker.process.poll() is None, f"the worker has ended:\n{worker.text()}"
     worker.stop()

@@ -10,10 +10,12 @@ import http.server
 import json
 import pickle
 import socket
+import socketserver
 import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -454,6 +456,19 @@ def test_callbacks_are_refused(queue: Queue, outcome_of, kind):
     outcome.assert_registered()
 
 
+@contextmanager
+def served(server: socketserver.TCPServer) -> Iterator[int]:
+    """The server answers meanwhile. Yields its port."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture
 def address() -> Iterator[tuple[str, list[str]]]:
     """A web server that notes what is asked of it."""
@@ -470,12 +485,8 @@ def address() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/", asked
-        server.shutdown()
-        thread.join()
+    with served(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        yield f"http://127.0.0.1:{port}/", asked
 
 
 @pytest.mark.parametrize("status", ["finished", "failed"])
@@ -700,9 +711,11 @@ def test_a_redis_that_comes_late_is_waited_for(start_worker):
     with EmbeddedBroker() as broker:
         broker.stop()
         worker = start_worker(broker.url)
-        wait_for(lambda: "waiting for Redis" in worker.text(), "the worker to find no Redis")
+        wait_for(lambda: "starting: waiting for Redis" in worker.text(), "the worker to find no Redis")
         broker.start()
         wait_until_registered(broker.url)
+        assert worker.process.poll() is None, worker.text()
+        assert worker.text().count("starting: waiting for Redis") == 1
 
 
 @pytest.mark.parametrize(
@@ -738,6 +751,28 @@ def test_a_redis_that_lets_nobody_in(start_worker, guarded, credentials, words):
     refused_start(worker, 3, *words)
     assert time.monotonic() - began < 30, "waiting cannot help"
     assert "wrong" not in worker.text()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "advice"),
+    [
+        ("redis", b"\x15\x03\x03\x00\x02\x02\x46", "begin the URL with rediss://"),  # a fatal alert of TLS
+        ("rediss", b"-ERR unknown command\r\n", "begin the URL with redis://"),
+    ],
+    ids=["plain to a TLS port", "TLS to a plain port"],
+)
+def test_tls_at_one_end_alone(start_worker, scheme, answer, advice):
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1000)
+            self.request.sendall(answer)
+
+    began = time.monotonic()
+    with served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)) as port:
+        worker = start_worker(f"{scheme}://127.0.0.1:{port}/0", GENQUEUE_BROKER_WAIT_S="60")
+        refused_start(worker, 3, advice)
+    assert time.monotonic() - began < 30, "waiting cannot help"
+    assert "waiting for Redis" not in worker.text()
 
 
 def test_a_password_in_the_url_is_used_and_not_shown(start_worker, guarded):
@@ -805,15 +840,23 @@ def test_a_settings_file_with_a_mistake(start_worker, no_broker, tmp_path, conte
 # -- a server without memory
 
 
+def refused_appends(client: redis.Redis) -> int:
+    """How often the server has refused to append an event."""
+    return client.info("commandstats")["cmdstat_xadd"]["rejected_calls"]
+
+
 def test_a_redis_out_of_memory_holds_a_job_up_and_loses_nothing_of_it(start_worker):
     with EmbeddedBroker() as broker, redis.Redis(port=broker.port) as client, Producer(broker.url) as producer:
         worker = start_worker(broker.url).wait_until_ready()
         job = producer.submit(**LONG, model="tiny")
         wait_for_tokens(client, job.job_id)
         client.config_set("maxmemory", "1")
-        wait_for(lambda: "events wait for Redis" in worker.text(), "the worker to notice")
+        notice = f"events of job {job.job_id!r}: waiting for Redis"
+        wait_for(lambda: notice in worker.text(), "the worker to notice")
         held_up = client.xlen(f"gen:{{{job.job_id}}}:events")
-        wait_for(lambda: worker.text().count("events wait for Redis") > 3, "it to try again")
+        refused = refused_appends(client)
+        wait_for(lambda: refused_appends(client) > refused + 3, "it to try again")
+        assert worker.text().count(notice) == 1, "and the log is spared that"
         assert client.xlen(f"gen:{{{job.job_id}}}:events") == held_up
         assert not client.exists(f"gen:{{{job.job_id}}}:result")
         client.config_set("maxmemory", "0")

@@ -112,10 +112,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
     return open_browser(tmp_path_factory.mktemp("chromium"))
 
 
-def keep_picture(browser: Browser, url: str, name: str) -> None:
-    """For people to look at, where GENQUEUE_SCREENSHOTS names a folder."""
+def page_of(browser: Browser, url: str, name: str) -> str:
+    """HTML of the page; its picture is kept for people to look at, where GENQUEUE_SCREENSHOTS names a folder."""
     if folder := os.environ.get("GENQUEUE_SCREENSHOTS"):
         browser.screenshot(url, Path(folder, f"{name}.png"))
+    return browser.dom(url)
 
 
 def status_of(url: str, method: str = "GET", **headers: str) -> int:
@@ -130,8 +131,7 @@ def status_of(url: str, method: str = "GET", **headers: str) -> int:
 
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_queues_page_counts_the_jobs_of_every_state(dashboard: str, browser: Browser) -> None:
-    keep_picture(browser, dashboard, "queues")
-    rows = table_rows(browser.dom(dashboard), "queues")
+    rows = table_rows(page_of(browser, dashboard, "queues"), "queues")
     # queue, queued, deferred, scheduled, started, finished, failed, cancelled
     assert rows == [[MODEL_QUEUE, "2", "1", "0", "1", "2", "1", "1"]]
 
@@ -149,9 +149,7 @@ def test_queues_page_counts_the_jobs_of_every_state(dashboard: str, browser: Bro
 def test_jobs_page_lists_our_jobs_without_their_prompts(
     dashboard: str, browser: Browser, registry: str, job_ids: list[str]
 ) -> None:
-    url = f"{dashboard}/0/view/jobs/{MODEL_QUEUE}/{registry}/8/asc/1"
-    keep_picture(browser, url, f"jobs-{registry}")
-    html = browser.dom(url)
+    html = page_of(browser, f"{dashboard}/0/view/jobs/{MODEL_QUEUE}/{registry}/8/asc/1", f"jobs-{registry}")
     cells = [row[0] for row in table_rows(html, "jobs")]
     for cell, job_id in zip(cells, job_ids, strict=True):
         assert cell.startswith(f"generate with tiny ({job_id}) {job_id}")
@@ -160,9 +158,7 @@ def test_jobs_page_lists_our_jobs_without_their_prompts(
 
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_job_page_shows_the_result_of_a_finished_job(dashboard: str, browser: Browser) -> None:
-    url = f"{dashboard}/0/view/job/done"
-    keep_picture(browser, url, "job-done")
-    html = browser.dom(url)
+    html = page_of(browser, f"{dashboard}/0/view/job/done", "job-done")
     assert "<strong>Status</strong>:<br>finished" in html
     assert ANSWER in html
     assert "generate with tiny (done)" in html
@@ -172,9 +168,7 @@ def test_job_page_shows_the_result_of_a_finished_job(dashboard: str, browser: Br
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_job_page_links_to_the_job_that_a_deferred_one_waits_for(dashboard: str, browser: Browser) -> None:
     """rq-dashboard 0.9 answers 500 for a job with depends_on: it decodes ids that RQ 3 has decoded already."""
-    url = f"{dashboard}/0/view/job/waiting"
-    keep_picture(browser, url, "job-waiting")
-    html = browser.dom(url)
+    html = page_of(browser, f"{dashboard}/0/view/job/waiting", "job-waiting")
     assert "<strong>Status</strong>:<br>deferred" in html
     assert '<a href="/0/view/job/running">running</a>' in html
 
@@ -182,9 +176,7 @@ def test_job_page_links_to_the_job_that_a_deferred_one_waits_for(dashboard: str,
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_workers_page_shows_a_busy_worker_and_no_prompt(dashboard: str, browser: Browser) -> None:
     """rq-dashboard 0.9 answers 500 while a worker is busy with a JSON job; mended, it would quote the prompt."""
-    url = f"{dashboard}/0/view/workers"
-    keep_picture(browser, url, "workers")
-    html = browser.dom(url)
+    html = page_of(browser, f"{dashboard}/0/view/workers", "workers")
     assert table_rows(html, "workers") == [["gpu-0", "generate with tiny (running)", MODEL_QUEUE]]
     assert PROMPT not in html
 
@@ -192,9 +184,7 @@ def test_workers_page_shows_a_busy_worker_and_no_prompt(dashboard: str, browser:
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_a_models_output_is_text_and_never_markup(dashboard: str, browser: Browser) -> None:
     """rq-dashboard 0.9 puts results into the page as HTML, so that a generated <img onerror=…> would run."""
-    url = f"{dashboard}/0/view/job/hostile"
-    keep_picture(browser, url, "job-hostile")
-    html = browser.dom(url)
+    html = page_of(browser, f"{dashboard}/0/view/job/hostile", "job-hostile")
     assert "&lt;img src=x onerror=" in html
     assert "<title>RQ dashboard</title>" in html
 

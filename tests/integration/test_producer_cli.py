@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import IO
 
 import pytest
 import redis
@@ -157,46 +158,41 @@ def test_ctrl_c_without_a_terminal_does_as_the_flag_says(
     assert "Traceback" not in err
 
 
-def test_tokens_come_one_by_one_through_a_pipe(environment: dict[str, str], worker: ScriptedWorker) -> None:
-    process = subprocess.Popen(
-        _command("submit", "Hi", "--model-name", "tiny", "--stream"),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+def _stream_to_pipes(environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+    """`submit --stream`, its stdout and its stderr. As a context, the process closes them."""
+    command = _command("submit", "Hi", "--model-name", "tiny", "--stream")
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
+    assert process.stderr is not None
+    return process, process.stdout, process.stderr
+
+
+def test_tokens_come_one_by_one_through_a_pipe(environment: dict[str, str], worker: ScriptedWorker) -> None:
+    process, stdout, _ = _stream_to_pipes(environment)
     worker.take()
 
     for text in ("one", "two"):  # each is read before the next is published: nothing is held back in a buffer
         worker.publish(text)
-        assert process.stdout.read(3).decode() == text
+        assert stdout.read(3).decode() == text
     worker.finish()
 
-    assert process.stdout.read() == b"\n"
-    assert process.wait(20) == 0
-    process.stdout.close()
+    with process:
+        assert stdout.read() == b"\n"
+        assert process.wait(20) == 0
 
 
 def test_a_reader_that_leaves_gets_no_traceback(environment: dict[str, str], worker: ScriptedWorker) -> None:
-    process = subprocess.Popen(
-        _command("submit", "Hi", "--model-name", "tiny", "--stream"),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
+    process, stdout, stderr = _stream_to_pipes(environment)
     worker.take()
     worker.publish("one")
-    assert process.stdout.read(3) == b"one"
-    process.stdout.close()
+    assert stdout.read(3) == b"one"
+    stdout.close()
 
     worker.publish("two")
 
-    assert process.wait(20) == 141
-    err = process.stderr.read().decode()
-    process.stderr.close()
-    assert re.fullmatch(r"job [0-9a-f-]+\n", err)
+    with process:
+        assert process.wait(20) == 141
+        assert re.fullmatch(r"job [0-9a-f-]+\n", stderr.read().decode())
 
 
 def test_a_broker_that_is_not_there_is_reported_soon(environment: dict[str, str]) -> None:

@@ -192,6 +192,7 @@ def test_plain_rq_and_the_workers_scheduler_use_tls(url: str) -> None:
         queue = Queue("generate.tiny", connection=client, serializer="json")
         job = queue.enqueue_in(timedelta(seconds=0), FUNCTION, request=SHORT)
         wait_for(lambda: job.get_status() == JobStatus.FINISHED, "the scheduler")
+        assert len(job.return_value()["token_ids"]) == 3
 
 
 def test_the_dashboard_uses_tls(url: str, tls_worker: WorkerProcess) -> None:

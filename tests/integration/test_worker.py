@@ -195,9 +195,12 @@ def test_a_failed_job_can_be_requeued_through_rq(queue, producer, client, servin
     assert joined(list(producer.stream(job.id)))[1] == list(result.token_ids)
 
 
-def test_progress_stands_in_the_jobs_meta(producer, client):
+def test_progress_stands_in_the_jobs_meta(producer, client, serving):
+    """The engine stands still until it has been seen, however fast the machine decodes."""
     job = producer.submit(**LONG, model="tiny")
-    status = wait_for(lambda: (s := job.status()).progress and s.progress.tokens and s, "progress in job.meta")
+    wait_for_tokens(client, job.job_id)
+    with serving.engine_stopped():
+        status = wait_for(lambda: (s := job.status()).progress and s.progress.tokens and s, "progress in job.meta")
     assert status.progress.phase == "decode"
     assert status.worker
     job.cancel()

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -74,6 +76,16 @@ class WorkerProcess:
         [pid] = [int(pid) for pid in children if b"engine_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return pid
 
+    @contextmanager
+    def engine_stopped(self) -> Iterator[None]:
+        """Its engine stands still meanwhile."""
+        pid = self.engine_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def outlast(self, client: redis.Redis, job_id: str, timeout_s: float) -> None:
         """Stop the engine once the job has tokens, for longer than the job may take.
 
@@ -83,12 +95,8 @@ class WorkerProcess:
         while client.xlen(f"gen:{{{job_id}}}:events") < 3:
             assert time.monotonic() < deadline, "the job has no tokens"
             time.sleep(0.002)
-        engine = self.engine_pid()
-        os.kill(engine, signal.SIGSTOP)
-        try:
+        with self.engine_stopped():
             time.sleep(timeout_s + 0.2)
-        finally:
-            os.kill(engine, signal.SIGCONT)
 
     def _state(self) -> str | None:
         try:

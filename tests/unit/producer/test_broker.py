@@ -25,6 +25,7 @@ from producer.broker import (
     connect,
     connect_async,
     is_transient,
+    may_pass,
 )
 
 URL = "redis://user:hunter2@example:6380/2"
@@ -77,6 +78,24 @@ def test_an_error_says_where_and_what_to_do(error: redis.RedisError, advice: str
 )
 def test_a_follower_sits_out_what_passes(error: redis.RedisError, expected: bool) -> None:
     assert is_transient(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (exceptions.ConnectionError("Error 111 connecting"), True),
+        (exceptions.TimeoutError("slow"), True),
+        (exceptions.BusyLoadingError("loading"), True),
+        (exceptions.ReadOnlyError("You can't write against a read only replica."), True),
+        (exceptions.OutOfMemoryError("command not allowed"), True),
+        (exceptions.AuthenticationError("wrong"), False),
+        (exceptions.NoPermissionError("no"), False),
+        (exceptions.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), False),
+        (exceptions.InvalidResponse("Protocol error"), False),
+    ],
+)
+def test_a_start_waits_for_what_passes(error: redis.RedisError, expected: bool) -> None:
+    assert may_pass(error) is expected
 
 
 def test_an_address_holds_no_password() -> None:
@@ -186,6 +205,7 @@ def test_a_plain_url_for_a_tls_port_is_told_to_use_tls(
     message = str(broker_unavailable(error, f"127.0.0.1:{port}"))
     assert "if that port speaks TLS, begin the URL with rediss://" in message
     assert "hunter2" not in message
+    assert may_pass(error) is (serve is not send_alert), "a server that starts or stops may hang up, too"
 
 
 @pytest.mark.parametrize("error_of", [sync_error, async_error])
@@ -201,3 +221,4 @@ def test_a_tls_url_for_a_plain_port_is_told_to_use_none(
     assert sure or "if the URL begins with rediss://, check that the port speaks TLS" in message
     assert sure or (error_of, serve) == (async_error, wait_for_a_line)
     assert "hunter2" not in message
+    assert may_pass(error) is (serve is wait_for_a_line), "a server that is overloaded may say nothing, too"

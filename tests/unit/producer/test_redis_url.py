@@ -23,7 +23,7 @@ def parts(client: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     ]
 
 
-def check_parts(client: Any) -> None:
+def assert_parts(client: Any) -> None:
     primary, sentinels = parts(client)
     assert (primary["username"], primary["password"], primary["db"]) == ("user", "p@ss", 3)
     assert primary["socket_timeout"] == 7
@@ -36,11 +36,11 @@ def check_parts(client: Any) -> None:
 
 def test_a_sentinel_url_names_sentinels_service_and_both_logins() -> None:
     with redis_url.client(SENTINELS, socket_timeout=7) as client:
-        check_parts(client)
+        assert_parts(client)
 
     async def check() -> None:
         async with redis_url.async_client(SENTINELS, socket_timeout=7) as client:
-            check_parts(client)
+            assert_parts(client)
 
     asyncio.run(check())
 

@@ -5,43 +5,18 @@ import threading
 import time
 
 import pytest
-from fakeredis import FakeServer
 from redis.client import Pipeline
-from rq import Queue, Retry
+from rq import Retry
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
-from producer.contract import FUNCTION, GenerationResult, JobTimeout, Keys
+from producer.contract import GenerationResult, JobTimeout
 from worker.intake import read_order
 from worker.recovery import Recovery
-from worker.rq_worker import GenerationWorker, Taken
-from worker.settings import WorkerSettings
+from worker.rq_worker import GenerationWorker
 
+from .jobs import KEYS, NORMAL, enqueue, in_queue, taken_job
 from .server import Server
-
-NORMAL = "generate.tiny"
-KEYS = Keys()
-
-
-@pytest.fixture
-def client(fake_server: FakeServer) -> Server:
-    return Server(server=fake_server)
-
-
-@pytest.fixture
-def start(fake_server: FakeServer):
-    def start(name: str = "live", model: str = "tiny") -> GenerationWorker:
-        settings = WorkerSettings(model_name=model, name=name)
-        worker = GenerationWorker(settings, Server(server=fake_server), on_stop=lambda: None)
-        worker.register_birth()
-        return worker
-
-    return start
-
-
-@pytest.fixture
-def worker(start) -> GenerationWorker:
-    return start()
 
 
 @pytest.fixture
@@ -53,22 +28,6 @@ def dead(start) -> GenerationWorker:
 def die(client: Server, worker: GenerationWorker) -> None:
     """Its key expires, as after its last heartbeat."""
     client.delete(worker.key)
-
-
-def enqueue(client: Server, queue: str = NORMAL, **options) -> Job:
-    return Queue(queue, connection=client, serializer="json").enqueue(
-        FUNCTION, request={"prompt": "hi"}, **options
-    )
-
-
-def take(worker: GenerationWorker, *known: str) -> Job:
-    taken = worker.take(known)
-    assert isinstance(taken, Taken)
-    return worker.read(taken)
-
-
-def in_queue(client: Server, queue: str = NORMAL) -> list[str]:
-    return [job_id.decode() for job_id in client.lrange(f"rq:queue:{queue}", 0, -1)]
 
 
 def write_result(client: Server, job_id: str, status: str = "finished") -> GenerationResult:
@@ -88,7 +47,7 @@ def assert_nothing_is_left(client: Server, *workers: GenerationWorker) -> None:
 
 def test_a_job_that_was_popped_and_not_started_goes_to_the_front(client, worker, dead):
     job, later = enqueue(client), enqueue(client)
-    take(dead)
+    taken_job(dead)
     die(client, dead)
     Recovery(worker).sweep()
     assert in_queue(client) == [job.id, later.id]
@@ -98,7 +57,7 @@ def test_a_job_that_was_popped_and_not_started_goes_to_the_front(client, worker,
 
 def test_a_running_job_goes_to_the_front_and_nothing_runs_it(client, worker, dead):
     job = enqueue(client)
-    execution = dead.begin(take(dead))
+    execution = dead.begin(taken_job(dead))
     die(client, dead)
     Recovery(worker).sweep()
     seen = Job.fetch(job.id, client, "json")
@@ -112,7 +71,7 @@ def test_a_running_job_goes_to_the_front_and_nothing_runs_it(client, worker, dea
 @pytest.mark.parametrize("queue", ["generate.tiny.high", "generate.tiny.low"])
 def test_a_job_goes_back_to_the_queue_of_its_priority(client, worker, dead, queue):
     job = enqueue(client, queue)
-    take(dead)
+    taken_job(dead)
     die(client, dead)
     Recovery(worker).sweep()
     assert in_queue(client, queue) == [job.id]
@@ -121,7 +80,7 @@ def test_a_job_goes_back_to_the_queue_of_its_priority(client, worker, dead, queu
 def test_a_job_of_another_model_goes_back_to_its_own_queue(client, worker, start):
     other = start("dead", model="other")
     job = enqueue(client, "generate.other")
-    take(other)
+    taken_job(other)
     die(client, other)
     Recovery(worker).sweep()
     assert in_queue(client, "generate.other") == [job.id]
@@ -132,7 +91,7 @@ def test_each_death_counts(client, worker, start):
     job = enqueue(client)
     for _ in range(3):
         victim = start("dead")
-        take(victim)
+        taken_job(victim)
         die(client, victim)
         Recovery(worker).sweep()
     assert client.hget(job.key, "deaths") == b"3"
@@ -141,7 +100,7 @@ def test_each_death_counts(client, worker, start):
 def test_a_live_worker_keeps_its_jobs(client, worker, start):
     busy = start("busy")
     job = enqueue(client)
-    execution = busy.begin(take(busy))
+    execution = busy.begin(taken_job(busy))
     Recovery(worker).sweep()
     assert in_queue(client) == []
     assert client.exists(execution.key)
@@ -150,7 +109,7 @@ def test_a_live_worker_keeps_its_jobs(client, worker, start):
 
 def test_a_worker_does_not_bury_itself(client, worker):
     enqueue(client)
-    take(worker)
+    taken_job(worker)
     die(client, worker)
     Recovery(worker).sweep()
     assert in_queue(client) == []
@@ -186,7 +145,7 @@ def test_an_end_of_which_rq_has_not_heard_is_registered(client, worker, dead, st
 
 def take_of(client: Server, worker: GenerationWorker, **options) -> Job:
     enqueue(client, **options)
-    return take(worker)
+    return taken_job(worker)
 
 
 @pytest.mark.parametrize("status", ["finished", "failed"])
@@ -293,7 +252,7 @@ def test_two_sweepers_at_once_move_or_settle_a_job_once(client, start, dead, end
     jobs = [enqueue(client) for _ in range(10)]
     known: list[str] = []
     for _ in jobs:
-        known.append(take(dead, *known).id)
+        known.append(taken_job(dead, *known).id)
     for job_id in known if ended else ():
         write_result(client, job_id)
     die(client, dead)
@@ -418,7 +377,7 @@ def test_a_job_whose_retry_rq_has_noted_is_not_put_back_once_more(client, worker
 def test_a_sweep_when_nobody_has_died_writes_nothing(client, worker, start):
     busy = start("busy")
     enqueue(client)
-    take(busy)
+    taken_job(busy)
     before = {key: client.dump(key) for key in client.keys("*")}
     Recovery(worker).sweep()
     assert {key: client.dump(key) for key in client.keys("*")} == before
@@ -451,7 +410,7 @@ def test_a_job_that_was_taken_in_time_does_not_expire_when_its_worker_dies(clien
     Recovery(worker).sweep()
     client.hset(job.key, "meta", json.dumps({"expires_at": time.time() - 1}))
     assert Recovery(worker).expired() == []
-    assert read_order(take(worker), worker.settings, (NORMAL,)).job_id == job.id
+    assert read_order(taken_job(worker), worker.settings, (NORMAL,)).job_id == job.id
 
 
 def test_a_long_queue_is_looked_at_in_parts(client, worker, monkeypatch):
