@@ -46,7 +46,8 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
         try:
             path.compile()
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the step runs without it
-            shortfalls.append(f"not compiled: {_first_line(error)}")
+            hint = " (install a C++ compiler, such as g++)" if "compiler" in str(error).lower() else ""
+            shortfalls.append(f"not compiled: {_first_line(error)}{hint}")
     if on_gpu:
         try:
             path.capture(progress)

@@ -12,12 +12,12 @@ class DynamicPath:
 
     name = "dynamic"
     compiled = captured = False
-    keeps_tokens = False
 
     def __init__(self, model: PreTrainedModel, capacity: int) -> None:
         self.capacity = capacity
         self._model = model
         self._cache = DynamicKVCache(model.config)
+        self.rolls_back = self._cache.rolls_back
 
     @property
     def length(self) -> int:

@@ -27,7 +27,7 @@ from .memory import plan_memory
 from .model_loader import ModelLoader
 from .output import Output
 from .prefix_cache import PrefixCache
-from .prompt_lookup import SpeculationCost
+from .prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .sampling import Sampler
 from .static_path import StaticPath
 from .tokenizer import Tokenizer
@@ -55,6 +55,8 @@ class Engine:
         """
         self.tokenizer = tokenizer
         self.device = device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # streams, events and graphs belong to the current device
         self.options = options
         self.memory = plan_memory(model.config, model.dtype, device, options.context_length)
         self.vocab_size: int = model.config.vocab_size
@@ -99,8 +101,10 @@ class Engine:
                 filter(None, [self.why, prepare(self.path, self.options, self.parameters, progress)])
             )
         self.abandon(self._sequence)
-        chunk = min(self.prefill_chunk, self.context_length - 1)
-        self.path.read(torch.zeros((1, chunk), dtype=torch.int64, device=self.device))
+        for rows in (self.prefill_chunk, SHORT_DRAFT + 1, LONG_DRAFT + 1, 1):
+            if rows < self.context_length:
+                self.path.read(torch.zeros((1, rows), dtype=torch.int64, device=self.device))
+                self.path.truncate(0)
         self.path.decode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         self.abandon(self._sequence)
 
@@ -251,8 +255,3 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[in
         if eos is not None:
             return frozenset([eos] if isinstance(eos, int) else eos)
     return frozenset()
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

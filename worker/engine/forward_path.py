@@ -11,8 +11,8 @@ class ForwardPath(Protocol):
     name: str
     compiled: bool
     captured: bool
-    keeps_tokens: bool
-    """Whether tokens may stay in the cache when a job is over: memory that is allocated anyway."""
+    rolls_back: bool
+    """Whether `truncate` can keep a part, which the check of a draft needs. It can drop all in any case."""
     capacity: int
     """Tokens that a sequence can have."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
 
+from .memory import is_out_of_memory
 from .output import Output
 from .prompt_lookup import PromptLookup
 from .sampling import NOT_A_TOKEN, Sampler, token_logprob
@@ -73,9 +74,8 @@ class Generation(Iterator[Step]):
         self.resumed_text = self._replay(resumed_ids)
         """The text that the resumed ids had released."""
         drafts = engine.options.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
-        self._lookup = (
-            PromptLookup(self._ids, engine.speculation_cost) if drafts and self._logprobs is None else None
-        )
+        can_draft = engine.path.rolls_back and self._logprobs is None
+        self._lookup = PromptLookup(self._ids, engine.speculation_cost) if drafts and can_draft else None
         self._sequence = -1
         self._ring = TokenRing(engine.device)
         self._chunks = self._read_prompt()
@@ -167,14 +167,12 @@ class Generation(Iterator[Step]):
         else:
             token_ids = [self._decode_one()]
             self._lookup.note_step(time.perf_counter() - started_at)
-        for token_id in token_ids:
-            self._lookup.push(token_id)
         return token_ids
 
     def _decode_one(self) -> int:
         if not self._ring:
             self._choose(self._engine.decode(self._last))
-        if self._may_run_ahead():
+        while self._may_run_ahead():
             self._choose(self._engine.decode(self._last))
         return self._read_token()
 
@@ -185,7 +183,8 @@ class Generation(Iterator[Step]):
             and self._engine.lookahead > 0
             and self._logprobs is None  # they need the logits, which the next step overwrites
             and self._room > len(self._ring)
-            and not (self._lookup and self._lookup.has_match())  # a draft needs to know the token before it
+            # A draft needs to know the token before it.
+            and not (self._lookup and self._lookup.draft(room=self._room - 1))
         )
 
     def _check(self, draft: list[int]) -> list[int]:
@@ -209,12 +208,12 @@ class Generation(Iterator[Step]):
     def _choose(self, logits: Tensor) -> None:
         """Choose a token, and send it on its way to the host.  logits: (1, vocab) float32."""
         length = len(self._ids) + len(self._ring)
-        token = self._sampler(logits, self._device_ids[:, :length], length - self.prompt_tokens)
-        if self._sampler.needs_ids and length < self._device_ids.shape[1]:
-            self._device_ids[0, length] = token[0, 0]
+        token = self._sampler.choose(logits, self._device_ids[:, :length], length - self.prompt_tokens)
         self._ring.push(token)
-        # A step may be launched before anybody has seen that this is no token.
+        # A step may be launched before anybody has seen that this is no token, which nothing could look up.
         self._last = token.clamp(min=0) if self._engine.lookahead else token
+        if self._sampler.needs_ids and length < self._device_ids.shape[1]:
+            self._device_ids[0, length] = self._last[0, 0]
         self._logits = logits
 
     def _read_token(self) -> int:
@@ -226,6 +225,8 @@ class Generation(Iterator[Step]):
                 "in this dtype (try bfloat16 or float32)"
             )
         self._ids.append(token_id)
+        if self._lookup:
+            self._lookup.push(token_id)
         return token_id
 
     def _step(self, token_id: int) -> Step:
@@ -243,7 +244,7 @@ class Generation(Iterator[Step]):
         except BaseException as error:
             self._ring.clear()
             self._engine.abandon(self._sequence)
-            if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+            if isinstance(error, Exception) and is_out_of_memory(error):
                 traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step that failed
                 torch.cuda.empty_cache()  # fragments may be what was in the way; without a GPU this does nothing
                 raise OutOfMemory(
@@ -267,8 +268,3 @@ class Generation(Iterator[Step]):
     def _check_cache_is_ours(self) -> None:
         if self._engine.sequence != self._sequence:
             raise EngineError("another generation was started on this engine, which holds one at a time")
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
 
 from .errors import CacheFull
 
@@ -39,6 +40,11 @@ class DynamicKVCache:
         """Tokens held."""
         return self.past_key_values.get_seq_length()
 
+    @property
+    def rolls_back(self) -> bool:
+        """Whether a part can be kept. A sliding window or a recurrent state has lost what that would take."""
+        return all(type(layer) is DynamicLayer for layer in self.past_key_values.layers)
+
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens. With none left, the memory goes back to the allocator."""
         if length == 0:
@@ -50,12 +56,13 @@ class DynamicKVCache:
 class StaticKVCache:
     """A cache that is allocated once, so that no job can run out of memory half-way and a step can be captured.
 
-    What lies behind `length` is garbage, which no token sees: the next one overwrites it.
+    Behind `length` are zeros, or at worst finite numbers. A step may look there through a mask, which hides every
+    number, but not NaN: after a job whose numbers overflowed, each one after it would fail as well.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         """shape: layers, key-value heads, tokens, head_dim."""
-        # Zeros, because a masked key of NaN would still be NaN. On the CPU no page is touched before it is used.
+        # On the CPU no page of zeros is touched before it is used.
         self.keys: Tensor = torch.zeros(shape, dtype=dtype, device=device)
         self.values: Tensor = torch.zeros_like(self.keys)
         self.length = 0
@@ -82,15 +89,24 @@ class StaticKVCache:
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens."""
-        self.length = min(length, self.length)
+        if length < self.length:
+            self.keys[:, :, length : self.length] = 0
+            self.values[:, :, length : self.length] = 0
+            self.length = length
 
     def copy_out(self) -> Tensor:
         """Keys and values of the tokens held, in host memory: (2, layers, key-value heads, length, head_dim)."""
-        held = slice(None), slice(None), slice(self.length)
-        return torch.stack([self.keys[held].cpu(), self.values[held].cpu()])
+        layers, heads, _, head_dim = self.keys.shape
+        kept = torch.empty((2, layers, heads, self.length, head_dim), dtype=self.keys.dtype)
+        for layer in range(layers):  # one by one: on a GPU, what is not contiguous is copied there first
+            kept[0, layer] = self.keys[layer, :, : self.length]
+            kept[1, layer] = self.values[layer, :, : self.length]
+        return kept
 
     def copy_in(self, kept: Tensor, length: int) -> None:
         """Take the first `length` tokens of what `copy_out` gave in place of those held."""
-        self.keys[:, :, :length] = kept[0, :, :, :length]
-        self.values[:, :, :length] = kept[1, :, :, :length]
+        self.truncate(length)
+        for layer in range(len(self.keys)):
+            self.keys[layer, :, :length] = kept[0, layer, :, :length]
+            self.values[layer, :, :length] = kept[1, layer, :, :length]
         self.length = length

@@ -40,10 +40,16 @@ def plan_memory(
     free = free_bytes(device)
     fits = max(free - _KEPT_FREE_BYTES[device.type], 0) // per_token
     context = wanted or min(model_context, fits)
-    if context > fits or context < MIN_CONTEXT:
+    if fits < min(MIN_CONTEXT, model_context):
         raise ConfigError(
-            f"there are {free / 2**30:.1f} GiB free on {device} beside the weights, which is room for {fits} "
-            f"tokens of keys and values: free memory there, or lower context_length below {fits}"
+            f"{device} has {free / 2**30:.1f} GiB free beside the weights, too little to generate at all: "
+            "free memory there, or use a smaller model or dtype"
+        )
+    if context > fits:
+        raise ConfigError(
+            f"context_length {wanted} does not fit: {device} has {free / 2**30:.1f} GiB free beside the weights, "
+            f"which is room for {fits} tokens of keys and values. Set context_length to {fits} or less, or free "
+            "memory there"
         )
     return MemoryPlan(context, context * per_token, free - context * per_token)
 
@@ -60,3 +66,11 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether there was no memory for a tensor, on the device or in host memory."""
+    # The CPU's allocator has no exception class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )

@@ -5,12 +5,16 @@ Knows token ids and bytes. What is in the cache must be exact: a sequence is not
 left it whole, and whoever is in doubt forgets it (`forget`).
 """
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .kv_cache import StaticKVCache
+from .memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 WORTH_PARKING = 32
 """Tokens. To copy fewer costs as much as to read them again."""
@@ -48,18 +52,17 @@ class PrefixCache:
             self._cache.truncate(0)
             return 0
         assert len(self._held) <= self._cache.length, "the cache was changed behind our back: forget, first"
-        ids = ids[:-1]
-        common = common_length(self._held, ids)
-        best = max(self._parked, key=lambda parked: common_length(parked.ids, ids), default=None)
-        if best is not None and (parked_common := common_length(best.ids, ids)) >= common + WORTH_PARKING:
-            self._park(beyond=common)
-            self._touch(best)
-            self._cache.copy_in(best.kept, parked_common)
-            common = parked_common
-        else:
-            self._park(beyond=common)
+        held, ids = self._held, ids[:-1]
+        self.forget()  # at once: should anything fail below, nobody knows what the cache holds
+        common = common_length(held, ids)
+        best = self._best_parked(ids, beyond=common)
+        if best is not None:
+            self._touch(best)  # before another is parked, for which the oldest may have to go
+        self._park(held, beyond=common)
+        if best is not None:
+            common = common_length(best.ids, ids)
+            self._cache.copy_in(best.kept, common)
         self._cache.truncate(common)
-        self.forget()
         return common
 
     def note(self, ids: Tensor) -> None:
@@ -71,22 +74,33 @@ class PrefixCache:
         """What is in the cache is no longer known."""
         self._held = _no_ids()
 
-    def _park(self, beyond: int) -> None:
+    def _best_parked(self, ids: Tensor, beyond: int) -> Parked | None:
+        """The parked sequence with the longest common beginning, if it is worth a copy."""
+        best = max(self._parked, key=lambda parked: common_length(parked.ids, ids), default=None)
+        if best is None or common_length(best.ids, ids) < beyond + WORTH_PARKING:
+            return None
+        return best
+
+    def _park(self, held: Tensor, beyond: int) -> None:
         """Copy out what the cache holds, if the sequence to come would overwrite much of it."""
-        if (
-            len(self._held) - beyond < WORTH_PARKING
-            or len(self._held) * self._cache.bytes_per_token > self._budget_bytes
-        ):
+        size_bytes = len(held) * self._cache.bytes_per_token
+        if len(held) - beyond < WORTH_PARKING or size_bytes > self._budget_bytes:
             return
         for parked in [*self._parked]:
-            shared = common_length(parked.ids, self._held)
-            if shared == len(self._held):
+            shared = common_length(parked.ids, held)
+            if shared == len(held):
                 return  # it is there already
             if shared == len(parked.ids):
                 self._remove(parked)  # what is parked now says it all
-        self._parked.append(Parked(self._held, self._cache.copy_out()))
-        while self.parked_bytes > self._budget_bytes:
+        while self.parked_bytes + size_bytes > self._budget_bytes:
             self._remove(self._parked[0])
+        try:
+            self._parked.append(Parked(held, self._cache.copy_out()))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            # No job is to fail for what would only have made another one faster.
+            logger.warning("there was no host memory to keep a prefix: consider a lower prefix_cache_bytes")
 
     def _touch(self, parked: Parked) -> None:
         self._remove(parked)

@@ -6,7 +6,7 @@ token, and is accepted as far as the model itself chooses the same: the text is 
 
 Drafts limit themselves. Time that accepted drafts have saved is credit, time that refused ones have cost is spent
 from it, and where there is none left there is no draft; a small share of the decoding time is always granted, to
-try again. So a text without repetition loses that share and one trial at most.
+try again. So a text without repetition loses that share and one trial at most, or one step where a trial is less.
 Source: A. Saxena, "Prompt Lookup Decoding", 2023; the credit is ours.
 """
 
@@ -53,7 +53,7 @@ class PromptLookup:
         self._after: dict[tuple[int, ...], int] = {}
         """Where the latest occurrence of an n-gram ends, the one at the very end excepted."""
         self._length = SHORT_DRAFT
-        self._credit_s: float | None = None  # of one trial, once it is known what that costs
+        self._credit_s: float | None = None  # for one trial, once it is known what that costs
         for token_id in ids:
             self.push(token_id)
 
@@ -63,10 +63,6 @@ class PromptLookup:
             self._after[tuple(self._ids[-NGRAM:])] = len(self._ids)
         self._ids.append(token_id)
 
-    def has_match(self) -> bool:
-        """Whether the last tokens have stood before."""
-        return tuple(self._ids[-NGRAM:]) in self._after
-
     def draft(self, room: int) -> list[int]:
         """Tokens that may come next, at most `room`; none without a match or without credit."""
         length = min(self._length, room)
@@ -74,7 +70,7 @@ class PromptLookup:
         if start is None or length < SHORT_DRAFT or self._cost.step_s is None:
             return []
         if self._credit_s is None:
-            self._credit_s = self._cost.trial_s(length)
+            self._credit_s = max(self._cost.trial_s(length), self._cost.step_s)
         if self._credit_s < self._cost.trial_s(length):
             return []
         draft = self._ids[start : start + length]
@@ -96,8 +92,9 @@ class PromptLookup:
         self._length = LONG_DRAFT if accepted == drafted else SHORT_DRAFT
 
     def _grant(self, seconds: float) -> None:
-        most = MAX_TRIALS * self._cost.trial_s(LONG_DRAFT)
-        self._credit_s = min((self._credit_s or 0.0) + seconds, most)
+        # Not below a step: where a draft costs next to nothing, what is measured as its cost is noise.
+        trial_s = max(self._cost.step_s or 0.0, *map(self._cost.trial_s, (SHORT_DRAFT, LONG_DRAFT)))
+        self._credit_s = min((self._credit_s or 0.0) + seconds, MAX_TRIALS * trial_s)
 
 
 def _smooth(before: float | None, now: float) -> float:

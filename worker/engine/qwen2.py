@@ -83,10 +83,10 @@ class Qwen2:
         check_supported(model)
         decoder = cast("Any", model).model  # torch annotates every attribute of a module as Tensor | Module
         self.shape = shape_of(model.config)
-        self.layers = [
-            Layer(self.shape, _weights(layer), keys, values)
-            for layer, keys, values in zip(decoder.layers, cache.keys, cache.values, strict=True)
-        ]
+        self.layers: list[Layer] = []
+        for layer, keys, values in zip(decoder.layers, cache.keys, cache.values, strict=True):
+            self.layers.append(Layer(self.shape, _weights(layer), keys, values))
+            torch.cuda.empty_cache()  # pieces that were joined fit nothing else; without a GPU this does nothing
         self.embedding: Tensor = decoder.embed_tokens.weight.detach()
         self.norm: Tensor = decoder.norm.weight.detach()
         self.head: Tensor = cast("Any", model).lm_head.weight.detach()
@@ -173,6 +173,8 @@ def check_supported(model: PreTrainedModel) -> None:
     config = model.config
     if not isinstance(model, Qwen2ForCausalLM):
         raise NotSupported(f"{type(model).__name__} is not Qwen2ForCausalLM")
+    if getattr(config, "quantization_config", None) is not None:
+        raise NotSupported("its weights are quantized")
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         raise NotSupported("the model has sliding-window attention")
     if config.hidden_act != "silu":

@@ -67,6 +67,8 @@ class Sampler:
         candidates = None
         if self._drops_the_rest:
             candidates = (scores[0] != -math.inf).nonzero()[:, 0]
+            if not len(candidates):  # what it stands for is found below: no logit is a number
+                candidates = torch.zeros(1, dtype=torch.int64)
             scores = scores[:, candidates]
         scores = apply(self._cutoffs, ids, scores)
         if self._noise is not None:

@@ -25,7 +25,7 @@ class StaticPath:
     """See `forward_path.ForwardPath`."""
 
     name = "static"
-    keeps_tokens = True
+    rolls_back = True
 
     def __init__(self, model: PreTrainedModel, capacity: int, device: torch.device, *, ranges: bool) -> None:
         """`ranges`: let a step see a range that is rounded up, behind a mask, as a captured step must.
@@ -60,7 +60,7 @@ class StaticPath:
     @torch.inference_mode()
     def read(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """ids: (1, seq_len) int64.  Logits of the last `rows`, (rows, vocab) float32."""
-        if ids.shape[1] == 1:
+        if ids.shape[1] == 1 and self.length:  # a step that sees a single token would be compiled for it alone
             return self.decode(ids)
         start = self.cache.grow(ids.shape[1])
         return self._model.read(ids[0], start, rows)
@@ -90,7 +90,7 @@ class StaticPath:
 
     def capture(self, progress: Progress) -> None:
         """Capture the decode step in a CUDA graph for each range of lengths."""
-        ranges = sorted({self._visible(length) for length in range(1, self.capacity + 1)})
+        ranges = self._all_ranges()
         self._warm_up()  # a library that initializes itself while it is captured would spoil the capture
         pool = torch.cuda.graph_pool_handle()
         steps: dict[int, Callable[[], Tensor]] = {}
@@ -102,18 +102,21 @@ class StaticPath:
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
-        # Three lengths: the compiler takes the first for a constant, and learns from the second that it is none.
-        for length in (2, 3, 4):
-            self._position.fill_(length - 1)
-            self._run_step(self._visible(length))
+        # The compiler takes the first length for a constant, and learns from the second that it is none.
+        for visible in self._all_ranges() if self._ranges else (2, 3, 4):
+            self._position.fill_(visible - 1)
+            self._run_step(visible)
 
     def _visible(self, length: int) -> int:
         """How far a step at that length looks: to its end, or to the end of a range that is at most a quarter
-        longer."""
+        longer, or 256 tokens."""
         if not self._ranges:
             return length
         step = max(_SMALLEST_RANGE, 1 << max(length.bit_length() - 3, 0))
         return min(-(-length // step) * step, self.capacity)
+
+    def _all_ranges(self) -> list[int]:
+        return sorted({self._visible(length) for length in range(1, self.capacity + 1)})
 
     def _run_step(self, visible: int) -> Tensor:
         model = self._model

@@ -24,6 +24,7 @@ class TokenRing:
 
     def push(self, token: Tensor) -> None:
         """Send a token on its way.  token: (1, 1) int64 on the device."""
+        assert len(self) < MAX_IN_FLIGHT, "a token would be overwritten that nobody has read"
         if not self._on_gpu:
             self._in_flight.append((token, None))
             return
