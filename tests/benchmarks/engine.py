@@ -96,7 +96,7 @@ def measure_shape(
         for prompt_tokens in options.prompt_tokens:
             for sampling in options.sampling:
                 runs, peaks = measure_in_turn(peers, prompt_tokens, sampling == "sampled", options, device)
-                read = bytes_per_token(model, prompt_tokens + options.new_tokens // 2)
+                read = bytes_per_token(SHAPES[shape], dtype, prompt_tokens + options.new_tokens // 2)
                 for name in own:
                     yield Row(
                         engine=name,
@@ -148,24 +148,29 @@ def summarize(runs: list[Run], seconds_per_token: float) -> dict[str, Any]:
 
 
 def llama_cpp_rows(shape: str, bandwidth: float, options: argparse.Namespace) -> Iterator[Row]:
-    """llama.cpp in a process of its own, with the Python that has it (`--llama-python`)."""
-    for prompt_tokens in options.prompt_tokens:
-        command = [options.llama_python, "-m", "tests.benchmarks.llama_cpp_peer"]
-        arguments = {
-            "--shape": shape,
-            "--dtype": options.dtype,
-            "--prompt-tokens": prompt_tokens,
-            "--new-tokens": options.new_tokens,
-            "--threads": torch.get_num_threads(),
-            "--repeats": options.rounds,
-        }
-        command += [str(part) for pair in arguments.items() for part in pair]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            print(f"llama.cpp is left out: it ended with {done.returncode}", file=sys.stderr)
-            return
-        said = json.loads(done.stdout.splitlines()[-1])
-        yield Row(**{name: said.get(name) for name in Row.__dataclass_fields__})
+    """llama.cpp in a process of its own, with the Python that has it (`--llama-python`); greedy only."""
+    command = [options.llama_python, "-m", "tests.benchmarks.llama_cpp_peer", "--prompt-tokens"]
+    command += map(str, options.prompt_tokens)
+    arguments = {
+        "--shape": shape,
+        "--dtype": options.dtype,
+        "--new-tokens": options.new_tokens,
+        "--threads": torch.get_num_threads(),
+        "--repeats": options.rounds,
+    }
+    command += [str(part) for pair in arguments.items() for part in pair]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        print(f"llama.cpp is left out: it ended with {done.returncode}", file=sys.stderr)
+        return
+    dtype = getattr(torch, options.dtype)
+    for said in json.loads(done.stdout.splitlines()[-1])["rows"]:
+        read = bytes_per_token(SHAPES[shape], dtype, said["prompt_tokens"] + options.new_tokens // 2)
+        yield Row(
+            **{name: said[name] for name in Row.__dataclass_fields__ if name in said},
+            tokens_per_second_spread=said["tokens_per_second_range"],
+            fraction_of_bandwidth=round(said["tokens_per_second"] * read / bandwidth, 3),
+        )
 
 
 # -- what it ran on

@@ -63,12 +63,10 @@ def build(shape: str, device: torch.device, dtype: torch.dtype, *, tied: bool | 
         torch.set_default_dtype(default)
 
 
-def bytes_per_token(model: Qwen2ForCausalLM, context: int) -> int:
+def bytes_per_token(config: Qwen2Config, dtype: torch.dtype, context: int) -> int:
     """What a decode step has to read: every weight but the input embedding, and the keys and values so far."""
-    config = model.config
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    if not config.tie_word_embeddings:
-        weights -= model.model.embed_tokens.weight.nbytes
     head_dim = config.hidden_size // config.num_attention_heads
-    kv = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * model.dtype.itemsize
-    return weights + kv * context
+    kv_width = config.num_key_value_heads * head_dim
+    layer = config.hidden_size * (2 * config.hidden_size + 2 * kv_width + 3 * config.intermediate_size)
+    weights = config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
+    return dtype.itemsize * (weights + 2 * config.num_hidden_layers * kv_width * context)
