@@ -28,7 +28,7 @@ from rich.table import Table
 
 from worker.engine import resolve_device
 
-from .engine_peers import PEERS, Peer, Run
+from .engine_peers import PEERS, LlamaCpp, Peer, Run
 from .shapes import SHAPES, build, bytes_per_token
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,9 +63,10 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
-    bandwidth = measure_bandwidth(device)
+    measured = [each for shape in options.shape for each in measure_shape(shape, device, options, console)]
+    rows = [row for row, _ in measured]
+    bandwidth = statistics.median(each for _, bandwidths in measured for each in bandwidths)
     console.print(f"{hardware(device)}: {bandwidth / 1e9:.1f} GB/s")
-    rows = [row for shape in options.shape for row in measure_shape(shape, device, bandwidth, options, console)]
     result = {
         "hardware": hardware(device),
         "versions": versions(),
@@ -82,95 +83,86 @@ def main() -> None:
 
 
 def measure_shape(
-    shape: str, device: torch.device, bandwidth: float, options: argparse.Namespace, console: Console
-) -> Iterator[Row]:
-    """All rows of one shape, on one set of weights."""
+    shape: str, device: torch.device, options: argparse.Namespace, console: Console
+) -> Iterator[tuple[Row, list[float]]]:
+    """All rows of one shape, each with the bandwidth that was measured in its rounds, in bytes a second."""
     dtype = getattr(torch, options.dtype)
-    own = [name for name in options.engines if name in PEERS]
-    if own:
-        model = build(shape, device, dtype)
-        peers = {name: PEERS[name](model, device) for name in own}
-        for name, peer in peers.items():
-            console.print(f"{shape}: warming up {name}")
-            peer.warm_up()
-        for prompt_tokens in options.prompt_tokens:
-            for sampling in options.sampling:
-                runs, peaks = measure_in_turn(peers, prompt_tokens, sampling == "sampled", options, device)
-                read = bytes_per_token(SHAPES[shape], dtype, prompt_tokens + options.new_tokens // 2)
-                for name in own:
-                    yield Row(
-                        engine=name,
-                        shape=shape,
-                        device=str(device),
-                        dtype=options.dtype,
-                        prompt_tokens=prompt_tokens,
-                        sampling=sampling,
-                        peak_bytes=peaks[name],
-                        **summarize(runs[name], read / bandwidth),
-                    )
-        del model, peers
-        gc.collect()
-        torch._dynamo.reset()
+    peers = make_peers(shape, device, dtype, options)
+    for name, peer in peers.items():
+        console.print(f"{shape}: warming up {name}")
+        peer.warm_up()
+    for prompt_tokens in options.prompt_tokens:
+        for sampling in options.sampling:
+            runs, peaks, bandwidths = measure_in_turn(peers, prompt_tokens, sampling == "sampled", options, device)
+            read = bytes_per_token(SHAPES[shape], dtype, prompt_tokens + options.new_tokens // 2)
+            for name in runs:
+                row = Row(
+                    engine=name,
+                    shape=shape,
+                    device=str(device),
+                    dtype=options.dtype,
+                    prompt_tokens=prompt_tokens,
+                    sampling=sampling,
+                    peak_bytes=peaks[name],
+                    **summarize(runs[name], [read / bandwidth for bandwidth in bandwidths]),
+                )
+                yield row, bandwidths
+    for peer in peers.values():
+        peer.close()
+    peers.clear()
+    gc.collect()
+    torch._dynamo.reset()
+
+
+def make_peers(
+    shape: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
+) -> dict[str, Peer]:
+    """Those that were asked for and can be had; all but llama.cpp share their weights."""
+    model = build(shape, device, dtype)
+    peers = {name: PEERS[name](model, device) for name in options.engines if name in PEERS}
     if LLAMA_CPP in options.engines:
-        yield from llama_cpp_rows(shape, bandwidth, options)
+        llama = LlamaCpp(shape, options.dtype, torch.get_num_threads(), options.llama_python)
+        if llama.available:
+            peers[LLAMA_CPP] = llama
+    return peers
 
 
 def measure_in_turn(
     peers: dict[str, Peer], prompt_tokens: int, sampled: bool, options: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, list[Run]], dict[str, int]]:
-    """Rounds in which every engine has its turn, after one short run each that pays for what is made once."""
+) -> tuple[dict[str, list[Run]], dict[str, int], list[float]]:
+    """Rounds in which every engine has its turn, after one short run each that pays for what is made once.
+
+    The bandwidth is measured in every round, too: that of a shared machine changes from minute to minute.
+    """
     vocabulary = min(config.vocab_size for config in SHAPES.values()) - 8
     prompt = random.Random(prompt_tokens).choices(range(8, vocabulary), k=prompt_tokens)
-    runs: dict[str, list[Run]] = {name: [] for name in peers}
-    peaks = dict.fromkeys(peers, 0)
-    for peer in peers.values():
+    able = {name: peer for name, peer in peers.items() if not (sampled and isinstance(peer, LlamaCpp))}
+    runs: dict[str, list[Run]] = {name: [] for name in able}
+    peaks = dict.fromkeys(able, 0)
+    bandwidths = []
+    for peer in able.values():
         peer.run(prompt, min(options.new_tokens, 8), sampled=sampled)
     for _ in range(options.rounds):
-        for name, peer in peers.items():
+        bandwidths.append(measure_bandwidth(device))
+        for name, peer in able.items():
             peak = watch_peak(device)
             runs[name].append(peer.run(prompt, options.new_tokens, sampled=sampled))
-            peaks[name] = max(peaks[name], peak())
-    return runs, peaks
+            peaks[name] = max(peaks[name], runs[name][-1].peak_bytes or peak())
+    return runs, peaks, bandwidths
 
 
-def summarize(runs: list[Run], seconds_per_token: float) -> dict[str, Any]:
-    """Medians.  seconds_per_token: what reading the weights and the cache takes at the measured bandwidth."""
+def summarize(runs: list[Run], seconds_per_token: list[float]) -> dict[str, Any]:
+    """Medians.  seconds_per_token: what reading weights and cache takes at the bandwidth of each round."""
     speeds = [run.tokens_per_second for run in runs]
     prefills = [run.prefill_s for run in runs if run.prefill_s is not None]
-    speed = statistics.median(speeds)
+    fractions = [speed * seconds for speed, seconds in zip(speeds, seconds_per_token, strict=True)]
     return {
         "prefill_ms": round(statistics.median(prefills) * 1000, 3) if prefills else None,
         "ttft_ms": round(statistics.median(run.first_token_s for run in runs) * 1000, 3),
-        "tokens_per_second": round(speed, 2),
+        "tokens_per_second": round(statistics.median(speeds), 2),
         "tokens_per_second_spread": (round(min(speeds), 2), round(max(speeds), 2)),
-        "fraction_of_bandwidth": round(speed * seconds_per_token, 3),
+        "fraction_of_bandwidth": round(statistics.median(fractions), 3),
     }
-
-
-def llama_cpp_rows(shape: str, bandwidth: float, options: argparse.Namespace) -> Iterator[Row]:
-    """llama.cpp in a process of its own, with the Python that has it (`--llama-python`); greedy only."""
-    command = [options.llama_python, "-m", "tests.benchmarks.llama_cpp_peer", "--prompt-tokens"]
-    command += map(str, options.prompt_tokens)
-    arguments = {
-        "--shape": shape,
-        "--dtype": options.dtype,
-        "--new-tokens": options.new_tokens,
-        "--threads": torch.get_num_threads(),
-        "--repeats": options.rounds,
-    }
-    command += [str(part) for pair in arguments.items() for part in pair]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        print(f"llama.cpp is left out: it ended with {done.returncode}", file=sys.stderr)
-        return
-    dtype = getattr(torch, options.dtype)
-    for said in json.loads(done.stdout.splitlines()[-1])["rows"]:
-        read = bytes_per_token(SHAPES[shape], dtype, said["prompt_tokens"] + options.new_tokens // 2)
-        yield Row(
-            **{name: said[name] for name in Row.__dataclass_fields__ if name in said},
-            tokens_per_second_spread=said["tokens_per_second_range"],
-            fraction_of_bandwidth=round(said["tokens_per_second"] * read / bandwidth, 3),
-        )
 
 
 # -- what it ran on
@@ -187,7 +179,7 @@ def measure_bandwidth(device: torch.device) -> float:
             torch.cuda.synchronize(device)
 
         return 2 * MEASURED_BYTES / fastest(once, 20)
-    return MEASURED_BYTES / fastest(source.sum, 20)
+    return MEASURED_BYTES / fastest(source.sum, 10)
 
 
 def fastest(action: Callable[[], object], times: int) -> float:

@@ -4,12 +4,14 @@ Each takes a prompt and a number of new tokens, and tells when prefill was done 
 """
 
 import copy
+import json
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
@@ -24,22 +26,22 @@ SAMPLED = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 
 
 class Run(NamedTuple):
-    """One generation.  Moments in `time.perf_counter()` seconds."""
+    """One generation."""
 
-    started_at: float
-    tokens_at: list[float]
+    first_token_s: float
+    """Time to first token."""
+    tokens_per_second: float
+    """Of the tokens after the first."""
     prefill_s: float | None = None
     """Where it is known apart from the first token."""
+    peak_bytes: int | None = None
+    """Where another process knows it."""
 
-    @property
-    def first_token_s(self) -> float:
-        """Time to first token."""
-        return self.tokens_at[0] - self.started_at
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the tokens after the first."""
-        return (len(self.tokens_at) - 1) / (self.tokens_at[-1] - self.tokens_at[0])
+def run_of(started_at: float, tokens_at: Sequence[float], prefill_s: float | None = None) -> Run:
+    """From moments in `time.perf_counter()` seconds."""
+    speed = (len(tokens_at) - 1) / (tokens_at[-1] - tokens_at[0])
+    return Run(tokens_at[0] - started_at, speed, prefill_s)
 
 
 class Peer:
@@ -54,6 +56,9 @@ class Peer:
 
     def warm_up(self) -> None:
         """Do what is done once."""
+
+    def close(self) -> None:
+        """Give back what is held."""
 
 
 class OurEngine(Peer):
@@ -81,7 +86,7 @@ class OurEngine(Peer):
         with closing(self.engine.start(request, prompt_ids, seed=0)) as generation:
             tokens_at = [time.perf_counter() for _ in generation]
         assert generation.prefill_ms is not None, "there was a first token"
-        return Run(started_at, tokens_at, generation.prefill_ms / 1000)
+        return run_of(started_at, tokens_at, generation.prefill_ms / 1000)
 
 
 class OurReference(OurEngine):
@@ -124,7 +129,7 @@ class HFGenerate(Peer):
             cache_implementation=self.cache_implementation,
             **sampling,
         )
-        return Run(streamer.moments[0], streamer.moments[1:])
+        return run_of(streamer.moments[0], streamer.moments[1:])
 
 
 class HFGenerateStatic(HFGenerate):
@@ -153,7 +158,38 @@ class BareLoop(Peer):
             ids = logits.float().softmax(-1).multinomial(1) if sampled else logits.argmax(-1, keepdim=True)
             int(ids)
             tokens_at.append(time.perf_counter())
-        return Run(started_at, tokens_at)
+        return run_of(started_at, tokens_at)
+
+
+class LlamaCpp(Peer):
+    """llama.cpp in a process of its own, on a random model of the same shape; greedy, on a CPU."""
+
+    def __init__(self, shape: str, dtype: str, threads: int, python: str) -> None:
+        arguments = ["--shape", shape, "--dtype", dtype, "--threads", str(threads)]
+        self._process = subprocess.Popen(
+            [python, "-m", "tests.benchmarks.llama_cpp_peer", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.available = bool(self._hear())
+
+    def run(self, prompt: Sequence[int], new_tokens: int, *, sampled: bool) -> Run:
+        """Have it generate."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"prompt": list(prompt), "new_tokens": new_tokens}) + "\n")
+        self._process.stdin.flush()
+        return Run(**self._hear())
+
+    def _hear(self) -> dict[str, Any]:
+        """Its next answer; nothing when it has gone, and its stderr says why."""
+        assert self._process.stdout is not None
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline() or "{}")
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
 
 
 PEERS: dict[str, type[Peer]] = {

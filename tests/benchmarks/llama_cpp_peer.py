@@ -16,12 +16,11 @@ import contextlib
 import json
 import math
 import os
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -242,8 +241,8 @@ def forward(context: Any, tokens: Any) -> None:
 class Run:
     """The times of one generation."""
 
-    prefill_ms: float
-    ttft_ms: float  # prefill, and the first token sampled
+    prefill_s: float
+    first_token_s: float  # prefill, and the first token sampled
     tokens_per_second: float  # all tokens but the first, over the time from the first to the last
 
 
@@ -261,31 +260,19 @@ def generate(context: Any, sampler: Any, prompt: Sequence[int], new_tokens: int)
         forward(context, token)
         token[0] = llama_cpp.llama_sampler_sample(sampler, context, -1)
     last = time.perf_counter()
-    return Run((prefilled - start) * 1000, (first - start) * 1000, (new_tokens - 1) / (last - first))
+    return Run(prefilled - start, first - start, (new_tokens - 1) / (last - first))
 
 
-def timed_runs(context: Any, prompt: Sequence[int], new_tokens: int, repeats: int) -> list[Run]:
-    """So many generations, after one short one that warms the weights, the caches and the threads."""
-    with greedy_sampler() as sampler:
-        generate(context, sampler, prompt, min(WARM_UP_TOKENS, new_tokens))
-        return [generate(context, sampler, prompt, new_tokens) for _ in range(repeats)]
+def answer(model: Any, question: dict[str, Any], dtype: DType, threads: int) -> dict[str, Any]:
+    """One generation, after a short one that warms the weights, the caches and the threads.
 
-
-def measure(
-    shape: Shape, dtype: DType, prompt_tokens: Sequence[int], *, new_tokens: int, threads: int, repeats: int
-) -> list[dict[str, Any]]:
-    """A row for each prompt length: medians of the repeats, their [min, max], and the peak of resident bytes.
-
-    new_tokens: at least 2.
+    question: {"prompt": ids, "new_tokens": at least 2}.
     """
-    rows = []
-    with random_model(shape, dtype) as model:
-        for length in prompt_tokens:
-            prompt = np.random.default_rng(SEED).integers(shape.vocab_size, size=length).tolist()
-            with open_context(model, dtype, length + new_tokens, threads) as context:
-                runs = timed_runs(context, prompt, new_tokens, repeats)
-            rows.append({"prompt_tokens": length, "new_tokens": new_tokens, **_figures(runs)})
-    return rows
+    prompt, new_tokens = question["prompt"], question["new_tokens"]
+    with open_context(model, dtype, len(prompt) + new_tokens, threads) as context, greedy_sampler() as sampler:
+        generate(context, sampler, prompt, WARM_UP_TOKENS)
+        run = generate(context, sampler, prompt, new_tokens)
+    return {**asdict(run), "peak_bytes": _peak_rss_bytes()}
 
 
 @contextlib.contextmanager
@@ -300,23 +287,6 @@ def random_model(shape: Shape, dtype: DType) -> Iterator[Any]:
             _reset_peak_rss()
             model = stack.enter_context(load_model(path))
         yield model
-
-
-def _figures(runs: list[Run]) -> dict[str, Any]:
-    return {
-        "sampling": "greedy",
-        **_median_and_range("prefill_ms", [run.prefill_ms for run in runs]),
-        **_median_and_range("ttft_ms", [run.ttft_ms for run in runs]),
-        **_median_and_range("tokens_per_second", [run.tokens_per_second for run in runs]),
-        "peak_bytes": _peak_rss_bytes(),
-    }
-
-
-def _median_and_range(name: str, values: list[float]) -> dict[str, Any]:
-    return {
-        name: round(statistics.median(values), 3),
-        f"{name}_range": [round(min(values), 3), round(max(values), 3)],
-    }
 
 
 def _reset_peak_rss() -> None:
@@ -341,39 +311,19 @@ def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="qwen2-0.5b")
     parser.add_argument("--dtype", choices=get_args(DType), default="float32")
-    parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[512], metavar="N")
-    parser.add_argument("--new-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N")
-    options = parser.parse_args()
-    if min(options.prompt_tokens) < 1 or min(options.threads, options.repeats) < 1 or options.new_tokens < 2:
-        parser.error("prompts, threads and repeats begin at 1, and new tokens at 2: the first has no speed")
-    return options
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Measure one shape in one precision, and print the figures."""
+    """Build the model, say so, and answer one question a line until stdin ends."""
     options = _parse_options()
-    print(f"llama.cpp {llama_cpp.__version__}: {options.shape}, {options.dtype} ...", file=sys.stderr)
     llama_cpp.llama_log_set(_log_errors, None)
     llama_cpp.llama_backend_init()
-    rows = measure(
-        SHAPES[options.shape],
-        options.dtype,
-        options.prompt_tokens,
-        new_tokens=options.new_tokens,
-        threads=options.threads,
-        repeats=options.repeats,
-    )
-    about = {"engine": "llama.cpp", "shape": options.shape, "device": "cpu", "dtype": options.dtype}
-    figures = {
-        "engine": "llama.cpp",
-        "version": llama_cpp.__version__,
-        "system": llama_cpp.llama_print_system_info().decode(),
-        "threads": options.threads,
-        "rows": [{**about, **row} for row in rows],
-    }
-    print(json.dumps(figures))
+    with random_model(SHAPES[options.shape], options.dtype) as model:
+        print(json.dumps({"version": llama_cpp.__version__}), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(answer(model, json.loads(line), options.dtype, options.threads)), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,13 @@ request -> Engine.encode -> Engine.start -> Generation -> Step, Step, Step ...
            Tokenizer        Sampler, Output  prefill, decode on a KVCache
 """
 
+import os
+
 from ..engine_options import EngineOptions
+
+# torch reads this at its first allocation. Weights in huge pages are read a fifth to a half faster on a CPU.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 from .device import resolve_device
 from .engine import Engine
 from .generation import Generation, Step
