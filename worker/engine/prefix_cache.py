@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 WORTH_PARKING = 32
 """Tokens. To copy fewer costs as much as to read them again."""
 
+MAX_PARKED = 16
+"""Sequences. Each is compared with every new prompt, and one that is so long ago will hardly come again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parked:
@@ -92,7 +95,7 @@ class PrefixCache:
                 return  # it is there already
             if shared == len(parked.ids):
                 self._remove(parked)  # what is parked now says it all
-        while self.parked_bytes + size_bytes > self._budget_bytes:
+        while len(self._parked) >= MAX_PARKED or self.parked_bytes + size_bytes > self._budget_bytes:
             self._remove(self._parked[0])
         try:
             self._parked.append(Parked(held, self._cache.copy_out()))

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from tests.models import CPU, random_model
 from worker.engine import Engine, EngineOptions, Tokenizer
 from worker.engine.kv_cache import StaticKVCache
-from worker.engine.prefix_cache import WORTH_PARKING, PrefixCache, common_length
+from worker.engine.prefix_cache import MAX_PARKED, WORTH_PARKING, PrefixCache, common_length
 
 from .asking import Reference, answer, ids_of, random_ids, request, start
 
@@ -192,6 +192,12 @@ class TestBudget:
         for ids in (A, B, A):
             assert sequences.run(ids) == 49
             assert sequences.prefixes.parked_bytes <= 50 * BYTES_PER_TOKEN
+
+    def test_holds_a_few_sequences_however_small_they_are(self):
+        sequences = Sequences(budget_tokens=1e9)
+        for number in range(2 * MAX_PARKED):
+            sequences.run([number, *range(100, 140)])
+        assert len(sequences.prefixes._parked) == MAX_PARKED
 
     def test_too_small_for_a_sequence_keeps_the_smaller_ones(self):
         sequences = Sequences(budget_tokens=60)
