@@ -20,7 +20,7 @@ def main(folder: str, prompt: str) -> None:
     engine = Engine.load(Path(folder), resolve_device("cpu"))
     for line in sys.stdin:
         tokens = int(line)
-        request = GenerationRequest(prompt=prompt, max_new_tokens=tokens, ignore_eos=True)
+        request = GenerationRequest(prompt=prompt, max_new_tokens=tokens, ignore_eos=True, prompt_lookup=False)
         generation = engine.start(request, engine.encode(request), seed=0)
         next(generation)
         first = time.perf_counter()
