@@ -19,7 +19,7 @@ class EngineOptions(BaseModel):
     context_length: Annotated[int, Field(ge=1)] | None = None
     """Tokens of prompt and answer together. None: the model's own, or what the device has memory for."""
     prefill_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Tokens that are read between two looks at whether to stop. None: 2048 on a GPU, 128 on a CPU."""
+    """Tokens that are read between two looks at whether to stop. None: 2048 on a GPU, 256 on a CPU."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
     """For the keys and values of earlier prompts, in host memory, beside those that the cache holds anyway. 0
     turns the reuse of common beginnings off."""

@@ -63,7 +63,7 @@ class Engine:
         self.eos_token_ids = _eos_token_ids(model, tokenizer)
         self.lookahead = (1 if device.type == "cuda" else 0) if lookahead is None else lookahead
         """Steps that are launched before the token of the one before them is read."""
-        self.prefill_chunk = options.prefill_chunk or (2048 if device.type == "cuda" else 128)
+        self.prefill_chunk = options.prefill_chunk or (2048 if device.type == "cuda" else 256)
         self.speculation_cost = SpeculationCost()
         self.path, self.why = choose_path(
             model,
