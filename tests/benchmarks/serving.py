@@ -85,7 +85,11 @@ class Ours:
         self.client, self.producer = client, Producer(url)
 
     def submit(self, tokens: int) -> str:
-        return self.producer.submit(PROMPT, model="tiny", max_new_tokens=tokens, ignore_eos=True, prompt_lookup=False).job_id
+        # Without drafts: the text goes round in circles, and most tokens would come eight at a time.
+        job = self.producer.submit(
+            PROMPT, model="tiny", max_new_tokens=tokens, ignore_eos=True, prompt_lookup=False
+        )
+        return job.job_id
 
     def sampled_at(self, job_id: str) -> list[float]:
         """When the engine sampled each token."""
