@@ -62,7 +62,7 @@ class StaticKVCache:
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         """shape: layers, key-value heads, tokens, head_dim."""
-        # On the CPU no page of zeros is touched before it is used.
+        # Written, not only asked for: on a CPU, memory that nobody has touched can be missing when a job needs it.
         self.keys: Tensor = torch.zeros(shape, dtype=dtype, device=device)
         self.values: Tensor = torch.zeros_like(self.keys)
         self.length = 0
