@@ -563,8 +563,10 @@ def test_a_stream_that_is_overwritten_while_it_is_written_is_whole_at_the_end(cl
     job_id = push(client, job_fields(payload(LONG)))
     key = f"gen:{{{job_id}}}:events"
     wait_for_tokens(client, job_id)
-    client.delete(key)
-    _write(client, key, foreign)
+    with client.pipeline() as at_once:  # or the worker's next token makes it a stream again in between
+        at_once.delete(key)
+        _write(at_once, key, foreign)
+        at_once.execute()
     outcome = outcome_of(job_id)
     assert joined(outcome.events) == (outcome.result.text, list(outcome.result.token_ids))
     assert len(outcome.result.token_ids) == LONG["max_new_tokens"]

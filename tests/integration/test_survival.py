@@ -43,7 +43,7 @@ def undisturbed(model_paths) -> tuple[str, list[int]]:
     """Text and ids of LONG, from the engine alone."""
     engine = Engine.load(locate_model("tiny", model_paths), torch.device("cpu"))
     request = GenerationRequest.parse(LONG)
-    steps = list(engine.start(request, engine.encode(request), seed=0))
+    steps = list(engine.start(request, engine.encode(request), seed=LONG["seed"]))
     return "".join(step.text for step in steps), [step.token_id for step in steps]
 
 
@@ -115,7 +115,7 @@ def test_sigterm_finishes_the_running_job(durable, start_worker, undisturbed):
 
 @pytest.mark.parametrize("how", ["grace over", "second SIGTERM"])
 def test_a_job_that_outlasts_the_grace_is_put_back_and_goes_on_elsewhere(durable, start_worker, undisturbed, how):
-    grace_s = "0.2" if how == "grace over" else "60"
+    grace_s = "0.05" if how == "grace over" else "60"
     first = start_worker(durable.url, GENQUEUE_SHUTDOWN_GRACE_S=grace_s).wait_until_ready()
     with Producer(durable.url) as producer:
         job = producer.submit(**LONG, model="tiny")
