@@ -253,7 +253,7 @@ class GenerationWorker(Bookkeeper):
         return self.read(Taken(job_id, raw)) if raw else None
 
     def read(self, taken: Taken) -> Job:
-        """The job in a hash.  Raises InvalidRequest when it cannot be read as a job."""
+        """The job in a hash; asks Redis nothing.  Raises InvalidRequest when it cannot be read as a job."""
         check_payload_size(taken.raw, self.settings.max_request_bytes)
         raw = {name: value for name, value in taken.raw.items() if name not in UNREAD_FIELDS}
         try:
@@ -264,7 +264,7 @@ class GenerationWorker(Bookkeeper):
             raise InvalidRequest(
                 f"the job's hash cannot be read ({type(error).__name__}): enqueue through RQ"
             ) from error
-        job.redis_server_version = self.get_redis_server_version()
+        job.redis_server_version = self.redis_server_version
         return job
 
     def save_progress(self, job: Job, progress: dict[str, Any]) -> None:

@@ -106,6 +106,7 @@ class Service:
         while True:
             try:
                 worker = GenerationWorker(self.settings, self._redis, on_stop=self._on_stop_command)
+                await asyncio.to_thread(worker.get_redis_server_version)  # every job is told, and no job is to ask
                 await asyncio.to_thread(worker.bootstrap, self.settings.log_level.upper())
             except redis.RedisError as error:
                 if self._stopping.is_set() or time.monotonic() > deadline or not may_pass(error):

@@ -183,6 +183,20 @@ def test_a_job_comes_with_its_hash(client, worker):
     assert worker.read(taken).kwargs == {"request": {"prompt": "hi"}}
 
 
+def test_a_job_is_read_without_redis(client, worker, monkeypatch):
+    """Redis died between a first job being taken and being read: RQ asked it for its version there, where nobody
+    tries again, and the worker ended."""
+    worker.get_redis_server_version()
+    enqueue(client)
+    taken = worker.take()
+
+    def gone(*_args, **_options):
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(type(worker.connection), "execute_command", gone)
+    assert worker.read(taken).redis_server_version == worker.redis_server_version is not None
+
+
 @pytest.mark.parametrize("put", [lambda client, key: None, lambda client, key: client.set(key, "foreign")])
 def test_a_job_without_a_hash_is_taken_all_the_same(client, worker, put):
     client.rpush(f"rq:queue:{NORMAL}", "job-1")
