@@ -5,7 +5,6 @@ Everything here runs on the worker's event loop and none of it waits for torch.
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -15,7 +14,16 @@ from typing import Any, Protocol
 
 from producer.contract import GenqueueError
 
-from .engine_protocol import ANSWERS, Answer, EngineConfig, EngineInfo, Generate, Loading, StepMessage, Stop
+from .engine_protocol import (
+    Answer,
+    EngineConfig,
+    EngineInfo,
+    Generate,
+    Loading,
+    StepMessage,
+    Stop,
+    parse_answers,
+)
 from .errors import ConfigError
 from .progress import ShownProgress
 
@@ -68,7 +76,8 @@ class _Lines(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         *lines, self._partial = (self._partial + data).split(b"\n")
-        self._messages += map(_parse, lines)
+        for line in lines:
+            self._messages += parse_answers(line)
         if lines:
             self._arrived.set()
 
@@ -85,12 +94,6 @@ class _Lines(asyncio.Protocol):
             await self._arrived.wait()
         messages, self._messages = self._messages, []
         return messages
-
-
-def _parse(line: bytes) -> Answer | StepMessage:
-    if line.startswith(b"["):
-        return StepMessage(*json.loads(line))
-    return ANSWERS.validate_json(line)
 
 
 class EngineProcess:

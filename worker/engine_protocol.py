@@ -1,13 +1,16 @@
 """What the worker and its engine process say to each other: one JSON object a line, over a socket pair.
 
 worker -> engine      Generate, Stop
-engine -> worker      Loading*, Ready        while it starts
-                      Accepted, step*, Ended     a job; or Refused in place of any of them
+engine -> worker      Loading*, EngineInfo       while it starts
+                      Accepted, steps*, Ended    a job; or Refused in place of any of them
 
-A step is one token and there are thousands of them a second, so it goes as a bare list in the order of `Step`;
-everything else is an object told apart by `op`. JSON, because nothing in this project is ever unpickled.
+A step is one token and there are thousands of them a second: those that leave together are one line, a list of
+lists in the order of `StepMessage`. Everything else is an object told apart by `op`. JSON, because nothing in
+this project is ever unpickled.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -140,4 +143,16 @@ Order = Generate | Stop
 Answer = Loading | EngineInfo | Accepted | Ended | Refused
 
 ORDERS: TypeAdapter[Order] = TypeAdapter(Order)
-ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
+_ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
+
+
+def steps_line(steps: Sequence[StepMessage]) -> bytes:
+    """One line for steps that leave together."""
+    return json.dumps(steps).encode() + b"\n"
+
+
+def parse_answers(line: bytes) -> Sequence[Answer | StepMessage]:
+    """What one line of the engine's says."""
+    if line.startswith(b"["):
+        return [StepMessage(*step) for step in json.loads(line)]
+    return [_ANSWERS.validate_json(line)]

@@ -7,7 +7,6 @@ also means that a crash of the device takes down the engine and not the worker, 
 Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio.
 """
 
-import json
 import logging
 import select
 import signal
@@ -38,6 +37,7 @@ from .engine_protocol import (
     Refused,
     StepMessage,
     Stop,
+    steps_line,
 )
 from .progress import Progress
 
@@ -58,7 +58,7 @@ class EngineServer:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._received = b""
-        self._unsent = b""
+        self._unsent: list[StepMessage] = []
         self._sent_at = 0.0
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
@@ -114,9 +114,12 @@ class EngineServer:
             if stop := self._stop_order(run):
                 return stop
         for step in generation:
-            self._send_step(step)
-            if stop := self._stop_order(run):
-                return stop
+            self._unsent.append(_message(step))
+            if self._unsent[-1].sampled_at - self._sent_at >= SEND_INTERVAL_S:
+                self._sent_at = self._unsent[-1].sampled_at
+                self._send_steps()
+                if stop := self._stop_order(run):
+                    return stop
         return None
 
     def _stop_order(self, run: int) -> Stop | None:
@@ -138,27 +141,18 @@ class EngineServer:
         return ORDERS.validate_json(line)
 
     def _send(self, answer: Answer) -> None:
-        self._unsent += answer.model_dump_json().encode() + b"\n"
-        self._flush()
+        self._send_steps()
+        self._socket.sendall(answer.model_dump_json().encode() + b"\n")
 
-    def _send_step(self, step: Step) -> None:
-        sampled_at = time.monotonic()
-        message = StepMessage(
-            sampled_at,
-            step.token_id,
-            step.text,
-            step.finish_reason,
-            step.stop,
-            step.logprob.model_dump() if step.logprob else None,
-        )
-        self._unsent += json.dumps(message).encode() + b"\n"
-        if sampled_at - self._sent_at >= SEND_INTERVAL_S:
-            self._sent_at = sampled_at
-            self._flush()
+    def _send_steps(self) -> None:
+        if self._unsent:
+            self._socket.sendall(steps_line(self._unsent))
+            self._unsent.clear()
 
-    def _flush(self) -> None:
-        self._socket.sendall(self._unsent)
-        self._unsent = b""
+
+def _message(step: Step) -> StepMessage:
+    logprob = step.logprob.model_dump() if step.logprob else None
+    return StepMessage(time.monotonic(), step.token_id, step.text, step.finish_reason, step.stop, logprob)
 
 
 def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:

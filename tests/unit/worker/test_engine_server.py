@@ -1,7 +1,6 @@
 """The engine's end of the socket, with a small random engine behind it."""
 
 import contextlib
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from producer.contract import GenerationRequest
 from tests.models import engine_for, random_model, save_tokenizer
 from worker.engine import Engine, Tokenizer
 from worker.engine_protocol import (
-    ANSWERS,
     Accepted,
     Ended,
     EngineInfo,
@@ -21,6 +19,7 @@ from worker.engine_protocol import (
     Refused,
     StepMessage,
     Stop,
+    parse_answers,
 )
 from worker.engine_server import EngineServer
 
@@ -41,15 +40,18 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lines = connection.makefile("rb")
+        self._heard: list = []
 
     def send(self, *orders: Generate | Stop) -> None:
         """All in one packet."""
         self._connection.sendall(b"".join(order.model_dump_json().encode() + b"\n" for order in orders))
 
     def hear(self):
-        line = self._lines.readline()
-        assert line, "the engine has gone"
-        return StepMessage(*json.loads(line)) if line.startswith(b"[") else ANSWERS.validate_json(line)
+        if not self._heard:
+            line = self._lines.readline()
+            assert line, "the engine has gone"
+            self._heard += parse_answers(line)
+        return self._heard.pop(0)
 
     def hear_all(self) -> list:
         """What is said of a run, to its end."""
@@ -97,7 +99,7 @@ def test_it_says_what_it_holds(engine):
     with ours, theirs, ours.makefile("rb") as lines:
         thread = threading.Thread(target=_serve, args=(theirs, engine))
         thread.start()
-        loading, info = (ANSWERS.validate_json(lines.readline()) for _ in range(2))
+        [loading], [info] = (parse_answers(lines.readline()) for _ in range(2))
         ours.shutdown(socket.SHUT_RDWR)
         thread.join(TIMEOUT_S)
     assert loading == Loading(stage="loading weights")
