@@ -72,7 +72,7 @@ def profile(engine: Engine, kind: str, new_tokens: int) -> dict[str, float]:
         for _ in generation:
             pass
         total = time.perf_counter() - started_at
-    del engine.decode  # the watched one, which stands before the class's
+    del engine.decode, engine.path.read  # the watched ones, which stand before the class's
     parts = {part: seconds * 1e6 / (new_tokens - 1) for part, seconds in clock.seconds.items()}
     total_us = total * 1e6 / (new_tokens - 1)
     return {**parts, "loop": total_us - sum(parts.values()), "host": total_us - parts["model"], "total": total_us}
@@ -81,6 +81,7 @@ def profile(engine: Engine, kind: str, new_tokens: int) -> dict[str, float]:
 def watch_parts(clock: Clock, generation: Generation, engine: Engine) -> None:
     """The parts of a step."""
     clock.watch(engine, "decode", "model")
+    clock.watch(engine.path, "read", "model")  # of drafts
     clock.watch(generation._sampler, "choose", "sampling")
     clock.watch(generation._output, "push", "text and stops")
     if generation._lookup is not None:

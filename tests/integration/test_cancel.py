@@ -35,7 +35,7 @@ FACTOR = 5
 GRACE_S = 0.1
 PROMPT_TOKENS = 3000
 CONTEXT_LENGTH = 4096
-CPU_CHUNK_TOKENS = 128
+CPU_CHUNK_TOKENS = 256
 """Of the prefill on a CPU: what is read between two looks at an order to stop."""
 _first_ids = count(1)
 

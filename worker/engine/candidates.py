@@ -1,0 +1,69 @@
+"""The tokens that top_k, top_p and min_p leave in the draw, alone and sorted: a draw among twenty is as cheap as
+twenty numbers. For the CPU, where their number is known at no cost; a GPU would have to wait for it.
+
+The same tokens as after transformers' processors, which mask a whole vocabulary again and again. Python's own
+arithmetic: a few dozen numbers take less time than one operation on tensors.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from producer.contract import SamplingParams
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+_FIRST_LOOK = 256
+"""Without top_k: so many tokens are sorted first, which nearly always hold all that top_p and min_p leave."""
+
+
+class Candidates:
+    """top_k, top_p and min_p, one after the other."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._top_k, self._top_p, self._min_p = params.top_k, params.top_p, params.min_p
+
+    def __call__(self, scores: Tensor) -> tuple[Floats, Ids]:
+        """scores: (1, vocab) float32.  Returns the scores that stay, highest first, and their ids, (n,) each.
+
+        n is never 0. A score that is no number stands first.
+        """
+        if self._top_k:
+            return self._of_top_k(scores)
+        vocab_size = scores.shape[-1]
+        for looked_at in (min(_FIRST_LOOK, vocab_size), vocab_size):
+            best, tokens = scores.topk(looked_at)
+            kept = self._count(best.tolist()[0], (scores - best[:, :1]).exp().sum().item())
+            if kept < looked_at:
+                break
+        return best.numpy()[0, :kept], tokens.numpy()[0, :kept]
+
+    def _of_top_k(self, scores: Tensor) -> tuple[Floats, Ids]:
+        best, tokens = scores.topk(min(self._top_k + 1, scores.shape[-1]))
+        values = best.tolist()[0]
+        if len(values) <= self._top_k:
+            kept = self._count(values)
+        elif values[-1] != values[-2]:
+            kept = self._count(values[:-1])
+        else:  # those that equal the last one all stay
+            best, tokens = scores.topk(int((scores >= values[-1]).count_nonzero()))
+            kept = self._count(best.tolist()[0])
+        return best.numpy()[0, :kept], tokens.numpy()[0, :kept]
+
+    def _count(self, scores: Sequence[float], total: float | None = None) -> int:
+        """How many top_p and min_p leave.  scores: highest first.
+
+        `total`: the sum over the whole draw of exp(score - the highest), where there are more than these scores.
+        """
+        weights = [math.exp(score - scores[0]) for score in scores]
+        enough = self._top_p * (sum(weights) if total is None else total) if self._top_p < 1 else math.inf
+        above = 0.0
+        for count, weight in enumerate(weights):
+            if count and (above >= enough or weight < self._min_p):
+                return count
+            above += weight
+        return len(weights)
