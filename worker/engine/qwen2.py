@@ -129,18 +129,10 @@ def row_through_layer(
     hidden: Tensor, layer: Layer, rotation: Rotation, position: Tensor, view: View, *, linear: Linear
 ) -> Tensor:
     """One row, whose keys and values are written at `position`, (1,) int64.  hidden: (1, hidden)."""
-    shape, visible = layer.shape, view.visible
     query, key, value = _query_key_value(hidden, layer, rotation, linear)
     layer.keys.index_copy_(1, position, key.transpose(0, 1))
     layer.values.index_copy_(1, position, value.transpose(0, 1))
-    # The query heads that share a key-value head are the rows of one product: nothing is repeated in memory.
-    query = query.view(shape.kv_heads, -1, shape.head_dim)
-    scores = torch.bmm(query, layer.keys[:, :visible].transpose(1, 2)) * shape.head_dim**-0.5
-    if view.mask is not None:
-        scores = scores + view.mask
-    weight = scores.softmax(-1, dtype=torch.float32).to(hidden.dtype)
-    attended = torch.bmm(weight, layer.values[:, :visible])
-    hidden = hidden + linear(attended.reshape(1, -1), layer.weights.output)
+    hidden = hidden + linear(_attend(query, layer, view), layer.weights.output)
     return hidden + _mlp(hidden, layer, linear)
 
 
@@ -150,16 +142,21 @@ def head(hidden: Tensor, norm: Tensor, weight: Tensor, shape: Shape, *, linear: 
 
 
 def matrix_vector(row: Tensor, matrix: Tensor) -> Tensor:
-    """The linear of a single row, as a sum that a compiler spreads over all cores: (1, in), (out, in) -> (1, out).
+    """The linear of a single row, as sums that a compiler spreads over all cores: (1, in), (out, in) -> (1, out).
 
     MKL's own matrix-vector product uses one thread. Uncompiled, this is far slower than that.
     """
-    # On a CPU, inductor sums rows above 4096 in a compensated loop that is half as fast: such rows are cut.
+    if matrix.device.type != "cpu":
+        return (matrix.float() * row.float()).sum(-1)[None].to(row.dtype)
+    # Inductor sums rows above 4096 in a compensated loop that is half as fast: such rows are cut.
     cuts = 1
-    while matrix.device.type == "cpu" and (matrix.shape[1] > _LONGEST_SUM * cuts or matrix.shape[1] % cuts):
+    while matrix.shape[1] > _LONGEST_SUM * cuts or matrix.shape[1] % cuts:
         cuts += 1
-    products = matrix.view(len(matrix), cuts, -1).float() * row.view(1, cuts, -1).float()
-    return products.sum(-1).sum(-1)[None].to(row.dtype)
+    # A core that reads four places at once keeps more of the memory busy, and loads the row once for all four.
+    streams = next(count for count in (4, 2, 1) if len(matrix) % count == 0)
+    cut_row = row.view(1, cuts, -1).float()
+    sums = [(part.view(len(part), cuts, -1).float() * cut_row).sum(-1) for part in matrix.chunk(streams)]
+    return torch.cat(sums).sum(-1)[None].to(row.dtype)
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
@@ -194,6 +191,19 @@ def _query_key_value(
     # x * cos + rotate_half(x) * sin: a roll by half, as the minus of rotate_half is in the sine.
     turned = turned * rotation.cos + turned.roll(shape.head_dim // 2, -1) * rotation.sin
     return turned[:, : shape.query_heads], turned[:, shape.query_heads :], value
+
+
+def _attend(query: Tensor, layer: Layer, view: View) -> Tensor:
+    """query: (1, query_heads, head_dim).  Returns (1, query_heads * head_dim)."""
+    # The query heads that share a key-value head are the rows of one product: nothing is repeated in memory.
+    rows = query.view(layer.shape.kv_heads, -1, layer.shape.head_dim)
+    keys, values = layer.keys[:, : view.visible], layer.values[:, : view.visible]
+    if view.mask is None:
+        attended = functional.scaled_dot_product_attention(rows[None], keys[None], values[None])
+    else:
+        scores = torch.bmm(rows, keys.transpose(1, 2)) * layer.shape.head_dim**-0.5 + view.mask
+        attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(query.dtype), values)
+    return attended.reshape(1, -1)
 
 
 def _mlp(hidden: Tensor, layer: Layer, linear: Linear) -> Tensor:
