@@ -1,7 +1,7 @@
 """The engine: torch lives here and nowhere else (but for the training in worker.tiny_model).
 
 request -> Engine.encode -> Engine.start -> Generation -> Step, Step, Step ...
-           Tokenizer        Sampler, Output  prefill, decode on a KVCache
+           Tokenizer        Sampler, Output  prefill, decode on a ForwardPath and its cache
 """
 
 import os

@@ -1,4 +1,6 @@
-"""Which way to run a model here, and why: decided once, from the device, the model and the options."""
+"""Which way to run a model here, and why: chosen once, from the device, the model and the options, and then
+prepared as far as this machine allows.
+"""
 
 import logging
 
@@ -15,8 +17,9 @@ from .static_path import StaticPath
 
 logger = logging.getLogger(__name__)
 
-WORTH_COMPILING_PARAMETERS = 20_000_000
-"""A smaller model on a CPU fits into its caches: compiling takes ten seconds, and gains little."""
+SMALL_MODEL_PARAMETERS = 20_000_000
+"""A model of fewer fits into a CPU's caches: compiling takes ten seconds and gains little, and threads spend more
+time on meeting than on multiplying."""
 
 
 def choose_path(
@@ -27,20 +30,20 @@ def choose_path(
     Raises ConfigError where the options insist on the static path, and this model cannot have it.
     """
     if options.path == "dynamic":
-        return DynamicPath(model, capacity), "path is set to dynamic"
+        return DynamicPath(model), "path is set to dynamic"
     try:
         return StaticPath(model, capacity, device, ranges=ranges), ""
     except NotSupported as error:
         if options.path == "static":
             raise ConfigError(f"the static path cannot run this model: {error}. Set path to auto") from error
-        return DynamicPath(model, capacity), str(error)
+        return DynamicPath(model), str(error)
 
 
 def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: Progress) -> str:
     """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why."""
     on_gpu = path.device.type == "cuda"
     shortfalls = []
-    worth_it = on_gpu or parameters >= WORTH_COMPILING_PARAMETERS
+    worth_it = on_gpu or parameters >= SMALL_MODEL_PARAMETERS
     if options.compile == "always" or (options.compile == "auto" and worth_it):
         progress("compiling the decode step", 0, 1)
         try:

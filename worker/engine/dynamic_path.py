@@ -13,8 +13,7 @@ class DynamicPath:
     name = "dynamic"
     compiled = captured = False
 
-    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._cache = DynamicKVCache(model.config)
         self.rolls_back = self._cache.rolls_back

@@ -133,7 +133,7 @@ class Engine:
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()
     ) -> "Generation":
-        """Begin to answer a prompt; nothing is computed before the first step is asked for.
+        """Begin to answer a prompt; the model runs when the first step is asked for, and not before.
 
         `prompt_ids` as from `encode`, (seq_len,) int64.  `resumed_ids`: the output of an earlier attempt, after
         which this one goes on.  The engine holds one sequence: starting a generation ends the one before it.
@@ -173,6 +173,22 @@ class Engine:
     def decode(self, token: Tensor) -> Tensor:
         """Advance one step.  token: (1, 1) int64 on the engine's device.  Returns logits, (1, vocab) float32."""
         return self.path.decode(token)
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether `read_draft` can be used: the cache must be able to forget what was refused."""
+        return self.path.rolls_back
+
+    def read_draft(self, ids: Tensor) -> Tensor:
+        """Read a token and the draft after it.  ids: (1, n) int64 on the engine's device.
+
+        Returns the logits after each of them, (n, vocab) float32. `keep` what was accepted, then.
+        """
+        return self.path.read(ids, rows=ids.shape[1])
+
+    def keep(self, length: int) -> None:
+        """Of the tokens in the cache, keep the first `length`."""
+        self.path.truncate(length)
 
     def end(self, sequence: int, ids: Sequence[int]) -> None:
         """A sequence is over.  ids: its tokens; those that the cache holds may serve another prompt.

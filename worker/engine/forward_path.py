@@ -13,8 +13,6 @@ class ForwardPath(Protocol):
     captured: bool
     rolls_back: bool
     """Whether `truncate` can keep a part, which the check of a draft needs. It can drop all in any case."""
-    capacity: int
-    """Tokens that a sequence can have."""
 
     @property
     def length(self) -> int:

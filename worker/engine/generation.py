@@ -59,8 +59,11 @@ class Generation(Iterator[Step]):
         prompt_ids: list[int],
         resumed_ids: Sequence[int],
     ) -> None:
+        """Made by `Engine.start`.  `output` and `sampler` are this request's, at their beginnings.
+
+        `prompt_ids` becomes the generation's own; `resumed_ids` are replayed at once, without the model.
+        """
         self.prompt_tokens = len(prompt_ids)
-        self.resumed_tokens = len(resumed_ids)
         self.cached_tokens = 0
         """Tokens of the prompt that the cache held already, known once prefill has begun."""
         self.prefill_ms: float | None = None
@@ -71,10 +74,9 @@ class Generation(Iterator[Step]):
         self._logprobs = request.logprobs
         self._ids = prompt_ids
         """Every token whose id is known here, on the host."""
-        self.resumed_text = self._replay(resumed_ids)
-        """The text that the resumed ids had released."""
+        self._replay(resumed_ids)
         drafts = engine.options.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
-        can_draft = engine.path.rolls_back and self._logprobs is None
+        can_draft = engine.takes_drafts and self._logprobs is None
         self._lookup = PromptLookup(self._ids, engine.speculation_cost) if drafts and can_draft else None
         self._sequence = -1
         self._ring = TokenRing(engine.device)
@@ -190,14 +192,14 @@ class Generation(Iterator[Step]):
     def _check(self, draft: list[int]) -> list[int]:
         """Read a draft in one pass.  Returns what the model chose: the draft as far as it agrees, and one more."""
         rows = torch.tensor([[self._ids[-1], *draft]], device=self._engine.device)
-        logits = self._engine.path.read(rows, rows=len(draft) + 1)
+        logits = self._engine.read_draft(rows)
         chosen = []
         for row, guess in zip(logits.split(1), [*draft, None], strict=True):
             self._choose(row)
             chosen.append(self._read_token())
             if chosen[-1] != guess:
                 break
-        self._engine.path.truncate(len(self._ids) - 1)
+        self._engine.keep(len(self._ids) - 1)
         return chosen
 
     @property
@@ -253,8 +255,7 @@ class Generation(Iterator[Step]):
                 ) from error
             raise
 
-    def _replay(self, resumed_ids: Sequence[int]) -> str:
-        texts = []
+    def _replay(self, resumed_ids: Sequence[int]) -> None:
         for token_id in resumed_ids:
             if self.finish_reason or not 0 <= token_id < self._engine.vocab_size:
                 raise EngineError(
@@ -262,8 +263,7 @@ class Generation(Iterator[Step]):
                     "is beyond the end of the output or of the vocabulary. Was the model changed in between?"
                 )
             self._ids.append(token_id)
-            texts.append(self._output.push(token_id))
-        return "".join(texts)
+            self._output.push(token_id)
 
     def _check_cache_is_ours(self) -> None:
         if self._engine.sequence != self._sequence:

@@ -4,25 +4,12 @@ One prompt at a time: a cache holds one sequence. A sequence is shortened by for
 a token too many, a draft that was refused, or for another prompt with the same beginning.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from .errors import CacheFull
-
-
-class KVCache(Protocol):
-    """What both caches can do."""
-
-    @property
-    def length(self) -> int:
-        """Tokens held, known on the host: asking costs no wait for the device."""
-
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens, at most those held, and forget the others."""
 
 
 class DynamicKVCache:
@@ -37,7 +24,7 @@ class DynamicKVCache:
 
     @property
     def length(self) -> int:
-        """Tokens held."""
+        """Tokens held, known on the host."""
         return self.past_key_values.get_seq_length()
 
     @property

@@ -1,4 +1,4 @@
-"""Fixtures of the engine's suite: one tokenizer, and transformers' generate as the reference."""
+"""Fixtures of the engine's suite: one tokenizer, which needs no training."""
 
 from pathlib import Path
 

@@ -292,7 +292,9 @@ class TestEndInADraft:
     def drafted(self, engine, clock):
         """The tokens of the answer that a draft had more behind."""
         answer(engine, request(self.PROMPT, max_new_tokens=16))  # from here on, the cost of a step is known
-        return resting_places(engine, request(self.PROMPT, max_new_tokens=16), clock)
+        places = resting_places(engine, request(self.PROMPT, max_new_tokens=16), clock)
+        assert len(places) > 5
+        return places
 
     def test_the_first_token_is_in_the_draft_after_it(self, engine, clock, drafted):
         """The token that prefill gives was not looked up, and so the first draft was always late by one."""
@@ -304,7 +306,6 @@ class TestEndInADraft:
         assert clock.steps <= 1, "the prefill of one token, where the others are known, and no step besides"
 
     def test_by_eos(self, engine, drafted, monkeypatch):
-        assert len(drafted) > 5
         for place in drafted:
             eos = self.WHOLE[place]
             with monkeypatch.context() as patched:
@@ -317,7 +318,6 @@ class TestEndInADraft:
 
     def test_by_a_stop_string(self, engine, drafted):
         whole = answer(engine, request(self.PROMPT, max_new_tokens=16))
-        assert len(drafted) > 5
         for place in drafted[1:]:
             stop = text_of(whole[place - 1 : place + 1])
             steps = answer(engine, request(self.PROMPT, max_new_tokens=16, stop=[stop]))
@@ -383,10 +383,13 @@ class TestHowMany:
         assert passes < 0.85 * 200
 
     def test_no_draft_is_longer_than_what_may_still_come(self, engine, clock):
+        drafted = 0
         for limit in range(1, 40, 2):
             answer(engine, request([1, 2, 3] * 20, max_new_tokens=limit))
             assert all(draft + 1 <= limit for draft in clock.drafts)
+            drafted += len(clock.drafts)
             clock.drafts.clear()
+        assert drafted > 5
 
     def test_refused_drafts_are_few(self, model, tokenizer: Tokenizer, monkeypatch):
         """A prompt full of matches, and sampling so hot that hardly any draft is right."""
