@@ -48,13 +48,15 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
         progress("compiling the decode step", 0, 1)
         try:
             path.compile()
-        except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the step runs without it
+        except Exception as error:  # whatever a compiler raises, the step runs without it
+            logger.warning("the decode step could not be compiled", exc_info=True)
             hint = " (install a C++ compiler, such as g++)" if "compiler" in str(error).lower() else ""
             shortfalls.append(f"not compiled: {_first_line(error)}{hint}")
     if on_gpu:
         try:
             path.capture(progress)
         except RuntimeError as error:
+            logger.warning("the decode step could not be captured", exc_info=True)
             shortfalls.append(f"not captured: {_first_line(error)}")
     return "; ".join(shortfalls)
 

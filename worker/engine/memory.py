@@ -9,7 +9,9 @@ from transformers import PreTrainedConfig
 from ..errors import ConfigError
 
 MIN_CONTEXT = 16
-_KEPT_FREE_BYTES = {"cuda": 2**30, "cpu": 2**28}
+_ALIGNED = 256
+"""Tokens. Kernels read a cache faster whose length is a round number."""
+_KEPT_FREE_BYTES = {"cuda": 2**31, "cpu": 2**28}
 """For what a forward pass holds in between, libraries' workspaces and graphs."""
 
 
@@ -39,7 +41,7 @@ def plan_memory(
     per_token = kv_bytes_per_token(config, dtype)
     free = free_bytes(device)
     fits = max(free - _KEPT_FREE_BYTES[device.type], 0) // per_token
-    context = wanted or min(model_context, fits)
+    context = wanted or min(model_context, fits if fits < _ALIGNED else fits - fits % _ALIGNED)
     if fits < min(MIN_CONTEXT, model_context):
         raise ConfigError(
             f"{device} has {free / 2**30:.1f} GiB free beside the weights, too little to generate at all: "

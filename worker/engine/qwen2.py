@@ -66,10 +66,10 @@ class Rotation(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a single row sees: the first `visible` tokens, less those where the mask, (visible,), is -inf."""
+    """What a single row sees: the first `visible` tokens, less those where the mask is -inf."""
 
     visible: int
-    mask: Tensor | None
+    mask: Tensor | None  # (visible,) float32
 
 
 class Qwen2:
@@ -114,12 +114,16 @@ def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: 
     query, key, value = _query_key_value(hidden, layer, rotation, functional.linear)
     layer.keys[:, start:end] = key.transpose(0, 1)
     layer.values[:, start:end] = value.transpose(0, 1)
+    keys, values = layer.keys[None, :, :end], layer.values[None, :, :end]
+    if hidden.is_cuda and hidden.dtype == torch.float32:  # no fused kernel there shares keys among query heads
+        group = layer.shape.query_heads // layer.shape.kv_heads
+        keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
     attended = functional.scaled_dot_product_attention(
         query.transpose(0, 1)[None],
-        layer.keys[None, :, :end],
-        layer.values[None, :, :end],
+        keys,
+        values,
         attn_mask=causal_lower_right(len(hidden), end),
-        enable_gqa=True,
+        enable_gqa=keys.shape[1] != query.shape[1],
     )
     hidden = hidden + functional.linear(attended[0].transpose(0, 1).flatten(1), layer.weights.output)
     return hidden + _mlp(hidden, layer, functional.linear)
@@ -201,9 +205,20 @@ def _attend(query: Tensor, layer: Layer, view: View) -> Tensor:
     if view.mask is None:
         attended = functional.scaled_dot_product_attention(rows[None], keys[None], values[None])
     else:
-        scores = torch.bmm(rows, keys.transpose(1, 2)) * layer.shape.head_dim**-0.5 + view.mask
-        attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(query.dtype), values)
+        scores = _in_float32(rows, keys.transpose(1, 2)) * layer.shape.head_dim**-0.5 + view.mask
+        attended = torch.bmm(scores.softmax(-1).to(query.dtype), values)
     return attended.reshape(1, -1)
+
+
+def _in_float32(some: Tensor, others: Tensor) -> Tensor:
+    """Batched product, (b, n, k) and (b, k, m) -> (b, n, m) float32.
+
+    Scores of Qwen2 reach thousands, where bfloat16 counts in steps of 16 and float16 overflows: rounding them to
+    either costs quality that can be measured. Source: transformers, pull request 33317.
+    """
+    if some.is_cuda:
+        return torch.bmm(some, others, out_dtype=torch.float32)
+    return torch.bmm(some.float(), others.float())
 
 
 def _mlp(hidden: Tensor, layer: Layer, linear: Linear) -> Tensor:

@@ -103,7 +103,8 @@ class StaticPath:
     @torch.inference_mode()
     def _warm_up(self) -> None:
         # The compiler takes the first length for a constant, and learns from the second that it is none.
-        for visible in self._all_ranges() if self._ranges else (2, 3, 4):
+        # It tunes the second one, for all lengths: the ranges come longest first.
+        for visible in reversed(self._all_ranges()) if self._ranges else (2, 3, 4):
             self._position.fill_(visible - 1)
             self._run_step(visible)
 
@@ -122,14 +123,14 @@ class StaticPath:
         model = self._model
         hidden = functional.embedding(self._token[0], model.embedding)
         rotation = model.rotation(self._position)
-        view = View(visible, self._mask(visible, hidden.dtype) if self._ranges else None)
+        view = View(visible, self._mask(visible) if self._ranges else None)
         for layer in model.layers:
             hidden = self._through_layer(hidden, layer, rotation, self._position, view)
         return self._to_logits(hidden, model.norm, model.head, model.shape)
 
-    def _mask(self, visible: int, dtype: torch.dtype) -> Tensor:
-        """(visible,): 0 up to the position, and -inf behind it."""
-        mask = torch.zeros(visible, dtype=dtype, device=self._position.device)
+    def _mask(self, visible: int) -> Tensor:
+        """(visible,) float32: 0 up to the position, and -inf behind it."""
+        mask = torch.zeros(visible, device=self._position.device)
         return mask.masked_fill_(self._positions[:visible] > self._position, float("-inf"))
 
 

@@ -61,6 +61,10 @@ class TestPlan:
         assert planned.kv_bytes == 512 * PER_TOKEN
         assert planned.headroom_bytes == free_bytes - 512 * PER_TOKEN
 
+    def test_is_a_round_number_where_memory_decides(self, model, free):
+        free(511)
+        assert plan(model).context_length == 256
+
     def test_is_what_fits_where_there_is_less(self, model, free):
         free(100.5)
         assert plan(model).context_length == 100

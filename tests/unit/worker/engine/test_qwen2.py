@@ -1,4 +1,4 @@
-"""The matrix-vector product that is compiled, against the linear that it stands for.
+"""The matrix-vector product that is compiled, against the linear that it stands for; attention of a single row.
 
 The forward pass as a whole is held against transformers in test_engine.py, test_static_path.py and their matrix.
 """
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from worker.engine.qwen2 import matrix_vector
+from worker.engine.qwen2 import Layer, Shape, View, _attend, matrix_vector
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -23,3 +23,25 @@ def test_is_the_linear_of_one_row(outputs, inputs, dtype):
     assert (ours.shape, ours.dtype) == ((1, outputs), dtype)
     tolerance = inputs**0.5 * torch.finfo(dtype).eps * 4
     assert (ours.double() - expected).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scores_behind_a_mask_are_not_rounded(dtype):
+    """Real models have keys with a large common part: their scores are in the hundreds and differ by little."""
+    generator = torch.Generator().manual_seed(0)
+    heads, group, length, visible, head_dim = 2, 7, 40, 64, 64
+    keys, values = torch.randn(2, heads, visible, head_dim, generator=generator).unbind()
+    keys = keys / 8 + 20
+    query = torch.randn(1, heads * group, head_dim, generator=generator) / 8 + 1
+    query, keys, values = query.to(dtype), keys.to(dtype), values.to(dtype)
+    layer = Layer(Shape(heads * group, heads, head_dim, 1e-6), None, keys, values)
+    mask = torch.zeros(visible)
+    mask[length:] = -torch.inf
+
+    masked = _attend(query, layer, View(visible, mask))
+    rows = query.view(heads, group, head_dim).double()
+    scores = rows @ keys[:, :length].double().transpose(1, 2) / head_dim**0.5
+    expected = (scores.softmax(-1) @ values[:, :length].double()).view(1, -1)
+    assert scores.abs().min() > 100
+    assert (masked.double() - expected).abs().max() < 0.02
+    torch.testing.assert_close(masked, _attend(query, layer, View(length, None)), atol=0.02, rtol=0)
