@@ -54,6 +54,8 @@ class Row:
     """Slowest and fastest round."""
     fraction_of_bandwidth: float | None
     peak_bytes: int | None
+    note: str
+    """How the engine ran, where it can run in more than one way."""
 
 
 def main() -> None:
@@ -63,23 +65,30 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
-    measured = [each for shape in options.shape for each in measure_shape(shape, device, options, console)]
-    rows = [row for row, _ in measured]
-    bandwidth = statistics.median(each for _, bandwidths in measured for each in bandwidths)
-    console.print(f"{hardware(device)}: {bandwidth / 1e9:.1f} GB/s")
-    result = {
+    rows: list[Row] = []
+    bandwidths: list[float] = []
+    for shape in options.shape:
+        for row, measured in measure_shape(shape, device, options, console):
+            rows.append(row)
+            bandwidths += measured
+            result = summary(rows, bandwidths, device)
+            if options.save:  # after each row: a run that is cut off must not be lost
+                (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
+    console.print(f"{result['hardware']}: {result['bandwidth_gb_s']} GB/s")
+    console.print(table(rows))
+    print(json.dumps(result))
+
+
+def summary(rows: list[Row], bandwidths: list[float], device: torch.device) -> dict[str, Any]:
+    """What is printed and kept."""
+    return {
         "hardware": hardware(device),
         "versions": versions(),
         "commit": commit(),
         "threads": torch.get_num_threads(),
-        "bandwidth_gb_s": round(bandwidth / 1e9, 2),
+        "bandwidth_gb_s": round(statistics.median(bandwidths) / 1e9, 2),
         "rows": [asdict(row) for row in rows],
     }
-    console.print(table(rows))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
 
 
 def measure_shape(
@@ -91,6 +100,8 @@ def measure_shape(
     for name, peer in peers.items():
         console.print(f"{shape}: warming up {name}")
         peer.warm_up()
+        if peer.note:
+            console.print(f"{name}: {peer.note}")
     for prompt_tokens in options.prompt_tokens:
         for sampling in options.sampling:
             runs, peaks, bandwidths = measure_in_turn(peers, prompt_tokens, sampling == "sampled", options, device)
@@ -104,6 +115,7 @@ def measure_shape(
                     prompt_tokens=prompt_tokens,
                     sampling=sampling,
                     peak_bytes=peaks[name],
+                    note=peers[name].note,
                     **summarize(runs[name], [read / bandwidth for bandwidth in bandwidths]),
                 )
                 yield row, bandwidths
@@ -141,7 +153,9 @@ def measure_in_turn(
     peaks = dict.fromkeys(able, 0)
     bandwidths = []
     for peer in able.values():
-        peer.run(prompt, min(options.new_tokens, 8), sampled=sampled)
+        peer.run(
+            prompt, options.new_tokens if peer.made_for_length else min(options.new_tokens, 8), sampled=sampled
+        )
     for _ in range(options.rounds):
         bandwidths.append(measure_bandwidth(device))
         for name, peer in able.items():

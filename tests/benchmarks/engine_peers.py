@@ -47,6 +47,11 @@ def run_of(started_at: float, tokens_at: Sequence[float], prefill_s: float | Non
 class Peer:
     """A way of running the model."""
 
+    note = ""
+    """How it runs, where that is not the same everywhere; known once it is warm."""
+    made_for_length = False
+    """Whether what is made once is made for a number of new tokens."""
+
     def __init__(self, model: Qwen2ForCausalLM, device: torch.device) -> None:
         self.model, self.device = model, device
 
@@ -75,6 +80,9 @@ class OurEngine(Peer):
     def warm_up(self) -> None:
         """As a worker does at its start."""
         self.engine.warm_up()
+        path = self.engine.path
+        step = "captured" if path.captured else "compiled" if path.compiled else "not compiled"
+        self.note = "; ".join(filter(None, [f"{path.name} path, {step}", self.engine.why]))
 
     def run(self, prompt: Sequence[int], new_tokens: int, *, sampled: bool) -> Run:
         """As the engine's server runs a job."""
@@ -136,11 +144,13 @@ class HFGenerateStatic(HFGenerate):
     """transformers' generate with a static cache and a compiled model, on a CPU as on a GPU."""
 
     cache_implementation = "static"
+    made_for_length = True
 
     def __init__(self, model: Qwen2ForCausalLM, device: torch.device) -> None:
-        shared = copy.copy(model)  # the compiled forward must not become that of the others
-        shared.forward = torch.compile(model.forward)
-        super().__init__(shared, device)
+        if device.type == "cpu":  # on a GPU, transformers compiles by itself
+            model = copy.copy(model)  # the compiled forward must not become that of the others
+            model.forward = torch.compile(model.forward)
+        super().__init__(model, device)
 
 
 class BareLoop(Peer):

@@ -1,14 +1,21 @@
 """The shapes that are measured: Qwen2's configurations, with random weights made on the device. No download."""
 
 import copy
+from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 MAX_POSITIONS = 8192
 
+
+def _qwen2(**fields: Any) -> Qwen2Config:
+    ends = {"bos_token_id": None, "eos_token_id": None}  # no random answer is to end early
+    return Qwen2Config(max_position_embeddings=MAX_POSITIONS, **ends, **fields)
+
+
 SHAPES = {
-    "tiny": Qwen2Config(
+    "tiny": _qwen2(
         vocab_size=768,
         hidden_size=128,
         intermediate_size=384,
@@ -16,11 +23,8 @@ SHAPES = {
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=True,
-        max_position_embeddings=MAX_POSITIONS,
-        bos_token_id=None,
-        eos_token_id=None,
     ),
-    "qwen2-0.5b": Qwen2Config(
+    "qwen2-0.5b": _qwen2(
         vocab_size=151_936,
         hidden_size=896,
         intermediate_size=4864,
@@ -28,11 +32,8 @@ SHAPES = {
         num_attention_heads=14,
         num_key_value_heads=2,
         tie_word_embeddings=True,
-        max_position_embeddings=MAX_POSITIONS,
-        bos_token_id=None,
-        eos_token_id=None,
     ),
-    "qwen2-7b": Qwen2Config(
+    "qwen2-7b": _qwen2(
         vocab_size=152_064,
         hidden_size=3584,
         intermediate_size=18_944,
@@ -40,9 +41,6 @@ SHAPES = {
         num_attention_heads=28,
         num_key_value_heads=4,
         tie_word_embeddings=False,
-        max_position_embeddings=MAX_POSITIONS,
-        bos_token_id=None,
-        eos_token_id=None,
     ),
 }
 
