@@ -1,6 +1,6 @@
 """Where the time of a token goes that is not the model's: a profile of the decode loop, part by part.
 
-    python -m tests.benchmarks.host_work [--shape tiny] [--new-tokens 400]
+    python -m tests.benchmarks.host_work [--shape tiny] [--new-tokens 400] [--save]
 
 Each part is a method, timed from outside; what no part accounts for is the loop itself. On a CPU the model's part
 ends when its logits are there. The last line of stdout is a JSON object of microseconds a token.
@@ -28,6 +28,7 @@ from tests.models import save_tokenizer
 from worker.engine import Engine, Tokenizer, resolve_device
 from worker.engine.generation import Generation
 
+from .engine import RESULTS, commit, hardware, versions
 from .engine_peers import SAMPLED
 from .shapes import SHAPES, build
 
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--new-tokens", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--save", action="store_true", help="keep the result in tests/benchmarks/results/")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = resolve_device(options.device)
@@ -109,6 +111,9 @@ def main() -> None:
         rounds = [profile(engine, kind, options.new_tokens) for _ in range(options.rounds)]
         result[kind] = {part: round(statistics.median(each[part] for each in rounds), 1) for part in rounds[0]}
     Console(stderr=True).print(table(result))
+    if options.save:
+        kept = {"hardware": hardware(device), "versions": versions(), "commit": commit(), "microseconds": result}
+        (RESULTS / "host-work.json").write_text(json.dumps(kept, indent=1) + "\n")
     print(json.dumps(result))
 
 

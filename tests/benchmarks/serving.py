@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from typing import Any
 
 import redis
 import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
 from rq import Queue
@@ -36,11 +34,12 @@ from producer.embedded import EmbeddedBroker
 from worker.config_loader import locate_model
 
 from . import peer
+from .engine import commit, hardware, versions
 
 PROMPT = "你好，介绍一下你自己"
 MODEL_PATHS = Path("configs/model_paths.yaml")
 RESULTS = Path(__file__).parent / "results" / "serving.json"
-START_TIMEOUT_S = 120
+MODEL = "tiny, float32, 1 thread, greedy"
 
 
 @dataclass
@@ -242,20 +241,6 @@ def measure(bench: Bench, rounds: int, tokens: int) -> tuple[dict[str, Any], lis
     return {key: round(value, 3) for key, value in summary.items()}, speeds
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "model": "tiny, float32, 1 thread, greedy",
-        "commit": commit.stdout.strip(),
-    }
-
-
 def show(summary: dict[str, Any], console: Console) -> None:
     """The table for people."""
     table = Table(title="tiny model, one live subscriber, medians")
@@ -293,8 +278,13 @@ def main() -> None:
         bench.warm_up()
         summary, raw = measure(bench, options.rounds, options.tokens)
         bench.ours.producer.close()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine(), "summary": summary, "rounds": raw}, indent=1) + "\n")
+    machine = {
+        "hardware": hardware(torch.device("cpu")),
+        "versions": versions(),
+        "commit": commit(),
+        "model": MODEL,
+    }
+    RESULTS.write_text(json.dumps({**machine, "summary": summary, "rounds": raw}, indent=1) + "\n")
     show(summary, Console(stderr=True))
     print(json.dumps(summary))
 
