@@ -3,7 +3,7 @@
 stdout carries the answer, the job id or JSON, and nothing else; everything for people goes to stderr.
 
 Exit codes: 0 done; 1 the job failed or was cancelled; 2 bad input; 3 no broker; 4 not now (the queue is full, or
-the wait ran out: try again); 130 interrupted.
+the wait ran out: try again); 130 interrupted; 141 the reader of stdout has gone.
 """
 
 import io
@@ -18,6 +18,7 @@ import click
 
 from .client import Producer
 from .contract import (
+    DEFAULT_MAX_NEW_TOKENS,
     BrokerUnavailable,
     GenerationResult,
     GenqueueError,
@@ -27,7 +28,7 @@ from .contract import (
     WaitTimeout,
 )
 from .display import waiting_line
-from .interrupts import Interrupted, interruptible
+from .interrupts import Interrupted, interruptible, interruptible_call
 from .settings import ProducerSettings
 
 EXIT_JOB_FAILED = 1
@@ -85,13 +86,23 @@ def _with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-redis_url_option = click.option("--redis-url", help="Of the broker. [env: GENQUEUE_REDIS_URL, REDIS_URL]")
+def _setting_help(name: str, *variables: str) -> str:
+    """Where an option comes from that is not given: the environment, else the settings' own default."""
+    named = ", ".join(variables or [f"GENQUEUE_{name.upper()}"])
+    return f"[env: {named}; default: {ProducerSettings.model_fields[name].default}]"
+
+
+redis_url_option = click.option(
+    "--redis-url", help=f"Of the broker. {_setting_help('redis_url', 'GENQUEUE_REDIS_URL', 'REDIS_URL')}"
+)
 connection_options = _with_options(
     redis_url_option,
-    click.option("--prefix", help="First part of every key. [env: GENQUEUE_PREFIX]"),
+    click.option("--prefix", help=f"First part of every key. {_setting_help('prefix')}"),
 )
 wait_option = click.option(
-    "--wait-s", type=float, help="Bound of the wait: for a result, or for the next event of a stream. [60]"
+    "--wait-s",
+    type=float,
+    help=f"Bound of the wait: for a result, or for the next event of a stream. {_setting_help('wait_s')}",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 interrupt_option = click.option(
@@ -100,7 +111,9 @@ interrupt_option = click.option(
     help="What Ctrl-C does to the job. Default: ask on a terminal, elsewhere leave it running.",
 )
 sampling_options = _with_options(
-    click.option("--max-new-tokens", type=int, help="At most so many tokens. [256]"),
+    click.option(
+        "--max-new-tokens", type=int, help=f"At most so many tokens. [default: {DEFAULT_MAX_NEW_TOKENS}]"
+    ),
     click.option("--min-new-tokens", type=int, help="No end before so many tokens."),
     click.option("--temperature", type=float, help="0 is greedy, and the default."),
     click.option("--top-p", type=float, help="Sample from the likeliest tokens that add up to this probability."),
@@ -113,8 +126,13 @@ sampling_options = _with_options(
     click.option("--stop", multiple=True, help="A string that ends the text. Repeatable."),
     click.option("--ignore-eos", is_flag=True, default=None, help="Go on past the model's end of text."),
     click.option("--logprobs", type=int, help="With each token its log-probability, and so many likeliest."),
-    click.option("--skip-special-tokens/--keep-special-tokens", default=None, help="Of the text. [skip]"),
-    click.option("--add-special-tokens/--no-special-tokens", default=None, help="To the prompt. [add]"),
+    click.option("--skip-special-tokens/--keep-special-tokens", default=None, help="Of the text. [default: skip]"),
+    click.option("--add-special-tokens/--no-special-tokens", default=None, help="To the prompt. [default: add]"),
+    click.option(
+        "--prompt-lookup/--no-prompt-lookup",
+        default=None,
+        help="Draft from prompt and output: for speed, the text stays the same. [default: as the worker is set]",
+    ),
 )
 prompt_options = _with_options(
     click.option("--message", "message", multiple=True, metavar="ROLE:TEXT", help="A turn of a chat. Repeatable."),
@@ -128,9 +146,13 @@ prompt_options = _with_options(
 queue_options = _with_options(
     click.option("--job-id", help="An idempotency key: submitted twice, it is one job."),
     click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True),
-    click.option("--queue-ttl-s", type=float, help="How long it may wait for a worker. [86400]"),
-    click.option("--timeout-s", type=int, help="How long a worker may take. [600]"),
-    click.option("--result-ttl-s", type=int, help="How long events and result are kept. [3600]"),
+    click.option(
+        "--queue-ttl-s", type=float, help=f"How long it may wait for a worker. {_setting_help('queue_ttl_s')}"
+    ),
+    click.option("--timeout-s", type=int, help=f"How long a worker may take. {_setting_help('timeout_s')}"),
+    click.option(
+        "--result-ttl-s", type=int, help=f"How long events and result are kept. {_setting_help('result_ttl_s')}"
+    ),
     click.option("--max-queued", type=int, help="Refuse when so many jobs wait for the model."),
 )
 
@@ -278,9 +300,10 @@ def _follow(
                 seen = str(item.id)
                 if isinstance(item.event.data, GenerationResult):
                     return _report(item.event.data)
+        # Nothing came: the cursor was at the job's end, which counts all the same.
+        return _report(interruptible_call(lambda: producer.result(job_id, wait_s)))
     except Interrupted:
         return _interrupted(producer, job_id, seen, on_interrupt)
-    return 0
 
 
 def _wait(
@@ -288,7 +311,7 @@ def _wait(
 ) -> int:
     try:
         with waiting_line(producer, job_id):
-            (ended,) = interruptible(producer.result(job_id, wait_s) for _ in range(1))
+            ended = interruptible_call(lambda: producer.result(job_id, wait_s))
     except Interrupted:
         return _interrupted(producer, job_id, None, on_interrupt)
     _print((ended.model_dump_json() if as_json else ended.text) + "\n")

@@ -3,7 +3,7 @@
 Knows rq-dashboard 0.9 and what has to be mended in it; knows nothing of generation. rq-dashboard reads jobs with
 pickle, RQ's default, wherever it builds one of RQ's classes itself. With JSON jobs that is a 500 on the Workers
 page as soon as a worker is busy, on every job that depends on another and on every unknown id; with a hostile job
-it is code run inside the dashboard. Four of its names are replaced here, so that it reads JSON and nothing else.
+it is code run inside the dashboard. `_mend` replaces names of its module, so that it reads JSON and nothing else.
 
 It is meant for looking. Deleting is switched off, because it would take a job away from its subscribers without a
 terminal event (`genqueue cancel JOB` ends it properly); a requeue is accepted from the dashboard's own pages only.
@@ -67,7 +67,7 @@ def make_app(redis_url: str, *, username: str | None = None, password: str | Non
     only browsers that reach the dashboard by a loopback name are answered, which a rebound DNS name is not.
     Raises BrokerUnavailable when the URL is not one; whether Redis answers shows on the pages.
     """
-    _read_json_only()
+    _mend()
     app = Flask("rq_dashboard")  # by that name Flask finds the package's static files
     app.config.update(RQ_DASHBOARD_REDIS_URL=redis_url, RQ_DASHBOARD_DISABLE_DELETE=True)
     app.jinja_env.add_extension(_EscapeInBrowser)
@@ -154,10 +154,14 @@ class _JsonJob(Job):
 
 
 class _JsonQueue(Queue):
+    """A queue whose jobs are read as JSON."""
+
     job_class = _JsonJob
 
 
 class _JsonWorker(Worker):
+    """A worker whose current job is read as JSON."""
+
     job_class = _JsonJob
 
     def get_current_job(self) -> Job | None:
@@ -178,16 +182,14 @@ def _from_url(url: str, **_: Any) -> tuple[None, Redis]:
     return None, _client(url)
 
 
-web.from_url = _from_url
-
-
-def _read_json_only() -> None:
-    """Replace the names through which rq-dashboard would unpickle."""
+def _mend() -> None:
+    """Replace the names through which rq-dashboard would unpickle, and the one by which it connects."""
     web.config.serializer = JSONSerializer  # its own switch, which reaches half of the places
     web.Job = _JsonJob
     web.Queue = _JsonQueue
     web.Worker = _JsonWorker
     web.requeue_job = _requeue
+    web.from_url = _from_url
 
 
 def _requeue(job_id: str, connection: Redis) -> Job:
@@ -200,7 +202,7 @@ class _EscapeInBrowser(Extension):
     The pages fill their tables with what jobs hold, a model's output among it: as HTML it would be run.
     """
 
-    #: One place escapes already, through jQuery.
+    #: Some places escape already, through jQuery.
     _UNESCAPED = re.compile(r"<%=(?!\s*\$\('<div/>'\))")
 
     def preprocess(self, source: str, *_: Any, **__: Any) -> str:

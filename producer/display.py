@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.status import Status
+from rich.status import Status as RichStatus
 
 from .client import Producer
 from .contract import GenqueueError
@@ -22,7 +22,7 @@ class WaitingLine:
     def __init__(self, producer: Producer, job_id: str, console: Console) -> None:
         self._producer = producer
         self._job_id = job_id
-        self._status = Status("sent", console=console)
+        self._status = RichStatus("sent", console=console)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="genqueue-waiting-line", daemon=True)
         self._status.start()

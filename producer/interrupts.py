@@ -4,9 +4,10 @@ A KeyboardInterrupt can strike anywhere, also between printing an event and noti
 the iteration runs on a thread, and Ctrl-C is one more thing that arrives.
 """
 
+import contextlib
 import signal
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import FrameType
@@ -21,11 +22,15 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class _Item(Generic[T]):
+    """One item arrived."""
+
     value: T
 
 
 @dataclass(frozen=True)
 class _End:
+    """No more items: the iteration is over, it raised, or Ctrl-C was pressed."""
+
     error: Exception | None = None
 
 
@@ -39,6 +44,7 @@ def interruptible(items: Iterable[T]) -> Generator[T, None, None]:
     pressed = threading.Event()
 
     def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        """Let the reader know; it may be anywhere, and is told before its next item."""
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
@@ -59,6 +65,17 @@ def interruptible(items: Iterable[T]) -> Generator[T, None, None]:
                 return
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def interruptible_call(call: Callable[[], T]) -> T:
+    """What the call returns.  Raises Interrupted once Ctrl-C was pressed; all else is as in `interruptible`."""
+
+    def only_item() -> Iterator[T]:
+        """Makes the call when it is asked for, which is on the thread."""
+        yield call()
+
+    with contextlib.closing(interruptible(only_item())) as items:
+        return next(items)
 
 
 def _pump(items: Iterable[T], arrivals: "SimpleQueue[_Item[T] | _End]") -> None:

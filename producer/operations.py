@@ -61,7 +61,12 @@ _PRIORITY_KEYS = {"high": 2, "normal": 3, "low": 4}
 
 
 class Operations:
-    """Every operation, over the keys and the bounds of one producer."""
+    """Every operation, over the names and the bounds of one producer.
+
+    keys      names of the streams, results and cancel requests, under the producer's prefix
+    settings  how long a request to cancel is kept, and a result where the job's hash does not say: queue_ttl_s and
+              result_ttl_s; its other bounds belong to the shells and to `submission`
+    """
 
     def __init__(self, keys: Keys, settings: ProducerSettings) -> None:
         self.keys = keys
@@ -119,6 +124,8 @@ class Operations:
         Raises WaitTimeout, which says what is known of the job; NoSuchJob when it is gone.
         """
         while not subscription.inbox:
+            # Asked again, because a hub on a thread may have put events and then failed since the line above: the
+            # events come first.
             if subscription.error is not None and not subscription.inbox:
                 raise subscription.error
             left_s = deadline - time.monotonic()
@@ -173,6 +180,7 @@ class Operations:
             return ()
 
         def command(r: Any) -> Any:
+            """WORKER_FIELDS of all workers in one round trip."""
             pipeline = r.pipeline(transaction=False)
             for key in worker_keys:
                 pipeline.hmget(key, WORKER_FIELDS)
@@ -254,9 +262,11 @@ class Operations:
         return keys, [job_id, str(last or ""), str(event_id), data, mirror, channel, result_ttl_s, *times]
 
     def _position(self, job_id: str, model: str) -> Operation[int | None]:
+        """Jobs of the model that are served before it; None when it is in none of the queues."""
         names = [_QUEUE_PREFIX + name for name in queues(model)]
 
         def command(r: Any) -> Any:
+            """Place and length in each queue, at one moment: a job must not move between two of the questions."""
             pipeline = r.pipeline(transaction=True)
             for name in names:
                 pipeline.lpos(name, job_id)

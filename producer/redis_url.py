@@ -77,14 +77,18 @@ def is_sentinel(url: str) -> bool:
 
 @dataclass(frozen=True)
 class _SentinelUrl:
+    """What a `+sentinel` URL says: whom to ask for which service, and how to connect to either."""
+
     sentinels: tuple[tuple[str, int], ...]
     service: str
     options: dict[str, Any]
     """redis-py's, for connections to the primary."""
     sentinel_options: dict[str, Any]
+    """redis-py's, for connections to the Sentinels."""
 
     @classmethod
     def parse(cls, url: str) -> "_SentinelUrl":
+        """Raises ValueError when it names no Sentinel or no service, or when a part of it is not valid."""
         parts = urlsplit(url)
         _, _, hosts = parts.netloc.rpartition("@")
         service, _, db = parts.path.strip("/").partition("/")
@@ -118,6 +122,7 @@ class _Sentinels(redis.sentinel.Sentinel):
     """Keeps no connection to a Sentinel open: they are asked once for each new connection to the primary."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
+        """redis-py's: host and port of the primary.  Raises MasterNotFoundError when no Sentinel names one."""
         try:
             return cast("tuple[str, int]", super().discover_master(service_name))
         finally:
@@ -129,6 +134,7 @@ class _AsyncSentinels(redis.asyncio.sentinel.Sentinel):
     """As `_Sentinels`."""
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """As `_Sentinels.discover_master`."""
         try:
             return cast("tuple[str, int]", await super().discover_master(service_name))
         finally:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self, cast
 
 import redis
 from pydantic import Field, StrictInt, ValidationError
-from rq.job import Job, JobStatus
+from rq.job import Job, JobStatus as RqJobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
@@ -143,7 +143,7 @@ def _prepare_one(
         serializer=JSONSerializer,
         id=job_id or str(uuid.uuid4()),
         origin=queue(model, options.priority),
-        status=JobStatus.QUEUED,
+        status=RqJobStatus.QUEUED,
         # RQ's default description quotes the arguments, and RQ logs it.
         description=f"generate {model}",
         timeout=options.timeout_s or settings.timeout_s,

@@ -20,7 +20,7 @@ GenqueueError
 A message says what the caller can do about it. It defaults to the class's docstring.
 """
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 ErrorCode = Literal[
     "invalid_request",
@@ -157,8 +157,3 @@ _JOB_ERRORS: dict[str, type[JobError]] = {
 def job_error(code: ErrorCode, message: str = "") -> JobError:
     """The exception that stands for an error code of the wire."""
     return _JOB_ERRORS[code](message)
-
-
-def error_codes() -> tuple[str, ...]:
-    """Every code that a GenerationResult can carry."""
-    return get_args(ErrorCode)

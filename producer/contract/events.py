@@ -124,7 +124,11 @@ class StartedData(Frozen):
 
 
 class TokensData(Frozen):
-    """Tokens, in order. The last of a cancelled job may carry text without ids: what had been held back."""
+    """Tokens, in order.
+
+    The last of a job that is cut short, because it was cancelled or ran out of time, may carry text without ids:
+    what had been held back.
+    """
 
     index: int
     """Position in the output of the first id."""

@@ -1,6 +1,8 @@
 """Both producers on a real server: connections, restarts, refusals, races."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -141,7 +143,7 @@ def test_the_last_subscriber_ends_the_blocked_read_when_it_leaves(
     assert time.monotonic() - begin < 2
 
 
-def test_waking_leaves_nothing_behind(
+def test_a_wake_stream_expires_by_itself(
     producer: Producer, worker: ScriptedWorker, redis_client: redis.Redis
 ) -> None:
     handle = producer.submit("Hi", model="tiny")
@@ -253,16 +255,6 @@ def test_a_connection_of_the_callers_is_used_and_left_open(
 # --- submitting -----------------------------------------------------------------------------------------------
 
 
-def _commands_so_far(client: redis.Redis) -> int:
-    return int(client.info("stats")["total_commands_processed"])
-
-
-def _calls(client: redis.Redis) -> dict[str, int]:
-    return {
-        name.removeprefix("cmdstat_"): int(stat["calls"]) for name, stat in client.info("commandstats").items()
-    }
-
-
 def test_a_thousand_jobs_take_one_round_trip(
     producer: Producer, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,7 +333,9 @@ def test_a_cancel_and_a_worker_race_for_the_job_and_one_wins(
     assert outcomes <= {"cancelled", "requested"}
 
 
-def test_rq_info_and_rqs_own_queue_read_our_jobs(producer: Producer, redis_client: redis.Redis) -> None:
+def test_rq_info_and_rqs_own_queue_read_our_jobs(
+    producer: Producer, broker: EmbeddedBroker, redis_client: redis.Redis
+) -> None:
     handle = producer.submit("Hi", model="tiny")
     queue = Queue("generate.tiny", connection=redis_client, serializer="json")
 
@@ -349,6 +343,13 @@ def test_rq_info_and_rqs_own_queue_read_our_jobs(producer: Producer, redis_clien
 
     assert (job.id, job.func_name, job.description) == (handle.job_id, FUNCTION, "generate tiny")
     assert queue.get_job_position(handle.job_id) == 0
+    info = subprocess.run(
+        [sys.executable, "-m", "rq.cli", "info", "--url", broker.url, "--raw"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "queue generate.tiny 1" in info.stdout
 
 
 # --- refusals -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import pytest
@@ -82,23 +82,27 @@ class Terminal:
             pass
 
 
+OpenTerminal = Callable[..., Terminal]
+"""Takes the command's arguments."""
+
+
 @pytest.fixture
-def terminal(environment: dict[str, str]) -> Iterator[type[Terminal]]:
+def terminal(environment: dict[str, str]) -> Iterator[OpenTerminal]:
     opened: list[Terminal] = []
 
     def on_terminal(*arguments: str) -> Terminal:
         opened.append(Terminal(_command(*arguments), environment))
         return opened[-1]
 
-    yield on_terminal  # type: ignore[misc]
+    yield on_terminal
     for each in opened:
         each.close()
 
 
 def test_on_a_terminal_the_wait_is_explained_and_the_tokens_follow(
-    terminal: type[Terminal], worker: ScriptedWorker
+    terminal: OpenTerminal, worker: ScriptedWorker
 ) -> None:
-    seen = terminal("submit", "Hi", "--model-name", "tiny", "--stream")  # type: ignore[arg-type,call-arg]
+    seen = terminal("submit", "Hi", "--model-name", "tiny", "--stream")
     seen.wait_for("1st in line; no live worker serves tiny")
     worker.register("loading")
     seen.wait_for("w1 is loading tiny")
@@ -116,9 +120,9 @@ def test_on_a_terminal_the_wait_is_explained_and_the_tokens_follow(
 
 @pytest.mark.parametrize(("answer", "cancelled"), [("cancel\n", True), ("leave\n", False), ("\n", False)])
 def test_ctrl_c_on_a_terminal_asks_what_to_do_with_the_job(
-    terminal: type[Terminal], worker: ScriptedWorker, answer: str, cancelled: bool
+    terminal: OpenTerminal, worker: ScriptedWorker, answer: str, cancelled: bool
 ) -> None:
-    seen = terminal("submit", "Hi", "--model-name", "tiny", "--stream")  # type: ignore[arg-type,call-arg]
+    seen = terminal("submit", "Hi", "--model-name", "tiny", "--stream")
     worker.take()
     worker.publish("so far")
     seen.wait_for("so far")

@@ -2,9 +2,9 @@
 
 import io
 import json
-import re
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,28 +14,24 @@ from fakeredis import FakeRedis, FakeServer
 
 from producer import JobStatus, client as producer_client, dashboard
 from producer.cli import run, submit
-from producer.contract import GenerationRequest, Keys, SamplingParams
+from producer.contract import (
+    DEFAULT_MAX_NEW_TOKENS,
+    GenerationRequest,
+    GenerationResult,
+    SamplingParams,
+    encode_entry,
+    terminal_event,
+)
+from producer.settings import DEFAULT_REDIS_URL, ProducerSettings
 from producer.submission import SubmitOptions
 from tests.scripted_worker import ScriptedWorker
 
-KEYS = Keys()
-
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def client(fake_server: FakeServer) -> FakeRedis:
-    return FakeRedis(server=fake_server)
 
 
 @pytest.fixture(autouse=True)
 def _fake_connections(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(producer_client, "connect", lambda *_, **__: FakeRedis(server=fake_server))
-
-
-@pytest.fixture
-def worker(client: FakeRedis) -> ScriptedWorker:
-    return ScriptedWorker(client)
 
 
 def _submitted(captured: Captured) -> str:
@@ -78,10 +74,9 @@ def test_submit_with_json_prints_what_it_made(capsys: Captured) -> None:
 
 def test_every_field_and_option_of_a_submission_has_its_option() -> None:
     names = {parameter.name for parameter in submit.params}
+    fields = {*GenerationRequest.model_fields, *SubmitOptions.model_fields, "job_id"}
 
-    assert set(SamplingParams.model_fields) <= names
-    assert set(SubmitOptions.model_fields) <= names
-    assert {"prompt", "message", "messages_file", "prompt_token_ids", "add_special_tokens", "job_id"} <= names
+    assert fields - {"messages"} | {"message", "messages_file"} <= names
 
 
 def test_every_option_reaches_the_request(capsys: Captured, client: FakeRedis) -> None:
@@ -99,7 +94,8 @@ def test_every_option_reaches_the_request(capsys: Captured, client: FakeRedis) -
         "logprobs": 3,
     }
     arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    flags = ["--stop", "END", "--stop", "\n", "--ignore-eos", "--keep-special-tokens", "--no-special-tokens"]
+    flags = ["--stop", "END", "--stop", "\n", "--ignore-eos", "--keep-special-tokens"]
+    flags += ["--no-special-tokens", "--no-prompt-lookup"]
 
     assert run(["submit", "Hi", "--model-name", "tiny", *arguments, *flags]) == 0
 
@@ -111,6 +107,7 @@ def test_every_option_reaches_the_request(capsys: Captured, client: FakeRedis) -
             "ignore_eos": True,
             "skip_special_tokens": False,
             "add_special_tokens": False,
+            "prompt_lookup": False,
         }
     )
     assert set(options) | {"stop", "ignore_eos", "skip_special_tokens"} == set(SamplingParams.model_fields)
@@ -118,11 +115,13 @@ def test_every_option_reaches_the_request(capsys: Captured, client: FakeRedis) -
 
 def test_queue_options_reach_the_job(capsys: Captured, client: FakeRedis) -> None:
     options = ["--priority", "high", "--timeout-s", "5", "--result-ttl-s", "6", "--queue-ttl-s", "7.5"]
+    before = time.time()
 
     assert run(["submit", "Hi", "--model-name", "tiny", *options]) == 0
 
     job = client.hgetall(f"rq:job:{_submitted(capsys)}")
     assert (job[b"origin"], job[b"timeout"], job[b"result_ttl"]) == (b"generate.tiny.high", b"5", b"6")
+    assert before + 7.5 <= json.loads(job[b"meta"])["expires_at"] <= time.time() + 7.5
 
 
 def test_a_prompt_comes_from_stdin(capsys: Captured, client: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,13 +191,20 @@ def test_bad_input_is_exit_code_2_with_a_message_and_no_traceback(
     assert "hunter2" not in err
 
 
-@pytest.mark.parametrize("content", ["not json", '{"role": "user"}', "[1]"])
-def test_a_broken_messages_file_is_named(capsys: Captured, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("not json", "chat.json cannot be read as JSON"),
+        ('{"role": "user"}', "chat.json must hold a list"),
+        ("[1]", "messages.0: "),
+    ],
+)
+def test_a_broken_messages_file_is_exit_code_2(capsys: Captured, tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "chat.json"
     path.write_text(content)
 
     assert run(["submit", "--model-name", "tiny", "--messages-file", str(path)]) == 2
-    assert re.search(r"chat\.json|messages", capsys.readouterr().err)
+    assert said in capsys.readouterr().err
 
 
 def test_a_broken_setting_is_exit_code_2(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,19 +278,50 @@ def test_json_is_one_event_a_line_and_one_result(capsys: Captured, worker: Scrip
     assert result["text"] == "Hi"
 
 
+CANCELLED = {"status": "cancelled", "finish_reason": "cancelled"}
+FAILED = {"status": "failed", "finish_reason": "error", "error": {"code": "timeout", "message": "raise timeout_s"}}
+ENDS = pytest.mark.parametrize(
+    ("end", "said"),
+    [(CANCELLED, "job a was cancelled\n"), (FAILED, "job a failed: raise timeout_s (timeout)\n")],
+)
+
+
+def _end_badly(client: FakeRedis, end: dict[str, object]) -> None:
+    """One attempt, whose terminal event is 1-2."""
+    worker = ScriptedWorker(client)
+    worker.take("a")
+    worker.publish("so far")
+    result = GenerationResult.model_validate({"job_id": "a", "model": "tiny", "text": "so far", **end})
+    client.xadd(worker.keys.events("a"), encode_entry(terminal_event(result)), id="1-2")
+
+
+@ENDS
 @pytest.mark.parametrize("command", ["stream", "result"])
-def test_a_job_that_failed_is_exit_code_1_and_its_text_is_printed(
-    capsys: Captured, client: FakeRedis, worker: ScriptedWorker, command: str
+def test_a_job_that_ended_badly_is_exit_code_1_and_its_text_is_printed(
+    capsys: Captured, client: FakeRedis, command: str, end: dict[str, object], said: str
 ) -> None:
     run(["submit", "Hi", "--model-name", "tiny", "--job-id", "a"])
-    worker.take()
-    worker.publish("so far")
-    worker.finish("cancelled", "cancelled")
+    _end_badly(client, end)
     capsys.readouterr()
 
     assert run([command, "a"]) == 1
 
-    assert capsys.readouterr() == ("so far\n", "job a was cancelled\n")
+    assert capsys.readouterr() == ("so far\n", said)
+
+
+@ENDS
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_job_that_ended_badly_is_exit_code_1_also_when_nothing_comes_after_the_cursor(
+    capsys: Captured, client: FakeRedis, flags: list[str], end: dict[str, object], said: str
+) -> None:
+    """It was 0, so that a script that came back with its last cursor took the job for a finished one."""
+    run(["submit", "Hi", "--model-name", "tiny", "--job-id", "a"])
+    _end_badly(client, end)
+    capsys.readouterr()
+
+    assert run(["stream", "a", "--after", "1-2", *flags]) == 1
+
+    assert capsys.readouterr() == ("", said)
 
 
 def test_cancel_prints_what_came_of_it(capsys: Captured, worker: ScriptedWorker) -> None:
@@ -320,6 +357,18 @@ def test_dashboard_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None
 
     options = {"host": "127.0.0.1", "port": 9999, "username": "me", "password": "hunter2"}
     assert served == [(("redis://host",), options)]
+
+
+def test_help_says_where_a_default_comes_from(capsys: Captured) -> None:
+    """It named the setting's own default alone, as if the environment could not say otherwise."""
+    run(["submit", "--help"])
+
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"[default: {DEFAULT_MAX_NEW_TOKENS}]" in words
+    for name in ("wait_s", "queue_ttl_s", "timeout_s", "result_ttl_s", "prefix"):
+        default = ProducerSettings.model_fields[name].default
+        assert f"[env: GENQUEUE_{name.upper()}; default: {default}]" in words
+    assert f"[env: GENQUEUE_REDIS_URL, REDIS_URL; default: {DEFAULT_REDIS_URL}]" in words
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["submit", "--help"], ["dashboard", "-h"]])

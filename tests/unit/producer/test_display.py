@@ -1,21 +1,14 @@
 """The line on stderr while a job waits: on a terminal only, and gone before the first token."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
-from fakeredis import FakeRedis, FakeServer
+from fakeredis import FakeServer
 from rich.console import Console
 from rich.status import Status
 
 from producer import Producer
 from producer.display import NoLine, WaitingLine, waiting_line
-
-
-@pytest.fixture
-def producer(fake_server: FakeServer) -> Iterator[Producer]:
-    with Producer(connection=FakeRedis(server=fake_server)) as producer:
-        yield producer
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer.interrupts import Interrupted, interruptible
+from producer.interrupts import Interrupted, interruptible, interruptible_call
 
 
 def _press() -> None:
@@ -68,3 +68,31 @@ def test_a_second_interrupt_comes_at_once() -> None:
     with pytest.raises(KeyboardInterrupt):
         _press()
     items.close()
+
+
+def test_a_call_gives_what_it_returns_and_the_handler_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    assert interruptible_call(lambda: 5) == 5
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_of_a_call_comes_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        interruptible_call(lambda: 1 // 0)
+
+
+def test_an_interrupt_ends_the_wait_for_a_call() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    over = threading.Event()
+
+    def press_and_wait() -> None:
+        _press()
+        over.wait(60)
+
+    with pytest.raises(Interrupted):
+        interruptible_call(press_and_wait)
+
+    over.set()
+    assert signal.getsignal(signal.SIGINT) is before

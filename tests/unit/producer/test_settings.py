@@ -1,15 +1,30 @@
 """Settings come from the environment, and a wrong one is named without showing a password."""
 
+import os
+
 import pytest
 from pydantic import ValidationError
 
 from producer import InvalidRequest, ProducerSettings
 
+EVERY_SETTING = {
+    "redis_url": "redis://elsewhere/3",
+    "prefix": "mine",
+    "timeout_s": 30,
+    "queue_ttl_s": 31.5,
+    "result_ttl_s": 32,
+    "wait_s": 33.5,
+    "connect_timeout_s": 34.5,
+    "socket_timeout_s": 35.5,
+}
+"""None of them at its default."""
+
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REDIS_URL", "GENQUEUE_REDIS_URL", "GENQUEUE_PREFIX", "GENQUEUE_TIMEOUT_S"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith("GENQUEUE_") or name == "REDIS_URL":
+            monkeypatch.delenv(name)
 
 
 def test_the_defaults() -> None:
@@ -31,10 +46,14 @@ def test_our_own_url_comes_before_the_common_one(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_environment_sets_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENQUEUE_PREFIX", "mine")
-    monkeypatch.setenv("GENQUEUE_TIMEOUT_S", "30")
+    defaults = ProducerSettings().model_dump()
+    assert EVERY_SETTING.keys() == defaults.keys()
+    assert [name for name in defaults if EVERY_SETTING[name] == defaults[name]] == []
 
-    assert (ProducerSettings.load().prefix, ProducerSettings.load().timeout_s) == ("mine", 30)
+    for name, value in EVERY_SETTING.items():
+        monkeypatch.setenv(f"GENQUEUE_{name.upper()}", str(value))
+
+    assert ProducerSettings.load().model_dump() == EVERY_SETTING
 
 
 def test_what_is_none_is_not_given() -> None:
@@ -49,8 +68,8 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"redis_url": "http://user:hunter2@host"}, "redis://host:port/db"),
-        ({"redis_url": "hunter2"}, "redis://host:port/db"),
+        ({"redis_url": "http://user:hunter2@host"}, "redis_url: it is not the URL of a Redis: use redis://"),
+        ({"redis_url": "hunter2"}, "redis_url: it is not the URL of a Redis: use redis://"),
         ({"prefix": "{hunter2}"}, "braces"),
         ({"prefix": ""}, "braces"),
         ({"timeout_s": 0}, "timeout_s: "),
@@ -73,6 +92,11 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENQUEUE_TIMEOUT_S", "soon")
 
     with pytest.raises(InvalidRequest, match="timeout_s: "):
+        ProducerSettings.load()
+
+    monkeypatch.delenv("GENQUEUE_TIMEOUT_S")
+    monkeypatch.setenv("REDIS_URL", "localhost")
+    with pytest.raises(InvalidRequest, match="settings are not valid: redis_url: it is not the URL"):
         ProducerSettings.load()
 
 
