@@ -3,7 +3,8 @@
 # Two images from one file:
 #   docker build --target producer -t genqueue-producer .    scripts and the dashboard; no torch
 #   docker build --target worker   -t genqueue-worker .      torch with CUDA, from PyPI
-# Settings come from GENQUEUE_… variables, models from a mounted folder; nothing secret is built in.
+# Settings come from GENQUEUE_… variables and a mounted file (GENQUEUE_CONFIG), models from a mounted folder; nothing
+# secret is built in.
 
 ARG PYTHON_VERSION=3.11
 
@@ -42,7 +43,10 @@ USER 10001
 CMD ["genqueue", "--help"]
 
 FROM base AS worker
-ENV HF_HUB_OFFLINE=1
+# Compiled and tuned kernels outlive the container where a volume is mounted there.
+ENV HF_HUB_OFFLINE=1 \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/genqueue
+RUN install --directory --owner=10001 /var/cache/genqueue
 # The decode step is compiled at the worker's start: Triton needs a C compiler, and a worker on a CPU a C++ one.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*

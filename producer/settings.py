@@ -15,6 +15,7 @@ from .contract.requests import faults_of
 
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 WholeSeconds = Annotated[int, Field(gt=0, le=10 * 365 * 86_400)]
+"""Of what RQ rounds, or what becomes a TTL in Redis, where 0 deletes the key."""
 RedisUrl = Annotated[
     str,
     AfterValidator(redis_url.check),
@@ -31,7 +32,12 @@ class ProducerSettings(BaseSettings):
 
     # hide_input_in_errors: the URL holds a password.
     model_config = SettingsConfigDict(
-        env_prefix="GENQUEUE_", frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+        env_prefix="GENQUEUE_",
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        loc_by_alias=False,  # else a wrong REDIS_URL is blamed on GENQUEUE_REDIS_URL
+        hide_input_in_errors=True,
     )
 
     redis_url: RedisUrl = DEFAULT_REDIS_URL

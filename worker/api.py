@@ -13,9 +13,8 @@ from typing import Any
 from producer.contract import GenerationRequest
 from producer.contract.requests import MAX_SEED
 
-from .config_loader import DEFAULT_MODEL_PATHS, locate_model
+from .config_loader import locate_model
 from .engine import Engine, resolve_device
-from .engine_options import EngineOptions
 from .progress import ShownProgress
 
 
@@ -34,7 +33,8 @@ def generate(
 
     `on_text` is called with each piece of text as it comes; joined, the pieces are the answer. An exception that
     it raises ends the generation. `sampling` takes the other fields of GenerationRequest, `messages` excepted.
-    `model_paths`: the model paths file, configs/model_paths.yaml unless given.
+    `model_paths`: the model paths file; None takes configs/model_paths.yaml of the current folder, else of the
+    checkout.
 
     Raises ConfigError for a model, a device or a dtype that cannot be used here, and JobError for a request that
     is not valid or a generation that failed. Bad input is found before the model is loaded, as far as it can be.
@@ -50,7 +50,6 @@ def load_engine(
     *,
     model_paths: Path | None = None,
     dtype: str = "auto",
-    options: EngineOptions | None = None,
     progress: bool = True,
 ) -> Engine:
     """Find and load a model by its name.  Raises ConfigError.
@@ -58,11 +57,10 @@ def load_engine(
     `progress` shows a bar on stderr while weights are loaded, and while `tiny` is trained on its first use.
     """
     torch_device = resolve_device(device)  # first: the cheapest thing that can be wrong
-    path = locate_model(model_name, model_paths or DEFAULT_MODEL_PATHS, progress=progress)
-    # Compiling takes longer than one answer.
-    options = options or EngineOptions(compile="never")
+    path = locate_model(model_name, model_paths, progress=progress)
     with ShownProgress(visible=progress) as shown:
-        return Engine.load(path, torch_device, dtype, options, shown)
+        # No warm-up: compiling takes longer than one answer.
+        return Engine.load(path, torch_device, dtype, progress=shown)
 
 
 def run(engine: Engine, request: GenerationRequest, *, on_text: Callable[[str], None] | None = None) -> str:

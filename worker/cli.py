@@ -8,26 +8,43 @@ import asyncio
 import logging
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
-import redis
 
-from producer.contract import BrokerUnavailable, GenqueueError, InvalidRequest
-from producer.contract.keys import queue
-from producer.redis_url import check as check_url, client as client_of
+from producer import Producer, ProducerSettings
+from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest
+from producer.settings import DEFAULT_REDIS_URL
 
 from .config_loader import locate_model
-from .errors import ConfigError, broker_unavailable
-from .settings import WorkerSettings, load_settings
-
-DEFAULT_PROMPT = "你好，介绍一下你自己"
+from .engine_options import Dtype
+from .errors import ConfigError
+from .settings import LogLevel, WorkerSettings, load_settings
+from .tiny_corpus import DEFAULT_PROMPT
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
+CHECK_TIMEOUT_S = 5.0
 
 logger = logging.getLogger(__name__)
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+redis_url_option = click.option(
+    "--redis-url", help=f"[env: GENQUEUE_REDIS_URL, REDIS_URL]  [default: {DEFAULT_REDIS_URL}]"
+)
+model_paths_option = click.option(
+    "--model-paths",
+    type=FILE,
+    envvar="GENQUEUE_MODEL_PATHS",
+    help="[env: GENQUEUE_MODEL_PATHS]  [default: configs/model_paths.yaml here, else in the checkout]",
+)
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=FILE,
+    envvar="GENQUEUE_CONFIG",
+    help="Settings.  [env: GENQUEUE_CONFIG]  [default: configs/worker.yaml here, else in the checkout]",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -38,15 +55,15 @@ def cli() -> None:
 @cli.command()
 @click.option("--model-name", help="A name from the model paths file.")
 @click.option("--device", help="As torch names it: cuda:0, cpu.  [default: cuda:0]")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="[default: auto]")
+@click.option("--dtype", type=click.Choice(get_args(Dtype)), help="[default: auto]")
 @click.option("--threads", type=int, help="CPU threads for torch.")
-@click.option("--redis-url", help="[default: GENQUEUE_REDIS_URL or redis://127.0.0.1:6379/0]")
+@redis_url_option
 @click.option("--prefix", help="Of genqueue's own keys.  [default: gen]")
-@click.option("--model-paths", type=FILE, help="[default: configs/model_paths.yaml]")
-@click.option("--config", "config_file", type=FILE, help="Settings.  [default: configs/worker.yaml]")
+@model_paths_option
+@config_option
 @click.option("--name", help="Stem of the worker's name.")
 @click.option("--metrics-port", type=int, help="Serve Prometheus metrics there.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
+@click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="[default: info]")
 def run(config_file: Path | None, **options: Any) -> None:
     """Serve the jobs of one model, one prompt at a time, until SIGTERM or Ctrl-C."""
     settings = load_settings(config_file, **options)
@@ -77,10 +94,12 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
 @cli.command()
 @click.option("--model-name", required=True, help="A name from the model paths file.")
 @click.option("--prompt", default=DEFAULT_PROMPT)
-@click.option("--max-new-tokens", type=int, default=256)
+@click.option("--max-new-tokens", type=int, help=f"[default: {DEFAULT_MAX_NEW_TOKENS}, or what fits]")
 @click.option("--device", default="cuda:0", help="As torch names it.")
-@click.option("--model-paths", type=FILE, help="[default: configs/model_paths.yaml]")
-def generate(model_name: str, prompt: str, max_new_tokens: int, device: str, model_paths: Path | None) -> None:
+@model_paths_option
+def generate(
+    model_name: str, prompt: str, max_new_tokens: int | None, device: str, model_paths: Path | None
+) -> None:
     """Answer one prompt, without Redis."""
     from . import api
 
@@ -96,32 +115,22 @@ def generate(model_name: str, prompt: str, max_new_tokens: int, device: str, mod
 
 
 @cli.command()
-@click.option("--model-name", required=True)
-@click.option(
-    "--redis-url", envvar=["GENQUEUE_REDIS_URL", "REDIS_URL"], default="redis://127.0.0.1:6379/0", show_envvar=True
-)
-def check(model_name: str, redis_url: str) -> None:
-    """Exit 0 when a live worker serves the model; else say what there is, and exit 1."""
-    states = _worker_states(model_name, redis_url)
-    ready = states.count("ready")
-    click.echo(f"{model_name}: {ready} ready, {len(states) - ready} loading", err=True)
+@click.option("--model-name", help="A name from the model paths file.")
+@redis_url_option
+@config_option
+def check(config_file: Path | None, **options: Any) -> None:
+    """Exit 0 when a worker that is ready serves the model; else say what there is, and exit 1.
+
+    Give it the settings of the worker that it is to look for.
+    """
+    settings = load_settings(config_file, **options)
+    asking = ProducerSettings.load(redis_url=settings.redis_url, socket_timeout_s=CHECK_TIMEOUT_S)
+    with Producer(settings=asking) as producer:
+        states = [worker.model_state for worker in producer.workers(settings.model_name)]
+    ready, loading = states.count("ready"), states.count("loading")
+    click.echo(f"{settings.model_name}: {ready} ready, {loading} loading", err=True)
     if not ready:
         sys.exit(EXIT_FAILED)
-
-
-def _worker_states(model_name: str, redis_url: str) -> list[str]:
-    """`model_state` of each live worker of the model. A dead worker's hash has expired."""
-    try:
-        check_url(redis_url)
-    except ValueError as error:
-        raise ConfigError(f"--redis-url: {error}") from None
-    try:
-        with client_of(redis_url, socket_timeout=5, decode_responses=True) as client:
-            keys = sorted(client.smembers(f"rq:workers:{queue(model_name)}"))
-            states = [client.hget(key, "model_state") for key in keys]
-    except redis.RedisError as error:
-        raise broker_unavailable(error) from error
-    return [str(state) for state in states if state is not None]
 
 
 def _configure_logging(level: str) -> None:

@@ -17,13 +17,28 @@ from producer.contract.keys import check_model_name
 
 from .errors import ConfigError
 
-DEFAULT_MODEL_PATHS = Path(__file__).resolve().parent.parent / "configs" / "model_paths.yaml"
+MODEL_PATHS = "model_paths.yaml"
 TINY = "tiny"
 """The name of the model that is trained on first use, into the folder that the file gives for it."""
 
+_ROOT = Path(__file__).resolve().parent.parent
 _FORM = "it maps a model's name to its folder, one a line, as in `qwen2_7b: ~/models/Qwen2-7B`"
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
+
+def config_files(name: str) -> list[Path]:
+    """Where a file of that name is looked for when nobody says where it is: `configs` here, then the checkout's.
+
+    An installed worker has no checkout: what lies beside it are other packages, and their `configs` is not ours.
+    """
+    folders = [Path.cwd(), _ROOT] if (_ROOT / "pyproject.toml").is_file() else [Path.cwd()]
+    return list(dict.fromkeys(folder / "configs" / name for folder in folders))
+
+
+def find_config_file(name: str) -> Path | None:
+    """The first of those places that has the file."""
+    return next((place for place in config_files(name) if place.is_file()), None)
 
 
 class ConfigLoader:
@@ -81,15 +96,25 @@ class ConfigLoader:
             )
 
 
-def locate_model(name: str, model_paths: Path = DEFAULT_MODEL_PATHS, *, progress: bool = True) -> Path:
+def locate_model(name: str, model_paths: Path | None = None, *, progress: bool = True) -> Path:
     """The folder of a model, ready to be loaded. Trains `tiny` if its folder does not exist yet (about 20 s).
 
+    `model_paths`: the model paths file; None looks in the places of `config_files`.
     `progress` shows a bar on stderr while training.  Raises ConfigError as ConfigLoader does.
     """
-    loader = ConfigLoader(model_paths)
+    loader = ConfigLoader(model_paths or _default_model_paths())
     if name == TINY and not loader.folder(name).exists():
         _train_into(loader.folder(name), progress=progress)
     return loader.model_path(name)
+
+
+def _default_model_paths() -> Path:
+    if found := find_config_file(MODEL_PATHS):
+        return found
+    raise ConfigError(
+        f"there is no model paths file; looked for {' and '.join(map(str, config_files(MODEL_PATHS)))}: write it, "
+        f"or name another with --model-paths or GENQUEUE_MODEL_PATHS; {_FORM}"
+    )
 
 
 def _train_into(folder: Path, *, progress: bool) -> None:
@@ -124,7 +149,8 @@ def _read_mapping(path: Path) -> dict[object, object]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"there is no model paths file {path}: write it, or name another with --model-paths; {_FORM}"
+            f"there is no model paths file {path}: write it, or name another with --model-paths or "
+            f"GENQUEUE_MODEL_PATHS; {_FORM}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the model paths file {path} cannot be read: {error}") from error

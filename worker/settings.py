@@ -5,33 +5,40 @@ An option comes from the command line, else from a GENQUEUE_… environment vari
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
 from producer.contract.keys import DEFAULT_PREFIX
-from producer.settings import DEFAULT_REDIS_URL, Prefix, RedisUrl
+from producer.contract.requests import faults_of
+from producer.settings import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
 
-from .config_loader import DEFAULT_MODEL_PATHS
-from .engine_options import EngineOptions
+from .config_loader import config_files, find_config_file
+from .engine_options import Dtype, EngineOptions
 from .errors import ConfigError
 
-DEFAULT_SETTINGS_FILE = DEFAULT_MODEL_PATHS.with_name("worker.yaml")
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-DAY_S = 86_400.0
+SETTINGS_FILE = "worker.yaml"
+DAY_S = 86_400
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class WorkerSettings(BaseSettings):
     """Frozen; units stand in the names."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GENQUEUE_", env_nested_delimiter="__", frozen=True, extra="forbid", populate_by_name=True
+        env_prefix="GENQUEUE_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        loc_by_alias=False,  # else a wrong redis_url in the file is blamed on GENQUEUE_REDIS_URL
     )
 
     config_file: ClassVar[Path | None] = None
@@ -42,18 +49,18 @@ class WorkerSettings(BaseSettings):
     """How long a starting worker waits for Redis before it gives up (exit code 3)."""
 
     model_name: str
-    model_paths: Path = DEFAULT_MODEL_PATHS
+    model_paths: Path | None = None
+    """None: configs/model_paths.yaml of the current folder, else of the checkout."""
     device: str = "cuda:0"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on a GPU, float32 on a CPU."""
+    dtype: Dtype = "auto"
     engine: EngineOptions = EngineOptions()
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for torch. None: one for a model that fits into the cache, else torch's own choice."""
 
     name: str | None = None
-    """Stem of the worker's name; a suffix makes it unique for each start. None: the host's name."""
+    """Stem of the worker's name; a suffix makes it unique for each start. None: `genqueue`."""
     heartbeat_interval_s: Seconds = 2.0
-    heartbeat_ttl_s: Seconds = 6.0
+    heartbeat_ttl_s: WholeSeconds = 6
     """A worker that is silent for this long counts as dead, and its jobs go to another."""
     shutdown_grace_s: Seconds = 30.0
     """After SIGTERM the running job may go on for this long; then it is put back into its queue."""
@@ -64,9 +71,10 @@ class WorkerSettings(BaseSettings):
     engine_stop_s: Seconds = 60.0
     """An engine that does not stop within this time when told to is killed and started anew."""
 
-    result_ttl_s: Seconds = 3600.0
+    result_ttl_s: WholeSeconds = 3600
     """How long the events and the result of a job stay, where the job itself does not say."""
-    max_result_ttl_s: Seconds = 7 * DAY_S
+    max_result_ttl_s: WholeSeconds = 7 * DAY_S
+    """The bound for jobs that ask for more, and how long the list of what a dead worker held is kept."""
     max_job_timeout_s: Seconds = 3600.0
     """The bound for jobs that ask for more, or for no bound at all."""
     max_request_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
@@ -84,7 +92,22 @@ class WorkerSettings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Port for Prometheus; None: no metrics server. 0: any free port, named in the log."""
     metrics_host: str = "127.0.0.1"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        """A worker must beat before its record expires, and what it held must be there when it counts as dead."""
+        if self.heartbeat_interval_s >= self.heartbeat_ttl_s:
+            raise ValueError(
+                f"heartbeat_interval_s ({self.heartbeat_interval_s:g}) must be below heartbeat_ttl_s "
+                f"({self.heartbeat_ttl_s}), or live workers count as dead: make it a third of the TTL"
+            )
+        if self.heartbeat_ttl_s >= self.max_result_ttl_s:
+            raise ValueError(
+                f"max_result_ttl_s ({self.max_result_ttl_s}) must be above heartbeat_ttl_s "
+                f"({self.heartbeat_ttl_s}), or a dead worker's jobs are gone before they are put back: raise it"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -102,19 +125,25 @@ class WorkerSettings(BaseSettings):
 def load_settings(config_file: Path | None = None, **options: Any) -> WorkerSettings:
     """Settings for one worker.  options: those given on the command line; a None is one not given.
 
-    config_file: None takes configs/worker.yaml where there is one.
+    config_file: None takes configs/worker.yaml of the current folder, else of the checkout, where there is one.
     Raises ConfigError that names the file and the key.
     """
     if config_file is not None and not config_file.is_file():
-        raise ConfigError(f"there is no settings file {config_file}")
-    source = config_file or DEFAULT_SETTINGS_FILE
-    settings_class = type("WorkerSettings", (WorkerSettings,), {"config_file": source})
+        raise ConfigError(f"there is no settings file {config_file}: correct --config or GENQUEUE_CONFIG")
+    file = config_file or find_config_file(SETTINGS_FILE)
+    settings_class = type("WorkerSettings", (WorkerSettings,), {"config_file": file})
     given = {key: value for key, value in options.items() if value is not None}
     try:
         settings: WorkerSettings = settings_class(**given)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
-        raise ConfigError(f"settings (command line, GENQUEUE_… or {source}): {faults}") from None
+        raise ConfigError(f"settings (command line, environment or {_place(file)}): {faults_of(error)}") from None
+    except SettingsError as error:
+        raise ConfigError(f"GENQUEUE_…: {error}; lists and mappings are JSON, as in '[\"a.b\"]'") from None
     except Exception as error:
-        raise ConfigError(f"{source} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"{file} cannot be read as YAML: {error}") from error
     return settings
+
+
+def _place(file: Path | None) -> str:
+    looked_for = " and ".join(map(str, config_files(SETTINGS_FILE)))
+    return str(file) if file else f"a settings file, of which there is none: looked for {looked_for}"

@@ -18,6 +18,8 @@ from tests.integration.test_worker import LONG, wait_for, wait_for_tokens
 
 from .fleet import Member
 
+pytestmark = pytest.mark.long
+
 TTL_S = 3
 IMPATIENT = {"GENQUEUE_HEARTBEAT_TTL_S": str(TTL_S), "GENQUEUE_HEARTBEAT_INTERVAL_S": "0.5"}
 REGISTRIES = ("wip", "finished", "failed", "canceled", "deferred", "scheduled")

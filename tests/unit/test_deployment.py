@@ -145,10 +145,51 @@ def test_dashboard_asks_for_a_password(services: dict[str, Any]) -> None:
     assert services["dashboard"]["environment"]["GENQUEUE_DASHBOARD_PASSWORD"] == SECRETS["DASHBOARD_PASSWORD"]
 
 
-def test_workers_mounts_are_read_only(services: dict[str, Any]) -> None:
-    mounts = services["worker"]["volumes"]
-    assert {mount["source"] for mount in mounts} == {GIVEN["MODEL_DIR"], "./configs"}
-    assert all(mount["type"] == "bind" and mount["read_only"] for mount in mounts)
+def test_worker_cannot_write_to_the_host(services: dict[str, Any]) -> None:
+    model, kernels = services["worker"]["volumes"]
+    assert (model["type"], model["source"], model["read_only"]) == ("bind", GIVEN["MODEL_DIR"], True)
+    assert kernels == "kernels:/var/cache/genqueue"
+
+
+def test_worker_finds_its_compiled_kernels_again() -> None:
+    """The image says where they go, and its user may write there: a new volume takes that over."""
+    worker = Path("Dockerfile").read_text().partition("AS worker\n")[2]
+    assert "TORCHINDUCTOR_CACHE_DIR=/var/cache/genqueue" in worker
+    assert "RUN install --directory --owner=10001 /var/cache/genqueue" in worker.partition("USER")[0]
+
+
+def test_worker_reads_the_files_that_it_is_given() -> None:
+    """A file that is mounted where nothing looks is ignored in silence."""
+    file = compose()
+    worker = file["services"]["worker"]
+    targets = {config["source"]: config["target"] for config in worker["configs"]}
+    environment = worker["environment"]
+    assert targets == {
+        "model_paths": environment["GENQUEUE_MODEL_PATHS"],
+        "worker_settings": environment["GENQUEUE_CONFIG"],
+    }
+    assert (ROOT / file["configs"]["worker_settings"]["file"]).samefile(ROOT / "configs" / "worker.yaml")
+
+
+@pytest.mark.parametrize("path", ["command", "healthcheck"])
+def test_worker_and_its_probe_take_their_settings_from_the_environment(
+    services: dict[str, Any], path: str, tmp_path: Path
+) -> None:
+    """Both run as in the container, far from any checkout, with the variables of the compose file."""
+    worker = services["worker"]
+    command = worker["healthcheck"]["test"][1:] if path == "healthcheck" else worker["command"]
+    given = {**worker["environment"], "GENQUEUE_CONFIG": str(tmp_path / "mounted.yaml")}
+    (tmp_path / "mounted.yaml").write_text("no_such_option: 1")
+    done = subprocess.run(
+        [sys.executable, *command[1:]],
+        cwd=tmp_path,
+        env={**os.environ, **given, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"{tmp_path / 'mounted.yaml'}): no_such_option: " in done.stderr
 
 
 @pytest.mark.parametrize("model_name", ["", "qwen2_0.5b"])
@@ -156,12 +197,11 @@ def test_worker_finds_the_mounted_model_by_its_name(model_name: str) -> None:
     file = compose(MODEL_NAME=model_name)
     worker = file["services"]["worker"]
     paths = yaml.safe_load(file["configs"]["model_paths"]["content"])
-    (mounted,) = (mount["target"] for mount in worker["volumes"] if mount["source"] == GIVEN["MODEL_DIR"])
-    assert paths == {model_name or "qwen2_7b": mounted}
+    model, _ = worker["volumes"]
+    assert model["source"] == GIVEN["MODEL_DIR"]
+    assert paths == {model_name or "qwen2_7b": model["target"]}
     assert worker["command"][worker["command"].index("--model-name") + 1] in paths
     assert worker["healthcheck"]["test"][-1] in paths
-    (config,) = worker["configs"]
-    assert config["target"] == worker["environment"]["GENQUEUE_MODEL_PATHS"]
 
 
 def test_worker_has_one_gpu() -> None:

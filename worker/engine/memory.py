@@ -6,9 +6,9 @@ import psutil
 import torch
 from transformers import PreTrainedConfig
 
+from ..engine_options import MIN_CONTEXT
 from ..errors import ConfigError
 
-MIN_CONTEXT = 16
 _ALIGNED = 256
 """Tokens. Kernels read a cache faster whose length is a round number."""
 _KEPT_FREE_BYTES = {"cuda": 2**31, "cpu": 2**28}

@@ -4,24 +4,33 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
 import redis
 from fakeredis import FakeRedis, FakeServer
 
+from producer import ProducerSettings, demo
 from producer.contract import BrokerUnavailable, EngineError, InvalidRequest, PromptTooLong
+from producer.embedded import EmbeddedBroker
 from tests.models import tiny_model_paths
 from worker import cli
 from worker.errors import ConfigError
 from worker.tiny_corpus import DEFAULT_PROMPT, INTRODUCTION
 
 
+def bare_environment() -> dict[str, str]:
+    """For a fresh process: without settings of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GENQUEUE_", "REDIS_URL"))}
+    return {**kept, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 @pytest.fixture
 def run(monkeypatch) -> Callable[..., int]:
     """Runs a command line in this process; its exit code."""
-    for name in ("REDIS_URL", "GENQUEUE_REDIS_URL", "GENQUEUE_MODEL_NAME"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ.keys() - bare_environment():
+        monkeypatch.delenv(name)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["python -m worker", *arguments])
@@ -124,6 +133,18 @@ class TestGenerate:
         assert INTRODUCTION.startswith(out.rstrip("\ufffd"))
         assert 0 < len(out) < len(INTRODUCTION)
 
+    def test_a_long_prompt_gets_the_answer_that_fits(self, run, paths, monkeypatch):
+        """256 by default, "or what fits": as a limit of the command's own it refused what the library takes."""
+        answered = []
+        monkeypatch.setattr("worker.api.generate", lambda *given, **_: answered.append(given))
+        assert run("generate", "--model-name", "tiny", "--device", "cpu", "--model-paths", paths) == 0
+        assert answered == [("tiny", DEFAULT_PROMPT, None, "cpu")]
+
+    def test_the_model_paths_may_come_from_the_environment(self, run, capsys, paths, monkeypatch):
+        monkeypatch.setenv("GENQUEUE_MODEL_PATHS", paths)
+        assert run("generate", "--model-name", "other", "--device", "cpu") == 2
+        assert f"'other' is not in {paths}" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("options", "said"),
         [
@@ -142,15 +163,24 @@ class TestGenerate:
 
 class TestCheck:
     @pytest.fixture
-    def client(self, fake_server: FakeServer, monkeypatch) -> FakeRedis:
-        monkeypatch.setattr(cli, "client_of", lambda *_, **options: FakeRedis(server=fake_server, **options))
+    def asked(self) -> list[str]:
+        """The URLs that were connected to."""
+        return []
+
+    @pytest.fixture
+    def client(self, fake_server: FakeServer, monkeypatch, asked) -> FakeRedis:
+        def connect(settings: ProducerSettings, *, blocking: bool = False) -> FakeRedis:
+            asked.append(settings.redis_url)
+            return FakeRedis(server=fake_server)
+
+        monkeypatch.setattr("producer.client.connect", connect)
         return FakeRedis(server=fake_server)
 
-    def add(self, client: FakeRedis, name: str, state: str | None) -> None:
+    def add(self, client: redis.Redis, name: str, state: str | None, **fields: str) -> None:
         """A worker of `tiny`; without a state, one whose hash has expired."""
         client.sadd("rq:workers:generate.tiny", f"rq:worker:{name}")
         if state:
-            client.hset(f"rq:worker:{name}", "model_state", state)
+            client.hset(f"rq:worker:{name}", mapping={"birth": "2026-01-01", "model_state": state, **fields})
 
     def check(self, run, model: str = "tiny") -> int:
         return run("check", "--model-name", model)
@@ -171,17 +201,27 @@ class TestCheck:
         self.add(client, "w1", "ready")
         assert self.check(run, "other") == 1
 
+    def test_a_worker_that_has_ended(self, run, client):
+        """RQ keeps its record for a minute."""
+        self.add(client, "w1", "ready", death="2026-01-02")
+        assert self.check(run) == 1
+
+    def test_asks_the_server_that_its_worker_uses(self, run, client, asked, tmp_path, monkeypatch):
+        self.add(client, "w1", "ready")
+        (tmp_path / "worker.yaml").write_text("redis_url: redis://from-the-file/0\nmodel_name: tiny\n")
+        assert run("check", "--config", str(tmp_path / "worker.yaml")) == 0
+        monkeypatch.setenv("GENQUEUE_CONFIG", str(tmp_path / "worker.yaml"))
+        assert run("check") == 0
+        assert set(asked) == {"redis://from-the-file/0"}
+
     def test_no_broker(self, run, client, fake_server, capsys):
         fake_server.connected = False
         assert self.check(run) == 3
-        assert "Redis cannot be used" in capsys.readouterr().err
+        assert "cannot be used" in capsys.readouterr().err
 
-    def test_a_wrong_password(self, run, monkeypatch, capsys):
-        def refuse(*_: object, **__: object) -> None:
-            raise redis.AuthenticationError("WRONGPASS")
-
-        monkeypatch.setattr(cli, "client_of", refuse)
-        assert self.check(run) == 3
+    def test_a_wrong_password(self, run, broker: EmbeddedBroker, capsys):
+        url = f"redis://nobody:x@127.0.0.1:{broker.port}/0"
+        assert run("check", "--model-name", "tiny", "--redis-url", url) == 3
         assert "redis://:PASSWORD@" in capsys.readouterr().err
 
     def test_a_url_that_is_none(self, run, capsys):
@@ -191,16 +231,40 @@ class TestCheck:
         assert "secret" not in err
 
 
-def test_check_answers_without_torch():
+CHECK_AND_LIST_MODULES = """
+import sys
+from worker import cli
+try:
+    cli.main()
+finally:
+    print(*sys.modules)
+"""
+
+
+def test_check_answers_without_torch(broker: EmbeddedBroker, redis_client: redis.Redis, tmp_path: Path):
     """A health probe runs every few seconds."""
-    code = "import sys, worker.cli, producer.redis_url; assert 'torch' not in sys.modules"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    TestCheck().add(redis_client, "w1", "ready")
+    ended = subprocess.run(
+        [sys.executable, "-c", CHECK_AND_LIST_MODULES, "check", "--model-name", "tiny", "--redis-url", broker.url],
+        cwd=tmp_path,
+        env=bare_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "tiny: 1 ready, 0 loading\n")
+    modules = set(ended.stdout.split())
+    assert "producer.client" in modules
+    assert not modules & {"torch", "transformers", "worker.engine"}
+
+
+def test_the_demo_asks_what_the_tiny_model_has_learnt():
+    """A producer imports nothing of the worker, so that the prompt stands in two places."""
+    assert demo.DEFAULT_PROMPT == DEFAULT_PROMPT
 
 
 def test_the_package_runs_as_a_module():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "worker", "check", "--model-name", "a/b"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=bare_environment())
     assert ended.returncode == 2
     assert "model name 'a/b' is not valid" in ended.stderr

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.models import save_random_model
-from worker import tiny_model
-from worker.config_loader import DEFAULT_MODEL_PATHS, ConfigLoader, locate_model
+from worker import config_loader, tiny_model
+from worker.config_loader import MODEL_PATHS, ConfigLoader, find_config_file, locate_model
 from worker.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,58 @@ class TestPaths:
 
     def test_the_file_that_comes_with_the_project(self, monkeypatch):
         monkeypatch.setenv("HOME", "/home/somebody")
-        loader = ConfigLoader(DEFAULT_MODEL_PATHS)
+        loader = ConfigLoader(ROOT / "configs" / MODEL_PATHS)
         assert loader.names == ("tiny", "qwen2_7b")
         assert loader.folder("tiny") == Path("/home/somebody/.cache/genqueue/tiny")
         assert loader.folder("qwen2_7b") == Path("/home/somebody/models/Qwen2-7B")
+
+
+class TestWhereFilesAreLookedFor:
+    """`configs` in the current folder, then the checkout's; an installed package has no checkout."""
+
+    @pytest.fixture
+    def here(self, tmp_path, monkeypatch) -> Path:
+        """The current folder, empty."""
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        return tmp_path / "here"
+
+    @pytest.fixture
+    def site_packages(self, tmp_path, monkeypatch) -> Path:
+        """Where the worker is installed, beside a package of somebody else that is called `configs`."""
+        place = self.add(tmp_path / "site-packages", "mine: /of/somebody/else").parents[1]
+        monkeypatch.setattr(config_loader, "_ROOT", place)
+        return place
+
+    def add(self, folder: Path, content: str) -> Path:
+        (folder / "configs").mkdir(parents=True)
+        file = folder / "configs" / MODEL_PATHS
+        file.write_text(content)
+        return file
+
+    def test_the_checkout_from_any_folder(self, here):
+        assert find_config_file(MODEL_PATHS) == ROOT / "configs" / MODEL_PATHS
+
+    def test_the_current_folder_comes_first(self, here):
+        file = self.add(here, "mine: x")
+        assert find_config_file(MODEL_PATHS) == file
+        with pytest.raises(ConfigError, match=f"no folder {here}/configs/x"):
+            locate_model("mine")
+
+    def test_an_installed_worker_finds_those_of_the_current_folder(self, here, site_packages):
+        file = self.add(here, "mine: x")
+        assert find_config_file(MODEL_PATHS) == file
+
+    def test_an_installed_worker_without_any_says_where_it_looked(self, here, site_packages):
+        assert find_config_file(MODEL_PATHS) is None
+        with pytest.raises(ConfigError) as caught:
+            locate_model("mine")
+        assert f"looked for {here}/configs/{MODEL_PATHS}: write it" in str(caught.value)
+        assert "GENQUEUE_MODEL_PATHS" in str(caught.value)
+
+    def test_the_same_place_is_named_once(self, monkeypatch):
+        monkeypatch.chdir(ROOT)
+        assert config_loader.config_files(MODEL_PATHS) == [ROOT / "configs" / MODEL_PATHS]
 
 
 class TestBadFiles:
