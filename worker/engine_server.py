@@ -17,13 +17,9 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
-import torch
-
 from producer.contract import EngineError, GenerationRequest, GenqueueError, JobError
 
-from .engine.device import resolve_device
-from .engine.engine import Engine
-from .engine.generation import Generation, Step
+from .engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, resolve_device, set_up_process
 from .engine_protocol import (
     ORDERS,
     Accepted,
@@ -47,8 +43,6 @@ SEND_INTERVAL_S = 0.001
 """Waking the worker costs more than a token's bytes. Tokens that come faster than this leave together; one waits
 for the next step at most, which is then as short."""
 
-SMALL_MODEL_PARAMETERS = 20_000_000
-"""Below this, a CPU's threads spend more time on meeting than on multiplying."""
 READ_BYTES = 2**20
 
 
@@ -173,11 +167,10 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
 
 
 def _load(config: EngineConfig, progress: Progress) -> Engine:
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_up_process(config.threads)
     engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
-        torch.set_num_threads(1)
+        set_up_process(threads=1)
     return engine
 
 

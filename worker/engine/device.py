@@ -21,6 +21,18 @@ def resolve_device(name: str) -> torch.device:
     return _gpu(name, int(index or 0))
 
 
+def set_up_process(threads: int | None) -> None:
+    """What holds for a whole process, and is therefore left to one that is an engine's own.
+
+    `threads`: for torch on a CPU; None leaves the choice to it.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    # On the newest GPUs torch would take cuDNN's attention, which makes a plan for each new length of a prompt, in
+    # 25 to 40 ms, and keeps them all. Source: pytorch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def _gpu(name: str, index: int) -> torch.device:
     if not torch.cuda.is_available():
         why = "" if torch.version.cuda else ", because this build of torch has no CUDA"
