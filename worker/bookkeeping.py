@@ -35,17 +35,27 @@ from .settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-PUT_BACK = """
--- KEYS   our list of taken jobs, job hash, queue          ARGV   job id
+COUNT_DEATH = """
+-- One death more of those in whose hands the job was, a worker or its engine: `intake.check_deaths` reads them.
+local function count_death(job)
+  -- Anybody can write the field. What is no number must not keep the job from its queue.
+  if type(redis.pcall('HINCRBY', job, 'deaths', 1)) == 'table' then redis.call('HSET', job, 'deaths', 1) end
+end
+"""
+
+PUT_BACK = f"""
+{COUNT_DEATH}
+-- KEYS   our list of taken jobs, job hash, queue          ARGV   job id, 1 if the engine died over it
 -- Only while it is ours: a sweep that took us for dead has put it back already.
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[2], 'status', 'queued', 'worker_name', '')
+-- Where no hash stands any more, whoever takes the job refuses it.
+if redis.call('TYPE', KEYS[2]).ok == 'hash' then
+  redis.call('HSET', KEYS[2], 'status', 'queued', 'worker_name', '')
+  if ARGV[2] == '1' then count_death(KEYS[2]) end
+end
 redis.call('LPUSH', KEYS[3], ARGV[1])
 return 1
 """
-
-SETTLING = ".settling"
-"""A worker's second name among the takers: under it stand the ended jobs of the dead that it tells RQ of."""
 
 NOTING_TRIES = 3
 
@@ -107,6 +117,8 @@ class Bookkeeper(BaseWorker, ABC):
         """Whether a sweep has taken us for dead and moved the job on: what RQ knows of it is not ours to write.
 
         A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
+        Where another kind of key stands in place of list or job, it is lost to RQ, which can read it no more and
+        would refuse each write. To the stream it is ours (`event_log.APPEND`): the job must have its end.
         """
         return self._has_lost(job_id, self.connection.execute_command)
 
@@ -118,13 +130,13 @@ class Bookkeeper(BaseWorker, ABC):
         except redis.ResponseError as error:
             if not is_wrong_type(error):
                 raise
-            return True  # somebody has put something else there, and RQ knows nothing of the job any more
+            return True
         return status is not None and not (status == b"started" and worker_name == self.name.encode())
 
     @property
     def _own_lists(self) -> tuple[str, str]:
         """Lists of jobs that are ours: those to run, and those of the dead whose end we tell RQ of."""
-        return self.keys.taken(self.name), self.keys.taken(f"{self.name}{SETTLING}")
+        return self.keys.taken(self.name), self.keys.settling(self.name)
 
     def _only_while_held(self, job_id: str, pipeline: Pipeline, *, unrun: bool = False) -> None:
         """Let a transaction through only while the job is ours.  Raises NotHeld when it is not.
@@ -284,10 +296,17 @@ class Bookkeeper(BaseWorker, ABC):
 
     def put_back(self, job: Job, execution: Execution) -> None:
         """Put a job that has not ended at the front of its queue, in one step."""
+        self._put_at_front(job, execution, deaths=0)
+
+    def put_back_after_death(self, job: Job, execution: Execution) -> None:
+        """Put a job over which the engine died at the front of its queue; the death counts, in the same step."""
+        self._put_at_front(job, execution, deaths=1)
+
+    def _put_at_front(self, job: Job, execution: Execution, *, deaths: Literal[0, 1]) -> None:
         with self.connection.pipeline() as pipeline:
             super().cleanup_execution(job, pipeline=pipeline, execution=execution)
             keys = [self.keys.taken(self.name), job.key, self.queue_of(job).key]
-            self._put_back(keys=keys, args=[job.id], client=pipeline)
+            self._put_back(keys=keys, args=[job.id, deaths], client=pipeline)
             pipeline.execute()
 
     def forget(self, execution: Execution) -> None:
@@ -308,12 +327,15 @@ class Bookkeeper(BaseWorker, ABC):
         self._only_while_held(job.id, pipeline, unrun=execution is None)
         for key in self._own_lists:
             pipeline.lrem(key, 1, job.id)
-        if execution is None:
-            pipeline.hdel(job.key, "deaths")  # whoever has RQ enqueue it again begins anew
-        else:
+        pipeline.hdel(job.key, "deaths")  # whoever has RQ enqueue it again begins anew
+        if execution is not None:
             execution.delete(job=job, pipeline=pipeline)
 
-    def _bounded_ttl(self, ttl_s: int | None) -> int | None:
+    def _bounded_ttl(self, ttl_s: int | None) -> int:
+        """Of the job in RQ: as it asks, up to the bound. RQ's -1 (for ever) is the bound, and 0 is at once.
+
+        `intake.result_ttl_s`, for events and result, has a lower bound too: subscribers read those, and not RQ's.
+        """
         if ttl_s is None:
             return round(self.settings.result_ttl_s)
         bound = round(self.settings.max_result_ttl_s)

@@ -10,10 +10,9 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from producer.contract import GenqueueError
-
+from .engine_client import EngineDied
 from .engine_protocol import (
     Answer,
     EngineConfig,
@@ -30,38 +29,6 @@ from .progress import ShownProgress
 logger = logging.getLogger(__name__)
 
 
-class EngineDied(GenqueueError):
-    """The engine process has died."""
-
-    code = "engine_died"
-
-
-class EngineRun(Protocol):
-    """One job on an engine, as the runner sees it."""
-
-    def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
-        """What the engine says, in batches of what has come by then; ends with Ended or Refused.
-
-        Raises EngineDied."""
-        ...
-
-    def stop(self, *, flush: bool) -> None:
-        """End the run at its next step. `Ended` follows. Harmless when it has ended."""
-        ...
-
-    async def finish(self) -> None:
-        """Stop the run if it goes on, and leave the engine ready for the next one."""
-        ...
-
-
-class EngineClient(Protocol):
-    """An engine, as the runner sees it: it runs one job at a time."""
-
-    def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> EngineRun:
-        """Begin a job."""
-        ...
-
-
 class _Lines(asyncio.Protocol):
     """Collects lines, and wakes the reader once for all that have come.
 
@@ -75,6 +42,7 @@ class _Lines(asyncio.Protocol):
         self.closed = False
 
     def data_received(self, data: bytes) -> None:
+        """Parse the lines that have come, and wake the reader; the rest waits for the end of its line."""
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             self._messages += parse_answers(line)
@@ -82,6 +50,7 @@ class _Lines(asyncio.Protocol):
             self._arrived.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The engine has closed its end, which it does by dying."""
         self.closed = True
         self._arrived.set()
 
@@ -99,7 +68,7 @@ class _Lines(asyncio.Protocol):
 class EngineProcess:
     """A running engine. `start` it before the first job, again after EngineDied, and `close` it at the end."""
 
-    def __init__(self, config: EngineConfig, *, start_s: float = 3600.0, stop_s: float = 60.0) -> None:
+    def __init__(self, config: EngineConfig, *, start_s: float, stop_s: float) -> None:
         """`start_s`: an engine that has not loaded its model within this time has failed to start.
         `stop_s`: an engine that has not stopped this long after it was told to is killed."""
         self._config = config
@@ -108,7 +77,6 @@ class EngineProcess:
         self._transport: asyncio.BaseTransport | None = None
         self._lines = _Lines()
         self._runs = 0
-        self.info: EngineInfo | None = None
 
     async def start(self) -> EngineInfo:
         """Start the process and wait until the model is loaded.
@@ -129,14 +97,16 @@ class EngineProcess:
         self._transport, self._lines = await asyncio.get_running_loop().create_connection(_Lines, sock=ours)
         try:
             async with asyncio.timeout(self._start_s):
-                self.info = await self._ready()
+                return await self._ready()
         except EngineDied:
             code = await self._process.wait()
             raise ConfigError(f"the engine could not start (exit code {code}); its messages stand above") from None
         except TimeoutError:
             await self.close()
-            raise ConfigError(f"the engine has not loaded its model within {self._start_s:.0f} s") from None
-        return self.info
+            raise ConfigError(
+                f"the engine has not loaded its model within {self._start_s:g} s: raise engine_start_s if the "
+                "model takes longer"
+            ) from None
 
     async def _ready(self) -> EngineInfo:
         with ShownProgress() as progress:
@@ -151,11 +121,6 @@ class EngineProcess:
     def died(self) -> bool:
         """Whether the process that was started has gone."""
         return self._lines.closed
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the engine."""
-        return self._process.pid if self._process else None
 
     def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> "ProcessRun":
         """Begin a job.  request: the wire form of a valid GenerationRequest."""
@@ -208,7 +173,7 @@ class ProcessRun:
         self._killer: asyncio.TimerHandle | None = None
 
     async def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
-        """What the engine says; the last message of the last batch is Ended or Refused."""
+        """What the engine says; the last message of the last batch is Ended or RunFailed."""
         while not self._ended:
             batch = await self._engine.take()
             self._note_end(batch[-1])
@@ -230,7 +195,7 @@ class ProcessRun:
             self._killer.cancel()
 
     def _note_end(self, message: Answer | StepMessage) -> None:
-        if not isinstance(message, StepMessage) and message.op in ("ended", "refused"):
+        if not isinstance(message, StepMessage) and message.op in ("ended", "failed"):
             self._ended = True
             if self._killer:
                 self._killer.cancel()

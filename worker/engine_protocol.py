@@ -2,7 +2,7 @@
 
 worker -> engine      Generate, Stop
 engine -> worker      Loading*, EngineInfo       while it starts
-                      Accepted, steps*, Ended    a job; or Refused in place of any of them
+                      Accepted, steps*, Ended    a job; or RunFailed in place of any of them
 
 A step is one token and there are thousands of them a second: those that leave together are one line, a list of
 lists in the order of `StepMessage`. Everything else is an object told apart by `op`. JSON, because nothing in
@@ -119,10 +119,10 @@ class Ended(_Message):
     """Text that had been held back when the run was stopped."""
 
 
-class Refused(_Message):
-    """The job failed."""
+class RunFailed(_Message):
+    """The run has failed: the request is not valid here, or the engine came to grief over it."""
 
-    op: Literal["refused"] = "refused"
+    op: Literal["failed"] = "failed"
     code: ErrorCode
     message: str
 
@@ -140,7 +140,7 @@ class StepMessage(NamedTuple):
 
 
 Order = Generate | Stop
-Answer = Loading | EngineInfo | Accepted | Ended | Refused
+Answer = Loading | EngineInfo | Accepted | Ended | RunFailed
 
 ORDERS: TypeAdapter[Order] = TypeAdapter(Order)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)

@@ -30,7 +30,7 @@ from .engine_protocol import (
     Generate,
     Loading,
     Order,
-    Refused,
+    RunFailed,
     StepMessage,
     Stop,
     steps_line,
@@ -75,13 +75,13 @@ class EngineServer:
         try:
             self._generate(engine, order)
         except JobError as error:
-            self._send(Refused(code=error.code, message=str(error)))
+            self._send(RunFailed(code=error.code, message=str(error)))
         except (BrokenPipeError, ConnectionResetError):
             raise  # the worker has gone, and with it whoever wanted to know
         except Exception as error:
             logger.exception("the engine failed on a job")
             failure = EngineError(f"the engine failed with {type(error).__name__}; see the worker's log")
-            self._send(Refused(code="engine_error", message=str(failure)))
+            self._send(RunFailed(code="engine_error", message=str(failure)))
             if engine.device.type == "cuda":
                 raise  # a device-side fault stays with the process: only a new one can use the device
 

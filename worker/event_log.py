@@ -5,7 +5,8 @@ whose reply was lost can be sent again, an attempt that was taken over is refuse
 shorter (Redis restarted without its last writes, or empty) is filled up again from memory. The log therefore
 keeps every event of the job until the job ends; a job's own length is the bound.
 
-Knows Redis and the contract. Knows nothing of RQ, of the engine, or of why a job ends.
+Knows Redis and the contract, and of RQ that a job's hash says who runs it. Knows nothing of the engine, or of why
+a job ends.
 """
 
 import asyncio
@@ -58,6 +59,9 @@ local last, last_data = '0-0', ''
 if newest then last, last_data = newest[1], newest[2][4] end
 -- Swept away, a worker must add nothing: its first event would claim the next worker's attempt, and its last would
 -- end a job that waits in its queue again. A Redis that came back empty knows neither list nor job.
+-- Where somebody has put another kind of key in place of either, nobody can tell. The job is ours then, and not
+-- lost as in `Bookkeeper.has_lost`: without its end a subscriber waits for ever, and RQ misses nothing that it can
+-- read. A second end cannot come of it: the ids alone refuse that, below.
 if #KEYS > 3 then
   local place = redis.pcall('LPOS', KEYS[4], ARGV[5])
   local job = redis.pcall('HMGET', KEYS[5], 'status', 'worker_name')
@@ -138,6 +142,11 @@ class EventLog:
     `history` is what stood in the stream when the job was taken; this attempt is the one after its last. A job
     that is run again after its end begins with no history, and `after_attempt` keeps its ids growing.
     Adding never waits; `run` appends in the background until the log is closed.
+
+    live_ttl_s, result_ttl_s: how long the stream stays after an append, and after the last one.
+    owner_keys: the worker's list of taken jobs and RQ's hash of the job. With them, nothing is appended once both
+    say that the job is not with `owner`, the worker's name. Without them the ids alone are the fence: whoever ends
+    a job that nobody runs, as one that expires in its queue, holds it by neither.
     """
 
     def __init__(
@@ -165,7 +174,6 @@ class EventLog:
         self._result: GenerationResult | None = None
         self._closed = False
         self._dirty = asyncio.Event()
-        self._idle = asyncio.Event()
         self.attempt = (history[-1].id.attempt if history else after_attempt) + 1
 
     def start(self, started: Started) -> None:
@@ -179,7 +187,7 @@ class EventLog:
         self._open.ids += ids
         self._open.text.append(text)
         self._open.logprobs += logprobs
-        self._touch()
+        self._dirty.set()
 
     def end(self, result: GenerationResult) -> None:
         """Add the terminal event; the result is written in the same step. Nothing can be added after it."""
@@ -191,7 +199,7 @@ class EventLog:
     def close(self) -> None:
         """Add nothing more. `run` returns once all is appended."""
         self._closed = True
-        self._touch()
+        self._dirty.set()
 
     async def run(self) -> None:
         """Append what is added, until the log is closed and all of it stands in the stream.
@@ -206,23 +214,13 @@ class EventLog:
                 await self._append_pending()
             if self._closed and self._open is None:
                 return
-            if self._open is None:
-                self._idle.set()
-
-    async def drained(self) -> None:
-        """Wait until all that was added stands in the stream (while `run` runs)."""
-        await self._idle.wait()
 
     # -- inside
-
-    def _touch(self) -> None:
-        self._idle.clear()
-        self._dirty.set()
 
     def _add(self, event: Any) -> None:
         assert not self._closed, "the log is closed"
         self._entries.append(_Entry.of(EventId(self.attempt, len(self._entries)), event))
-        self._touch()
+        self._dirty.set()
 
     def _close_tokens(self) -> None:
         if self._open is not None:

@@ -23,11 +23,12 @@ from producer.contract import (
     WorkerLost,
 )
 
-from .runner import Order
+from .order import Order
 from .settings import WorkerSettings
 
 MIN_RESULT_TTL_S = 60.0
-"""A subscriber needs the time to read the end, also of a job whose result nobody wants to keep."""
+"""A subscriber needs the time to read the end, also of a job whose result nobody wants to keep: RQ's own record of
+it goes at once where the job says so, see `Bookkeeper._bounded_ttl`."""
 MAX_RETRY_INTERVAL_S = 365 * 86_400
 
 
@@ -46,7 +47,10 @@ def check_payload_size(raw: Mapping[bytes, bytes], max_bytes: int) -> None:
 
 
 def check_deaths(raw: Mapping[bytes, bytes], max_attempts: int) -> None:
-    """Raises WorkerLost when the job was in the hands of that many workers when they died (see `recovery`)."""
+    """Raises WorkerLost when that many workers and engines have died with the job in their hands.
+
+    `bookkeeping.COUNT_DEATH` counts them. Orderly ends of workers do not count, nor do deaths before an end.
+    """
     deaths = raw.get(b"deaths", b"")[:9]
     if deaths.isdigit() and int(deaths) >= max_attempts:
         raise WorkerLost

@@ -56,13 +56,14 @@ class Metrics:
         self.context_length.set(engine.context_length)
         self.kv_bytes.set(engine.kv_bytes)
 
-    def observe(self, result: GenerationResult, duration_s: float) -> None:
-        """Count a job that has ended."""
+    def observe(self, result: GenerationResult, duration_s: float | None) -> None:
+        """Count a job that has ended.  duration_s: from its being taken; None for one that never ran."""
         self.jobs.labels(result.status, result.error.code if result.error else "").inc()
         self.input_tokens.inc(result.usage.prompt_tokens)
         self.output_tokens.inc(result.usage.completion_tokens)
         self.cached_tokens.inc(result.usage.cached_tokens)
-        self.duration.observe(duration_s)
+        if duration_s is not None:
+            self.duration.observe(duration_s)
         timings = result.timings
         if timings.time_to_first_token_ms is not None:
             self.first_token.observe(timings.time_to_first_token_ms / 1000)

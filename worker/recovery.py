@@ -18,21 +18,23 @@ from rq.job import Job, JobStatus
 from rq.utils import as_text, now, utcformat
 
 from producer.contract import GenerationResult, InvalidRequest, job_error
+from producer.contract.keys import settler, worker_of_taker
 
-from .bookkeeping import SETTLING
+from .bookkeeping import COUNT_DEATH
 from .errors import BookkeepingFailed, is_wrong_type
 from .rq_worker import GenerationWorker, text_of
 
 logger = logging.getLogger(__name__)
 
-REQUEUE = """
+REQUEUE = f"""
+{COUNT_DEATH}
 -- KEYS   list of the dead worker, job hash, queue, result      ARGV   job id, now in RQ's form
 -- Answers 1 when the job was still in the list, and is now at the front of its queue with one death more.
 -- A job that has its result stays where it is: it is to be settled and not to be run again.
 if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[2], 'status', 'queued', 'worker_name', '')
-redis.call('HINCRBY', KEYS[2], 'deaths', 1)
+count_death(KEYS[2])
 -- Where RQ had not heard of the start: the wait for a worker was over all the same, and a deadline for it was met.
 if (redis.call('HGET', KEYS[2], 'started_at') or '') == '' then
   redis.call('HSET', KEYS[2], 'started_at', ARGV[2])
@@ -103,7 +105,7 @@ class Recovery:
         self._expired = self._redis.register_script(EXPIRED)
         self._claim = self._redis.register_script(CLAIM)
         self._discard = self._redis.register_script(DISCARD)
-        self._settler = f"{worker.name}{SETTLING}"
+        self._settler = settler(worker.name)
         self._window = 0
 
     def sweep(self) -> None:
@@ -141,7 +143,7 @@ class Recovery:
         ordered = sorted(takers)
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in ordered:
-                pipeline.pttl(f"{self._worker.redis_worker_namespace_prefix}{name.removesuffix(SETTLING)}")
+                pipeline.pttl(f"{self._worker.redis_worker_namespace_prefix}{worker_of_taker(name)}")
             # A record that never expires is no heartbeat: RQ wrote into it after its time was over.
             return {name for name, left_ms in zip(ordered, pipeline.execute(), strict=True) if left_ms <= 0}
 
@@ -149,7 +151,7 @@ class Recovery:
         taken = self._worker.keys.taken(name)
         for raw in cast("list[bytes]", self._redis.lrange(taken, 0, -1)):
             try:
-                self._recover(raw, name.removesuffix(SETTLING), taken)
+                self._recover(raw, worker_of_taker(name), taken)
             except redis.ResponseError:
                 # Somebody has put other things under the job's names. It must not hold up the others.
                 logger.exception("job %.80r of the dead worker %s cannot be recovered", raw, name)
@@ -157,15 +159,15 @@ class Recovery:
 
     def _recover(self, raw_id: bytes, dead: str, taken: str) -> None:
         job = self._readable(raw_id)
-        if job is None and (job_id := text_of(raw_id)) and not self._ended(job_id):
+        if job is None and (job_id := text_of(raw_id)) and not self._result_or_discard(job_id):
             # Popped and not yet refused. Nobody knows its queue; whoever takes it from this one refuses it.
             self._hand_on(keys=[taken, self._worker.queues[1].key], args=[job_id])
         elif job is None or job.get_status(refresh=False) in ENDED:
             self._redis.lrem(taken, 1, cast("str", raw_id))
-        elif self._ended(job.id):
+        elif self._result_or_discard(job.id):
             keys = self._worker.keys
             self._claim(
-                keys=[taken, keys.taken(self._settler), keys.takers],
+                keys=[taken, keys.settling(self._worker.name), keys.takers],
                 args=[job.id, self._settler, round(self._worker.settings.max_result_ttl_s)],
             )
         else:
@@ -178,7 +180,7 @@ class Recovery:
     # -- ends of which RQ has not heard
 
     def _settle_claimed(self) -> None:
-        claimed = self._worker.keys.taken(self._settler)
+        claimed = self._worker.keys.settling(self._worker.name)
         for raw in cast("list[bytes]", self._redis.lrange(claimed, 0, -1)):
             try:
                 self._settle(raw)
@@ -191,7 +193,7 @@ class Recovery:
 
     def _settle(self, raw_id: bytes) -> None:
         job = self._readable(raw_id)
-        ended = self._ended(job.id) if job else None
+        ended = self._result_or_discard(job.id) if job else None
         if job is None or ended is None:
             return  # its time is over
         executions = self._executions(job)  # of now: whoever runs the job again later has others
@@ -219,8 +221,8 @@ class Recovery:
         except InvalidRequest:
             return None
 
-    def _ended(self, job_id: str) -> GenerationResult | None:
-        """The job's result.  What is none is deleted: by the contract, nothing else has that name."""
+    def _result_or_discard(self, job_id: str) -> GenerationResult | None:
+        """The job's result, or None.  What is none is deleted: by the contract, nothing else has that name."""
         key = self._worker.keys.result(job_id)
         result = b""
         try:

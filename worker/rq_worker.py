@@ -1,8 +1,9 @@
 """RQ's side of the worker: how it is seen, stays alive, takes jobs and keeps house, as RQ 3 does.
 
-Everything here is synchronous and short, and is called in threads by the service. `bootstrap` and `teardown` are
-RQ's own; the taking of jobs is ours, because RQ loses a job when a worker that serves several queues dies between
-the pop and the start (it uses BLPOP there). What RQ hears of a job's start and end is in `bookkeeping`.
+Everything here is synchronous and short, and is called in threads by the service. `bootstrap` is RQ's own, and so
+is `teardown`, but for the scheduler's locks; the taking of jobs is ours, because RQ loses a job when a worker that
+serves several queues dies between the pop and the start (it uses BLPOP there). What RQ hears of a job's start and
+end is in `bookkeeping`.
 """
 
 import logging
@@ -21,7 +22,7 @@ from rq.scheduler import RQScheduler
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now
 from rq.worker.base import WorkerStatus
-from rq.worker_registration import clean_worker_registry
+from rq.worker_registration import clean_worker_registry, register
 
 from producer.contract import InvalidRequest
 from producer.contract.keys import queues as queue_names_of
@@ -198,9 +199,7 @@ class GenerationWorker(Bookkeeper):
             # All fields, and not only the time: a Redis that came back empty has forgotten us.
             pipeline.hset(self.key, mapping=cast("Any", self.serialize()))
             pipeline.expire(self.key, ttl_s)
-            pipeline.sadd(self.redis_workers_keys, self.key)
-            for queue in self.queues:
-                pipeline.sadd(f"rq:workers:{queue.name}", self.key)
+            register(self, pipeline)
             if job is not None and execution is not None:
                 self._beat_job(job, execution, pipeline)
             pipeline.execute()

@@ -1,16 +1,15 @@
 """One job: request -> engine -> events -> outcome.
 
 Takes a job from its place in the stream to its end, or to the place where another worker will go on. Knows the
-engine by its protocol, the stream by the event log, and neither RQ nor torch.
+engine by its `Protocol`, the stream by the event log, of RQ no more than the name of the job's hash, which the
+append looks at, and nothing of torch.
 """
 
 import asyncio
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal, cast
@@ -29,20 +28,19 @@ from producer.contract import (
     Started,
     StartedData,
     StreamedEvent,
-    Timings,
     TokenLogprob,
     Tokens,
     TokensData,
-    WorkerLost,
     job_error,
 )
 from producer.contract.assemble import assemble
 from producer.contract.requests import MAX_SEED
 
-from .engine_process import EngineClient, EngineDied
-from .engine_protocol import Accepted, Answer, Ended as EngineEnded, Refused, StepMessage
+from .engine_client import EngineClient, EngineDied
+from .engine_protocol import Accepted, Answer, Ended as EngineEnded, RunFailed, StepMessage
 from .event_log import EventLog, Fenced, Moved
 from .history import History, read_history
+from .order import AbortReason, Clock, Done, Order, Outcome, Progress, PutBack, Retry, Superseded
 from .outage import outlast
 
 logger = logging.getLogger(__name__)
@@ -56,103 +54,16 @@ redis.call('DEL', KEYS[3], KEYS[4])
 return 1
 """
 
-AbortReason = Literal["cancelled", "timeout", "shutdown"]
-"""Why a job is stopped from outside: its user, its deadline, or the worker's own end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A job as the runner gets it: read from RQ, checked, and free of RQ."""
-
-    job_id: str
-    model: str
-    request: GenerationRequest
-    timeout_s: float
-    result_ttl_s: float
-    queued_ms: float | None = None
-    can_retry: bool = False
-    """Whether RQ will run it again should it fail: then a failure that may pass is no end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The job has its terminal event and its result."""
-
-    result: GenerationResult
-
-
-@dataclass(frozen=True, slots=True)
-class PutBack:
-    """The job has not ended; it goes back to the front of its queue, and the next worker goes on from there."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """The attempt failed, and the job's user asked for another."""
-
-    error: JobError
-
-
-@dataclass(frozen=True, slots=True)
-class Superseded:
-    """Another worker has the job. Nothing is left to do here, and nothing may be written."""
-
-
-Outcome = Done | PutBack | Retry | Superseded
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where the running job stands."""
-
-    phase: Literal["starting", "prefill", "decode"] = "starting"
-    tokens: int = 0
-    tokens_per_second: float | None = None
-
-    def as_dict(self) -> dict[str, str | int | float | None]:
-        """As it stands in the meta of RQ's job."""
-        return {"phase": self.phase, "tokens": self.tokens, "tokens_per_second": _round(self.tokens_per_second)}
-
-
-@dataclass(slots=True)
-class _Clock:
-    """When things happened, in `time.monotonic()` seconds, which the engine's process shares."""
-
-    taken: float = field(default_factory=time.monotonic)
-    first_token: float | None = None
-    last_token: float | None = None
-    prefill_ms: float | None = None
-
-    def note(self, sampled_at: float) -> None:
-        if self.first_token is None:
-            self.first_token = sampled_at
-        self.last_token = sampled_at
-
-    def tokens_per_second(self, tokens: int) -> float | None:
-        if self.first_token is None or self.last_token is None or self.last_token == self.first_token:
-            return None
-        return (tokens - 1) / (self.last_token - self.first_token)
-
-    def timings(self, tokens: int, queued_ms: float | None) -> Timings:
-        first, last = self.first_token, self.last_token
-        speed = self.tokens_per_second(tokens)
-        return Timings(
-            queued_ms=queued_ms,
-            prefill_ms=_round(self.prefill_ms),
-            decode_ms=_round((last - first) * 1000) if first is not None and last is not None else None,
-            time_to_first_token_ms=_round((first - self.taken) * 1000) if first is not None else None,
-            tokens_per_second=_round(speed),
-        )
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
 
 class Runner:
-    """Runs one job at a time. `abort` may be called at any moment, from the event loop's thread."""
+    """Runs one job at a time.
+
+    `abort` and `look_for_cancel` may be called at any moment, from the event loop's thread.
+
+    cancel_poll_s: between two looks for a request to cancel the running job.
+    live_ttl_s: how long the stream of a job that has not ended stays after its last event. It has to outlast the
+    wait for another worker; after the end, the order's own `result_ttl_s` counts.
+    """
 
     def __init__(
         self,
@@ -161,15 +72,13 @@ class Runner:
         keys: Keys,
         *,
         worker_name: str,
-        max_attempts: int = 3,
-        cancel_poll_s: float = 0.05,
-        live_ttl_s: float = 7 * 86_400.0,
+        cancel_poll_s: float,
+        live_ttl_s: float,
     ) -> None:
         self.engine = engine
         self.client = client
         self.keys = keys
         self.worker_name = worker_name
-        self.max_attempts = max_attempts
         self.cancel_poll_s = cancel_poll_s
         self.live_ttl_s = live_ttl_s
         self.attempt: Attempt | None = None
@@ -201,16 +110,14 @@ class Runner:
                 self.attempt = None
 
     def abort(self, reason: AbortReason) -> None:
-        """Stop the running job at its next step. Harmless when there is none.
-
-        cancelled: have the job look at once for a request to cancel it. The caller may mean the one before.
-        """
-        if self.attempt is None:
-            return
-        if reason == "cancelled":
-            self.attempt.look_for_cancel()
-        else:
+        """Stop the running job at its next step. Harmless when there is none."""
+        if self.attempt is not None:
             self.attempt.abort(reason)
+
+    def look_for_cancel(self) -> None:
+        """Have the running job look at once for a request to cancel it. The caller may mean the job before."""
+        if self.attempt is not None:
+            self.attempt.look_for_cancel()
 
     async def _clear(self, job_id: str) -> bool:
         """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in.
@@ -265,7 +172,7 @@ class Attempt:
         self._history = history.events
         owner_keys = (runner.keys.taken(runner.worker_name), f"rq:job:{order.job_id}")
         self._log = runner.log(order.job_id, history, order.result_ttl_s, owner_keys)
-        self._clock = _Clock()
+        self._clock = Clock()
         self._seed = _seed(order.request, history.events)
         earlier = [streamed.event.data for streamed in history.events if isinstance(streamed.event, Tokens)]
         self._resumed_ids = [token_id for data in earlier for token_id in data.ids]
@@ -274,18 +181,21 @@ class Attempt:
         self._cached_tokens = 0
         self._started: Started | None = None
         self._finish: tuple[Literal["stop", "length"], str | None] | None = None
-        self._refusal: JobError | None = None
-        self._abort: AbortReason | None = None
+        self._failure: JobError | None = None
+        self._engine_died = False
+        self._abort: AbortReason | Literal["cancelled"] | None = None
         self._look = asyncio.Event()
         self._over = False
         self.progress = Progress(tokens=len(self._resumed_ids))
-        self._run = runner.engine.generate(order.request.to_wire(), seed=self._seed, resumed_ids=self._resumed_ids)
+        self._engine_run = runner.engine.generate(
+            order.request.to_wire(), seed=self._seed, resumed_ids=self._resumed_ids
+        )
 
     async def run(self) -> Outcome:
         """Run the attempt.  Raises Moved or Fenced when the stream is no longer ours."""
         writer = asyncio.create_task(self._log.run(), name=f"append {self._order.job_id}")
         # Fenced off: nobody will see another token of ours.
-        writer.add_done_callback(lambda _: self._run.stop(flush=False))
+        writer.add_done_callback(lambda _: self._engine_run.stop(flush=False))
         watcher = asyncio.create_task(self._watch_for_cancel(), name=f"cancel? {self._order.job_id}")
         deadline = asyncio.get_running_loop().call_later(self._order.timeout_s, self.abort, "timeout")
         try:
@@ -297,16 +207,16 @@ class Attempt:
             deadline.cancel()
             watcher.cancel()
             writer.cancel()
-            await self._run.finish()
+            await self._engine_run.finish()
         return outcome
 
-    def abort(self, reason: AbortReason) -> None:
+    def abort(self, reason: AbortReason | Literal["cancelled"]) -> None:
         """Stop at the next step. The first reason stands."""
         if self._abort is None:
             self._abort = reason
             # Text that is held back is handed over if the job ends here, and kept for the next attempt if not.
             ends = reason == "cancelled" or (reason == "timeout" and not self._order.can_retry)
-            self._run.stop(flush=ends)
+            self._engine_run.stop(flush=ends)
 
     def look_for_cancel(self) -> None:
         """Look now for a request to cancel the job, and not when the time has come for the next look."""
@@ -326,7 +236,7 @@ class Attempt:
     async def _consume(self) -> None:
         """Turn what the engine says into events, until the run has ended."""
         try:
-            async for batch in self._run.batches():
+            async for batch in self._engine_run.batches():
                 for are_steps, messages in groupby(batch, lambda message: isinstance(message, StepMessage)):
                     if are_steps:
                         self._publish(cast("list[StepMessage]", list(messages)))
@@ -335,13 +245,13 @@ class Attempt:
                             self._hear(message)
         except EngineDied:
             logger.error("job %s: the engine died", self._order.job_id)  # noqa: TRY400 - its stderr has more
-            self._refusal = WorkerLost()
+            self._engine_died = True
 
     def _hear(self, message: Answer | StepMessage) -> None:
         if isinstance(message, Accepted):
             self._accept(message)
-        elif isinstance(message, Refused):
-            self._refusal = job_error(message.code, message.message)
+        elif isinstance(message, RunFailed):
+            self._failure = job_error(message.code, message.message)
         elif isinstance(message, EngineEnded):
             self._clock.prefill_ms = message.prefill_ms
             self._cached_tokens = message.cached_tokens
@@ -392,27 +302,25 @@ class Attempt:
         """Decide how the attempt ended, and hand its last event to the log."""
         if self._finish:
             return self._end(self._result("finished", self._finish[0], stop=self._finish[1]))
-        if self._refusal:
-            return self._fail(self._refusal)
+        if self._engine_died:
+            return self._leave(PutBack("the engine died", engine_died=True))
+        if self._failure:
+            return self._fail(self._failure)
         if self._abort == "cancelled":
             return self._end(self._result("cancelled", "cancelled"))
-        if self._abort == "timeout":
-            return self._fail(JobTimeout(f"the job took longer than its time-out of {self._order.timeout_s:g} s"))
         if self._abort == "shutdown":
-            self._log.close()
-            return PutBack("the worker is shutting down")
-        return self._fail(EngineError("the engine stopped without a reason"))
+            return self._leave(PutBack("the worker is shutting down"))
+        return self._fail(_timed_out(self._order.timeout_s) if self._abort == "timeout" else _gave_up())
 
     def _fail(self, error: JobError) -> Outcome:
-        if isinstance(error, WorkerLost) and self._log.attempt < self._runner.max_attempts:
-            if self._started is None:
-                self._accept(Accepted(prompt_tokens=0))  # the attempt must count, or the job could kill for ever
-            self._log.close()
-            return PutBack("the engine died")
         if error.retryable and self._order.can_retry:
-            self._log.close()
-            return Retry(error)
+            return self._leave(Retry(error))
         return self._end(self._result("failed", "error", error=error))
+
+    def _leave(self, outcome: PutBack | Retry) -> Outcome:
+        """End the attempt, and not the job."""
+        self._log.close()
+        return outcome
 
     def _end(self, result: GenerationResult) -> Done:
         self._log.end(result)
@@ -446,6 +354,14 @@ class Attempt:
 def error_info(error: JobError) -> ErrorInfo:
     """An error as it stands in a result."""
     return ErrorInfo.model_validate({"code": error.code, "message": str(error)})
+
+
+def _timed_out(timeout_s: float) -> JobTimeout:
+    return JobTimeout(f"the job took longer than its {timeout_s:g} s: raise timeout_s or lower max_new_tokens")
+
+
+def _gave_up() -> EngineError:
+    return EngineError("the engine stopped before the job's end and gave no reason: submit it again")
 
 
 def _seed(request: GenerationRequest, history: Sequence[StreamedEvent]) -> int:

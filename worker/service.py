@@ -34,10 +34,11 @@ from .engine_process import EngineProcess
 from .errors import BookkeepingFailed, broker_unavailable, is_wrong_type, may_pass
 from .intake import MIN_RESULT_TTL_S, check_deaths, read_order, result_ttl_s
 from .metrics import Metrics
+from .order import Done, Order, Outcome, PutBack, Retry as RetryOutcome, Superseded
 from .outage import Outage, outlast
 from .recovery import Recovery
 from .rq_worker import SOCKET_TIMEOUT_S, GenerationWorker, Taken
-from .runner import Done, Order, Outcome, PutBack, Retry as RetryOutcome, Runner, Superseded
+from .runner import Runner
 from .settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,6 @@ class Service:
             self._aredis,
             Keys(settings.prefix),
             worker_name="",  # RQ's worker draws it when it registers
-            max_attempts=settings.max_attempts,
             cancel_poll_s=settings.cancel_poll_s,
             live_ttl_s=settings.max_result_ttl_s,
         )
@@ -135,7 +135,7 @@ class Service:
             await self._until_stopped(self._start_engine())
             while not self._stopping.is_set():
                 await self._serve_next()
-            await self._registered()
+            await self._wait_until_registered()
             await _end(side)
 
     # -- one job after another
@@ -179,7 +179,7 @@ class Service:
         logger.info("job %.80r is refused: %s", job_id, error.code)
         outcome = await self.runner.refuse(job_id, self.settings.model_name, error, result_ttl_s=ttl_s)
         if isinstance(outcome, Done):
-            self.metrics.observe(outcome.result, 0.0)
+            self.metrics.observe(outcome.result, None)
 
     async def _fail_unrun(self, job: Job, error: JobError) -> None:
         await self._refuse(job.id, error, ttl_s=result_ttl_s(job, self.settings))
@@ -212,13 +212,13 @@ class Service:
         The stream and the result stand already, and until RQ knows, the job stays in our list of taken jobs,
         where a sweep would find it. One at a time, so that a slow Redis cannot pile them up.
         """
-        await self._registered()
+        await self._wait_until_registered()
         task = asyncio.create_task(self._register(job, execution, outcome), name=f"register {job.id}")
         self._registering[job.id] = task
         if not (isinstance(outcome, Done) and outcome.result.status == "finished"):
-            await self._registered()
+            await self._wait_until_registered()
 
-    async def _registered(self) -> None:
+    async def _wait_until_registered(self) -> None:
         """Wait until RQ knows of every end so far."""
         for job_id, task in list(self._registering.items()):
             await task
@@ -239,10 +239,11 @@ class Service:
                 )
             case RetryOutcome(error):
                 await self._book(self.worker.fail, job, execution, error)
-            case PutBack(why):
+            case PutBack(why, engine_died):
                 logger.info("job %s goes back into its queue: %s", job.id, why)
                 self.metrics.requeued.inc()
-                await self._book(self.worker.put_back, job, execution)
+                put_back = self.worker.put_back_after_death if engine_died else self.worker.put_back
+                await self._book(put_back, job, execution)
             case Superseded():
                 await self._rq(self.worker.forget, execution)
         await self._rq(self.worker.put_down, job.id)
@@ -251,7 +252,7 @@ class Service:
     # -- waiting for work
 
     async def _wait_for_work(self) -> None:
-        await self._registered()
+        await self._wait_until_registered()
         self._work.clear()
         self._idle.set()
         await self._rq(self.worker.note_state, WorkerStatus.IDLE)
@@ -363,7 +364,7 @@ class Service:
     def _on_stop_command(self) -> None:
         """RQ's stop command; called on its pubsub thread."""
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(lambda: self.runner.abort("cancelled"))
+        self._loop.call_soon_threadsafe(self.runner.look_for_cancel)
 
     async def _leave(self) -> None:
         await self.engine.close()

@@ -65,7 +65,7 @@ class WorkerSettings(BaseSettings):
     shutdown_grace_s: Seconds = 30.0
     """After SIGTERM the running job may go on for this long; then it is put back into its queue."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
-    """A job whose engine has died this often ends as `worker_lost`."""
+    """A job over which workers and engines have died this often ends as `worker_lost`."""
     engine_start_s: Seconds = 3600.0
     """An engine that has not loaded its model within this time has failed to start."""
     engine_stop_s: Seconds = 60.0

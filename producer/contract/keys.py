@@ -11,7 +11,11 @@ of a job in one slot.
                                   one job more
     gen:{taken:WORKER}  list      ids of the jobs that a worker has taken and not yet put down; what is left in
                                   the list of a dead worker goes back to its queue
-    gen:takers          set       names of the workers that have such a list
+    gen:{taken:WORKER.settling}
+                        list      ids of jobs that have ended in the hands of dead workers, and whose end a live
+                                  worker is telling RQ of
+    gen:takers          set       names of the workers that have a list of the first kind, and WORKER.settling for
+                                  those that have one of the second
 
     generate.MODEL.high, generate.MODEL, generate.MODEL.low    RQ queues, served in this order
 
@@ -32,6 +36,7 @@ DEFAULT_PREFIX = "gen"
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+_SETTLING = ".settling"
 _PRIORITY_SUFFIX: dict[Priority, str] = {"high": ".high", "normal": "", "low": ".low"}
 
 
@@ -67,10 +72,24 @@ class Keys:
         """List: the jobs that a worker has taken and not yet put down."""
         return f"{self.prefix}:{{taken:{worker}}}"
 
+    def settling(self, worker: str) -> str:
+        """List: the jobs of the dead whose end a worker is telling RQ of."""
+        return self.taken(settler(worker))
+
     @property
     def takers(self) -> str:
-        """Set: the workers that have a list of taken jobs."""
+        """Set: the workers that have a list of taken jobs, by the names under which they have one."""
         return f"{self.prefix}:takers"
+
+
+def settler(worker: str) -> str:
+    """The worker's second name among the takers: that of its list of ends to settle."""
+    return f"{worker}{_SETTLING}"
+
+
+def worker_of_taker(taker: str) -> str:
+    """The worker behind a name among the takers."""
+    return taker.removesuffix(_SETTLING)
 
 
 def queue(model: str, priority: Priority = "normal") -> str:

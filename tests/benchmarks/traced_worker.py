@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from worker.cli import main
 from worker.engine_protocol import StepMessage
-from worker.runner import Attempt, Order, Outcome, Runner
+from worker.order import Order, Outcome
+from worker.runner import Attempt, Runner
 
 sampled_at: list[float] = []
 publish, run = Attempt._publish, Runner.run

@@ -20,6 +20,8 @@ from tests.integration.test_worker import LONG, wait_for, wait_for_tokens
 from .checker import check_left, check_rq, check_stream, read
 from .fleet import Member
 
+pytestmark = pytest.mark.long
+
 MAX_ATTEMPTS = 3
 IMPATIENT = {"GENQUEUE_HEARTBEAT_TTL_S": "2", "GENQUEUE_HEARTBEAT_INTERVAL_S": "0.5"}
 

@@ -166,7 +166,8 @@ def test_a_job_popped_by_a_worker_that_died_before_it_started_is_not_lost(durabl
         client.sadd("gen:takers", "dead-worker")
         start_worker(durable.url).wait_until_ready()
         assert job.result(timeout_s=30).status == "finished"
-        assert not client.exists("gen:{taken:dead-worker}", "gen:takers") or client.smembers("gen:takers")
+        wait_for(lambda: not client.sismember("gen:takers", "dead-worker"), "the dead worker to be buried")
+        assert not client.exists("gen:{taken:dead-worker}")
 
 
 def test_an_end_that_rq_has_not_heard_of_is_registered_by_the_sweep(durable, start_worker):

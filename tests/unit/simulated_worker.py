@@ -15,8 +15,8 @@ from fakeredis import FakeAsyncRedis, FakeServer
 
 from tests.unit.worker.server import Server
 from worker import service as service_module
-from worker.engine_process import EngineDied
-from worker.engine_protocol import Accepted, Answer, Ended, Refused, StepMessage
+from worker.engine_client import EngineDied
+from worker.engine_protocol import Accepted, Answer, Ended, RunFailed, StepMessage
 from worker.recovery import Recovery
 from worker.rq_worker import GenerationWorker
 from worker.service import Service
@@ -64,7 +64,7 @@ class SteadyRun:
                 raise EngineDied
             if self._prompt.startswith(FAULT) and self._position == 2:
                 self._over = True
-                yield [Refused(code="engine_error", message="as asked")]
+                yield [RunFailed(code="engine_error", message="as asked")]
                 return
             yield [self._step()]
         self._over = True

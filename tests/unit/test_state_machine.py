@@ -39,7 +39,7 @@ from producer.contract import (
     parse_entry,
 )
 from producer.contract.keys import queues
-from worker.runner import AbortReason
+from worker.order import AbortReason
 
 from .simulated_worker import FAULT, SimulatedWorker, undisturbed_ids, undisturbed_text
 from .worker.server import Server

@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from worker.engine_process import EngineDied
-from worker.engine_protocol import Accepted, Answer, Ended, Refused, StepMessage
+from worker.engine_client import EngineDied
+from worker.engine_protocol import Accepted, Answer, Ended, RunFailed, StepMessage
 
 
 def step(token_id: int, text: str, finish: str | None = None, stop: str | None = None) -> StepMessage:
@@ -46,7 +46,7 @@ class ScriptedRun:
             if batch is None:
                 self.finished = True
                 raise EngineDied
-            self.finished = isinstance(batch[-1], Ended | Refused)
+            self.finished = isinstance(batch[-1], Ended | RunFailed)
             yield batch
 
     def stop(self, *, flush: bool) -> None:

@@ -186,6 +186,39 @@ def test_put_back_goes_to_the_front(client, worker, job):
     assert_nothing_runs(client, worker, job, execution)
 
 
+def test_a_job_over_which_the_engine_died_goes_back_with_one_death_more(client, worker, job):
+    client.hset(job.key, "deaths", 1)
+    worker.put_back_after_death(job, worker.begin(job))
+    assert in_queue(client) == [job.id]
+    assert client.hget(job.key, "deaths") == b"2"
+
+
+def test_a_death_is_counted_once_though_its_answer_was_lost(client, worker, job):
+    execution = worker.begin(job)
+    worker.put_back_after_death(job, execution)
+    worker.put_back_after_death(job, execution)
+    assert in_queue(client) == [job.id]
+    assert client.hget(job.key, "deaths") == b"1"
+
+
+def test_deaths_that_are_no_number_do_not_keep_a_job_from_its_queue(client, worker, job):
+    client.hset(job.key, "deaths", "many")
+    worker.put_back_after_death(job, worker.begin(job))
+    assert in_queue(client) == [job.id]
+    assert client.hget(job.key, "deaths") == b"1"
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_put_back_of_a_job_without_a_hash_leaves_it_to_whoever_refuses_it(client, worker, job, foreign):
+    execution = worker.begin(job)
+    client.delete(job.key)
+    if foreign:
+        client.set(job.key, "foreign")
+    worker.put_back(job, execution)
+    assert in_queue(client) == [job.id]
+    assert client.get(job.key) == (b"foreign" if foreign else None)
+
+
 def test_put_back_of_a_job_that_a_sweep_has_put_back_already_does_not_double_it(client, worker, job):
     execution = worker.begin(job)
     client.lrem(KEYS.taken(worker.name), 1, job.id)
@@ -361,6 +394,7 @@ ENDS: dict[str, Callable[[GenerationWorker, Job, Execution], None]] = {
     "stopped": lambda worker, job, execution: worker.stopped(job, execution),
     "let expire": lambda worker, job, execution: worker.let_expire(job),
     "put back": lambda worker, job, execution: worker.put_back(job, execution),
+    "put back after a death": lambda worker, job, execution: worker.put_back_after_death(job, execution),
 }
 WRITES = {"HSET", "ZADD", "XADD", "EVALSHA"}
 
@@ -441,6 +475,16 @@ def test_a_change_that_is_no_takeover_does_not_keep_an_end_from_being_registered
     worker.fail(job, execution, JobTimeout())
     assert client.hget(job.key, "status") == b"failed"
     assert len(Job.fetch(job.id, client, "json").results()) == 1
+
+
+@pytest.mark.parametrize("retry", [None, Retry(2)], ids=["", "retry"])
+@pytest.mark.parametrize("end", ["success", "failure", "stopped"])
+def test_deaths_before_an_end_do_not_count_for_a_job_that_is_run_again(client, worker, end, retry):
+    job = taken_job_of(client, worker, retry=retry)
+    client.hset(job.key, "deaths", 2)
+    ENDS[end](worker, job, worker.begin(job))
+    assert client.exists(job.key)
+    assert not client.hexists(job.key, "deaths")
 
 
 @pytest.mark.parametrize("retry", [None, Retry(2), Retry(2, interval=60)], ids=["", "retry", "scheduled retry"])

@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from tests.models import save_random_model
-from worker.engine_process import EngineDied, EngineProcess, ProcessRun
-from worker.engine_protocol import Accepted, Ended, EngineConfig, Refused, StepMessage
+from worker.engine_client import EngineDied
+from worker.engine_process import EngineProcess, ProcessRun
+from worker.engine_protocol import Accepted, Ended, EngineConfig, RunFailed, StepMessage
 from worker.errors import ConfigError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,11 +34,12 @@ def config(model: Path, **fields) -> EngineConfig:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def one_engine(model) -> AsyncIterator[EngineProcess]:
     """One for all tests: to import torch takes longer than all else here. Closing it ends its process."""
-    engine = EngineProcess(config(model), stop_s=0.5)
+    engine = EngineProcess(config(model), start_s=60, stop_s=0.5)
     await engine.close()  # harmless
-    await engine.start()
+    info = await engine.start()
+    assert info.context_length == 8192
     yield engine
-    pid = engine.pid
+    pid = pid_of(engine)
     await engine.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -68,13 +70,16 @@ def begin(engine: EngineProcess, request: dict = LONG) -> ProcessRun:
     return engine.generate(request, seed=0, resumed_ids=[])
 
 
+def pid_of(engine: EngineProcess) -> int:
+    assert engine._process is not None
+    return engine._process.pid
+
+
 def kill(engine: EngineProcess, number: int) -> None:
-    assert engine.pid is not None
-    os.kill(engine.pid, number)
+    os.kill(pid_of(engine), number)
 
 
 async def test_one_run_after_another_and_a_stop_between(engine, model):
-    assert engine.info.context_length == 8192
     short = {"prompt": "hi", "max_new_tokens": 5}
 
     accepted, *steps, ended = await hear(begin(engine, short))
@@ -95,7 +100,7 @@ async def test_one_run_after_another_and_a_stop_between(engine, model):
 
     again = await hear(begin(engine, short))
     assert [step.token_id for step in again[1:-1]] == [step.token_id for step in steps]
-    assert isinstance((await hear(begin(engine, {"prompt": ""})))[-1], Refused)
+    assert isinstance((await hear(begin(engine, {"prompt": ""})))[-1], RunFailed)
     await asyncio.sleep(0.6)  # longer than stop_s: a stop that was obeyed leaves no timer that kills
     assert not engine.died
 
@@ -125,15 +130,16 @@ async def test_an_engine_that_does_not_stop_is_killed(engine):
 
 
 async def test_an_engine_that_is_slow_to_load_is_given_up(model):
-    engine = EngineProcess(config(model), start_s=0.05)
-    with pytest.raises(ConfigError, match="not loaded its model within"):
+    engine = EngineProcess(config(model), start_s=0.05, stop_s=1)
+    with pytest.raises(ConfigError, match=r"within 0\.05 s: raise engine_start_s"):
         await engine.start()
-    assert engine.pid is None
+    assert engine._process is None, "it has been killed"
 
 
 async def test_an_engine_that_cannot_load_says_why_on_stderr(model, capfd):
     mistakes = [
-        EngineProcess(config(model, **fields)) for fields in ({"device": "cuda:99"}, {"model_path": Path("/no")})
+        EngineProcess(config(model, **fields), start_s=60, stop_s=1)
+        for fields in ({"device": "cuda:99"}, {"model_path": Path("/no")})
     ]
     for error in await asyncio.gather(*(engine.start() for engine in mistakes), return_exceptions=True):
         assert isinstance(error, ConfigError)

@@ -16,7 +16,7 @@ from worker.engine_protocol import (
     EngineInfo,
     Generate,
     Loading,
-    Refused,
+    RunFailed,
     StepMessage,
     Stop,
     parse_answers,
@@ -56,7 +56,7 @@ class Worker:
     def hear_all(self) -> list:
         """What is said of a run, to its end."""
         heard = [self.hear()]
-        while not isinstance(heard[-1], Ended | Refused):
+        while not isinstance(heard[-1], Ended | RunFailed):
             heard.append(self.hear())
         return heard
 

@@ -43,6 +43,14 @@ def test_a_failed_job_counts_by_its_code_and_has_no_timings(metrics):
     assert value("genqueue_queued_seconds_count") == 0
 
 
+def test_a_job_that_never_ran_counts_and_makes_no_request_look_fast(metrics):
+    error = ErrorInfo(code="invalid_request", message="no prompt")
+    metrics.observe(result(status="failed", finish_reason="error", error=error), duration_s=None)
+    value = metrics.registry.get_sample_value
+    assert value("genqueue_jobs_total", {"status": "failed", "error": "invalid_request"}) == 1
+    assert value("gen_ai_server_request_duration_seconds_count") == 0
+
+
 def test_two_workers_in_one_process_do_not_share_counters(metrics):
     metrics.observe(result(), duration_s=1)
     assert Metrics().registry.get_sample_value("gen_ai_server_request_duration_seconds_count") == 0

@@ -289,7 +289,7 @@ def test_an_end_is_settled_by_the_sweeper_that_has_claimed_it(client, start, dea
     fast, slow = start("fast"), start("slow")
     slow_recovery = Recovery(slow)
     settling, may_settle = threading.Event(), threading.Event()
-    succeed, ended = fast.succeed, slow_recovery._ended
+    succeed, ended = fast.succeed, slow_recovery._result_or_discard
 
     def succeed_later(*args: object) -> None:
         settling.set()
@@ -304,7 +304,7 @@ def test_an_end_is_settled_by_the_sweeper_that_has_claimed_it(client, start, dea
 
     thread = threading.Thread(target=Recovery(fast).sweep)
     monkeypatch.setattr(fast, "succeed", succeed_later)
-    monkeypatch.setattr(slow_recovery, "_ended", overtaken)
+    monkeypatch.setattr(slow_recovery, "_result_or_discard", overtaken)
     slow_recovery.sweep()
     may_settle.set()
     thread.join(10)
@@ -360,8 +360,8 @@ def test_a_result_that_has_come_since_the_look_is_not_deleted(client, worker, de
     recovery = Recovery(worker)
     discard = recovery._discard
     monkeypatch.setattr(recovery, "_discard", lambda **_: (write_result(client, job.id), discard(**_)))
-    recovery._ended(job.id)
-    assert recovery._ended(job.id).status == "finished"
+    recovery._result_or_discard(job.id)
+    assert recovery._result_or_discard(job.id).status == "finished"
 
 
 def test_a_job_whose_retry_rq_has_noted_is_not_put_back_once_more(client, worker, dead):

@@ -1,6 +1,8 @@
 """The runner: from a job and what an engine says to a stream, a result and an outcome."""
 
 import asyncio
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -18,9 +20,10 @@ from producer.contract import (
     Tokens,
     parse_entry,
 )
-from worker.engine_protocol import Refused
+from worker.engine_protocol import RunFailed
 from worker.history import read_history
-from worker.runner import Done, Order, PutBack, Retry, Runner, Superseded
+from worker.order import Done, Order, PutBack, Retry, Superseded
+from worker.runner import Runner
 
 from .scripted_engine import ScriptedEngine, step
 
@@ -49,7 +52,11 @@ def engine() -> ScriptedEngine:
 
 @pytest.fixture
 def runner(client, engine) -> Runner:
-    return Runner(engine, client, KEYS, worker_name="w1", cancel_poll_s=0.001)
+    return runner_of(engine, client, "w1", cancel_poll_s=0.001)
+
+
+def runner_of(engine: ScriptedEngine, client: FakeAsyncRedis, name: str, *, cancel_poll_s: float) -> Runner:
+    return Runner(engine, client, KEYS, worker_name=name, cancel_poll_s=cancel_poll_s, live_ttl_s=1000)
 
 
 async def begin(runner: Runner, engine: ScriptedEngine, an_order: Order | None = None):
@@ -71,6 +78,16 @@ def joined(stream: list) -> tuple[str, list[int]]:
     for before, after in pairwise(tokens):
         assert after.index == before.index + len(before.ids)
     return "".join(data.text for data in tokens), [token for data in tokens for token in data.ids]
+
+
+@pytest.mark.parametrize("module", ["runner", "intake"])
+def test_neither_the_order_nor_its_runner_brings_the_engines_process_along(module):
+    code = f"import sys, worker.{module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert {"torch", "worker.engine_process", "worker.engine_server"} & set(loaded) == set()
+    assert module == "runner" or "worker.runner" not in loaded
 
 
 async def test_a_finished_job_has_its_events_in_order_and_its_result(client, runner, engine):
@@ -102,7 +119,7 @@ async def test_a_job_without_a_seed_draws_one_and_keeps_it_in_the_stream(client,
 
 async def test_a_refusal_of_the_engine_fails_the_job_with_its_code(client, runner, engine):
     task, run = await begin(runner, engine)
-    run.say(Refused(code="prompt_too_long", message="4000 tokens, and the context holds 1024"))
+    run.say(RunFailed(code="prompt_too_long", message="4000 tokens, and the context holds 1024"))
     outcome = await task
     assert outcome.result.error.code == "prompt_too_long"
     assert isinstance((await events(client))[-1], Failed)
@@ -123,19 +140,19 @@ async def test_cancelling_by_the_key_alone_keeps_the_text_and_what_was_held_back
 
 
 async def test_a_stop_command_cancels_the_job_that_it_was_for_and_no_other(client, engine):
-    runner = Runner(engine, client, KEYS, worker_name="w1", cancel_poll_s=30)
+    runner = runner_of(engine, client, "w1", cancel_poll_s=30)
     task, run = await begin(runner, engine)
     run.accept()
     run.steps("a")
     while await client.xlen(KEYS.events(JOB)) < 2:
         await asyncio.sleep(0)
-    runner.abort("cancelled")  # for the job before, which has ended
+    runner.look_for_cancel()  # for the job before, which has ended
     run.steps("b")
     while await client.xlen(KEYS.events(JOB)) < 3:
         await asyncio.sleep(0)
     assert run.stopped is None
     await client.set(KEYS.cancel(JOB), "1")
-    runner.abort("cancelled")
+    runner.look_for_cancel()
     assert (await asyncio.wait_for(task, 5)).result.status == "cancelled"
 
 
@@ -145,6 +162,7 @@ async def test_a_job_past_its_timeout_fails_with_the_text_so_far(client, runner,
     run.steps("a")
     outcome = await task
     assert outcome.result.error.code == "timeout"
+    assert outcome.result.error.message.endswith("0.05 s: raise timeout_s or lower max_new_tokens")
     assert outcome.result.text == "a"
     assert run.stopped is True
 
@@ -166,7 +184,7 @@ async def test_shutdown_puts_the_job_back_with_all_tokens_published(client, runn
     while runner.attempt is None or runner.attempt.progress.tokens < 2:
         await asyncio.sleep(0)
     runner.abort("shutdown")
-    assert isinstance(await task, PutBack)
+    assert (await task) == PutBack("the worker is shutting down")
     assert run.stopped is False
     assert joined(await events(client)) == ("ab", [0, 1])
     assert not await client.exists(KEYS.result(JOB))
@@ -213,7 +231,7 @@ async def test_a_worker_that_was_taken_over_stops_its_engine_and_writes_nothing(
     run.steps("a")
     while await client.xlen(KEYS.events(JOB)) < 2:
         await asyncio.sleep(0)
-    heir = Runner(ScriptedEngine(), client, KEYS, worker_name="w2", cancel_poll_s=1)
+    heir = runner_of(ScriptedEngine(), client, "w2", cancel_poll_s=1)
     takeover, its_run = await begin(heir, heir.engine)
     its_run.accept()
     while await client.xlen(KEYS.events(JOB)) < 3:
@@ -235,17 +253,16 @@ async def test_a_worker_that_lost_its_job_before_it_began_does_not_begin(client,
     assert not await client.exists(KEYS.events(JOB))
 
 
-async def test_a_job_that_kills_its_engine_is_put_back_until_its_attempts_are_used_up(client, engine):
-    runner = Runner(engine, client, KEYS, worker_name="w1", max_attempts=2, cancel_poll_s=1)
-    first, run = await begin(runner, engine)
-    run.die()  # before it said anything: the attempt counts all the same
-    assert isinstance(await first, PutBack)
-    second, run = await begin(runner, engine)
-    run.accept()
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_a_job_over_which_the_engine_died_is_put_back_as_one(client, runner, engine, accepted):
+    task, run = await begin(runner, engine)
+    if accepted:
+        run.accept()
+        run.steps("a")
     run.die()
-    outcome = await second
-    assert outcome.result.error.code == "worker_lost"
-    assert outcome.result.attempts == 2
+    assert (await task) == PutBack("the engine died", engine_died=True)
+    assert joined(await events(client))[0] == ("a" if accepted else "")
+    assert not await client.exists(KEYS.result(JOB))
 
 
 async def test_decoding_goes_on_while_redis_is_away(client, runner, engine, fake_server):
@@ -299,7 +316,7 @@ async def test_a_worker_that_was_taken_over_before_it_cleared_the_stream_leaves_
 ):
     """It had read that the job failed and was enqueued again, and was stopped there; the next attempt runs."""
     await runner.refuse(JOB, "tiny", InvalidRequest("no"), result_ttl_s=60)
-    heir = Runner(ScriptedEngine(), client, KEYS, worker_name="w2", cancel_poll_s=1)
+    heir = runner_of(ScriptedEngine(), client, "w2", cancel_poll_s=1)
     clear = runner._clear
 
     async def overtaken(job_id: str) -> bool:
