@@ -1,15 +1,11 @@
 """Errors of the worker's own: what stops it from starting, and what it cannot wait out.
 
-How a job fails is in producer.contract.errors, and what an error of Redis means is in producer.broker: workers and
-producers give the same advice.
+How a job fails is in producer.contract.errors, and what an error of Redis means is in producer.broker.
 """
 
 import redis
 
-from producer.broker import broker_unavailable, may_pass
 from producer.contract import GenqueueError
-
-__all__ = ["BookkeepingFailed", "ConfigError", "broker_unavailable", "is_wrong_type", "may_pass"]
 
 
 class ConfigError(GenqueueError):

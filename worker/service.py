@@ -27,11 +27,12 @@ from rq.job import Job
 from rq.worker.base import WorkerStatus
 
 from producer import redis_url
+from producer.broker import broker_unavailable, may_pass
 from producer.contract import JobError, JobExpired, Keys, job_error
 from producer.contract.keys import check_job_id
 
 from .engine_process import EngineProcess
-from .errors import BookkeepingFailed, broker_unavailable, is_wrong_type, may_pass
+from .errors import BookkeepingFailed, is_wrong_type
 from .intake import MIN_RESULT_TTL_S, check_deaths, read_order, result_ttl_s
 from .metrics import Metrics
 from .order import Done, Order, Outcome, PutBack, Retry as RetryOutcome, Superseded

@@ -269,7 +269,7 @@ def test_callbacks_are_refused(queue, producer, registered):
     assert "allowed_callbacks" in error.message
 
 
-def test_check_tells_whether_a_live_worker_serves_the_model(serving, serving_broker):
+def test_check_tells_whether_a_ready_worker_serves_the_model(serving, serving_broker):
     def check(model: str) -> int:
         command = [sys.executable, "-m", "worker", "check", "--model-name", model]
         return subprocess.run([*command, "--redis-url", serving_broker.url], timeout=30, check=False).returncode
