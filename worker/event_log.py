@@ -114,6 +114,7 @@ class _Entry:
 
     @classmethod
     def of(cls, event_id: EventId, event: Any) -> "_Entry":
+        """An event of the contract, at its place."""
         return cls(event_id, event.type, data_json(event))
 
 
@@ -127,6 +128,7 @@ class _OpenTokens:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def event(self) -> Tokens:
+        """Built without validation: its parts come from the engine, one by one, thousands of times a second."""
         data = TokensData.model_construct(
             index=self.index,
             ids=tuple(self.ids),

@@ -395,6 +395,7 @@ class Service:
 
 def _giving_up_on_wrong_types(call: Callable[..., None]) -> Callable[..., None]:
     def attempt(*args: object) -> None:
+        """Raises BookkeepingFailed."""
         try:
             call(*args)
         except redis.ResponseError as error:

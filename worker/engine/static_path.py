@@ -141,6 +141,7 @@ def _captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
         logits = step()
 
     def replay() -> Tensor:
+        """Logits, (1, vocab) float32."""
         graph.replay()
         return logits
 
