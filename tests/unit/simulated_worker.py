@@ -236,6 +236,14 @@ class SimulatedWorker:
             self.service._work.set()
             self.loop.turn()
 
+    def turn_until(self, happened: Callable[[], object], turns: int = 500) -> None:
+        """Let it run until something has happened.  Raises AssertionError when that takes more turns."""
+        for _ in range(turns):
+            if happened():
+                return
+            self.turn()
+        raise AssertionError("it did not come to that")
+
     def do(self, step: Callable[[], Any]) -> None:
         """Have a side task of the service do its step, beside the job that runs."""
         self._side.append(self.loop.create_task(step()))

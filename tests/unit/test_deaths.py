@@ -36,19 +36,19 @@ class World:
     def run(self, worker: SimulatedWorker) -> None:
         """Until the job has a token more than before."""
         seen = len(self.stream())
-        turn(worker, lambda: len(self.stream()) > seen + 1)
+        worker.turn_until(lambda: len(self.stream()) > seen + 1)
 
     def put_back(self, worker: SimulatedWorker) -> None:
         """As after a SIGTERM whose grace is over."""
         self.run(worker)
         worker.service.runner.abort("shutdown")
-        turn(worker, self._is_queued)
+        worker.turn_until(self._is_queued)
 
     def kill_engine(self, worker: SimulatedWorker) -> None:
         self.run(worker)
         assert worker.engine.run is not None
         worker.engine.run.dying = True
-        turn(worker, self._is_queued)
+        worker.turn_until(self._is_queued)
 
     def kill(self, worker: SimulatedWorker) -> None:
         self.run(worker)
@@ -58,19 +58,11 @@ class World:
 
     def result(self) -> GenerationResult:
         """Of the job, which the youngest worker takes to its end."""
-        turn(self.workers[-1], lambda: self.client.exists(KEYS.result(JOB)))
+        self.workers[-1].turn_until(lambda: self.client.exists(KEYS.result(JOB)))
         return GenerationResult.model_validate_json(self.client.get(KEYS.result(JOB)))
 
     def _is_queued(self) -> bool:
         return self.client.lrange("rq:queue:generate.tiny", 0, -1) == [JOB.encode()]
-
-
-def turn(worker: SimulatedWorker, until: Callable[[], object], turns: int = 500) -> None:
-    for _ in range(turns):
-        if until():
-            return
-        worker.turn()
-    raise AssertionError("it did not come to that")
 
 
 @pytest.fixture
@@ -104,7 +96,7 @@ def test_deaths_of_engines_and_of_workers_count_together(world: World, kill: Cal
     assert (result.status, result.error.code) == ("failed", "worker_lost")
     assert result.text
     assert undisturbed_text("steady", TOKENS).startswith(result.text), "it keeps the text that it had"
-    turn(world.workers[-1], lambda: world.client.hget(f"rq:job:{JOB}", "status") == b"failed")
+    world.workers[-1].turn_until(lambda: world.client.hget(f"rq:job:{JOB}", "status") == b"failed")
 
 
 def test_one_death_fewer_than_the_limit_ends_nothing(world: World) -> None:

@@ -33,13 +33,6 @@ class World:
         self.client.delete(self.zombie.key)
         self.other.service.recovery.sweep()
 
-    def turn(self, worker: SimulatedWorker, until: Callable[[], object], turns: int = 200) -> None:
-        for _ in range(turns):
-            if until():
-                return
-            worker.turn()
-        raise AssertionError("it did not come to that")
-
 
 @pytest.fixture
 def begin() -> Iterator[Callable[[str], World]]:
@@ -59,12 +52,12 @@ def test_a_zombie_that_had_published_nothing_does_not_take_the_next_workers_atte
     """Both believed to be attempt 1. The zombie's event fenced off the worker that had the job in its list, which
     let go of it; when the zombie died, the job was in no list at all, and lost."""
     world = begin("steady")
-    world.turn(world.zombie, lambda: world.zombie.service.runner.attempt)
+    world.zombie.turn_until(lambda: world.zombie.service.runner.attempt)
     world.bury()
-    world.turn(world.other, lambda: world.other.service.runner.attempt)
+    world.other.turn_until(lambda: world.other.service.runner.attempt)
     world.zombie.turn(100)
     assert world.stream() == []
-    world.turn(world.other, lambda: world.stream() and world.stream()[-1].is_terminal)
+    world.other.turn_until(lambda: world.stream() and world.stream()[-1].is_terminal)
     assert world.stream()[-1].event.data.worker == world.other.service.worker.name
 
 
@@ -73,12 +66,12 @@ def test_a_zombie_does_not_end_a_job_that_waits_in_its_queue_again(begin, prompt
     """Its `failed` landed. Whoever took the job next believed that a user had it run again, and emptied the
     stream that subscribers had seen the end of."""
     world = begin(prompt)
-    world.turn(world.zombie, world.stream)
+    world.zombie.turn_until(world.stream)
     world.bury()
     seen = world.stream()
-    world.turn(world.zombie, lambda: world.zombie.service.runner.attempt is None)
+    world.zombie.turn_until(lambda: world.zombie.service.runner.attempt is None)
     assert world.stream() == seen
-    world.turn(world.other, lambda: world.stream()[-1].is_terminal)
+    world.other.turn_until(lambda: world.stream()[-1].is_terminal)
     ended = world.stream()
     assert ended[: len(seen)] == seen
     world.zombie.turn(100)

@@ -10,7 +10,7 @@ from ..engine_options import MIN_CONTEXT
 from ..errors import ConfigError
 
 _ALIGNED = 256
-"""Tokens. Kernels read a cache faster whose length is a round number."""
+"""Tokens. The last range of lengths ends with the cache, and some kernels take aligned lengths only."""
 _KEPT_FREE_BYTES = {"cuda": 2**31, "cpu": 2**28}
 """For what a forward pass holds in between, libraries' workspaces and graphs."""
 

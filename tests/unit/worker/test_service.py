@@ -1,6 +1,6 @@
 """The worker's loop over jobs, on an in-memory Redis."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from fakeredis import FakeServer
@@ -18,19 +18,11 @@ def simulated(fake_server: FakeServer) -> Iterator[SimulatedWorker]:
     worker.close()
 
 
-def turn(worker: SimulatedWorker, until: Callable[[], object], turns: int = 200) -> None:
-    for _ in range(turns):
-        if until():
-            return
-        worker.turn()
-    raise AssertionError("it did not come to that")
-
-
 def test_a_job_that_is_refused_is_counted_and_makes_no_request_look_fast(simulated, client: Server):
     """Its duration was 0 s, so that each bad request made the worker look faster."""
     job = enqueue(client)
     client.hset(job.key, "meta", "no object")
-    turn(simulated, lambda: client.hget(job.key, "status") == b"failed")
+    simulated.turn_until(lambda: client.hget(job.key, "status") == b"failed")
     assert client.exists(KEYS.result(job.id))
     value = simulated.service.metrics.registry.get_sample_value
     assert value("genqueue_jobs_total", {"status": "failed", "error": "invalid_request"}) == 1
