@@ -14,7 +14,8 @@ from typing import Any, Self, TypeVar
 import redis
 import redis.asyncio
 
-from .broker import address, broker_unavailable, check_returns_bytes, connect, connect_async
+from .broker.advice import broker_unavailable
+from .broker.connections import address, check_returns_bytes, connect, connect_async
 from .contract import EventId, GenerationRequest, GenerationResult, Keys, Message, Priority, StreamedEvent
 from .hub import AsyncHub, Hub
 from .job_status import JobStatus, WorkerInfo
@@ -99,6 +100,7 @@ class _Shared:
         self.settings = settings
         self._keys = Keys(settings.prefix)
         self._operations = Operations(self._keys, settings)
+        self._reach = settings.model_dump(include={"redis_url", "connect_timeout_s", "socket_timeout_s"})
         self._pid = os.getpid()
         self._closed = False
 
@@ -161,8 +163,8 @@ class Producer(_Shared):
         connection: redis.Redis | None = None,
     ) -> None:
         super().__init__(redis_url, settings, prefix)
-        self._client = connection or connect(self.settings)
-        blocking_client = connection or connect(self.settings, blocking=True)
+        self._client = connection or connect(**self._reach)
+        blocking_client = connection or connect(**self._reach, blocking=True)
         self._owned = [] if connection else [self._client, blocking_client]
         check_returns_bytes(self._client)
         self._hub = Hub(self._client, blocking_client, self._keys)
@@ -347,8 +349,8 @@ class AsyncProducer(_Shared):
         connection: redis.asyncio.Redis | None = None,
     ) -> None:
         super().__init__(redis_url, settings, prefix)
-        self._client = connection or connect_async(self.settings)
-        blocking_client = connection or connect_async(self.settings, blocking=True)
+        self._client = connection or connect_async(**self._reach)
+        blocking_client = connection or connect_async(**self._reach, blocking=True)
         self._owned = [] if connection else [self._client, blocking_client]
         check_returns_bytes(self._client)
         self._hub = AsyncHub(self._client, blocking_client, self._keys)

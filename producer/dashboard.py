@@ -25,7 +25,7 @@ from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
-from . import redis_url as urls
+from .broker import urls
 from .contract import BrokerUnavailable, GenqueueError, NoSuchJob
 
 

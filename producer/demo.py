@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.status import Status
 
+from .broker.embedded import EmbeddedBroker
 from .client import JobHandle, Producer
 from .contract import GenerationResult, GenqueueError, Tokens
-from .embedded import EmbeddedBroker
 
 MODEL = "tiny"
 DEFAULT_PROMPT = "你好，介绍一下你自己"

@@ -14,7 +14,8 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from .broker import address, block_ms, broker_unavailable, is_transient
+from .broker.advice import broker_unavailable, is_transient
+from .broker.connections import address, block_ms
 from .contract import EventId, Keys
 from .following import READ_COUNT, RESUME_AT, Subscription, Subscriptions
 

@@ -29,7 +29,7 @@ from .contract import (
     terminal_event,
 )
 from .contract.assemble import assemble
-from .contract.keys import check_job_id, model_of_queue, queues
+from .contract.keys import check_job_id
 from .following import Subscription
 from .job_status import (
     JOB_FIELDS,
@@ -157,7 +157,7 @@ class Operations:
         fields, _ = yield from self._read_job(job_id)
         if not fields:
             return (yield from self._status_without_hash(job_id, newest))
-        model = model_of_queue(fields["origin"])
+        model = self.keys.model_of_queue(fields["origin"]) or "?"
         position = yield from self._position(job_id, model)
         return JobStatus(
             job_id=job_id,
@@ -174,7 +174,7 @@ class Operations:
 
     def workers(self, model: str) -> Operation[tuple[WorkerInfo, ...]]:
         """The live workers that serve the model."""
-        sets = [WORKERS_BY_QUEUE_KEY % name for name in queues(model)]
+        sets = [WORKERS_BY_QUEUE_KEY % name for name in self.keys.queues(model)]
         worker_keys = sorted((yield lambda r: r.sunion(sets)))
         if not worker_keys:
             return ()
@@ -191,7 +191,7 @@ class Operations:
         return tuple(worker for worker in workers if worker)
 
     def _submit_arguments(self, batch: Batch) -> tuple[list[str], list[Any]]:
-        keys = [Queue.redis_queues_keys, *(_QUEUE_PREFIX + name for name in queues(batch.model))]
+        keys = [Queue.redis_queues_keys, *(_QUEUE_PREFIX + name for name in self.keys.queues(batch.model))]
         args: list[Any] = [-1 if batch.max_queued is None else batch.max_queued, _PRIORITY_KEYS[batch.priority]]
         for submission in batch.submissions:
             keys += self._existence_keys(submission.job_id)
@@ -223,7 +223,7 @@ class Operations:
         key = Job.key_for(job_id)
         values, ttl_s = yield lambda r: r.pipeline(transaction=False).hmget(key, JOB_FIELDS).ttl(key).execute()
         fields = job_fields(values)
-        if fields and not fields.get("origin", "").startswith("generate."):
+        if fields and self.keys.model_of_queue(fields.get("origin", "")) is None:
             raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {fields.get('origin')!r}, and not ours")
         return fields, ttl_s
 
@@ -253,7 +253,9 @@ class Operations:
         ]
         last = events[-1].id if events else None
         event_id = EventId(last.attempt + 1, last.seq + 1) if last else EventId(1, 0)
-        result = assemble(job_id, model_of_queue(origin), events, status="cancelled", finish_reason="cancelled")
+        result = assemble(
+            job_id, self.keys.model_of_queue(origin) or "?", events, status="cancelled", finish_reason="cancelled"
+        )
         data = data_json(terminal_event(result))
         mirror = mirror_json(str(event_id), "cancelled", data)
         result_ttl_s = _positive(fields.get("result_ttl")) or self.settings.result_ttl_s
@@ -263,7 +265,7 @@ class Operations:
 
     def _position(self, job_id: str, model: str) -> Operation[int | None]:
         """Jobs of the model that are served before it; None when it is in none of the queues."""
-        names = [_QUEUE_PREFIX + name for name in queues(model)]
+        names = [_QUEUE_PREFIX + name for name in self.keys.queues(model)]
 
         def command(r: Any) -> Any:
             """Place and length in each queue, at one moment: a job must not move between two of the questions."""

@@ -3,28 +3,15 @@
 Each option is defined here once; the environment sets it as `GENQUEUE_<NAME>`, a keyword argument overrides it.
 """
 
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, AliasChoices, Field, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from . import redis_url
+from .broker.options import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
 from .contract import InvalidRequest
-from .contract.keys import DEFAULT_PREFIX, Keys
+from .contract.keys import DEFAULT_PREFIX
 from .contract.requests import faults_of
-
-Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
-WholeSeconds = Annotated[int, Field(gt=0, le=10 * 365 * 86_400)]
-"""Of what RQ rounds, or what becomes a TTL in Redis, where 0 deletes the key."""
-RedisUrl = Annotated[
-    str,
-    AfterValidator(redis_url.check),
-    Field(validation_alias=AliasChoices("GENQUEUE_REDIS_URL", "REDIS_URL"), repr=False),  # in this order
-]
-"""Of producers and workers. It may hold a password."""
-DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-Prefix = Annotated[str, AfterValidator(lambda prefix: Keys(prefix).prefix)]
-"""First part of every key of the contract."""
 
 
 class ProducerSettings(BaseSettings):

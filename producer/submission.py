@@ -15,10 +15,11 @@ from rq.job import Job, JobStatus as RqJobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
+from .broker.options import Seconds, WholeSeconds
 from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Priority, PromptTooLong
-from .contract.keys import check_job_id, queue
+from .contract.keys import Keys, check_job_id
 from .contract.requests import Frozen, faults_of
-from .settings import ProducerSettings, Seconds, WholeSeconds
+from .settings import ProducerSettings
 
 MAX_REQUEST_BYTES = 16 * 2**20
 """Of the request as JSON. More than the longest prompt of any context of today."""
@@ -142,7 +143,7 @@ def _prepare_one(
         connection=cast("redis.Redis", _NO_CONNECTION),
         serializer=JSONSerializer,
         id=job_id or str(uuid.uuid4()),
-        origin=queue(model, options.priority),
+        origin=Keys(settings.prefix).queue(model, options.priority),
         status=RqJobStatus.QUEUED,
         # RQ's default description quotes the arguments, and RQ logs it.
         description=f"generate {model}",

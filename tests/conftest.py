@@ -12,7 +12,7 @@ import pytest
 import redis
 from fakeredis import FakeServer
 
-from producer.embedded import EmbeddedBroker
+from producer.broker.embedded import EmbeddedBroker
 
 
 @pytest.fixture

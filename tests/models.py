@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from worker import tiny_corpus, tiny_model
-from worker.config_loader import locate_model
 from worker.engine import Engine, EngineOptions, Tokenizer
+from worker.models import tiny_corpus, tiny_model
+from worker.models.config_loader import locate_model
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 800

@@ -24,7 +24,6 @@ from producer.contract import (
     terminal_event,
 )
 from producer.contract.assemble import assemble
-from producer.contract.keys import queues
 
 
 class ScriptedWorker:
@@ -42,17 +41,17 @@ class ScriptedWorker:
         """Appear among the live workers of the model, as RQ's own registration does it."""
         key = f"rq:worker:{self.name}"
         self.client.hset(key, mapping={"birth": "2026-01-01T00:00:00Z", "model_state": model_state})
-        for queue in queues(self.model):
+        for queue in self.keys.queues(self.model):
             self.client.sadd(f"rq:workers:{queue}", key)
 
     def take(self, job_id: str | None = None) -> str:
         """Take the next job, or that one, and publish `started`. Returns its id."""
         if job_id is None:
-            popped = self.client.blpop([f"rq:queue:{queue}" for queue in queues(self.model)], timeout=10)
+            popped = self.client.blpop([f"rq:queue:{queue}" for queue in self.keys.queues(self.model)], timeout=10)
             assert popped is not None, "no job came"
             job_id = popped[1].decode()
         else:
-            for queue in queues(self.model):
+            for queue in self.keys.queues(self.model):
                 self.client.lrem(f"rq:queue:{queue}", 1, job_id)
         self.job_id = job_id
         self.client.hset(f"rq:job:{job_id}", mapping={"status": "started", "worker_name": self.name})

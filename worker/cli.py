@@ -13,14 +13,14 @@ from typing import Any, NoReturn, get_args
 import click
 
 from producer import Producer, ProducerSettings
+from producer.broker.options import DEFAULT_REDIS_URL
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest
-from producer.settings import DEFAULT_REDIS_URL
 
-from .config_loader import locate_model
 from .engine_options import Dtype
 from .errors import ConfigError
+from .models.config_loader import locate_model
+from .models.tiny_corpus import DEFAULT_PROMPT
 from .settings import LogLevel, WorkerSettings, load_settings
-from .tiny_corpus import DEFAULT_PROMPT
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 CHECK_TIMEOUT_S = 5.0
@@ -73,8 +73,8 @@ def run(config_file: Path | None, **options: Any) -> None:
 
 
 async def _serve(settings: WorkerSettings, model_path: Path) -> None:
-    from .engine_process import EngineProcess
-    from .engine_protocol import EngineConfig
+    from .engine_process.process import EngineProcess
+    from .engine_process.protocol import EngineConfig
     from .service import Service
 
     engine = EngineProcess(
@@ -101,7 +101,7 @@ def generate(
     model_name: str, prompt: str, max_new_tokens: int | None, device: str, model_paths: Path | None
 ) -> None:
     """Answer one prompt, without Redis."""
-    from . import api
+    from . import standalone as api
 
     api.generate(
         model_name,

@@ -23,7 +23,7 @@ from producer.contract import (
     WorkerLost,
 )
 
-from .order import Order
+from .job import Order
 from .settings import WorkerSettings
 
 MIN_RESULT_TTL_S = 60.0

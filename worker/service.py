@@ -26,20 +26,20 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.worker.base import WorkerStatus
 
-from producer import redis_url
-from producer.broker import broker_unavailable, may_pass
+from producer.broker import urls
+from producer.broker.advice import broker_unavailable, may_pass
+from producer.broker.outage import Outage, outlast
 from producer.contract import JobError, JobExpired, Keys, job_error
 from producer.contract.keys import check_job_id
 
-from .engine_process import EngineProcess
+from .engine_process.process import EngineProcess
 from .errors import BookkeepingFailed, is_wrong_type
 from .intake import MIN_RESULT_TTL_S, check_deaths, read_order, result_ttl_s
+from .job import Done, Order, Outcome, PutBack, Retry as RetryOutcome, Superseded
 from .metrics import Metrics
-from .order import Done, Order, Outcome, PutBack, Retry as RetryOutcome, Superseded
-from .outage import Outage, outlast
-from .recovery import Recovery
-from .rq_worker import SOCKET_TIMEOUT_S, GenerationWorker, Taken
-from .runner import Runner
+from .queue.rq_worker import SOCKET_TIMEOUT_S, GenerationWorker, Taken
+from .queue.sweeping import Recovery
+from .run.runner import Runner
 from .settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -409,13 +409,13 @@ def _giving_up_on_wrong_types(call: Callable[..., None]) -> Callable[..., None]:
 def _client(url: str) -> Redis:
     # No retries inside: each caller has a loop of its own, and knows what to do meanwhile.
     timeouts = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
-    return redis_url.client(url, retry=Retry(NoBackoff(), 0), **timeouts)
+    return urls.client(url, retry=Retry(NoBackoff(), 0), **timeouts)
 
 
 def _async_client(url: str, timeout_s: float) -> AsyncRedis:
     retry = AsyncRetry(NoBackoff(), 0)
     timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": SOCKET_TIMEOUT_S}
-    return redis_url.async_client(url, retry=retry, **timeouts)
+    return urls.async_client(url, retry=retry, **timeouts)
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

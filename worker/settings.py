@@ -16,13 +16,13 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from producer.broker.options import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
 from producer.contract.keys import DEFAULT_PREFIX
 from producer.contract.requests import faults_of
-from producer.settings import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
 
-from .config_loader import config_files, find_config_file
 from .engine_options import Dtype, EngineOptions
 from .errors import ConfigError
+from .models.config_loader import config_files, find_config_file
 
 SETTINGS_FILE = "worker.yaml"
 DAY_S = 86_400

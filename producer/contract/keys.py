@@ -17,7 +17,8 @@ of a job in one slot.
     gen:takers          set       names of the workers that have a list of the first kind, and WORKER.settling for
                                   those that have one of the second
 
-    generate.MODEL.high, generate.MODEL, generate.MODEL.low    RQ queues, served in this order
+    generate.MODEL.high, generate.MODEL, generate.MODEL.low    RQ queues, served in this order; with another
+                                                               prefix than gen, PREFIX.generate.MODEL and so on
 
 A job id can hold letters, digits, `_` and `-` only (RQ's rule), so that no id can reach another job's keys.
 """
@@ -34,6 +35,7 @@ FUNCTION = "worker.jobs.generate"
 
 DEFAULT_PREFIX = "gen"
 
+_PREFIX = re.compile(r"[^\s{}]{1,64}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _SETTLING = ".settling"
@@ -41,12 +43,20 @@ _PRIORITY_SUFFIX: dict[Priority, str] = {"high": ".high", "normal": "", "low": "
 
 
 class Keys:
-    """The keys of one prefix. The prefix holds no braces, so that the job id alone decides the slot."""
+    """The keys and queues of one prefix, which two deployments on one server differ in.
+
+    It holds no braces, so that the job id alone decides the slot, and no part `generate` between dots, so that no
+    queue of one prefix has the name of another's.
+    """
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
-        if not prefix or set(prefix) & set("{}"):
-            raise ValueError(f"prefix {prefix!r} must not be empty and must hold no braces")
+        if not _PREFIX.fullmatch(prefix) or "generate" in prefix.split("."):
+            raise ValueError(
+                f"prefix {prefix[:80]!r} is not valid: use 1 to 64 characters without braces and white space, "
+                "and no part `generate` between dots"
+            )
         self.prefix = prefix
+        self._queue_prefix = "generate." if prefix == DEFAULT_PREFIX else f"{prefix}.generate."
 
     def events(self, job_id: str) -> str:
         """Stream: every event of the job, in order."""
@@ -81,6 +91,20 @@ class Keys:
         """Set: the workers that have a list of taken jobs, by the names under which they have one."""
         return f"{self.prefix}:takers"
 
+    def queue(self, model: str, priority: Priority = "normal") -> str:
+        """Name of the RQ queue for a model.  Raises InvalidRequest for a name that cannot be one."""
+        return f"{self._queue_prefix}{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
+
+    def queues(self, model: str) -> tuple[str, str, str]:
+        """The three RQ queues of a model, in the order in which a worker serves them."""
+        return self.queue(model, "high"), self.queue(model, "normal"), self.queue(model, "low")
+
+    def model_of_queue(self, queue_name: str) -> str | None:
+        """The model whose jobs stand in that queue; None for a queue that is none of this prefix."""
+        if not queue_name.startswith(self._queue_prefix):
+            return None
+        return queue_name.removeprefix(self._queue_prefix).removesuffix(".high").removesuffix(".low")
+
 
 def settler(worker: str) -> str:
     """The worker's second name among the takers: that of its list of ends to settle."""
@@ -90,21 +114,6 @@ def settler(worker: str) -> str:
 def worker_of_taker(taker: str) -> str:
     """The worker behind a name among the takers."""
     return taker.removesuffix(_SETTLING)
-
-
-def queue(model: str, priority: Priority = "normal") -> str:
-    """Name of the RQ queue for a model.  Raises InvalidRequest for a name that cannot be one."""
-    return f"generate.{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
-
-
-def queues(model: str) -> tuple[str, str, str]:
-    """The three RQ queues of a model, in the order in which a worker serves them."""
-    return queue(model, "high"), queue(model, "normal"), queue(model, "low")
-
-
-def model_of_queue(queue_name: str) -> str:
-    """The model whose jobs stand in that queue."""
-    return queue_name.removeprefix("generate.").removesuffix(".high").removesuffix(".low")
 
 
 def check_job_id(job_id: str) -> str:

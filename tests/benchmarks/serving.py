@@ -30,8 +30,8 @@ from rich.table import Table
 from rq import Queue
 
 from producer import Producer
-from producer.embedded import EmbeddedBroker
-from worker.config_loader import locate_model
+from producer.broker.embedded import EmbeddedBroker
+from worker.models.config_loader import locate_model
 
 from . import peer
 from .engine import commit, hardware, versions

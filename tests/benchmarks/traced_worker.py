@@ -9,9 +9,9 @@ at which a subscriber saw the tokens. `time.monotonic()` is one clock for all pr
 from collections.abc import Sequence
 
 from worker.cli import main
-from worker.engine_protocol import StepMessage
-from worker.order import Order, Outcome
-from worker.runner import Attempt, Runner
+from worker.engine_process.protocol import StepMessage
+from worker.job import Order, Outcome
+from worker.run.runner import Attempt, Runner
 
 sampled_at: list[float] = []
 publish, run = Attempt._publish, Runner.run

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from producer.embedded import EmbeddedBroker
+from producer.broker.embedded import EmbeddedBroker
 from tests.models import tiny_model_paths
 
 from .amnesia import Amnesia

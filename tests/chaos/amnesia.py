@@ -13,8 +13,8 @@ from typing import Any
 import redis
 
 from producer import Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable
-from producer.embedded import EmbeddedBroker
 from tests.integration.worker_process import WorkerProcess
 
 from .checker import Expected, Violation, check

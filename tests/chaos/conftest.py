@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from producer import Producer
-from producer.embedded import EmbeddedBroker
+from producer.broker.embedded import EmbeddedBroker
 from tests.integration.conftest import model_paths, start_worker
 
 __all__ = ["model_paths", "start_worker"]

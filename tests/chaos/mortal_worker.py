@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from worker.cli import main
-from worker.event_log import EventLog
-from worker.recovery import Recovery
-from worker.rq_worker import GenerationWorker
-from worker.runner import Attempt, Runner
+from worker.queue.rq_worker import GenerationWorker
+from worker.queue.sweeping import Recovery
+from worker.run.event_log import EventLog
+from worker.run.runner import Attempt, Runner
 from worker.service import Service
 
 POINTS: dict[str, tuple[type, str, bool]] = {

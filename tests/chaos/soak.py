@@ -21,7 +21,7 @@ from typing import Any
 import redis
 
 from producer import Producer
-from producer.embedded import EmbeddedBroker
+from producer.broker.embedded import EmbeddedBroker
 from tests.integration.worker_process import WorkerProcess
 from tests.models import tiny_model_paths
 

@@ -23,8 +23,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from producer import Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable
-from producer.embedded import EmbeddedBroker
 
 from .checker import Entry, Evidence, Expected, Violation, check, check_subscriber, read
 from .fleet import Death, Fleet, Gone, Member

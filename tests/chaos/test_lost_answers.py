@@ -8,9 +8,9 @@ import redis
 from rq import Queue, Retry
 from rq.job import Job
 
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, GenerationResult, JobTimeout
-from producer.embedded import EmbeddedBroker
-from worker.rq_worker import GenerationWorker, Taken
+from worker.queue.rq_worker import GenerationWorker, Taken
 from worker.settings import WorkerSettings
 
 

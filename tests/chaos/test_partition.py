@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from producer import Producer
-from producer.embedded import EmbeddedBroker
+from producer.broker.embedded import EmbeddedBroker
 from tests.integration.conftest import joined
 from tests.integration.test_worker import LONG, wait_for, wait_for_tokens
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from producer.contract import GenerationRequest
-from worker.api import load_engine
+from worker.standalone import load_engine
 
 PROMPTS = (
     "你好，介绍一下你自己",

@@ -8,8 +8,8 @@ import redis
 from rq import Queue
 
 from producer import Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import StreamedEvent, Tokens
-from producer.embedded import EmbeddedBroker
 from tests.models import tiny_model_paths
 
 from .worker_process import WorkerProcess

@@ -21,8 +21,8 @@ from rq.job import Job, JobStatus
 from rq.suspension import resume, suspend
 
 from producer import AsyncProducer, Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, BrokerUnavailable, GenerationResult
-from producer.embedded import EmbeddedBroker
 
 from .conftest import joined
 from .dashboard_process import dashboard

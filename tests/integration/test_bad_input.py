@@ -28,8 +28,8 @@ from rq.registry import FailedJobRegistry
 from rq.utils import now, utcformat
 
 from producer import Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, GenerationResult, StreamedEvent, parse_entry
-from producer.embedded import EmbeddedBroker
 from tests.models import save_random_model
 
 from .conftest import joined

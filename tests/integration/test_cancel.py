@@ -24,7 +24,7 @@ from rq.job import Job, JobStatus
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from producer import GenerationResult, JobHandle, Producer
-from producer.embedded import EmbeddedBroker
+from producer.broker.embedded import EmbeddedBroker
 from tests.models import save_tokenizer
 
 from .conftest import joined

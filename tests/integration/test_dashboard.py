@@ -14,8 +14,8 @@ import redis
 from rq import Queue, SimpleWorker
 from rq.job import Job
 
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, GenerationResult, OutOfMemory, Usage
-from producer.embedded import EmbeddedBroker
 from tests.browser import Browser, open_browser, table_rows
 
 MODEL_QUEUE = "generate.tiny"

@@ -14,9 +14,10 @@ import redis
 from rq import Queue
 from rq.job import JobStatus
 
-from producer import AsyncProducer, Producer, redis_url
+from producer import AsyncProducer, Producer
+from producer.broker import urls as redis_url
+from producer.broker.embedded import EmbeddedBroker, _free_port, _server_binary
 from producer.contract import FUNCTION
-from producer.embedded import EmbeddedBroker, _free_port, _server_binary
 
 from .conftest import joined
 from .test_survival import Follower, undisturbed  # noqa: F401 - a fixture

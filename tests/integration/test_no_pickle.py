@@ -17,8 +17,8 @@ from rq import Callback, Queue
 from rq.results import Result
 
 from producer import Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION
-from producer.embedded import EmbeddedBroker
 
 from .conftest import joined
 from .dashboard_process import dashboard
@@ -116,7 +116,7 @@ def test_whatever_is_a_pickle_is_refused_and_never_read(
     assert not exploded.exists()
     assert not tripwire.exists(), tripwire.read_text()
     armed = Path(f"{tripwire}.armed").read_text()
-    for process in ("worker run", "engine_server", "producer dashboard", "producer result"):
+    for process in ("worker run", "engine_process.server", "producer dashboard", "producer result"):
         assert process in armed, f"the tripwire was not in {process}"
 
 

@@ -22,8 +22,8 @@ from producer import (
     QueueFull,
     StreamedEvent,
 )
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, Keys
-from producer.embedded import EmbeddedBroker
 from tests.scripted_worker import ScriptedWorker, blocked_readers
 
 KEYS = Keys()

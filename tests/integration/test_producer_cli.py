@@ -14,8 +14,8 @@ from typing import IO
 import pytest
 import redis
 
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import Keys
-from producer.embedded import EmbeddedBroker
 from tests.scripted_worker import ScriptedWorker
 
 KEYS = Keys()

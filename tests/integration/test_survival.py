@@ -12,9 +12,9 @@ import torch
 from rq.job import Job, JobStatus
 
 from producer import GenerationRequest, Producer
-from producer.embedded import EmbeddedBroker
-from worker.config_loader import locate_model
+from producer.broker.embedded import EmbeddedBroker
 from worker.engine import Engine
+from worker.models.config_loader import locate_model
 
 from .conftest import joined
 from .test_worker import LONG, wait_for, wait_for_tokens

@@ -23,8 +23,8 @@ from rq import Queue
 from rq.job import JobStatus
 
 from producer import AsyncProducer, Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, BrokerUnavailable
-from producer.embedded import EmbeddedBroker
 
 from .conftest import joined
 from .dashboard_process import dashboard

@@ -16,7 +16,7 @@ from rq.suspension import resume, suspend
 from rq.worker import BaseWorker
 
 from producer.contract import FUNCTION, GenerationResult
-from worker.tiny_corpus import LESSONS
+from worker.models.tiny_corpus import LESSONS
 
 from .conftest import joined
 

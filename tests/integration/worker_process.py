@@ -12,7 +12,7 @@ from typing import Self
 
 import redis
 
-from producer.redis_url import client as client_of
+from producer.broker.urls import client as client_of
 
 START_TIMEOUT_S = 90
 
@@ -73,7 +73,9 @@ class WorkerProcess:
     def engine_pid(self) -> int:
         """Process id of its engine."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        [pid] = [int(pid) for pid in children if b"engine_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        [pid] = [
+            int(pid) for pid in children if b"engine_process.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
         return pid
 
     @contextmanager

@@ -15,10 +15,10 @@ from fakeredis import FakeAsyncRedis, FakeServer
 
 from tests.unit.worker.server import Server
 from worker import service as service_module
-from worker.engine_client import EngineDied
-from worker.engine_protocol import Accepted, Answer, Ended, RunFailed, StepMessage
-from worker.recovery import Recovery
-from worker.rq_worker import GenerationWorker
+from worker.engine_process.client import EngineDied
+from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, StepMessage
+from worker.queue.rq_worker import GenerationWorker
+from worker.queue.sweeping import Recovery
 from worker.service import Service
 from worker.settings import WorkerSettings
 

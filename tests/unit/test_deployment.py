@@ -16,7 +16,7 @@ import pytest
 import redis
 import yaml
 
-from producer.embedded import EmbeddedBroker
+from producer.broker.embedded import EmbeddedBroker
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]

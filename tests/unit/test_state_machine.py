@@ -38,8 +38,7 @@ from producer.contract import (
     Tokens,
     parse_entry,
 )
-from producer.contract.keys import queues
-from worker.order import AbortReason
+from worker.job import AbortReason
 
 from .simulated_worker import FAULT, SimulatedWorker, undisturbed_ids, undisturbed_text
 from .worker.server import Server
@@ -326,7 +325,7 @@ class Jobs(RuleBasedStateMachine):
     def _places(self) -> list[str]:
         """Ids in the queues and in the workers' lists."""
         takers = [name.decode() for name in self.client.smembers(KEYS.takers)]
-        lists = [*(f"rq:queue:{name}" for name in queues("tiny")), *map(KEYS.taken, takers)]
+        lists = [*(f"rq:queue:{name}" for name in KEYS.queues("tiny")), *map(KEYS.taken, takers)]
         return [raw.decode() for key in lists for raw in self.client.lrange(key, 0, -1)]
 
 

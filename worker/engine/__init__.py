@@ -1,4 +1,4 @@
-"""The engine: torch lives here and nowhere else (but for the training in worker.tiny_model).
+"""The engine: torch lives here and nowhere else (but for the training in worker.models.tiny_model).
 
 request -> Engine.encode -> Engine.start -> Generation -> Step, Step, Step ...
            Tokenizer        Sampler, Output  prefill, decode on a ForwardPath and its cache

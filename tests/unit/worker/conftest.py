@@ -7,7 +7,7 @@ from fakeredis import FakeServer
 from rq.job import Job
 from rq.worker.base import WorkerStatus
 
-from worker.rq_worker import GenerationWorker
+from worker.queue.rq_worker import GenerationWorker
 from worker.settings import WorkerSettings
 
 from .jobs import taken_job_of

@@ -4,7 +4,7 @@ from rq import Queue
 from rq.job import Job
 
 from producer.contract import FUNCTION, GenerationResult, Keys
-from worker.rq_worker import GenerationWorker, Taken
+from worker.queue.rq_worker import GenerationWorker, Taken
 
 from .server import Server
 

@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from worker.engine_client import EngineDied
-from worker.engine_protocol import Accepted, Answer, Ended, RunFailed, StepMessage
+from worker.engine_process.client import EngineDied
+from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, StepMessage
 
 
 def step(token_id: int, text: str, finish: str | None = None, stop: str | None = None) -> StepMessage:

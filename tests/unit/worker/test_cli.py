@@ -11,13 +11,13 @@ import pytest
 import redis
 from fakeredis import FakeRedis, FakeServer
 
-from producer import ProducerSettings, demo
+from producer import demo
+from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable, EngineError, InvalidRequest, PromptTooLong
-from producer.embedded import EmbeddedBroker
 from tests.models import tiny_model_paths
 from worker import cli
 from worker.errors import ConfigError
-from worker.tiny_corpus import DEFAULT_PROMPT, INTRODUCTION
+from worker.models.tiny_corpus import DEFAULT_PROMPT, INTRODUCTION
 
 
 def bare_environment() -> dict[str, str]:
@@ -59,7 +59,7 @@ def test_an_error_that_a_person_can_mend_is_one_line_and_a_code(run, monkeypatch
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("worker.api.generate", fail)
+    monkeypatch.setattr("worker.standalone.generate", fail)
     assert run("generate", "--model-name", "tiny") == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -68,7 +68,7 @@ def test_an_error_that_a_person_can_mend_is_one_line_and_a_code(run, monkeypatch
 
 
 def test_an_error_that_is_ours_shows_its_traceback(monkeypatch):
-    monkeypatch.setattr("worker.api.generate", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("worker.standalone.generate", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["python -m worker", "generate", "--model-name", "tiny"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -136,7 +136,7 @@ class TestGenerate:
     def test_a_long_prompt_gets_the_answer_that_fits(self, run, paths, monkeypatch):
         """256 by default, "or what fits": as a limit of the command's own it refused what the library takes."""
         answered = []
-        monkeypatch.setattr("worker.api.generate", lambda *given, **_: answered.append(given))
+        monkeypatch.setattr("worker.standalone.generate", lambda *given, **_: answered.append(given))
         assert run("generate", "--model-name", "tiny", "--device", "cpu", "--model-paths", paths) == 0
         assert answered == [("tiny", DEFAULT_PROMPT, None, "cpu")]
 
@@ -169,8 +169,8 @@ class TestCheck:
 
     @pytest.fixture
     def client(self, fake_server: FakeServer, monkeypatch, asked) -> FakeRedis:
-        def connect(settings: ProducerSettings, *, blocking: bool = False) -> FakeRedis:
-            asked.append(settings.redis_url)
+        def connect(redis_url: str, **_: object) -> FakeRedis:
+            asked.append(redis_url)
             return FakeRedis(server=fake_server)
 
         monkeypatch.setattr("producer.client.connect", connect)

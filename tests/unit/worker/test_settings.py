@@ -144,7 +144,7 @@ def _with_context(settings: WorkerSettings, context_length: int | None) -> Worke
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Iterator[Path]:
     """The current folder of a worker that is installed, and not in a checkout."""
-    monkeypatch.setattr("worker.config_loader._ROOT", tmp_path / "site-packages")
+    monkeypatch.setattr("worker.models.config_loader._ROOT", tmp_path / "site-packages")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

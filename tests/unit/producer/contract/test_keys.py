@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from producer.contract import InvalidRequest, Keys
-from producer.contract.keys import check_job_id, check_model_name, model_of_queue, queue, queues
+from producer.contract.keys import check_job_id, check_model_name
 
 
 def test_the_names_are_those_of_contract_version_1() -> None:
@@ -14,14 +14,33 @@ def test_the_names_are_those_of_contract_version_1() -> None:
     assert keys.result("JOB") == "gen:{JOB}:result"
     assert keys.tokens("JOB") == "gen:{JOB}:tokens"
     assert keys.cancel("JOB") == "gen:{JOB}:cancel"
-    assert queues("tiny") == ("generate.tiny.high", "generate.tiny", "generate.tiny.low")
+    assert keys.queues("tiny") == ("generate.tiny.high", "generate.tiny", "generate.tiny.low")
 
 
-def test_the_prefix_comes_first_and_holds_no_braces() -> None:
-    assert Keys("mine").events("a") == "mine:{a}:events"
-    for prefix in ("", "{", "a}"):
-        with pytest.raises(ValueError, match="braces"):
-            Keys(prefix)
+def test_the_prefix_comes_first() -> None:
+    keys = Keys("prod")
+
+    assert keys.events("a") == "prod:{a}:events"
+    assert keys.queues("tiny") == ("prod.generate.tiny.high", "prod.generate.tiny", "prod.generate.tiny.low")
+
+
+@pytest.mark.parametrize("prefix", ["", "{", "a}", "a b", "a\n", "a" * 65, "generate", "generate.x", "a.generate"])
+def test_a_prefix_whose_names_could_be_anothers_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="prefix"):
+        Keys(prefix)
+
+
+PREFIXES = st.from_regex(r"[A-Za-z0-9_.:-]{1,20}", fullmatch=True).filter(
+    lambda it: "generate" not in it.split(".")
+)
+MODELS = st.sampled_from(["tiny", "x", "a.generate.b", "generate.x", "gen.generate.x"])
+
+
+@given(PREFIXES, MODELS, PREFIXES, MODELS)
+def test_no_queue_of_one_prefix_is_anothers(one: str, model: str, other: str, others_model: str) -> None:
+    if one != other:
+        assert Keys(one).queue(model) != Keys(other).queue(others_model)
+        assert Keys(other).model_of_queue(Keys(one).queue(model)) is None
 
 
 @pytest.mark.parametrize("job_id", ["", "a:b", "a b", "a/b", "{a}", "ä", "a\n", "a" * 129, "*", None, 5])
@@ -45,7 +64,7 @@ def test_a_model_name_that_cannot_name_a_queue_is_refused(model: str) -> None:
     st.sampled_from(["high", "normal", "low"]),
 )
 def test_a_queue_names_its_model(model: str, priority: str) -> None:
-    assert model_of_queue(queue(model, priority)) == model  # type: ignore[arg-type]
+    assert Keys().model_of_queue(Keys().queue(model, priority)) == model  # type: ignore[arg-type]
 
 
 def test_a_wake_stream_is_no_jobs_key() -> None:

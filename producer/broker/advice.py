@@ -1,0 +1,125 @@
+"""What an error of Redis means to a caller, and what can be done about it. Knows redis-py, and nothing of jobs."""
+
+import redis
+
+from ..contract import BrokerUnavailable
+
+
+def is_transient(error: redis.RedisError) -> bool:
+    """Whether a follower should go on trying: the server is away, restarting or loading its data."""
+    refused = isinstance(error, (redis.AuthenticationError, redis.exceptions.AuthorizationError))
+    away = isinstance(error, (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError))
+    return away and not refused
+
+
+def may_pass(error: redis.RedisError) -> bool:
+    """Whether waiting can help whoever cannot connect: not where the URL, or what stands at its end, must change.
+
+    Such are a wrong password, a certificate that is not trusted, and TLS at one end alone. A server that hangs
+    up or says nothing may be one that starts.
+    """
+    said = _said(error)
+    return not isinstance(error, _LASTING_CLASSES) and not any(word in said for word in _LASTING_WORDS)
+
+
+def broker_unavailable(error: redis.RedisError, where: str = "") -> BrokerUnavailable:
+    """What the error of redis-py means, and what to do about it, for producers and workers alike.
+
+    where: the `address`, if it is known. A URL does not belong there: it may hold a password.
+    """
+    subject = f"Redis at {where}" if where else "Redis"
+    return BrokerUnavailable(f"{subject} cannot be used: {_advice(error)}")
+
+
+def _advice(error: redis.RedisError) -> str:
+    text = str(error)
+    said = _said(error)
+    for classes, words, advice in _ADVICE:
+        if isinstance(error, classes) or any(word in said for word in words):
+            return advice.format(text=text)
+    return f"it refused a command: {text}"
+
+
+def _said(error: redis.RedisError) -> str:
+    return f"{error} {error.__context__}"  # redis-py keeps the words of TLS to the error's context
+
+
+_LASTING_CLASSES = (
+    redis.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.InvalidResponse,
+)
+_LASTING_WORDS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+
+# From the particular to the general: redis-py's authentication and loading errors are ConnectionErrors. An error
+# out of a script is a plain ResponseError on some servers, so that its words count as well.
+_ADVICE: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...], str], ...] = (
+    (
+        (),
+        ("NOAUTH", "Authentication required", "client already authenticated"),  # the last answers redis-py's HELLO
+        "it needs a password: put it into the URL, as in redis://:PASSWORD@host:6379/0",
+    ),
+    (
+        (redis.AuthenticationError,),
+        ("WRONGPASS",),
+        "it refused the user name or password: correct them in the URL, as in redis://USER:PASSWORD@host:6379/0, "
+        "or redis://:PASSWORD@host:6379/0 without a user name",
+    ),
+    (
+        (redis.exceptions.NoPermissionError, redis.exceptions.AuthorizationError),
+        ("NOPERM", "has no permissions", "ACL failure"),
+        "it does not let this user do that ({text}): extend the user's ACL",
+    ),
+    (
+        (redis.ReadOnlyError,),
+        ("READONLY", "read only replica"),
+        "it is a read-only replica: use the URL of its primary",
+    ),
+    (
+        (redis.exceptions.OutOfMemoryError,),
+        ("OOM",),
+        "it is out of memory; nothing was changed: raise its maxmemory, or wait for keys to expire",
+    ),
+    (
+        (redis.BusyLoadingError,),
+        ("LOADING",),
+        "it is still loading its data: try again in a moment",
+    ),
+    (
+        (redis.exceptions.MaxConnectionsError,),
+        (),
+        "every connection of the pool is in use: give the pool more of them",
+    ),
+    (
+        (),
+        ("CERTIFICATE_VERIFY_FAILED",),
+        "its certificate is not trusted ({text}): name the CA that signed it, as in "
+        "rediss://host:6379/0?ssl_ca_certs=/path/to/ca.pem",
+    ),
+    (
+        (),
+        ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "handshake operation timed out"),
+        "it does not speak TLS on that port ({text}): begin the URL with redis:// in place of rediss://, or name "
+        "its TLS port",
+    ),
+    (
+        (redis.exceptions.InvalidResponse,),
+        ("Connection closed by server", "Connection reset by peer", "Broken pipe"),
+        # What a plain client sees of a TLS port, depending on what the other end sends before it hangs up.
+        "it hung up, or answered what no Redis does ({text}): check the port and that the server runs; "
+        "if that port speaks TLS, begin the URL with rediss:// in place of redis://",
+    ),
+    (
+        (redis.TimeoutError,),
+        (),
+        # A plain server waits for the rest of a TLS handshake, and says nothing.
+        "it does not answer ({text}): check the address and that the server is not overloaded; if the URL begins "
+        "with rediss://, check that the port speaks TLS",
+    ),
+    (
+        (redis.ConnectionError,),
+        (),
+        "it cannot be reached ({text}): check the URL and that the server runs",
+    ),
+)

@@ -1,0 +1,151 @@
+"""The worker's end: a real engine process with a small random model."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.models import save_random_model
+from worker.engine_process.client import EngineDied
+from worker.engine_process.process import EngineProcess, ProcessRun
+from worker.engine_process.protocol import Accepted, Ended, EngineConfig, RunFailed, StepMessage
+from worker.errors import ConfigError
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TIMEOUT_S = 30
+LONG = {"prompt": "hi", "max_new_tokens": 4000}
+"""Long enough not to end by itself before a test has done something about it."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("model"), context_length=8192)
+
+
+def config(model: Path, **fields) -> EngineConfig:
+    return EngineConfig(**{"model_path": model, "device": "cpu", "threads": 1, **fields})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_engine(model) -> AsyncIterator[EngineProcess]:
+    """One for all tests: to import torch takes longer than all else here. Closing it ends its process."""
+    engine = EngineProcess(config(model), start_s=60, stop_s=0.5)
+    await engine.close()  # harmless
+    info = await engine.start()
+    assert info.context_length == 8192
+    yield engine
+    pid = pid_of(engine)
+    await engine.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def engine(one_engine) -> EngineProcess:
+    """An engine that runs, whatever the test before has done to it."""
+    if one_engine.died:
+        await one_engine.start()
+    return one_engine
+
+
+async def hear(run: ProcessRun) -> list:
+    async with asyncio.timeout(TIMEOUT_S):
+        return [message async for batch in run.batches() for message in batch]
+
+
+async def hear_steps(run: ProcessRun) -> None:
+    """Until the first token."""
+    async with asyncio.timeout(TIMEOUT_S):
+        async for batch in run.batches():
+            if any(isinstance(message, StepMessage) for message in batch):
+                return
+
+
+def begin(engine: EngineProcess, request: dict = LONG) -> ProcessRun:
+    return engine.generate(request, seed=0, resumed_ids=[])
+
+
+def pid_of(engine: EngineProcess) -> int:
+    assert engine._process is not None
+    return engine._process.pid
+
+
+def kill(engine: EngineProcess, number: int) -> None:
+    os.kill(pid_of(engine), number)
+
+
+async def test_one_run_after_another_and_a_stop_between(engine, model):
+    short = {"prompt": "hi", "max_new_tokens": 5}
+
+    accepted, *steps, ended = await hear(begin(engine, short))
+    assert isinstance(accepted, Accepted)
+    assert isinstance(ended, Ended)
+    assert [step.finish_reason for step in steps] == [None] * 4 + ["length"]
+
+    stopped = begin(engine)
+    await hear_steps(stopped)
+    stopped.stop(flush=True)
+    stopped.stop(flush=True)  # harmless
+    assert isinstance((await hear(stopped))[-1], Ended)
+    stopped.stop(flush=True)  # harmless, too
+
+    left = begin(engine)
+    await hear_steps(left)
+    await left.finish()
+
+    again = await hear(begin(engine, short))
+    assert [step.token_id for step in again[1:-1]] == [step.token_id for step in steps]
+    assert isinstance((await hear(begin(engine, {"prompt": ""})))[-1], RunFailed)
+    await asyncio.sleep(0.6)  # longer than stop_s: a stop that was obeyed leaves no timer that kills
+    assert not engine.died
+
+
+async def test_a_killed_engine_is_noticed_at_once_and_another_is_started(engine):
+    run = begin(engine)
+    await hear_steps(run)
+    kill(engine, signal.SIGKILL)
+    with pytest.raises(EngineDied):
+        await hear(run)
+    await run.finish()  # harmless
+    assert engine.died
+    with pytest.raises(EngineDied):  # what is ordered of the dead is answered, too
+        await hear(begin(engine))
+    await engine.start()
+    assert not engine.died
+    assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 5
+
+
+async def test_an_engine_that_does_not_stop_is_killed(engine):
+    run = begin(engine)
+    await hear_steps(run)
+    kill(engine, signal.SIGSTOP)
+    run.stop(flush=False)
+    with pytest.raises(EngineDied):
+        await hear(run)
+
+
+async def test_an_engine_that_is_slow_to_load_is_given_up(model):
+    engine = EngineProcess(config(model), start_s=0.05, stop_s=1)
+    with pytest.raises(ConfigError, match=r"within 0\.05 s: raise engine_start_s"):
+        await engine.start()
+    assert engine._process is None, "it has been killed"
+
+
+async def test_an_engine_that_cannot_load_says_why_on_stderr(model, capfd):
+    mistakes = [
+        EngineProcess(config(model, **fields), start_s=60, stop_s=1)
+        for fields in ({"device": "cuda:99"}, {"model_path": Path("/no")})
+    ]
+    for error in await asyncio.gather(*(engine.start() for engine in mistakes), return_exceptions=True):
+        assert isinstance(error, ConfigError)
+        assert "exit code 2" in str(error)
+    said = capfd.readouterr().err
+    assert "cuda:99" in said
+    assert "/no" in said
+    for engine in mistakes:
+        await engine.close()

@@ -1,0 +1,218 @@
+"""The engine's end of the socket, with a small random engine behind it."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from producer.contract import GenerationRequest
+from tests.models import engine_for, random_model, save_tokenizer
+from worker.engine import Engine, Tokenizer
+from worker.engine_process.protocol import (
+    Accepted,
+    Ended,
+    EngineInfo,
+    Generate,
+    Loading,
+    RunFailed,
+    StepMessage,
+    Stop,
+    parse_answers,
+)
+from worker.engine_process.server import EngineServer
+
+TIMEOUT_S = 20
+LONG = {"prompt": "hi", "max_new_tokens": 100}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Engine:
+    return engine_for(
+        random_model(context_length=1024), Tokenizer(save_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+    )
+
+
+class Worker:
+    """The other end of the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("rb")
+        self._heard: list = []
+
+    def send(self, *orders: Generate | Stop) -> None:
+        """All in one packet."""
+        self._connection.sendall(b"".join(order.model_dump_json().encode() + b"\n" for order in orders))
+
+    def hear(self):
+        if not self._heard:
+            line = self._lines.readline()
+            assert line, "the engine has gone"
+            self._heard += parse_answers(line)
+        return self._heard.pop(0)
+
+    def hear_all(self) -> list:
+        """What is said of a run, to its end."""
+        heard = [self.hear()]
+        while not isinstance(heard[-1], Ended | RunFailed):
+            heard.append(self.hear())
+        return heard
+
+    def leave(self) -> None:
+        self._lines.close()
+        self._connection.close()
+
+
+@pytest.fixture
+def worker(engine) -> Iterator[Worker]:
+    """A worker whose engine is ready."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(TIMEOUT_S)
+    thread = threading.Thread(target=_serve, args=(theirs, engine))
+    thread.start()
+    worker = Worker(ours)
+    assert isinstance(worker.hear(), Loading)
+    assert isinstance(worker.hear(), EngineInfo)
+    yield worker
+    worker.leave()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive(), "it has not noticed that the worker has gone"
+
+
+def _serve(connection: socket.socket, engine: Engine) -> None:
+    with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # as `main` does
+        EngineServer(connection).serve(lambda progress: progress("loading weights", 0, 0) or engine)
+
+
+def generate(run: int = 1, request: dict = LONG, **fields) -> Generate:
+    return Generate(run=run, request=request, seed=0, **fields)
+
+
+def token_ids(heard: list) -> list[int]:
+    return [message.token_id for message in heard if isinstance(message, StepMessage)]
+
+
+def test_it_says_what_it_holds(engine):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb") as lines:
+        thread = threading.Thread(target=_serve, args=(theirs, engine))
+        thread.start()
+        [loading], [info] = (parse_answers(lines.readline()) for _ in range(2))
+        ours.shutdown(socket.SHUT_RDWR)
+        thread.join(TIMEOUT_S)
+    assert loading == Loading(stage="loading weights")
+    assert (info.device, info.dtype, info.context_length) == ("cpu", "float32", 1024)
+    assert info.parameters == engine.parameters > 0
+
+
+def test_a_run_says_what_the_engine_generates(worker, engine):
+    worker.send(generate())
+    accepted, *steps, ended = worker.hear_all()
+    request = GenerationRequest.parse(LONG)
+    expected = list(engine.start(request, engine.encode(request), seed=0))
+    assert accepted == Accepted(prompt_tokens=len(engine.encode(request)))
+    assert [step.token_id for step in steps] == [step.token_id for step in expected]
+    assert [step.text for step in steps] == [step.text for step in expected]
+    assert [step.finish_reason for step in steps] == [None] * 99 + ["length"]
+    assert ended.prefill_ms > 0
+
+
+def test_logprobs_come_along(worker):
+    worker.send(generate(request={**LONG, "max_new_tokens": 2, "logprobs": 3}))
+    _, first, second, _ = worker.hear_all()
+    assert [len(step.logprob["top"]) for step in (first, second)] == [3, 3]
+
+
+def test_a_run_goes_on_after_the_ids_of_an_earlier_attempt(worker):
+    worker.send(generate(1))
+    whole = token_ids(worker.hear_all())
+    worker.send(generate(2, resumed_ids=tuple(whole[:60])))
+    assert token_ids(worker.hear_all()) == whole[60:]
+
+
+def test_a_run_that_had_ended_already_has_no_step(worker):
+    worker.send(generate(1))
+    whole = token_ids(worker.hear_all())
+    worker.send(generate(2, resumed_ids=tuple(whole)))
+    accepted, ended = worker.hear_all()
+    assert (accepted.finish_reason, ended) == ("length", Ended(prefill_ms=ended.prefill_ms))
+
+
+def hear_steps(worker: Worker, count: int) -> list:
+    return [worker.hear() for _ in range(count)]
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_stop_hands_over_what_is_held_back_if_asked(worker, flush):
+    """What could still become a stop string is held back: here, all that followed the first ten tokens."""
+    worker.send(generate(1))
+    steps = [message for message in worker.hear_all() if isinstance(message, StepMessage)]
+    shown, held = ("".join(step.text for step in some) for some in (steps[:10], steps[10:30]))
+    request = {**LONG, "stop": [f"{held}\0"]}
+    resumed = tuple(step.token_id for step in steps[:30])
+    worker.send(generate(2, request, resumed_ids=resumed), Stop(run=2, flush=flush))
+    _, ended = worker.hear_all()
+    assert shown
+    assert held
+    assert ended.tail.startswith(held) if flush else ended.tail == ""
+
+
+def test_a_stop_ends_a_run_that_is_under_way(worker):
+    worker.send(generate(1, {**LONG, "max_new_tokens": 1000}))
+    hear_steps(worker, 3)
+    worker.send(Stop(run=1, flush=True))
+    assert len(token_ids(worker.hear_all())) < 900
+
+
+def test_a_stop_that_comes_with_its_order_is_heard(worker):
+    """It came in the same read as the order, stayed in the reader's buffer, and the run went on to its end."""
+    worker.send(generate(1), Stop(run=1, flush=False))
+    assert token_ids(worker.hear_all()) == []
+
+
+def test_a_stop_of_another_run_is_not_heard(worker):
+    worker.send(generate(7), Stop(run=6, flush=False))
+    assert len(token_ids(worker.hear_all())) == 100
+
+
+def test_a_stop_that_comes_too_late_harms_nobody(worker):
+    worker.send(generate(1))
+    worker.hear_all()
+    worker.send(Stop(run=1, flush=True), generate(2))
+    assert len(token_ids(worker.hear_all())) == 100
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"prompt": ""}, "invalid_request"),
+        ({"prompt_token_ids": [10**6]}, "invalid_request"),
+        ({"prompt_token_ids": [5] * 1024}, "prompt_too_long"),
+        ({"prompt": "hi", "max_new_tokens": 4000}, "invalid_request"),
+    ],
+)
+def test_a_request_that_the_engine_cannot_serve_is_refused_and_the_next_one_served(worker, request_, code):
+    worker.send(generate(1, request_))
+    assert worker.hear_all()[-1].code == code
+    worker.send(generate(2))
+    assert len(token_ids(worker.hear_all())) == 100
+
+
+def test_a_failure_of_the_engine_is_the_jobs_and_names_no_prompt(worker, engine, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "decode", lambda _: (_ for _ in ()).throw(RuntimeError("secret prompt")))
+        worker.send(generate(1))
+        refused = worker.hear_all()[-1]
+    assert refused.code == "engine_error"
+    assert "RuntimeError" in refused.message
+    assert "secret" not in refused.message
+    worker.send(generate(2))
+    assert len(token_ids(worker.hear_all())) == 100
+
+
+def test_a_worker_that_goes_during_a_run_ends_the_engine(worker):
+    """The fixture waits for the engine's end."""
+    worker.send(generate(1))
+    hear_steps(worker, 3)

@@ -1,0 +1,515 @@
+"""What RQ reads of a job once its start or its end was registered, and of one that was not ours to register."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import redis
+from redis.client import Pipeline
+from rq import Retry
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
+
+from producer.contract import (
+    GenerationResult,
+    InvalidRequest,
+    JobExpired,
+    JobTimeout,
+    Timings,
+    WorkerLost,
+)
+from worker.errors import BookkeepingFailed
+from worker.queue.rq_worker import GenerationWorker
+from worker.queue.sweeping import Recovery
+
+from ..jobs import (
+    KEYS,
+    NORMAL,
+    enqueue,
+    in_list,
+    in_queue,
+    registered,
+    result,
+    taken_job,
+    taken_job_of,
+)
+from ..server import Server
+
+# -- starts
+
+
+def test_begin_shows_the_job_as_running_here(client, worker, job):
+    execution = worker.begin(job)
+    seen = Job.fetch(job.id, client, "json")
+    assert (seen.get_status(), seen.worker_name) == (JobStatus.STARTED, worker.name)
+    assert registered(StartedJobRegistry, client) == [job.id]
+    assert [each.id for each in seen.get_executions()] == [execution.id]
+    assert worker.get_current_job_id() == job.id
+    assert 60 < client.ttl(execution.key) <= 66
+
+
+def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, job):
+    first = worker.begin(job)
+    second = worker.begin(job)
+    assert [each.id for each in Job.fetch(job.id, client, "json").get_executions()] == [second.id]
+    assert client.zrange(f"rq:wip:{NORMAL}", 0, -1) == [f"{job.id}:{second.id}".encode()]
+    assert not client.exists(first.key)
+    assert list(worker.executions) == [second.id]
+
+
+def test_begin_writes_nothing_for_a_job_that_a_sweep_has_moved_on(client, worker, job):
+    client.delete(KEYS.taken(worker.name))
+    execution = worker.begin(job)
+    assert registered(StartedJobRegistry, client) == []
+    assert not client.exists(execution.key)
+    assert client.hget(job.key, "status") == b"queued"
+
+
+# -- ends
+
+
+def assert_nothing_runs(client: Server, worker: GenerationWorker, job: Job, execution: Execution | None) -> None:
+    assert registered(StartedJobRegistry, client) == []
+    assert Job.fetch(job.id, client, "json").get_executions() == []
+    assert worker.get_current_job_id() is None
+    assert execution is None or not client.exists(execution.key)
+
+
+def test_success(client, worker, job):
+    execution = worker.begin(job)
+    worker.succeed(job, execution, result(job, timings=Timings(queued_ms=1.5)))
+    seen = Job.fetch(job.id, client, "json")
+    assert seen.get_status() == JobStatus.FINISHED
+    assert GenerationResult.model_validate(seen.return_value()).text == "ab"
+    assert registered(FinishedJobRegistry, client) == [job.id]
+    assert_nothing_runs(client, worker, job, execution)
+    assert 0 < client.ttl(job.key) <= 3600
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(30, 30), (None, 1000), (-1, 1000), (10**9, 1000)])
+def test_a_result_is_kept_as_asked_within_bounds(client, start, asked, kept):
+    worker = start(result_ttl_s=1000)
+    job = taken_job_of(client, worker, result_ttl=asked)
+    worker.succeed(job, worker.begin(job), result(job))
+    assert kept - 5 < client.ttl(job.key) <= kept
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(30, 30), (None, 1000), (-1, 1000), (10**9, 1000)])
+def test_a_failure_is_kept_as_asked_within_bounds(client, start, asked, kept):
+    worker = start(result_ttl_s=1000)
+    job = taken_job_of(client, worker, failure_ttl=asked)
+    worker.fail(job, worker.begin(job), JobTimeout("too slow"))
+    assert kept - 5 < client.ttl(job.key) <= kept
+
+
+@pytest.mark.parametrize("ends", ["succeed", "fail"])
+def test_a_job_that_is_to_be_forgotten_at_once_is(client, worker, ends):
+    job = taken_job_of(client, worker, result_ttl=0, failure_ttl=0)
+    execution = worker.begin(job)
+    worker.succeed(job, execution, result(job)) if ends == "succeed" else worker.fail(job, execution, JobTimeout())
+    assert not client.exists(job.key)
+
+
+def test_failure(client, worker, job):
+    execution = worker.begin(job)
+    worker.fail(job, execution, JobTimeout("too slow"))
+    seen = Job.fetch(job.id, client, "json")
+    assert seen.get_status() == JobStatus.FAILED
+    assert seen.latest_result().exc_string == "timeout: too slow"
+    assert registered(FailedJobRegistry, client) == [job.id]
+    assert_nothing_runs(client, worker, job, execution)
+
+
+def test_refusal_of_a_job_that_never_ran(client, worker):
+    job = taken_job_of(client, worker, retry=Retry(3))
+    worker.refuse(job, InvalidRequest("no prompt"))
+    seen = Job.fetch(job.id, client, "json")
+    assert seen.get_status() == JobStatus.FAILED
+    assert seen.latest_result().exc_string == "invalid_request: no prompt"
+    assert registered(FailedJobRegistry, client) == [job.id]
+    assert in_queue(client) == []
+
+
+def test_a_refused_job_that_is_enqueued_again_begins_anew(client, worker):
+    job = taken_job_of(client, worker)
+    client.hset(job.key, "deaths", 3)
+    worker.refuse(job, WorkerLost())
+    assert not client.hexists(job.key, "deaths")
+    assert in_list(client, worker) == []
+
+
+def test_a_refusal_is_registered_once_also_for_a_job_that_waits_in_its_queue(client, worker, start):
+    """As an expired one does: every worker looks for those."""
+    job = enqueue(client)
+    for each in (worker, start(), worker):
+        each.refuse(each.fetch(job.id), JobExpired())
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+
+
+def test_stopped(client, worker, job):
+    execution = worker.begin(job)
+    worker.stopped(job, execution)
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.STOPPED
+    assert_nothing_runs(client, worker, job, execution)
+
+
+def test_the_job_after_a_stopped_one_fails_as_itself(client, worker, job):
+    """RQ keeps the id of the job that a command has asked it to stop."""
+    worker._stopped_job_id = job.id
+    worker.fail(job, worker.begin(job), JobTimeout())
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
+
+
+def test_a_failure_that_may_pass_is_retried_and_one_that_will_not_is_not(client, worker):
+    job = taken_job_of(client, worker, retry=Retry(2))
+    worker.fail(job, worker.begin(job), JobTimeout())
+    worker.put_down(job.id)
+    assert in_queue(client) == [job.id]
+    assert Job.fetch(job.id, client, "json").retries_left == 1
+    job = taken_job(worker)
+    worker.fail(job, worker.begin(job), InvalidRequest("no"))
+    assert in_queue(client) == []
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
+
+
+# -- jobs that go on elsewhere
+
+
+def test_put_back_goes_to_the_front(client, worker, job):
+    later = enqueue(client)
+    execution = worker.begin(job)
+    worker.put_back(job, execution)
+    assert in_queue(client) == [job.id, later.id]
+    assert in_list(client, worker) == []
+    assert client.hget(job.key, "status") == b"queued"
+    assert_nothing_runs(client, worker, job, execution)
+
+
+def test_a_job_over_which_the_engine_died_goes_back_with_one_death_more(client, worker, job):
+    client.hset(job.key, "deaths", 1)
+    worker.put_back_after_death(job, worker.begin(job))
+    assert in_queue(client) == [job.id]
+    assert client.hget(job.key, "deaths") == b"2"
+
+
+def test_a_death_is_counted_once_though_its_answer_was_lost(client, worker, job):
+    execution = worker.begin(job)
+    worker.put_back_after_death(job, execution)
+    worker.put_back_after_death(job, execution)
+    assert in_queue(client) == [job.id]
+    assert client.hget(job.key, "deaths") == b"1"
+
+
+def test_deaths_that_are_no_number_do_not_keep_a_job_from_its_queue(client, worker, job):
+    client.hset(job.key, "deaths", "many")
+    worker.put_back_after_death(job, worker.begin(job))
+    assert in_queue(client) == [job.id]
+    assert client.hget(job.key, "deaths") == b"1"
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_put_back_of_a_job_without_a_hash_leaves_it_to_whoever_refuses_it(client, worker, job, foreign):
+    execution = worker.begin(job)
+    client.delete(job.key)
+    if foreign:
+        client.set(job.key, "foreign")
+    worker.put_back(job, execution)
+    assert in_queue(client) == [job.id]
+    assert client.get(job.key) == (b"foreign" if foreign else None)
+
+
+def test_put_back_of_a_job_that_a_sweep_has_put_back_already_does_not_double_it(client, worker, job):
+    execution = worker.begin(job)
+    client.lrem(KEYS.taken(worker.name), 1, job.id)
+    client.lpush(f"rq:queue:{NORMAL}", job.id)
+    worker.put_back(job, execution)
+    assert in_queue(client) == [job.id]
+
+
+def test_forget_leaves_the_other_workers_record_alone(client, worker, start, job):
+    ours = worker.begin(job)
+    heir = start()
+    client.rename(KEYS.taken(worker.name), KEYS.taken(heir.name))
+    theirs = heir.begin(job)
+    worker.forget(ours)
+    assert worker.get_current_job_id() is None
+    assert not client.exists(ours.key)
+    assert client.exists(theirs.key)
+    assert Job.fetch(job.id, client, "json").worker_name == heir.name
+
+
+def test_a_job_is_lost_once_a_sweep_has_moved_it_and_not_when_redis_has_lost_everything(client, worker, job):
+    worker.begin(job)
+    assert not worker.has_lost(job.id)
+    client.lrem(KEYS.taken(worker.name), 1, job.id)
+    client.hset(job.key, mapping={"status": "queued", "worker_name": ""})
+    assert worker.has_lost(job.id)
+    client.flushall()
+    assert not worker.has_lost(job.id)
+    client.set(job.key, "foreign")
+    assert worker.has_lost(job.id)
+
+
+# -- trouble
+
+
+def test_a_failure_that_redis_did_not_take_is_said_and_can_be_said_again(client, worker, fake_server):
+    """RQ logs the error and goes on, as if the failure stood in Redis."""
+    job = taken_job_of(client, worker, retry=Retry(1))
+    execution = worker.begin(job)
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        worker.fail(job, execution, JobTimeout())
+    fake_server.connected = True
+    worker.fail(job, execution, JobTimeout())
+    assert in_queue(client) == [job.id]
+    assert Job.fetch(job.id, client, "json").retries_left == 0
+    assert_nothing_runs(client, worker, job, execution)
+
+
+@pytest.mark.parametrize("key", ["rq:results:{}", "rq:executions:{}"])
+def test_a_failure_is_noted_but_for_a_key_of_somebody_elses_making(client, worker, job, key):
+    """Redis runs the other commands of a transaction all the same."""
+    execution = worker.begin(job)
+    client.set(key.format(job.id), "foreign")
+    worker.fail(job, execution, JobTimeout())
+    assert client.hget(job.key, "status") == b"failed"
+    assert client.ttl(job.key) > 0
+    assert registered(FailedJobRegistry, client) == [job.id]
+    assert worker.get_current_job_id() is None
+
+
+def test_a_failure_that_redis_never_takes_is_given_up(client, worker, job, monkeypatch):
+    """As with an ACL that forbids one of RQ's commands: Redis then refuses the whole transaction."""
+    execution = worker.begin(job)
+    execute = Pipeline._execute_transaction
+
+    def forbidden(pipeline, connection, commands, raise_on_error):
+        if any(args[0] == "XADD" for args, _ in commands):
+            raise redis.exceptions.NoPermissionError("no permissions to run the 'xadd' command")
+        return execute(pipeline, connection, commands, raise_on_error)
+
+    monkeypatch.setattr(Pipeline, "_execute_transaction", forbidden)
+    with pytest.raises(BookkeepingFailed):
+        worker.fail(job, execution, JobTimeout())
+    worker.let_expire(job)
+    assert client.hget(job.key, "status") == b"failed"
+    assert client.ttl(job.key) > 0
+    assert worker.get_current_job_id() is None
+
+
+def test_a_job_whose_start_rq_cannot_note_runs(client, worker, job):
+    client.set(f"rq:executions:{job.id}", "foreign")
+    assert worker.begin(job).job_id == job.id
+    assert client.hget(job.key, "status") == b"started"
+
+
+def test_an_unreadable_job_is_marked_as_failed_and_expires(client, worker):
+    client.hset("rq:job:job-1", "hello", "world")
+    worker.fail_unreadable("job-1")
+    assert client.hget("rq:job:job-1", "status") == b"failed"
+    assert 0 < client.ttl("rq:job:job-1") <= 3600
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_what_is_no_hash_is_not_marked(client, worker, foreign):
+    if foreign:
+        client.set("rq:job:job-1", "foreign")
+    worker.fail_unreadable("job-1")
+    assert client.get("rq:job:job-1") == (b"foreign" if foreign else None)
+
+
+# -- callbacks
+
+
+called: list[tuple] = []
+
+
+def note(job: Job, _connection: object, *args: object) -> None:
+    """A callback, as a user may list it in allowed_callbacks."""
+    called.append((job.id, *args))
+
+
+def fails(*_: object) -> None:
+    """A callback that does not work."""
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("name", [f"{__name__}.fails", "no.such.module"])
+@pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
+def test_a_callback_that_fails_changes_nothing(client, worker, job, name, kind):
+    setattr(job, f"_{kind}_callback_name", name)
+    _end(worker, job, kind)
+    expected = {"success": JobStatus.FINISHED, "failure": JobStatus.FAILED, "stopped": JobStatus.STOPPED}
+    assert Job.fetch(job.id, client, "json").get_status() == expected[kind]
+
+
+@pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
+def test_a_callback_that_is_allowed_is_called_once(worker, job, kind):
+    called.clear()
+    setattr(job, f"_{kind}_callback", note)
+    setattr(job, f"_{kind}_callback_name", "note")
+    _end(worker, job, kind)
+    [(job_id, *args)] = called
+    assert job_id == job.id
+    assert len(args) == {"success": 1, "failure": 3, "stopped": 0}[kind]
+
+
+def _end(worker: GenerationWorker, job: Job, kind: str) -> None:
+    ENDS[kind](worker, job, worker.begin(job))
+
+
+@pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
+def test_a_callback_is_called_once_though_redis_has_to_be_told_twice(client, worker, job, fake_server, kind):
+    called.clear()
+    setattr(job, f"_{kind}_callback", note)
+    setattr(job, f"_{kind}_callback_name", "note")
+    execution = worker.begin(job)
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        ENDS[kind](worker, job, execution)
+    fake_server.connected = True
+    ENDS[kind](worker, job, execution)
+    assert len(called) == 1
+    assert client.hget(job.key, "status") in (b"finished", b"failed", b"stopped")
+
+
+def test_a_callback_is_called_for_each_failure(client, worker):
+    called.clear()
+    job_id = enqueue(client, retry=Retry(1)).id
+    for _ in range(2):
+        job = taken_job(worker)
+        job._failure_callback, job._failure_callback_name = note, "note"
+        worker.fail(job, worker.begin(job), JobTimeout())
+    assert [called_for for called_for, *_ in called] == [job_id, job_id]
+
+
+# -- taken over between the look and the write
+
+
+ENDS: dict[str, Callable[[GenerationWorker, Job, Execution], None]] = {
+    "success": lambda worker, job, execution: worker.succeed(job, execution, result(job)),
+    "failure": lambda worker, job, execution: worker.fail(job, execution, JobTimeout()),
+    "stopped": lambda worker, job, execution: worker.stopped(job, execution),
+    "let expire": lambda worker, job, execution: worker.let_expire(job),
+    "put back": lambda worker, job, execution: worker.put_back(job, execution),
+    "put back after a death": lambda worker, job, execution: worker.put_back_after_death(job, execution),
+}
+WRITES = {"HSET", "ZADD", "XADD", "EVALSHA"}
+
+
+@pytest.fixture
+def last_moment(monkeypatch):
+    """Has something happen after all looks, right before the next transaction that would leave a trace."""
+
+    def last_moment(happen: Callable[[], None]) -> None:
+        pending, execute = [happen], Pipeline.execute
+
+        def overtaken(pipeline: Pipeline, raise_on_error: bool = True):
+            if pending and WRITES & {args[0] for args, _ in pipeline.command_stack}:
+                pending.pop()()
+            return execute(pipeline, raise_on_error)
+
+        monkeypatch.setattr(Pipeline, "execute", overtaken)
+
+    return last_moment
+
+
+class Heir:
+    """A worker that takes the job over, and remembers what stood in Redis then."""
+
+    def __init__(self, client: Server, dead: GenerationWorker, heir: GenerationWorker, *, finishes: bool) -> None:
+        self.client, self._dead, self._heir, self._finishes = client, dead, heir, finishes
+        self.left: dict[bytes, bytes] = {}
+
+    def take_over(self) -> None:
+        """The other was silent for so long that it counts as dead."""
+        self.client.delete(self._dead.key)
+        Recovery(self._heir).sweep()
+        job = taken_job(self._heir)
+        execution = self._heir.begin(job)
+        if self._finishes:
+            self._heir.succeed(job, execution, result(job))
+        self.left = self.traces()
+
+    def traces(self) -> dict[bytes, bytes]:
+        """All that stands in Redis, but for the dead worker's own record and list."""
+        own = self._dead.name.encode()
+        return {key: self.client.dump(key) for key in self.client.keys("*") if own not in key}
+
+
+@pytest.fixture(params=[False, True], ids=["runs", "has finished"])
+def heir(request, client, worker, start) -> Heir:
+    return Heir(client, worker, start(name="heir"), finishes=request.param)
+
+
+@pytest.mark.parametrize("retry", [None, Retry(2), Retry(2, interval=60)], ids=["", "retry", "scheduled retry"])
+@pytest.mark.parametrize("end", ENDS)
+def test_an_end_is_not_registered_for_a_job_that_was_taken_over_at_the_last_moment(
+    worker, heir, last_moment, end, retry
+):
+    """A stall of more than one time to live, exactly between our look at the job and RQ's write."""
+    job = taken_job_of(heir.client, worker, retry=retry)
+    execution = worker.begin(job)
+    last_moment(heir.take_over)
+    ENDS[end](worker, job, execution)
+    assert heir.left
+    assert heir.traces() == heir.left
+    assert worker.executions == {}
+
+
+def test_a_start_is_not_registered_for_a_job_that_was_taken_over_at_the_last_moment(
+    worker, heir, job, last_moment
+):
+    last_moment(heir.take_over)
+    worker.begin(job)
+    assert heir.left
+    assert heir.traces() == heir.left
+
+
+def test_a_change_that_is_no_takeover_does_not_keep_an_end_from_being_registered(client, worker, job, last_moment):
+    """As the heartbeat does, and the taking of the next job."""
+    execution = worker.begin(job)
+    last_moment(lambda: client.expire(KEYS.taken(worker.name), 500))
+    worker.fail(job, execution, JobTimeout())
+    assert client.hget(job.key, "status") == b"failed"
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+
+
+@pytest.mark.parametrize("retry", [None, Retry(2)], ids=["", "retry"])
+@pytest.mark.parametrize("end", ["success", "failure", "stopped"])
+def test_deaths_before_an_end_do_not_count_for_a_job_that_is_run_again(client, worker, end, retry):
+    job = taken_job_of(client, worker, retry=retry)
+    client.hset(job.key, "deaths", 2)
+    ENDS[end](worker, job, worker.begin(job))
+    assert client.exists(job.key)
+    assert not client.hexists(job.key, "deaths")
+
+
+@pytest.mark.parametrize("retry", [None, Retry(2), Retry(2, interval=60)], ids=["", "retry", "scheduled retry"])
+@pytest.mark.parametrize("end", ["success", "failure", "stopped"])
+def test_an_end_whose_answer_was_lost_is_registered_once(client, worker, monkeypatch, end, retry):
+    job = taken_job_of(client, worker, retry=retry)
+    execution = worker.begin(job)
+    execute, lost = Pipeline._execute_transaction, []
+
+    def lose_answer(*args):
+        answer = execute(*args)
+        if not lost:
+            lost.append(True)
+            raise redis.ConnectionError("Connection closed by server.")
+        return answer
+
+    monkeypatch.setattr(Pipeline, "_execute_transaction", lose_answer)
+    with pytest.raises(redis.ConnectionError) if end == "success" else nullcontext():  # RQ logs that of a failure
+        ENDS[end](worker, job, execution)
+    ENDS[end](worker, job, execution)
+    assert lost
+    seen = Job.fetch(job.id, client, "json")
+    retried = retry is not None and end == "failure"
+    assert len(seen.results()) == (0 if retried else 1)
+    assert seen.retries_left == (1 if retried else retry and 2)
+    waiting = in_queue(client) + registered(ScheduledJobRegistry, client)
+    assert waiting == ([job.id] if retried else [])
+    assert in_list(client, worker) == []

@@ -1,0 +1,62 @@
+"""One prompt, no Redis."""
+
+import pytest
+
+from producer.contract import InvalidRequest
+from tests.models import tiny_model_paths
+from worker.errors import ConfigError
+from worker.models.tiny_corpus import DEFAULT_PROMPT, INTRODUCTION
+from worker.standalone import generate
+
+
+@pytest.fixture(scope="module")
+def paths():
+    return tiny_model_paths()
+
+
+def test_answers_and_streams_the_answer(paths):
+    pieces = []
+    answer = generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, on_text=pieces.append)
+    assert answer == INTRODUCTION
+    assert "".join(pieces) == answer
+    assert len(pieces) > 50
+    assert all(pieces)
+
+
+def test_takes_the_fields_of_a_request(paths):
+    answer = generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, stop=["，"])
+    assert answer == INTRODUCTION.partition("，")[0]
+
+
+def test_a_seed_repeats_a_sample_and_none_draws_a_new_one(paths):
+    def sample(**fields) -> str:
+        return generate("tiny", DEFAULT_PROMPT, 40, "cpu", model_paths=paths, temperature=10.0, **fields)
+
+    assert sample(seed=4) == sample(seed=4)
+    assert sample() != sample()
+
+
+def test_an_error_of_the_listener_ends_it(paths):
+    def broken_pipe(_text: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, on_text=broken_pipe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model_name": "other"}, ConfigError, "which knows: tiny"),
+        ({"device": "cuda:99"}, ConfigError, "cuda:99"),
+        ({"dtype": "float8"}, ConfigError, "dtype 'float8'"),
+        ({"prompt": ""}, InvalidRequest, "prompt"),
+        ({"max_new_tokens": 0}, InvalidRequest, "max_new_tokens"),
+        ({"max_new_tokens": 2000}, InvalidRequest, "Set max_new_tokens to"),
+        ({"nonsense": 1}, InvalidRequest, "nonsense"),
+    ],
+)
+def test_bad_input(paths, arguments, error, message):
+    good = {"model_name": "tiny", "prompt": "Hi", "max_new_tokens": 3, "device": "cpu", "model_paths": paths}
+    with pytest.raises(error, match=message):
+        generate(**{**good, **arguments})

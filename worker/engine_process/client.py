@@ -1,0 +1,38 @@
+"""An engine, as the runner sees it. `engine_process` is one; what is said on its wire is in `engine_protocol`."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from .protocol import Answer, StepMessage
+
+
+class EngineDied(Exception):
+    """The engine has died, and with it the run: another one has to be started."""
+
+
+class EngineRun(Protocol):
+    """One job on an engine."""
+
+    def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
+        """What the engine says, in batches of what has come by then; ends with Ended or RunFailed.
+
+        Raises EngineDied."""
+        ...
+
+    def stop(self, *, flush: bool) -> None:
+        """End the run at its next step. `Ended` follows. Harmless when it has ended.
+
+        flush: have the text that is held back handed over."""
+        ...
+
+    async def finish(self) -> None:
+        """Stop the run if it goes on, and leave the engine ready for the next one."""
+        ...
+
+
+class EngineClient(Protocol):
+    """An engine: it runs one job at a time."""
+
+    def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> EngineRun:
+        """Begin a job.  request: the wire form of a valid GenerationRequest; resumed_ids: published already."""
+        ...

@@ -1,0 +1,201 @@
+"""The worker's side of the engine process: starts it, hands it one job at a time, notices its death.
+
+Everything here runs on the worker's event loop and none of it waits for torch.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from ..progress import ShownProgress
+from .client import EngineDied
+from .protocol import (
+    Answer,
+    EngineConfig,
+    EngineInfo,
+    Generate,
+    Loading,
+    StepMessage,
+    Stop,
+    parse_answers,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class _Lines(asyncio.Protocol):
+    """Collects lines, and wakes the reader once for all that have come.
+
+    An asyncio.StreamReader would wake it for each line, which costs more than the line.
+    """
+
+    def __init__(self) -> None:
+        self._partial = b""
+        self._messages: list[Answer | StepMessage] = []
+        self._arrived = asyncio.Event()
+        self.closed = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse the lines that have come, and wake the reader; the rest waits for the end of its line."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._messages += parse_answers(line)
+        if lines:
+            self._arrived.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The engine has closed its end, which it does by dying."""
+        self.closed = True
+        self._arrived.set()
+
+    async def take(self) -> list[Answer | StepMessage]:
+        """All that has come and was not taken yet.  Raises EngineDied once nothing can come any more."""
+        while not self._messages:
+            if self.closed:
+                raise EngineDied
+            self._arrived.clear()
+            await self._arrived.wait()
+        messages, self._messages = self._messages, []
+        return messages
+
+
+class EngineProcess:
+    """A running engine. `start` it before the first job, again after EngineDied, and `close` it at the end."""
+
+    def __init__(self, config: EngineConfig, *, start_s: float, stop_s: float) -> None:
+        """`start_s`: an engine that has not loaded its model within this time has failed to start.
+        `stop_s`: an engine that has not stopped this long after it was told to is killed."""
+        self._config = config
+        self._start_s, self._stop_s = start_s, stop_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.BaseTransport | None = None
+        self._lines = _Lines()
+        self._runs = 0
+
+    async def start(self) -> EngineInfo:
+        """Start the process and wait until the model is loaded.
+
+        Raises ConfigError when it does not come to that; the engine's stderr, which is ours, says why.
+        """
+        await self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "worker.engine_process.server", str(theirs.fileno())),
+                self._config.model_dump_json(),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                # A session of its own: a Ctrl-C in the terminal must not reach it before the worker decides.
+                start_new_session=True,
+            )
+        self._transport, self._lines = await asyncio.get_running_loop().create_connection(_Lines, sock=ours)
+        try:
+            async with asyncio.timeout(self._start_s):
+                return await self._ready()
+        except EngineDied:
+            code = await self._process.wait()
+            raise ConfigError(f"the engine could not start (exit code {code}); its messages stand above") from None
+        except TimeoutError:
+            await self.close()
+            raise ConfigError(
+                f"the engine has not loaded its model within {self._start_s:g} s: raise engine_start_s if the "
+                "model takes longer"
+            ) from None
+
+    async def _ready(self) -> EngineInfo:
+        with ShownProgress() as progress:
+            while True:
+                for message in await self._lines.take():
+                    if isinstance(message, EngineInfo):
+                        return message
+                    if isinstance(message, Loading):
+                        progress(message.stage, message.done, message.total)
+
+    @property
+    def died(self) -> bool:
+        """Whether the process that was started has gone."""
+        return self._lines.closed
+
+    def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> "ProcessRun":
+        """Begin a job.  request: the wire form of a valid GenerationRequest."""
+        self._runs += 1
+        order = Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids))
+        self.send(order)
+        return ProcessRun(self, self._runs)
+
+    def send(self, order: Generate | Stop) -> None:
+        """Put an order on the wire. Once the engine has died it goes nowhere, and `take` says so."""
+        assert isinstance(self._transport, asyncio.WriteTransport), "the engine has not been started"
+        if not self._lines.closed:
+            self._transport.write(order.model_dump_json().encode() + b"\n")
+
+    async def take(self) -> list[Answer | StepMessage]:
+        """What the engine has said since the last call.  Raises EngineDied."""
+        return await self._lines.take()
+
+    def kill_if_silent(self) -> asyncio.TimerHandle:
+        """Kill the engine after the bound for stopping, unless the handle is cancelled before."""
+        return asyncio.get_running_loop().call_later(self._stop_s, self._kill_silent)
+
+    def _kill_silent(self) -> None:
+        logger.error("the engine has not stopped within %.0f s and is killed", self._stop_s)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, 9)
+
+    async def close(self) -> None:
+        """End the process. Harmless when there is none."""
+        if self._transport is not None:
+            self._transport.close()
+        if self._process is not None:
+            self.kill()
+            await self._process.wait()
+        self._process = self._transport = None
+
+
+class ProcessRun:
+    """One job on the engine process."""
+
+    def __init__(self, engine: EngineProcess, run: int) -> None:
+        self._engine = engine
+        self._run = run
+        self._ended = False
+        self._killer: asyncio.TimerHandle | None = None
+
+    async def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
+        """What the engine says; the last message of the last batch is Ended or RunFailed."""
+        while not self._ended:
+            batch = await self._engine.take()
+            self._note_end(batch[-1])
+            yield batch
+
+    def stop(self, *, flush: bool) -> None:
+        """End the run at its next step."""
+        if not self._ended and self._killer is None:
+            self._engine.send(Stop(run=self._run, flush=flush))
+            self._killer = self._engine.kill_if_silent()
+
+    async def finish(self) -> None:
+        """Leave the engine ready for the next run, whatever became of this one."""
+        self.stop(flush=False)
+        with contextlib.suppress(EngineDied):
+            async for _ in self.batches():
+                pass
+        if self._killer:
+            self._killer.cancel()
+
+    def _note_end(self, message: Answer | StepMessage) -> None:
+        if not isinstance(message, StepMessage) and message.op in ("ended", "failed"):
+            self._ended = True
+            if self._killer:
+                self._killer.cancel()

@@ -1,0 +1,161 @@
+"""From a model name to a model folder, by configs/model_paths.yaml.
+
+Knows the file's form and what a folder must hold; loads no model, and imports torch only to train `tiny` on
+its first use.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from producer.contract import InvalidRequest
+from producer.contract.keys import check_model_name
+
+from ..errors import ConfigError
+
+MODEL_PATHS = "model_paths.yaml"
+TINY = "tiny"
+"""The name of the model that is trained on first use, into the folder that the file gives for it."""
+
+_ROOT = Path(__file__).resolve().parents[2]
+_FORM = "it maps a model's name to its folder, one a line, as in `qwen2_7b: ~/models/Qwen2-7B`"
+_WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
+
+def config_files(name: str) -> list[Path]:
+    """Where a file of that name is looked for when nobody says where it is: `configs` here, then the checkout's.
+
+    An installed worker has no checkout: what lies beside it are other packages, and their `configs` is not ours.
+    """
+    folders = [Path.cwd(), _ROOT] if (_ROOT / "pyproject.toml").is_file() else [Path.cwd()]
+    return list(dict.fromkeys(folder / "configs" / name for folder in folders))
+
+
+def find_config_file(name: str) -> Path | None:
+    """The first of those places that has the file."""
+    return next((place for place in config_files(name) if place.is_file()), None)
+
+
+class ConfigLoader:
+    """The model paths file: `~` stands for the home folder, and a relative path counts from the file."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.  Raises ConfigError when it is missing, is not YAML, or has another form."""
+        self._file = path
+        self._folders = dict(self._entry(name, folder) for name, folder in _read_mapping(path).items())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that the file knows."""
+        return tuple(self._folders)
+
+    def folder(self, name: str) -> Path:
+        """Where the file says that the model is, there or not.  Raises ConfigError for a name it does not know."""
+        if name not in self._folders:
+            known = ", ".join(sorted(self._folders)) or "none"
+            raise ConfigError(
+                f"model {name!r} is not in {self._file}, which knows: {known}. Add a line `{name}: FOLDER`"
+            )
+        return self._folders[name]
+
+    def model_path(self, name: str) -> Path:
+        """The folder of a model that can be loaded.
+
+        Raises ConfigError when the name is unknown, or its folder is missing or lacks a part of a model.
+        """
+        folder = self.folder(name)
+        if not folder.is_dir():
+            raise ConfigError(f"model {name!r}: there is no folder {folder}. Correct its line in {self._file}")
+        self._require(name, folder, ("config.json",), "config.json")
+        self._require(name, folder, _WEIGHTS, "weights (*.safetensors or *.bin)")
+        self._require(name, folder, _TOKENIZERS, f"tokenizer ({', '.join(_TOKENIZERS)})")
+        return folder
+
+    def _entry(self, name: object, folder: object) -> tuple[str, Path]:
+        try:
+            known_name = check_model_name(name)  # type: ignore[arg-type]  # it checks the type, too
+        except InvalidRequest as error:
+            raise ConfigError(f"{self._file}: {error}") from None
+        if not isinstance(folder, str) or not folder:
+            raise ConfigError(f"{self._file}: the folder of {name!r} is not a path but {folder!r}: {_FORM}")
+        try:
+            return known_name, self._file.parent / Path(folder).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{self._file}: the folder of {name!r} is {folder!r}: {error}") from None
+
+    def _require(self, name: str, folder: Path, patterns: tuple[str, ...], what: str) -> None:
+        if not any(found.is_file() for pattern in patterns for found in folder.glob(pattern)):
+            remedy = "Delete the folder: it is made again" if name == TINY else "Download the model again"
+            raise ConfigError(
+                f"model {name!r}: {folder} holds no {what}. {remedy}, or correct its line in {self._file}"
+            )
+
+
+def locate_model(name: str, model_paths: Path | None = None, *, progress: bool = True) -> Path:
+    """The folder of a model, ready to be loaded. Trains `tiny` if its folder does not exist yet (about 20 s).
+
+    `model_paths`: the model paths file; None looks in the places of `config_files`.
+    `progress` shows a bar on stderr while training.  Raises ConfigError as ConfigLoader does.
+    """
+    loader = ConfigLoader(model_paths or _default_model_paths())
+    if name == TINY and not loader.folder(name).exists():
+        _train_into(loader.folder(name), progress=progress)
+    return loader.model_path(name)
+
+
+def _default_model_paths() -> Path:
+    if found := find_config_file(MODEL_PATHS):
+        return found
+    raise ConfigError(
+        f"there is no model paths file; looked for {' and '.join(map(str, config_files(MODEL_PATHS)))}: write it, "
+        f"or name another with --model-paths or GENQUEUE_MODEL_PATHS; {_FORM}"
+    )
+
+
+def _train_into(folder: Path, *, progress: bool) -> None:
+    """Train `tiny` so that `folder` appears whole or not at all, and once, however many processes want it."""
+    from .tiny_model import train_tiny_model  # noqa: PLC0415 - brings torch, which most uses do without
+
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(folder.name + ".lock")):
+            if folder.exists():
+                return  # another process was first
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            partial.mkdir()
+            train_tiny_model(partial, progress=progress)
+            partial.rename(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"the tiny model cannot be kept in {folder}: {error}. Give `{TINY}` a folder that can be written"
+        ) from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        yield
+
+
+def _read_mapping(path: Path) -> dict[object, object]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no model paths file {path}: write it, or name another with --model-paths or "
+            f"GENQUEUE_MODEL_PATHS; {_FORM}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the model paths file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the model paths file {path} is not valid YAML: {error}; {_FORM}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"the model paths file {path} is not a mapping: {_FORM}")
+    return content

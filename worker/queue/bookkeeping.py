@@ -1,0 +1,356 @@
+"""What RQ hears of a job's start and end, and of nothing that is not ours to tell.
+
+RQ writes what a job came to without a look at who has the job by then. So each of its transactions on a job is
+given the look, and Redis refuses the transaction if what was seen has changed meanwhile: a worker that was stopped
+for so long that another has the job, between any two steps, leaves nothing in RQ's records. The transaction that
+registers an end also takes the job out of the list of taken jobs, so that it cannot go through twice.
+
+Knows RQ's registries, its callbacks and its retries. Knows nothing of how jobs are taken or run.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from threading import Lock
+from typing import Any, Literal
+
+import redis
+from redis import Redis
+from redis.client import Pipeline
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.queue import Queue
+from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
+from rq.utils import now
+from rq.worker.base import BaseWorker, WorkerStatus
+
+from producer.contract import GenerationResult, JobError, Keys
+
+from ..errors import BookkeepingFailed, is_wrong_type
+from ..settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+COUNT_DEATH = """
+-- One death more of those in whose hands the job was, a worker or its engine: `intake.check_deaths` reads them.
+local function count_death(job)
+  -- Anybody can write the field. What is no number must not keep the job from its queue.
+  if type(redis.pcall('HINCRBY', job, 'deaths', 1)) == 'table' then redis.call('HSET', job, 'deaths', 1) end
+end
+"""
+
+PUT_BACK = f"""
+{COUNT_DEATH}
+-- KEYS   our list of taken jobs, job hash, queue          ARGV   job id, 1 if the engine died over it
+-- Only while it is ours: a sweep that took us for dead has put it back already.
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+-- Where no hash stands any more, whoever takes the job refuses it.
+if redis.call('TYPE', KEYS[2]).ok == 'hash' then
+  redis.call('HSET', KEYS[2], 'status', 'queued', 'worker_name', '')
+  if ARGV[2] == '1' then count_death(KEYS[2]) end
+end
+redis.call('LPUSH', KEYS[3], ARGV[1])
+return 1
+"""
+
+NOTING_TRIES = 3
+
+_ENDED = (b"finished", b"failed", b"stopped")
+
+
+class NotHeld(Exception):
+    """The job is not ours any more, or its end stands in RQ already: nothing of it is ours to write."""
+
+
+class GenerationJob(Job):
+    """RQ's job, with a retry that stands or falls with its transaction."""
+
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """RQ's own writes the status of a job that is to wait ahead of the transaction, and beside it."""
+        interval_s = self.get_retry_interval()
+        if not interval_s:
+            super().retry(queue, pipeline)
+            return
+        assert self.retries_left
+        self.retries_left -= 1
+        queue.schedule_job(self, now() + timedelta(seconds=interval_s), pipeline=pipeline)
+
+
+class Bookkeeper(BaseWorker, ABC):
+    """The part of an RQ worker that registers the starts and the ends of its jobs, while they are its own."""
+
+    def __init__(
+        self, queue_names: list[str], settings: WorkerSettings, connection: "Redis", *, name: str
+    ) -> None:
+        self.settings = settings
+        self.keys = Keys(settings.prefix)
+        super().__init__(
+            queue_names,
+            name=name,
+            connection=connection,
+            job_class=GenerationJob,
+            serializer=JSONSerializer,
+            default_result_ttl=round(settings.result_ttl_s),
+            log_job_description=False,
+        )
+        self.log_result_lifespan = False
+        self._put_back = connection.register_script(PUT_BACK)
+        self._notes = Lock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours
+        self._failure_noted = False
+        self._called_back: set[str] = set()
+
+    @abstractmethod
+    def beat(self, job: Job | None, execution: Execution | None) -> None:
+        """Say that the worker, and the job that it runs, are alive.  Raises what keeps Redis from taking it."""
+
+    def queue_of(self, job: Job) -> Queue:
+        """The queue that the job came from."""
+        return self.queue_class(job.origin, connection=self.connection, serializer=self.serializer)
+
+    # -- whose the job is
+
+    def has_lost(self, job_id: str) -> bool:
+        """Whether a sweep has taken us for dead and moved the job on: what RQ knows of it is not ours to write.
+
+        A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
+        Where another kind of key stands in place of list or job, it is lost to RQ, which can read it no more and
+        would refuse each write. To the stream it is ours (`event_log.APPEND`): the job must have its end.
+        """
+        return self._has_lost(job_id, self.connection.execute_command)
+
+    def _has_lost(self, job_id: str, command: Callable[..., Any]) -> bool:
+        try:
+            if any(command("LPOS", key, job_id) is not None for key in self._own_lists):
+                return False
+            status, worker_name = command("HMGET", self.job_class.key_for(job_id), "status", "worker_name")
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return True
+        return status is not None and not (status == b"started" and worker_name == self.name.encode())
+
+    @property
+    def _own_lists(self) -> tuple[str, str]:
+        """Lists of jobs that are ours: those to run, and those of the dead whose end we tell RQ of."""
+        return self.keys.taken(self.name), self.keys.settling(self.name)
+
+    def _only_while_held(self, job_id: str, pipeline: Pipeline, *, unrun: bool = False) -> None:
+        """Let a transaction through only while the job is ours.  Raises NotHeld when it is not.
+
+        unrun: nobody has run the job, and it may still wait in its queue; its end is to be registered once.
+        The look is sent at once. All else that the pipeline has been given, and is given yet, waits for `execute`,
+        which raises WatchError if what was seen has changed.
+        """
+        command = pipeline.immediate_execute_command
+        key = self.job_class.key_for(job_id)
+        command("WATCH", *self._own_lists, key)
+        pipeline.explicit_transaction = True
+        lost = command("HGET", key, "status") in _ENDED if unrun else self._has_lost(job_id, command)
+        if lost:
+            raise NotHeld
+
+    def _write_while_held(self, job_id: str, write: Callable[[Pipeline], None]) -> None:
+        """Have the commands of `write` carried out as one transaction, while the job is ours.  Raises NotHeld."""
+        while True:
+            with suppress(redis.WatchError), self.connection.pipeline() as pipeline:
+                self._only_while_held(job_id, pipeline)
+                write(pipeline)
+                pipeline.execute()
+                return
+
+    # -- starts
+
+    def begin(self, job: Job) -> Execution:
+        """Register the job as started. If it is not ours any more, nothing is written."""
+        try:
+            self._write_while_held(job.id, partial(self._begin, job))
+        except NotHeld:
+            return Execution("superseded", job.id, self.connection, worker_name=self.name)
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            # One of RQ's keys for the job is of somebody else's making. It is not shown as running, and runs.
+            logger.warning("job %s: RQ cannot register its start: %s", job.id, error)
+        [execution] = self._executions_of(job)
+        return execution
+
+    def _begin(self, job: Job, pipeline: Pipeline) -> None:
+        """What RQ does in `prepare_execution` and `prepare_job_execution`, in one transaction."""
+        self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
+        execution = Execution.create(job, self.get_heartbeat_ttl(job), pipeline, worker_name=self.name)
+        self.executions[execution.id] = execution
+        self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
+        self.heartbeat(pipeline=pipeline)
+        job.prepare_for_execution(self.name, pipeline)
+        pipeline.persist(job.key)
+
+    def _executions_of(self, job: Job) -> list[Execution]:
+        return [execution for execution in self.executions.values() if execution.job_id == job.id]
+
+    def _drop_executions(self, job: Job) -> None:
+        for execution in self._executions_of(job):
+            with self.connection.pipeline() as pipeline:
+                super().cleanup_execution(job, pipeline=pipeline, execution=execution)
+                pipeline.execute(raise_on_error=False)
+
+    # -- ends
+
+    def succeed(self, job: Job, execution: Execution, result: GenerationResult) -> None:
+        """Register the job as finished; the result is RQ's return value too."""
+        with self._ending(job, execution):
+            job.ended_at = now()
+            job.result_ttl = self._bounded_ttl(job.result_ttl)
+            job._result = result.model_dump(mode="json")  # noqa: SLF001 - as RQ's own workers set it
+            job._status = JobStatus.FINISHED  # noqa: SLF001
+            self._call_back(job, "success", job._result)  # noqa: SLF001
+            self.handle_job_success(job, self.queue_of(job), job.started_job_registry, execution)
+            job.send_webhooks(JobStatus.FINISHED)
+
+    def fail(self, job: Job, execution: Execution, error: JobError) -> None:
+        """Register the job as failed, or enqueue it again if RQ's Retry asks for it and it can help."""
+        with self._ending(job, execution):
+            self._call_back(job, "failure", type(error), error, None)
+            if not error.retryable:
+                job.retries_left = 0
+            self._handle_failure(job, execution, f"{error.code}: {error}")
+
+    def refuse(self, job: Job, error: JobError) -> None:
+        """Register a job that was never run as failed. Nothing that it names is called, and it is not retried."""
+        with self._ending(job, None):
+            job.webhooks = []
+            job.retries_left = 0
+            self._handle_failure(job, None, f"{error.code}: {error}")
+
+    def stopped(self, job: Job, execution: Execution) -> None:
+        """Register the job as stopped, RQ's word for a job that was cancelled while it ran."""
+        with self._ending(job, execution):
+            self._call_back(job, "stopped")
+            self._handle_failure(job, execution, "cancelled", stopped=True)
+
+    @contextmanager
+    def _ending(self, job: Job, execution: Execution | None) -> Iterator[None]:
+        """Around the registering of a job's end, which may take several calls until Redis has taken it.
+
+        It is over, too, once the job is not ours: it was moved on, or the call before went through and its answer
+        was lost.
+        """
+        try:
+            yield
+            if execution is not None:
+                self.executions.pop(execution.id, None)
+        except NotHeld:
+            if execution is not None:
+                self.forget(execution)
+        self._called_back.discard(job.id)
+
+    def _handle_failure(self, job: Job, execution: Execution | None, why: str, *, stopped: bool = False) -> None:
+        job.ended_at = now()
+        job.failure_ttl = self._bounded_ttl(job.failure_ttl)
+        retries_left = job.retries_left
+        for _ in range(NOTING_TRIES):
+            with self._notes:
+                self._stopped_job_id = job.id if stopped else None
+                self._failure_noted = False
+                self.handle_job_failure(job, self.queue_of(job), exc_string=why, execution=execution)
+                if self._failure_noted:
+                    return
+            # RQ has logged an error of Redis and gone on. If Redis takes no writes at all, this raises why.
+            job.retries_left = retries_left
+            self.beat(None, None)
+        raise BookkeepingFailed
+
+    def _release_slot_safely(self, job: Job) -> None:
+        """RQ calls this once the failure stands in Redis, and only then: it says so nowhere else.
+
+        The job's status does not: another worker may have taken a job that is enqueued again.
+        """
+        self._failure_noted = True
+        super()._release_slot_safely(job)
+
+    def fail_unreadable(self, job_id: str) -> None:
+        """Mark a job that RQ itself cannot read as failed, and let it expire.
+
+        It goes into no registry, whose readers would stumble over it. Where no hash stands, or something else
+        under its name, there is nothing of RQ's to change.
+        """
+        key = self.job_class.key_for(job_id)
+        if self.connection.type(key) == b"hash":
+            with self.connection.pipeline() as pipeline:
+                self._set_last_status(key, JobStatus.FAILED, pipeline)
+                pipeline.execute()
+
+    def _set_last_status(self, key: str, status: JobStatus, pipeline: Pipeline) -> None:
+        pipeline.hset(key, "status", status)
+        pipeline.expire(key, round(self.settings.result_ttl_s))
+
+    def let_expire(self, job: Job) -> None:
+        """The least that RQ must know of a job that has ended: its status, and that nothing runs it."""
+        self._called_back.discard(job.id)
+        self._drop_executions(job)
+        with suppress(NotHeld):
+            self._write_while_held(job.id, partial(self._set_last_status, job.key, job.get_status(refresh=False)))
+
+    def put_back(self, job: Job, execution: Execution) -> None:
+        """Put a job that has not ended at the front of its queue, in one step."""
+        self._put_at_front(job, execution, deaths=0)
+
+    def put_back_after_death(self, job: Job, execution: Execution) -> None:
+        """Put a job over which the engine died at the front of its queue; the death counts, in the same step."""
+        self._put_at_front(job, execution, deaths=1)
+
+    def _put_at_front(self, job: Job, execution: Execution, *, deaths: Literal[0, 1]) -> None:
+        with self.connection.pipeline() as pipeline:
+            super().cleanup_execution(job, pipeline=pipeline, execution=execution)
+            keys = [self.keys.taken(self.name), job.key, self.queue_of(job).key]
+            self._put_back(keys=keys, args=[job.id, deaths], client=pipeline)
+            pipeline.execute()
+
+    def forget(self, execution: Execution) -> None:
+        """Another worker has the job: drop our own record of it, and touch nothing that may be the other's."""
+        self.executions.pop(execution.id, None)
+        with self.connection.pipeline() as pipeline:
+            pipeline.delete(execution.key)
+            pipeline.srem(self.executions_key, execution.composite_key)
+            pipeline.execute()
+
+    # -- inside the transactions of RQ
+
+    def cleanup_execution(self, job: Job, pipeline: Pipeline, execution: Execution | None = None) -> None:
+        """RQ calls this in the transaction that registers a job's end.  Raises NotHeld.
+
+        RQ's own forgets the execution at once; ours stays until the end stands in Redis (see `_ending`).
+        """
+        self._only_while_held(job.id, pipeline, unrun=execution is None)
+        for key in self._own_lists:
+            pipeline.lrem(key, 1, job.id)
+        pipeline.hdel(job.key, "deaths")  # whoever has RQ enqueue it again begins anew
+        if execution is not None:
+            execution.delete(job=job, pipeline=pipeline)
+
+    def _bounded_ttl(self, ttl_s: int | None) -> int:
+        """Of the job in RQ: as it asks, up to the bound. RQ's -1 (for ever) is the bound, and 0 is at once.
+
+        `intake.result_ttl_s`, for events and result, has a lower bound too: subscribers read those, and not RQ's.
+        """
+        if ttl_s is None:
+            return round(self.settings.result_ttl_s)
+        bound = round(self.settings.max_result_ttl_s)
+        return bound if ttl_s < 0 else min(ttl_s, bound)
+
+    def _call_back(self, job: Job, kind: Literal["success", "failure", "stopped"], *args: Any) -> None:
+        """Run a callback that a setting allows. Its failure is logged and changes nothing.
+
+        It runs once, however often Redis has to be told of the end: the end of that is in `_ending`.
+        """
+        if not getattr(job, f"_{kind}_callback_name") or job.id in self._called_back:
+            return
+        self._called_back.add(job.id)
+        try:
+            with TimerDeathPenalty(getattr(job, f"{kind}_callback_timeout"), job_id=job.id):
+                getattr(job, f"{kind}_callback")(job, self.connection, *args)
+        except Exception:
+            logger.exception("job %s: its callback failed", job.id)

@@ -1,0 +1,1 @@
+"""One job, from its place in the stream to its end. Knows no RQ and no torch."""

@@ -1,0 +1,159 @@
+"""One job: request -> engine -> events -> outcome.
+
+Takes a job from its place in the stream to its end, or to the place where another worker will go on. Knows the
+engine by its `Protocol`, the stream by the event log, of RQ no more than the name of the job's hash, which the
+append looks at, and nothing of torch.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from redis.asyncio import Redis
+
+from producer.broker.outage import outlast
+from producer.contract import (
+    JobError,
+    Keys,
+)
+from producer.contract.assemble import assemble
+
+from ..engine_process.client import EngineClient
+from ..job import AbortReason, Done, Order, Outcome, Superseded
+from .attempt import Attempt, error_info
+from .event_log import EventLog, Fenced, Moved
+from .history import History, read_history
+
+logger = logging.getLogger(__name__)
+
+CLEAR = """
+-- KEYS   our list of taken jobs, events, result, cancel      ARGV   job id
+-- Only while the job is ours: after a sweep, the stream may be that of another worker's attempt.
+if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
+redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
+redis.call('DEL', KEYS[3], KEYS[4])
+return 1
+"""
+
+
+class Runner:
+    """Runs one job at a time.
+
+    `abort` and `look_for_cancel` may be called at any moment, from the event loop's thread.
+
+    cancel_poll_s: between two looks for a request to cancel the running job.
+    live_ttl_s: how long the stream of a job that has not ended stays after its last event. It has to outlast the
+    wait for another worker; after the end, the order's own `result_ttl_s` counts.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        client: "Redis",
+        keys: Keys,
+        *,
+        worker_name: str,
+        cancel_poll_s: float,
+        live_ttl_s: float,
+    ) -> None:
+        self.engine = engine
+        self.client = client
+        self.keys = keys
+        self.worker_name = worker_name
+        self.cancel_poll_s = cancel_poll_s
+        self.live_ttl_s = live_ttl_s
+        self.attempt: Attempt | None = None
+        self._clear_script = client.register_script(CLEAR)
+
+    async def run(self, order: Order) -> Outcome:
+        """Take the job to its end, or as far as this worker gets."""
+        while True:
+            history = await read_history(self.client, self.keys, order.job_id, self.worker_name)
+            if not history.held:
+                logger.warning("job %s has been taken over before it began", order.job_id)
+                return Superseded()
+            if ended := history.ended:
+                if ended.status == "finished":
+                    return Done(ended)
+                # It failed or was cancelled, and somebody has had RQ enqueue it again.
+                if not await self._clear(order.job_id):
+                    return Superseded()
+                history = History(last_attempt=history.last_attempt)
+            self.attempt = self._attempt(order, history)
+            try:
+                return await self.attempt.run()
+            except Moved:
+                logger.info("job %s: the worker before still wrote to the stream; reading it again", order.job_id)
+            except Fenced:
+                logger.warning("job %s has been taken over by another worker", order.job_id)
+                return Superseded()
+            finally:
+                self.attempt = None
+
+    def abort(self, reason: AbortReason) -> None:
+        """Stop the running job at its next step. Harmless when there is none."""
+        if self.attempt is not None:
+            self.attempt.abort(reason)
+
+    def look_for_cancel(self) -> None:
+        """Have the running job look at once for a request to cancel it. The caller may mean the job before."""
+        if self.attempt is not None:
+            self.attempt.look_for_cancel()
+
+    async def _clear(self, job_id: str) -> bool:
+        """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in.
+
+        Answers whether the job is ours; if it is not, nothing was changed.
+        """
+        keys = self.keys
+        names = [keys.taken(self.worker_name), keys.events(job_id), keys.result(job_id), keys.cancel(job_id)]
+        clear = partial(self._clear_script, keys=names, args=[job_id])
+        return bool(await outlast(clear, f"clearing the stream of job {job_id!r}"))
+
+    async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
+        """End a job that cannot be run: `failed`, with its result."""
+        while True:
+            history = await read_history(self.client, self.keys, job_id, self.worker_name)
+            if ended := history.ended:
+                return Done(ended)
+            log = self.log(job_id, history, result_ttl_s)
+            result = assemble(
+                job_id, model, history.events, status="failed", finish_reason="error", error=error_info(error)
+            ).model_copy(update={"attempts": log.attempt, "worker": self.worker_name})
+            log.end(result)
+            try:
+                await log.run()
+            except Moved:
+                continue
+            except Fenced:
+                return Superseded()
+            return Done(result)
+
+    def log(self, job_id: str, history: History, result_ttl_s: float, owner_keys: Sequence[str] = ()) -> EventLog:
+        """The job's stream, for this worker's next attempt."""
+        return EventLog(
+            self.client,
+            self.keys,
+            job_id,
+            history.events,
+            live_ttl_s=self.live_ttl_s,
+            result_ttl_s=result_ttl_s,
+            after_attempt=history.last_attempt,
+            owner=self.worker_name,
+            owner_keys=owner_keys,
+        )
+
+    def _attempt(self, order: Order, history: History) -> Attempt:
+        owner_keys = (self.keys.taken(self.worker_name), f"rq:job:{order.job_id}")
+        return Attempt(
+            order,
+            history.events,
+            self.log(order.job_id, history, order.result_ttl_s, owner_keys),
+            self.engine,
+            worker_name=self.worker_name,
+            cancel_requested=partial(self._cancel_requested, order.job_id),
+            cancel_poll_s=self.cancel_poll_s,
+        )
+
+    async def _cancel_requested(self, job_id: str) -> bool:
+        return bool(await self.client.exists(self.keys.cancel(job_id)))

@@ -1,0 +1,76 @@
+"""One prompt, no Redis: the engine for a script or for the command line.
+
+from worker.standalone import generate
+print(generate("tiny", "What is genqueue?", 64, "cpu"))
+"""
+
+import secrets
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from producer.contract import GenerationRequest
+from producer.contract.requests import MAX_SEED
+
+from .engine import Engine, resolve_device
+from .models.config_loader import locate_model
+from .progress import ShownProgress
+
+
+def generate(
+    model_name: str,
+    prompt: str,
+    max_new_tokens: int | None = None,
+    device: str = "cpu",
+    *,
+    model_paths: Path | None = None,
+    dtype: str = "auto",
+    on_text: Callable[[str], None] | None = None,
+    **sampling: Any,
+) -> str:
+    """Load a model, answer one prompt, and return the answer.
+
+    `on_text` is called with each piece of text as it comes; joined, the pieces are the answer. An exception that
+    it raises ends the generation. `sampling` takes the other fields of GenerationRequest, `messages` excepted.
+    `model_paths`: the model paths file; None takes configs/model_paths.yaml of the current folder, else of the
+    checkout.
+
+    Raises ConfigError for a model, a device or a dtype that cannot be used here, and JobError for a request that
+    is not valid or a generation that failed. Bad input is found before the model is loaded, as far as it can be.
+    """
+    request = GenerationRequest.parse({"prompt": prompt, "max_new_tokens": max_new_tokens, **sampling})
+    engine = load_engine(model_name, device, model_paths=model_paths, dtype=dtype)
+    return run(engine, request, on_text=on_text)
+
+
+def load_engine(
+    model_name: str,
+    device: str,
+    *,
+    model_paths: Path | None = None,
+    dtype: str = "auto",
+    progress: bool = True,
+) -> Engine:
+    """Find and load a model by its name.  Raises ConfigError.
+
+    `progress` shows a bar on stderr while weights are loaded, and while `tiny` is trained on its first use.
+    """
+    torch_device = resolve_device(device)  # first: the cheapest thing that can be wrong
+    path = locate_model(model_name, model_paths, progress=progress)
+    with ShownProgress(visible=progress) as shown:
+        # No warm-up: compiling takes longer than one answer.
+        return Engine.load(path, torch_device, dtype, progress=shown)
+
+
+def run(engine: Engine, request: GenerationRequest, *, on_text: Callable[[str], None] | None = None) -> str:
+    """Answer one request on a loaded engine; `on_text` as in `generate`.  Raises JobError."""
+    seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+    pieces = []
+    with closing(engine.start(request, engine.encode(request), seed=seed)) as generation:
+        for step in generation:
+            if step.text:
+                pieces.append(step.text)
+                if on_text:
+                    on_text(step.text)
+    return "".join(pieces)
