@@ -8,44 +8,41 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, Literal, TypeVar
 
-from rq.job import Job
-from rq.queue import Queue
-from rq.registry import CanceledJobRegistry, DeferredJobRegistry, ScheduledJobRegistry
 from rq.utils import now, utcformat
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from .contract import (
     BEFORE_FIRST,
     EventId,
     GenerationResult,
+    JobConflict,
     Keys,
     NoSuchJob,
     QueueFull,
+    Started,
     StreamedEvent,
     WaitTimeout,
-    data_json,
-    mirror_json,
     parse_entry,
-    terminal_event,
 )
 from .contract.assemble import assemble
 from .contract.keys import check_job_id
 from .following import Subscription
 from .job_status import (
     JOB_FIELDS,
-    WORKER_FIELDS,
     JobState,
     JobStatus,
     WorkerInfo,
     job_fields,
-    live_worker,
     progress_of,
     state_of,
     times_of,
 )
-from .scripts import CANCEL_QUEUED, SUBMIT
+from .ledger import rq_names
+from .ledger.cancel import CancelAnswer, cancel
+from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
+from .ledger.step import Step
+from .ledger.submit import Conflict, Full, submit
 from .settings import ProducerSettings
-from .submission import Batch, Submission
+from .submission import Batch
 
 T = TypeVar("T")
 Command = Callable[[Any], Any]
@@ -56,8 +53,8 @@ Wait = Callable[[Subscription, float], Any]
 
 CancelOutcome = Literal["cancelled", "requested", "ended"]
 
-_QUEUE_PREFIX = Queue.redis_queue_namespace_prefix
-_PRIORITY_KEYS = {"high": 2, "normal": 3, "low": 4}
+UNKNOWN_MODEL = "unknown"
+"""Of a job of which nothing says its model."""
 
 
 class Operations:
@@ -79,16 +76,30 @@ class Operations:
         """
         if not batch.submissions:
             return []
-        keys, args = self._submit_arguments(batch)
-        reply = yield _script(SUBMIT, keys, args)
-        if reply[0] == -1:
-            raise QueueFull(
-                f"{reply[1]} jobs wait for {batch.model} and max_queued is {batch.max_queued}; nothing was "
-                "enqueued: submit again later"
-            )
-        # A command is sent again when its reply got lost, and then finds the job that it made itself.
-        pairs = zip(batch.submissions, reply, strict=True)
-        return [submission.id_is_ours or created == 1 for submission, created in pairs]
+        jobs = [submission.new_job for submission in batch.submissions]
+        step = submit(
+            self.keys,
+            batch.model,
+            batch.priority,
+            jobs,
+            max_queued=batch.max_queued,
+            queue_ttl_s=batch.queue_ttl_s,
+        )
+        match step.read((yield step.send)):
+            case Full(queued):
+                raise QueueFull(
+                    f"{queued} jobs wait for {batch.model} and max_queued is {batch.max_queued}; nothing was "
+                    "enqueued: submit again later"
+                )
+            case Conflict(job_id):
+                raise JobConflict(
+                    f"job id {job_id} is that of another request, model or prefix; nothing was enqueued: choose "
+                    "another id, or wait until that job has ended and its result_ttl_s is over"
+                )
+            case created:
+                # A command is sent again when its reply got lost, and then finds the job that it made itself.
+                pairs = zip(batch.submissions, created, strict=True)
+                return [submission.id_is_ours or is_new for submission, is_new in pairs]
 
     def open_stream(self, job_id: str, after: EventId | str | None) -> Operation[EventId | None]:
         """Where a subscriber starts. None when nothing comes after its cursor.  Raises NoSuchJob."""
@@ -136,20 +147,17 @@ class Operations:
 
     def cancel(self, job_id: str) -> Operation[CancelOutcome]:
         """End a job that waits; ask the worker to end one that runs. Harmless to repeat.  Raises NoSuchJob."""
-        newest, has_result = yield from self._newest(job_id)
-        if has_result or (newest and newest.is_terminal):
+        newest, _ = yield from self._newest(job_id)
+        if newest and newest.is_terminal:
             return "ended"
         fields, ttl_s = yield from self._read_job(job_id)
-        if fields and state_of(fields) in {"finished", "failed"}:
-            return "ended"
-        if fields and state_of(fields) != "running":
-            outcome = yield from self._cancel_waiting(job_id, fields)
-            if outcome != "taken":
+        while True:
+            entries = yield lambda r: r.xrange(self.keys.events(job_id))
+            step = self._cancel_step(job_id, fields, ttl_s, [parse_entry(*entry) for entry in entries])
+            outcome = step.read((yield step.send))
+            # 'changed': its worker has published since we read.
+            if outcome != "changed":
                 return outcome
-        # Durable, and not a message: the worker looks for it whenever it comes to the job.
-        expire_s = max(ttl_s, int(self.settings.queue_ttl_s))
-        yield lambda r: r.set(self.keys.cancel(job_id), "1", ex=expire_s)
-        return "requested"
 
     def status(self, job_id: str) -> Operation[JobStatus]:
         """What is known of the job.  Raises NoSuchJob."""
@@ -157,7 +165,7 @@ class Operations:
         fields, _ = yield from self._read_job(job_id)
         if not fields:
             return (yield from self._status_without_hash(job_id, newest))
-        model = self.keys.model_of_queue(fields["origin"]) or "?"
+        model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
         position = yield from self._position(job_id, model)
         return JobStatus(
             job_id=job_id,
@@ -174,33 +182,18 @@ class Operations:
 
     def workers(self, model: str) -> Operation[tuple[WorkerInfo, ...]]:
         """The live workers that serve the model."""
-        sets = [WORKERS_BY_QUEUE_KEY % name for name in self.keys.queues(model)]
-        worker_keys = sorted((yield lambda r: r.sunion(sets)))
+        records = yield from self._records(model)
+        return tuple(WorkerInfo(name=record.name, model_state=record.model_state) for record in records)
+
+    def _records(self, model: str) -> Operation[tuple[WorkerRecord, ...]]:
+        worker_keys = sorted((yield lambda r: r.sunion(worker_sets(self.keys, model))))
         if not worker_keys:
             return ()
-
-        def command(r: Any) -> Any:
-            """WORKER_FIELDS of all workers in one round trip."""
-            pipeline = r.pipeline(transaction=False)
-            for key in worker_keys:
-                pipeline.hmget(key, WORKER_FIELDS)
-            return pipeline.execute()
-
-        replies = yield command
-        workers = (live_worker(key, reply) for key, reply in zip(worker_keys, replies, strict=True))
-        return tuple(worker for worker in workers if worker)
-
-    def _submit_arguments(self, batch: Batch) -> tuple[list[str], list[Any]]:
-        keys = [Queue.redis_queues_keys, *(_QUEUE_PREFIX + name for name in self.keys.queues(batch.model))]
-        args: list[Any] = [-1 if batch.max_queued is None else batch.max_queued, _PRIORITY_KEYS[batch.priority]]
-        for submission in batch.submissions:
-            keys += self._existence_keys(submission.job_id)
-            args += _hash_arguments(submission)
-        return keys, args
+        return live_workers(worker_keys, (yield read_records(worker_keys)))
 
     def _existence_keys(self, job_id: str) -> tuple[str, str, str]:
         """A job is known while one of these is there."""
-        return Job.key_for(job_id), self.keys.events(job_id), self.keys.result(job_id)
+        return rq_names.job(job_id), self.keys.events(job_id), self.keys.result(job_id)
 
     def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | None, bool]]:
         """The last event so far, and whether there is a result.  Raises NoSuchJob."""
@@ -220,52 +213,31 @@ class Operations:
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
         """Fields of the RQ hash, none when it is gone or not ours; and its TTL in seconds, negative for none."""
-        key = Job.key_for(job_id)
+        key = rq_names.job(job_id)
         values, ttl_s = yield lambda r: r.pipeline(transaction=False).hmget(key, JOB_FIELDS).ttl(key).execute()
         fields = job_fields(values)
         if fields and self.keys.model_of_queue(fields.get("origin", "")) is None:
             raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {fields.get('origin')!r}, and not ours")
         return fields, ttl_s
 
-    def _cancel_waiting(
-        self, job_id: str, fields: dict[str, str]
-    ) -> Operation[Literal["cancelled", "ended", "taken"]]:
-        while True:
-            entries = yield lambda r: r.xrange(self.keys.events(job_id))
-            events = [parse_entry(*entry) for entry in entries]
-            keys, args = self._cancel_arguments(job_id, fields, events)
-            outcome = (yield _script(CANCEL_QUEUED, keys, args)).decode()
-            # 'changed': a worker took the job, published and put it back, between the two commands.
-            if outcome != "changed":
-                return outcome  # type: ignore[no-any-return]
-
-    def _cancel_arguments(
-        self, job_id: str, fields: dict[str, str], events: list[StreamedEvent]
-    ) -> tuple[list[str], list[Any]]:
-        origin = fields["origin"]
-        registries = (DeferredJobRegistry, ScheduledJobRegistry, CanceledJobRegistry)
-        keys = [
-            self.keys.result(job_id),
-            self.keys.events(job_id),
-            Job.key_for(job_id),
-            _QUEUE_PREFIX + origin,
-            *(registry.key_template.format(origin) for registry in registries),
-        ]
-        last = events[-1].id if events else None
-        event_id = EventId(last.attempt + 1, last.seq + 1) if last else EventId(1, 0)
-        result = assemble(
-            job_id, self.keys.model_of_queue(origin) or "?", events, status="cancelled", finish_reason="cancelled"
+    def _cancel_step(
+        self, job_id: str, fields: dict[str, str], ttl_s: int, events: list[StreamedEvent]
+    ) -> Step[CancelAnswer]:
+        model = self.keys.model_of_queue(fields.get("origin", "")) or _model_of(events)
+        return cancel(
+            self.keys,
+            job_id,
+            model,
+            events[-1].id if events else None,
+            assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
+            result_ttl_s=_positive(fields.get("result_ttl")) or self.settings.result_ttl_s,
+            request_ttl_s=max(ttl_s, int(self.settings.queue_ttl_s)),
+            now=utcformat(now()),
         )
-        data = data_json(terminal_event(result))
-        mirror = mirror_json(str(event_id), "cancelled", data)
-        result_ttl_s = _positive(fields.get("result_ttl")) or self.settings.result_ttl_s
-        times = (time.time(), utcformat(now()))
-        channel = self.keys.tokens(job_id)
-        return keys, [job_id, str(last or ""), str(event_id), data, mirror, channel, result_ttl_s, *times]
 
     def _position(self, job_id: str, model: str) -> Operation[int | None]:
         """Jobs of the model that are served before it; None when it is in none of the queues."""
-        names = [_QUEUE_PREFIX + name for name in self.keys.queues(model)]
+        names = [rq_names.queue(name) for name in self.keys.queues(model)]
 
         def command(r: Any) -> Any:
             """Place and length in each queue, at one moment: a job must not move between two of the questions."""
@@ -292,7 +264,7 @@ class Operations:
             assert newest is not None
             return JobStatus(
                 job_id=job_id,
-                model=getattr(newest.event.data, "model", "?"),
+                model=getattr(newest.event.data, "model", UNKNOWN_MODEL),
                 state=_terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
@@ -302,17 +274,14 @@ class Operations:
         )
 
 
-def _script(script: str, keys: list[str], args: list[Any]) -> Command:
-    return lambda r: r.eval(script, len(keys), *keys, *args)
-
-
 def _waiting(wait: Wait, subscription: Subscription, left_s: float) -> Command:
     return lambda _: wait(subscription, left_s)
 
 
-def _hash_arguments(submission: Submission) -> list[Any]:
-    flat = [part for pair in submission.fields.items() for part in pair]
-    return [submission.job_id, submission.hash_ttl_s, len(flat), *flat]
+def _model_of(events: list[StreamedEvent]) -> str:
+    """Of a job whose hash is gone."""
+    models = (event.event.data.model for event in events if isinstance(event.event, Started))
+    return next(models, UNKNOWN_MODEL)
 
 
 def _result_of(event: StreamedEvent) -> GenerationResult:

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 from redis import Redis
@@ -31,16 +31,19 @@ from producer.broker.advice import broker_unavailable, may_pass
 from producer.broker.outage import Outage, outlast
 from producer.contract import JobError, JobExpired, Keys, job_error
 from producer.contract.keys import check_job_id
+from producer.ledger.take import Taken
 
 from .engine_process.process import EngineProcess
 from .errors import BookkeepingFailed, is_wrong_type
 from .intake import MIN_RESULT_TTL_S, check_deaths, read_order, result_ttl_s
 from .job import Done, Order, Outcome, PutBack, Retry as RetryOutcome, Superseded
 from .metrics import Metrics
-from .queue.rq_worker import SOCKET_TIMEOUT_S, GenerationWorker, Taken
-from .queue.sweeping import Recovery
+from .presence import Presence, watch
+from .queue.commands import HEALTH_CHECK_S, listen
+from .queue.rq_worker import SOCKET_TIMEOUT_S, GenerationWorker
 from .run.runner import Runner
 from .settings import WorkerSettings
+from .upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +52,6 @@ T = TypeVar("T")
 PEEK_S = 4
 """A blocked read ends before any socket time-out does."""
 RETRY_S = 1.0
-SWEEP_S = 0.5
-"""One round trip when nobody has died; a dead worker's job waits for it."""
 SUSPENSION_POLL_S = 1.0
 CANCEL_AGAIN_S = 0.5
 
@@ -66,6 +67,13 @@ class Service:
         self._aredis = _async_client(settings.redis_url, SOCKET_TIMEOUT_S)
         # Blocked reads have a pool of their own: they must not keep connections from appends.
         self._peeking = _async_client(settings.redis_url, PEEK_S + SOCKET_TIMEOUT_S)
+        self._on_link: Callable[[], None] = lambda: None
+        self._link = _async_client(
+            settings.redis_url, SOCKET_TIMEOUT_S, max_connections=1, redis_connect_func=self._linked
+        )
+        self._listening = _async_client(
+            settings.redis_url, SOCKET_TIMEOUT_S, socket_keepalive=True, health_check_interval=HEALTH_CHECK_S
+        )
         self.runner = Runner(
             engine,
             self._aredis,
@@ -91,7 +99,18 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal, number)
         self.worker = await self._connect()
-        self.recovery = Recovery(self.worker)
+        settings = self.settings
+        self.presence = Presence(
+            self._link,
+            Keys(settings.prefix),
+            settings.model_name,
+            self.worker.name,
+            self.worker.record,
+            ttl_s=settings.heartbeat_ttl_s,
+            keep_s=settings.max_result_ttl_s,
+        )
+        self._on_link = self.presence.connected
+        self.upkeep = Upkeep(self.worker, self.presence, self._aredis, self._end_late)
         self.runner.worker_name = self.worker.name
         self._serve_metrics()
         try:
@@ -121,13 +140,12 @@ class Service:
     async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             side = [
-                tasks.create_task(self._every(self.settings.heartbeat_interval_s, self._beat), name="heartbeat"),
+                tasks.create_task(self._every(RETRY_S, self._be_present), name="presence"),
+                tasks.create_task(self._every(0, self.upkeep.step), name="upkeep"),
+                tasks.create_task(self._every(RETRY_S, self._hear_commands), name="commands"),
                 tasks.create_task(
                     self._every(self.settings.progress_interval_s, self._save_progress), name="progress"
                 ),
-                tasks.create_task(self._every(SWEEP_S, self._sweep), name="recovery"),
-                tasks.create_task(self._every(self.settings.heartbeat_interval_s, self._expire), name="expiry"),
-                tasks.create_task(self._every(1.0, self._schedule), name="scheduler"),
                 tasks.create_task(
                     self._every(self.settings.maintenance_interval_s, self._maintain), name="maintenance"
                 ),
@@ -143,7 +161,7 @@ class Service:
 
     async def _serve_next(self) -> None:
         """Take a job and see it through, or wait until there is one."""
-        taken = await self._rq(self.worker.take, tuple(self._registering))
+        taken = await self._rq(self.worker.take)
         if taken == "suspended":
             await self._rq(self.worker.note_state, WorkerStatus.SUSPENDED)
             await self._wait_for(self._stopping, SUSPENSION_POLL_S)
@@ -163,7 +181,7 @@ class Service:
             return
         try:
             check_deaths(taken.raw, self.settings.max_attempts)
-            order = read_order(job, self.settings, tuple(self.worker.queue_names()))
+            order = read_order(job, taken, self.settings, tuple(self.worker.queue_names()))
         except JobError as error:
             await self._fail_unrun(job, error)
             await self._rq(self.worker.put_down, job.id)
@@ -172,8 +190,11 @@ class Service:
 
     def _read(self, taken: Taken) -> Job:
         check_job_id(taken.job_id)
-        if not taken.raw:
-            raise JobExpired("RQ's ttl of the job ran out before a worker took it: submit it again")
+        if not taken.raw and not taken.size_bytes:
+            raise JobExpired(
+                "the job's record is gone from Redis: it was evicted for memory (see maxmemory-policy), deleted, "
+                "or its ttl ran out before a worker took it: submit it again"
+            )
         return self.worker.read(taken)
 
     async def _refuse(self, job_id: str, error: JobError, *, ttl_s: float = MIN_RESULT_TTL_S) -> None:
@@ -230,11 +251,14 @@ class Service:
             outcome = Superseded()
         match outcome:
             case Done(result) if result.status == "finished":
+                self.worker.note_end(job, result)
                 await self._book(self.worker.succeed, job, execution, result)
             case Done(result) if result.status == "cancelled":
+                self.worker.note_end(job, result)
                 await self._book(self.worker.stopped, job, execution)
             case Done(result):
                 assert result.error is not None
+                self.worker.note_end(job, result)
                 await self._book(
                     self.worker.fail, job, execution, job_error(result.error.code, result.error.message)
                 )
@@ -300,25 +324,33 @@ class Service:
                 outage.over()
             await asyncio.sleep(interval_s)
 
-    async def _beat(self) -> None:
-        job, execution = self._running or (None, None)
-        await asyncio.to_thread(self.worker.beat, job, execution)
+    async def _linked(self, connection: Any) -> None:
+        await connection.on_connect()
+        self._on_link()
+
+    async def _be_present(self) -> None:
+        await watch(
+            self.presence,
+            beat_interval_s=self.settings.heartbeat_interval_s,
+            on_beat=self.upkeep.note_beat,
+            on_dead=self.upkeep.note_dead,
+        )
+
+    async def _hear_commands(self) -> None:
+        await listen(self._listening, self.worker)
+
+    async def _end_late(self, job: Job | str) -> None:
+        if isinstance(job, str):
+            await self._refuse(job, JobExpired())
+            await self._rq(self.worker.put_down, job)
+        else:
+            await self._fail_unrun(job, JobExpired())
+            await self._rq(self.worker.put_down, job.id)
 
     async def _save_progress(self) -> None:
         if self._running and self.runner.attempt:
             progress = self.runner.attempt.progress
             await asyncio.to_thread(self.worker.save_progress, self._running[0], progress.as_dict())
-
-    async def _sweep(self) -> None:
-        await asyncio.to_thread(self.recovery.sweep)
-
-    async def _expire(self) -> None:
-        for job in await asyncio.to_thread(self.recovery.expired):
-            await self._fail_unrun(job, JobExpired())
-            await asyncio.to_thread(self.recovery.drop, job)
-
-    async def _schedule(self) -> None:
-        await asyncio.to_thread(self.worker.enqueue_scheduled)
 
     async def _maintain(self) -> None:
         await asyncio.to_thread(self.worker.maintain)
@@ -335,7 +367,7 @@ class Service:
         info = await self.engine.start()
         self.metrics.engine_starts.inc()
         self.worker.model_state = "ready"
-        await self._rq(self.worker.beat, None, None)
+        await outlast(self.presence.beat, "saying that the model is ready")
         self.metrics.describe_engine(info)
         logger.info("%s is ready: %s", self.settings.model_name, info.summary())
 
@@ -370,7 +402,10 @@ class Service:
     async def _leave(self) -> None:
         await self.engine.close()
         with contextlib.suppress(redis.RedisError):
+            await self.presence.leave()
             await asyncio.to_thread(self.worker.teardown)
+        await self._link.aclose()
+        await self._listening.aclose()
         await self._aredis.aclose()
         await self._peeking.aclose()
         self._redis.close()
@@ -412,10 +447,10 @@ def _client(url: str) -> Redis:
     return urls.client(url, retry=Retry(NoBackoff(), 0), **timeouts)
 
 
-def _async_client(url: str, timeout_s: float) -> AsyncRedis:
+def _async_client(url: str, timeout_s: float, **options: Any) -> AsyncRedis:
     retry = AsyncRetry(NoBackoff(), 0)
     timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": SOCKET_TIMEOUT_S}
-    return urls.async_client(url, retry=retry, **timeouts)
+    return urls.async_client(url, retry=retry, **timeouts, **options)
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

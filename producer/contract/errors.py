@@ -12,7 +12,8 @@ GenqueueError
 │   ├── WorkerLost              worker_lost
 │   └── EngineError             engine_error
 ├── JobCancelled                cancelled: raised by `GenerationResult.raise_for_status()`
-├── QueueFull                   queue_full          ┐
+├── JobConflict                 job_conflict        ┐
+├── QueueFull                   queue_full          │
 ├── BrokerUnavailable           broker_unavailable  ├ on the producer's side, never in a result
 ├── NoSuchJob                   no_such_job         │
 └── WaitTimeout                 wait_timeout        ┘
@@ -112,6 +113,12 @@ class JobCancelled(GenqueueError):
     """The job was cancelled."""
 
     code = "cancelled"
+
+
+class JobConflict(GenqueueError):
+    """A job of that id exists with another request, model or prefix. Choose another id."""
+
+    code = "job_conflict"
 
 
 class QueueFull(GenqueueError):

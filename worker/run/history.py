@@ -23,23 +23,11 @@ from producer.contract import (
     StreamedEvent,
     parse_entry,
 )
+from producer.ledger.stream import discard_stream
 
 from ..errors import is_wrong_type
 
 logger = logging.getLogger(__name__)
-
-DISCARD = """
--- KEYS   events      ARGV   id and fields of the last entry that was read, where it was a stream
--- Only what was looked at: another worker may have put the job's stream in its place meanwhile.
-if redis.call('TYPE', KEYS[1]).ok == 'stream' then
-  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] or {'', {}}
-  if #last[2] ~= #ARGV - 1 or last[1] ~= ARGV[1] then return end
-  for i, part in ipairs(last[2]) do
-    if part ~= ARGV[i + 1] then return end
-  end
-end
-redis.call('DEL', KEYS[1])
-"""
 
 MAX_ATTEMPT = 2**31
 """More attempts than any job has: ids above it are of no worker's making, and would leave no room for ours."""
@@ -88,7 +76,7 @@ async def _read(client: "Redis", keys: Keys, job_id: str, worker_name: str) -> H
         if isinstance(error, redis.ResponseError) and not is_wrong_type(error):
             raise
         logger.warning("job %.80r: what stands in place of its stream is deleted: %s", job_id, error)
-        await client.register_script(DISCARD)(keys=[events], args=_last_entry(entries))
+        await discard_stream(keys, job_id, _last_entry(entries)).run_async(client)
         return History(held=held)
     return History(past, _last_attempt(info), held)
 

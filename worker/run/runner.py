@@ -6,7 +6,6 @@ append looks at, and nothing of torch.
 """
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 
 from redis.asyncio import Redis
@@ -17,6 +16,7 @@ from producer.contract import (
     Keys,
 )
 from producer.contract.assemble import assemble
+from producer.ledger.stream import clear
 
 from ..engine_process.client import EngineClient
 from ..job import AbortReason, Done, Order, Outcome, Superseded
@@ -25,15 +25,6 @@ from .event_log import EventLog, Fenced, Moved
 from .history import History, read_history
 
 logger = logging.getLogger(__name__)
-
-CLEAR = """
--- KEYS   our list of taken jobs, events, result, cancel      ARGV   job id
--- Only while the job is ours: after a sweep, the stream may be that of another worker's attempt.
-if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
-redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
-redis.call('DEL', KEYS[3], KEYS[4])
-return 1
-"""
 
 
 class Runner:
@@ -63,7 +54,6 @@ class Runner:
         self.cancel_poll_s = cancel_poll_s
         self.live_ttl_s = live_ttl_s
         self.attempt: Attempt | None = None
-        self._clear_script = client.register_script(CLEAR)
 
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
@@ -105,10 +95,8 @@ class Runner:
 
         Answers whether the job is ours; if it is not, nothing was changed.
         """
-        keys = self.keys
-        names = [keys.taken(self.worker_name), keys.events(job_id), keys.result(job_id), keys.cancel(job_id)]
-        clear = partial(self._clear_script, keys=names, args=[job_id])
-        return bool(await outlast(clear, f"clearing the stream of job {job_id!r}"))
+        step = clear(self.keys, self.worker_name, job_id)
+        return await outlast(partial(step.run_async, self.client), f"clearing the stream of job {job_id!r}")
 
     async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
         """End a job that cannot be run: `failed`, with its result."""
@@ -129,7 +117,7 @@ class Runner:
                 return Superseded()
             return Done(result)
 
-    def log(self, job_id: str, history: History, result_ttl_s: float, owner_keys: Sequence[str] = ()) -> EventLog:
+    def log(self, job_id: str, history: History, result_ttl_s: float, *, as_owner: bool = False) -> EventLog:
         """The job's stream, for this worker's next attempt."""
         return EventLog(
             self.client,
@@ -139,16 +127,15 @@ class Runner:
             live_ttl_s=self.live_ttl_s,
             result_ttl_s=result_ttl_s,
             after_attempt=history.last_attempt,
-            owner=self.worker_name,
-            owner_keys=owner_keys,
+            worker=self.worker_name,
+            as_owner=as_owner,
         )
 
     def _attempt(self, order: Order, history: History) -> Attempt:
-        owner_keys = (self.keys.taken(self.worker_name), f"rq:job:{order.job_id}")
         return Attempt(
             order,
             history.events,
-            self.log(order.job_id, history, order.result_ttl_s, owner_keys),
+            self.log(order.job_id, history, order.result_ttl_s, as_owner=True),
             self.engine,
             worker_name=self.worker_name,
             cancel_requested=partial(self._cancel_requested, order.job_id),
