@@ -65,6 +65,21 @@ def results(job_id: str) -> str:
     return f"rq:results:{job_id}"
 
 
+def run(job_id: str, run_id: str) -> str:
+    """Hash of one run of a job."""
+    return f"rq:execution:{job_id}:{run_id}"
+
+
+def runs(job_id: str) -> str:
+    """Sorted set of the runs of a job."""
+    return f"rq:executions:{job_id}"
+
+
+def worker_runs(name: str) -> str:
+    """Set of the runs that a worker has."""
+    return f"rq:worker:{name}:executions"
+
+
 def worker(name: str) -> str:
     """Hash of a worker."""
     return f"rq:worker:{name}"

@@ -56,6 +56,36 @@ def read_job(job_id: str, *, max_bytes: int) -> Step[tuple[int, Mapping[bytes, b
     return Step("read_job", [rq_names.job(job_id)], [max_bytes, *FIELDS], _read_job)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a job, as RQ records it."""
+
+    run_id: str
+    fields: Mapping[str, Any]
+    job_fields: Mapping[str, Any]
+    """What changes in the job's hash."""
+    keep_s: int
+    over_at: float
+    """Unix s: RQ drops the run from the job's own record then."""
+
+
+def begin(keys: Keys, worker: str, job_id: str, queue: str, run: Run) -> Step[bool]:
+    """Show the job as running here. Tells whether it is ours; if not, nothing was written."""
+    names = [
+        keys.taken(worker),
+        rq_names.job(job_id),
+        rq_names.run(job_id, run.run_id),
+        rq_names.runs(job_id),
+        rq_names.registry("wip", queue),
+        rq_names.worker_runs(worker),
+        rq_names.worker(worker),
+    ]
+    flat = [part for pair in run.fields.items() for part in pair]
+    job_flat = [part for pair in run.job_fields.items() for part in pair]
+    args = [job_id, worker, run.run_id, run.keep_s, run.over_at, len(flat), *flat, *job_flat]
+    return Step("begin", names, args, bool)
+
+
 def put_back(keys: Keys, worker: str, job_id: str, queue: str, *, engine_died: bool) -> Step[bool]:
     """Put a job that has not ended at the front of its queue, and count the death of its engine if it has died.
 

@@ -20,16 +20,16 @@ from uuid import uuid4
 import redis
 from redis import Redis
 from redis.client import Pipeline
-from rq.executions import Execution, ExecutionRegistry
+from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from producer.contract import GenerationResult, JobError, Keys
-from producer.ledger.take import come_back, put_back
+from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..errors import BookkeepingFailed, is_wrong_type
 from ..settings import WorkerSettings
@@ -150,35 +150,30 @@ class Bookkeeper(BaseWorker):
 
     def begin(self, job: Job) -> Execution:
         """Register the job as started. If it is not ours any more, nothing is written."""
-        try:
-            self._write_while_held(job.id, partial(self._begin, job))
-        except NotHeld:
-            return Execution("superseded", job.id, self.connection, worker_name=self.name)
-        except redis.ResponseError as error:
-            if not is_wrong_type(error):
-                raise
-            # One of RQ's keys for the job is of somebody else's making. It is not shown as running, and runs.
-            logger.warning("job %s: RQ cannot register its start: %s", job.id, error)
-        [execution] = self._executions_of(job)
-        return execution
-
-    def _begin(self, job: Job, pipeline: Pipeline) -> None:
-        """What RQ does in `prepare_execution` and `prepare_job_execution`, in one transaction."""
         self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
         execution = Execution(uuid4().hex, job.id, self.connection, worker_name=self.name)
+        run = self._run_of(job, execution)
+        if not begin(self.keys, self.name, job.id, self.queue_of(job).name, run).run(self.connection):
+            return Execution("superseded", job.id, self.connection, worker_name=self.name)
+        self._state = WorkerStatus.BUSY
         self.executions[execution.id] = execution
+        return execution
+
+    def _run_of(self, job: Job, execution: Execution) -> Run:
+        """What RQ does in `prepare_execution` and `Job.prepare_for_execution`."""
+        job.worker_name = self.name
+        job.last_heartbeat = job.started_at = now()
+        job._status = JobStatus.STARTED  # noqa: SLF001 - as RQ's own workers set it
         keep_s = self.settings.max_result_ttl_s
-        pipeline.hset(execution.key, mapping=execution.serialize())
-        pipeline.expire(execution.key, keep_s)
-        ExecutionRegistry(job.id, connection=pipeline).add(execution, keep_s, pipeline=pipeline)
-        # For ever, so that RQ's upkeep of its registries, by whom and by what clock ever, gives no job up that we
-        # have: we take it out, or whoever finds us dead.
-        pipeline.zadd(job.started_job_registry.key, {execution.composite_key: "+inf"})
-        pipeline.sadd(self.executions_key, execution.composite_key)
-        pipeline.expire(self.executions_key, keep_s)
-        self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
-        job.prepare_for_execution(self.name, pipeline)
-        pipeline.persist(job.key)
+        started_at = utcformat(job.started_at)
+        fields = {"last_heartbeat": started_at, "started_at": started_at}
+        return Run(
+            execution.id,
+            execution.serialize(),
+            {**fields, "status": JobStatus.STARTED.value, "worker_name": self.name},
+            keep_s,
+            job.started_at.timestamp() + keep_s,
+        )
 
     def _executions_of(self, job: Job) -> list[Execution]:
         return [execution for execution in self.executions.values() if execution.job_id == job.id]
