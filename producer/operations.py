@@ -22,6 +22,7 @@ from .contract import (
     NoSuchJob,
     QueueFull,
     StreamedEvent,
+    UnknownEvent,
     WaitTimeout,
     data_json,
     mirror_json,
@@ -202,7 +203,7 @@ class Operations:
         """A job is known while one of these is there."""
         return Job.key_for(job_id), self.keys.events(job_id), self.keys.result(job_id)
 
-    def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | None, bool]]:
+    def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | UnknownEvent | None, bool]]:
         """The last event so far, and whether there is a result.  Raises NoSuchJob."""
         hash_key, events, result = self._existence_keys(check_job_id(job_id))
         entries, has_result, has_hash = (
@@ -240,7 +241,7 @@ class Operations:
                 return outcome  # type: ignore[no-any-return]
 
     def _cancel_arguments(
-        self, job_id: str, fields: dict[str, str], events: list[StreamedEvent]
+        self, job_id: str, fields: dict[str, str], events: list[StreamedEvent | UnknownEvent]
     ) -> tuple[list[str], list[Any]]:
         origin = fields["origin"]
         registries = (DeferredJobRegistry, ScheduledJobRegistry, CanceledJobRegistry)
@@ -283,7 +284,9 @@ class Operations:
             before += length
         return None
 
-    def _status_without_hash(self, job_id: str, newest: StreamedEvent | None) -> Operation[JobStatus]:
+    def _status_without_hash(
+        self, job_id: str, newest: StreamedEvent | UnknownEvent | None
+    ) -> Operation[JobStatus]:
         """Status of a job whose RQ hash has gone before its events and result."""
         raw = yield lambda r: r.get(self.keys.result(job_id))
         if raw is None and newest is None:
@@ -292,7 +295,7 @@ class Operations:
             assert newest is not None
             return JobStatus(
                 job_id=job_id,
-                model=getattr(newest.event.data, "model", "?"),
+                model=getattr(newest.event.data, "model", "?") if isinstance(newest, StreamedEvent) else "?",
                 state=_terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
@@ -315,13 +318,14 @@ def _hash_arguments(submission: Submission) -> list[Any]:
     return [submission.job_id, submission.hash_ttl_s, len(flat), *flat]
 
 
-def _result_of(event: StreamedEvent) -> GenerationResult:
+def _result_of(event: StreamedEvent | UnknownEvent) -> GenerationResult:
+    assert isinstance(event, StreamedEvent)
     assert isinstance(event.event.data, GenerationResult)
     return event.event.data
 
 
-def _terminal_state(newest: StreamedEvent | None) -> JobState | None:
-    return newest.event.type if newest and newest.is_terminal else None  # type: ignore[return-value]
+def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | None:
+    return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
 
 
 def _wait_timeout(status: JobStatus, waited_s: float) -> WaitTimeout:

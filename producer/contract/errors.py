@@ -15,9 +15,11 @@ GenqueueError
 ├── QueueFull                   queue_full          ┐
 ├── BrokerUnavailable           broker_unavailable  ├ on the producer's side, never in a result
 ├── NoSuchJob                   no_such_job         │
+├── JobConflict                 job_conflict        │
 └── WaitTimeout                 wait_timeout        ┘
 
-A message says what the caller can do about it. It defaults to the class's docstring.
+A message says what the caller can do about it. It defaults to the class's docstring. A code that this version does
+not know, which a later one may write, is a plain JobError that carries it.
 """
 
 from typing import ClassVar, Literal
@@ -38,7 +40,8 @@ ErrorCode = Literal[
 class GenqueueError(Exception):
     """Something went wrong in genqueue."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
+    """Of the class; of the one error where its class knows no code of its own."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
@@ -132,6 +135,12 @@ class NoSuchJob(GenqueueError):
     code = "no_such_job"
 
 
+class JobConflict(GenqueueError):
+    """A job of that id exists with another request, model or prefix: choose another job_id."""
+
+    code = "job_conflict"
+
+
 class WaitTimeout(GenqueueError):
     """The job did not end within the time given. It goes on: wait again, or cancel it."""
 
@@ -154,6 +163,8 @@ _JOB_ERRORS: dict[str, type[JobError]] = {
 }
 
 
-def job_error(code: ErrorCode, message: str = "") -> JobError:
-    """The exception that stands for an error code of the wire."""
-    return _JOB_ERRORS[code](message)
+def job_error(code: ErrorCode | str, message: str = "") -> JobError:
+    """The exception that stands for an error code of the wire: a plain JobError for a code of a later version."""
+    error = _JOB_ERRORS.get(code, JobError)(message)
+    error.code = code
+    return error

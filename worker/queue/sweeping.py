@@ -17,7 +17,7 @@ from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
 from rq.utils import as_text, now, utcformat
 
-from producer.contract import GenerationResult, InvalidRequest, job_error
+from producer.contract import GenerationResult, InvalidRequest
 from producer.contract.keys import settler, worker_of_taker
 
 from ..errors import BookkeepingFailed, is_wrong_type
@@ -210,8 +210,7 @@ class Recovery:
         elif result.status == "cancelled":
             self._worker.stopped(job, execution)
         else:
-            assert result.error is not None
-            self._worker.fail(job, execution, job_error(result.error.code, result.error.message))
+            self._worker.fail(job, execution, result.failure)
 
     def _readable(self, raw_id: bytes) -> Job | None:
         """The job; None where its hash is gone, or was never one that a worker could read."""

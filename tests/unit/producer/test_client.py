@@ -695,7 +695,7 @@ def test_a_foreign_event_is_an_error_and_no_hang(
     worker.take()
     stream = handle.stream(timeout_s=10)
     next(stream)
-    client.xadd(KEYS.events(handle.job_id), {"type": "surprise", "data": "{}"}, id="1-1")
+    client.xadd(KEYS.events(handle.job_id), {"type": "tokens", "data": "{}"}, id="1-1")
 
     with pytest.raises(GenqueueError, match="contract version 1"):
         next(stream)
