@@ -14,7 +14,7 @@ WAITING = ["queued-by-producer", "queued-by-rq"]
 
 
 def test_each_recording_is_read_by_a_test() -> None:
-    assert names() == sorted([*ENDED, *WAITING, "cut-off"])
+    assert names() == sorted([*ENDED, *WAITING, "cut-off", "cut-off-greedy"])
 
 
 @pytest.fixture
