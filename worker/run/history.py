@@ -7,6 +7,7 @@ job's stream is deleted: the contract gives the name to the stream, nobody could
 job from ever having its end. The size is looked at before anything is read.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -35,8 +36,11 @@ from ..errors import is_wrong_type
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
-"""Of a stream, in Redis' memory. A million tokens, one an entry, take less than a third of it."""
-MAX_ENTRIES = 1_000_000
+"""Of a stream, in Redis' memory. A hundred thousand tokens, one an entry, take 6 MiB, and 60 with logprobs."""
+MAX_ENTRIES = 2**18
+"""A token an entry for the longest output of today; as events they take half a gigabyte here."""
+MANY_ENTRIES = 5_000
+"""More are parsed in a thread: they take longer than the heartbeat and the stop signals should wait."""
 MAX_ATTEMPT = 2**31
 """More attempts than any job has: ids above it are of no worker's making, and would leave no room for ours."""
 
@@ -135,7 +139,9 @@ class _Stream:
         try:
             if isinstance(entries, redis.RedisError):
                 raise entries
-            return replace(parse_history(entries), last_attempt=_last_attempt(info), held=held)
+            many = len(entries) > MANY_ENTRIES
+            past = await asyncio.to_thread(parse_history, entries) if many else parse_history(entries)
+            return replace(past, last_attempt=_last_attempt(info), held=held)
         except (redis.ResponseError, InvalidRequest) as error:
             if isinstance(error, redis.ResponseError) and not is_wrong_type(error):
                 raise

@@ -1,6 +1,7 @@
 """What a worker makes of the stream that it finds: what it keeps, what it refuses, and what it deletes."""
 
 import json
+import threading
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ from redis.asyncio import Redis
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BEFORE_FIRST, EventId, GenerationResult, InvalidRequest, Keys, Started, StartedData
 from worker.job import Done, Superseded
+from worker.run import history
 from worker.run.event_log import EventLog, Moved
 from worker.run.history import MAX_ATTEMPT, History, parse_history, read_history
 
@@ -169,6 +171,20 @@ async def test_what_cannot_be_a_jobs_stream_is_deleted(client, entries):
 
 
 # -- its size comes first
+
+
+async def test_a_long_stream_is_parsed_beside_the_event_loop(client, monkeypatch):
+    """Else the worker is deaf for seconds: its heartbeat waits, and so does what tells it to stop."""
+    parsed_on = []
+    real = history.parse_history
+    monkeypatch.setattr(
+        history, "parse_history", lambda raw: parsed_on.append(threading.current_thread()) or real(raw)
+    )
+    await put(client, *(entry(f"1-{seq}", "tokens", TOKENS) for seq in range(2)))
+    await read(client)
+    monkeypatch.setattr(history, "MANY_ENTRIES", 1)
+    assert len((await read(client)).events) == 2
+    assert [thread is threading.main_thread() for thread in parsed_on] == [True, False]
 
 
 @pytest.fixture
