@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from .contract import BEFORE_FIRST, EventId, GenqueueError, Keys, StreamedEvent, parse_entry
+from .contract import BEFORE_FIRST, EventId, GenqueueError, Keys, StreamedEvent, UnknownEvent, parse_entry
 
 INBOX_LIMIT = 1024
 """Events that wait for a slow subscriber before its stream is left out of the read."""
@@ -50,7 +50,7 @@ class Subscription:
         """Whether its stream should be read on."""
         return not self.ended and self.error is None and len(self.inbox) < INBOX_LIMIT
 
-    def put_all(self, events: Iterable[StreamedEvent]) -> None:
+    def put_all(self, events: Iterable[StreamedEvent | UnknownEvent]) -> None:
         """Take the events that are newer than the cursor, as far as the inbox holds them.
 
         Stops at the first that finds it full: its subscriber empties it meanwhile, and an event taken after one
@@ -62,6 +62,8 @@ class Subscription:
             if not self.wants_more:
                 return
             self.cursor = event.id
+            if isinstance(event, UnknownEvent):
+                continue  # of a later version: passed over, and not read again
             self.ended = event.is_terminal
             self.inbox.append(event)
             self.signal.set()
@@ -149,7 +151,7 @@ class Subscriptions:
 
     @staticmethod
     def _deliver_stream(subscriptions: Sequence[Subscription], entries: Entries) -> None:
-        events: list[StreamedEvent] = []
+        events: list[StreamedEvent | UnknownEvent] = []
         error: GenqueueError | None = None
         for entry_id, fields in entries:
             try:

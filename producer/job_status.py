@@ -55,7 +55,8 @@ class JobStatus(Frozen):
 
     job_id: str
     model: str
-    state: JobState
+    state: JobState | str
+    """Where only the result is left: its status, which a later version may have another word for."""
     has_result: bool
     """Whether its terminal event and result stand."""
     queue: str | None = None

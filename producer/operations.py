@@ -5,7 +5,7 @@ replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls a
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, TypeVar
 
 from rq.utils import now, utcformat
@@ -18,8 +18,9 @@ from .contract import (
     Keys,
     NoSuchJob,
     QueueFull,
-    Started,
+    StartedData,
     StreamedEvent,
+    UnknownEvent,
     WaitTimeout,
     parse_entry,
 )
@@ -195,7 +196,7 @@ class Operations:
         """A job is known while one of these is there."""
         return rq_names.job(job_id), self.keys.events(job_id), self.keys.result(job_id)
 
-    def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | None, bool]]:
+    def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | UnknownEvent | None, bool]]:
         """The last event so far, and whether there is a result.  Raises NoSuchJob."""
         hash_key, events, result = self._existence_keys(check_job_id(job_id))
         entries, has_result, has_hash = (
@@ -221,7 +222,7 @@ class Operations:
         return fields, ttl_s
 
     def _cancel_step(
-        self, job_id: str, fields: dict[str, str], ttl_s: int, events: list[StreamedEvent]
+        self, job_id: str, fields: dict[str, str], ttl_s: int, events: list[StreamedEvent | UnknownEvent]
     ) -> Step[CancelAnswer]:
         model = self.keys.model_of_queue(fields.get("origin", "")) or _model_of(events)
         return cancel(
@@ -255,7 +256,9 @@ class Operations:
             before += length
         return None
 
-    def _status_without_hash(self, job_id: str, newest: StreamedEvent | None) -> Operation[JobStatus]:
+    def _status_without_hash(
+        self, job_id: str, newest: StreamedEvent | UnknownEvent | None
+    ) -> Operation[JobStatus]:
         """Status of a job whose RQ hash has gone before its events and result."""
         raw = yield lambda r: r.get(self.keys.result(job_id))
         if raw is None and newest is None:
@@ -264,7 +267,7 @@ class Operations:
             assert newest is not None
             return JobStatus(
                 job_id=job_id,
-                model=getattr(newest.event.data, "model", UNKNOWN_MODEL),
+                model=_model_of([newest]),
                 state=_terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
@@ -278,19 +281,20 @@ def _waiting(wait: Wait, subscription: Subscription, left_s: float) -> Command:
     return lambda _: wait(subscription, left_s)
 
 
-def _model_of(events: list[StreamedEvent]) -> str:
+def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
     """Of a job whose hash is gone."""
-    models = (event.event.data.model for event in events if isinstance(event.event, Started))
-    return next(models, UNKNOWN_MODEL)
+    known = (event.event.data for event in events if isinstance(event, StreamedEvent))
+    return next((data.model for data in known if isinstance(data, StartedData | GenerationResult)), UNKNOWN_MODEL)
 
 
-def _result_of(event: StreamedEvent) -> GenerationResult:
+def _result_of(event: StreamedEvent | UnknownEvent) -> GenerationResult:
+    assert isinstance(event, StreamedEvent)
     assert isinstance(event.event.data, GenerationResult)
     return event.event.data
 
 
-def _terminal_state(newest: StreamedEvent | None) -> JobState | None:
-    return newest.event.type if newest and newest.is_terminal else None  # type: ignore[return-value]
+def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | None:
+    return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
 
 
 def _wait_timeout(status: JobStatus, waited_s: float) -> WaitTimeout:

@@ -29,7 +29,7 @@ from rq.worker.base import WorkerStatus
 from producer.broker import urls
 from producer.broker.advice import broker_unavailable, may_pass
 from producer.broker.outage import Outage, outlast
-from producer.contract import JobError, JobExpired, Keys, job_error
+from producer.contract import JobError, JobExpired, Keys
 from producer.contract.keys import check_job_id
 from producer.ledger.take import Taken
 
@@ -257,11 +257,8 @@ class Service:
                 self.worker.note_end(job, result)
                 await self._book(self.worker.stopped, job, execution)
             case Done(result):
-                assert result.error is not None
                 self.worker.note_end(job, result)
-                await self._book(
-                    self.worker.fail, job, execution, job_error(result.error.code, result.error.message)
-                )
+                await self._book(self.worker.fail, job, execution, result.failure)
             case RetryOutcome(error):
                 await self._book(self.worker.fail, job, execution, error)
             case PutBack(why, engine_died):

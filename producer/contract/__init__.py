@@ -4,6 +4,7 @@ Knows the standard library and pydantic, and nothing of Redis, RQ or torch. Anyt
 the contract without this package; `keys` has the glossary of names, `events` the stream, `errors` the codes.
 """
 
+from .compatibility import BASE_REQUEST_FIELDS, REQUEST_FIELDS, check_understood
 from .errors import (
     BrokerUnavailable,
     EngineError,
@@ -29,6 +30,7 @@ from .events import (
     BEFORE_FIRST,
     TERMINAL_TYPES,
     Cancelled,
+    Entry,
     ErrorInfo,
     Event,
     EventId,
@@ -45,6 +47,7 @@ from .events import (
     TokenLogprob,
     Tokens,
     TokensData,
+    UnknownEvent,
     Usage,
     data_json,
     encode_entry,
@@ -54,15 +57,20 @@ from .events import (
 )
 from .keys import FUNCTION, Keys, Priority
 from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, Message, SamplingParams
+from .version import VERSION
 
 __all__ = [
+    "BASE_REQUEST_FIELDS",
     "BEFORE_FIRST",
     "DEFAULT_MAX_NEW_TOKENS",
     "FUNCTION",
+    "REQUEST_FIELDS",
     "TERMINAL_TYPES",
+    "VERSION",
     "BrokerUnavailable",
     "Cancelled",
     "EngineError",
+    "Entry",
     "ErrorCode",
     "ErrorInfo",
     "Event",
@@ -96,11 +104,13 @@ __all__ = [
     "TokenLogprob",
     "Tokens",
     "TokensData",
+    "UnknownEvent",
     "UnknownFunction",
     "UnknownModel",
     "Usage",
     "WaitTimeout",
     "WorkerLost",
+    "check_understood",
     "data_json",
     "encode_entry",
     "job_error",

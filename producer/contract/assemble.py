@@ -15,6 +15,7 @@ from .events import (
     StreamedEvent,
     Timings,
     Tokens,
+    UnknownEvent,
     Usage,
 )
 
@@ -22,7 +23,7 @@ from .events import (
 def assemble(
     job_id: str,
     model: str,
-    events: Iterable[StreamedEvent | Event],
+    events: Iterable[StreamedEvent | UnknownEvent | Event],
     *,
     status: Status,
     finish_reason: FinishReason,
@@ -37,7 +38,8 @@ def assemble(
     Text and ids are those of every `tokens` event; worker and prompt length those of the last `started`.
     `attempts` counts the workers that took the job: 0 when none did. `seed` overrides the one in the events.
     """
-    plain = [item.event if isinstance(item, StreamedEvent) else item for item in events]
+    known = (item for item in events if not isinstance(item, UnknownEvent))
+    plain = [item.event if isinstance(item, StreamedEvent) else item for item in known]
     tokens = [event.data for event in plain if isinstance(event, Tokens)]
     last = next((event.data for event in reversed(plain) if isinstance(event, Started)), None)
     token_ids = tuple(token_id for data in tokens for token_id in data.ids)

@@ -16,9 +16,11 @@ GenqueueError
 ├── QueueFull                   queue_full          │
 ├── BrokerUnavailable           broker_unavailable  ├ on the producer's side, never in a result
 ├── NoSuchJob                   no_such_job         │
+├── JobConflict                 job_conflict        │
 └── WaitTimeout                 wait_timeout        ┘
 
-A message says what the caller can do about it. It defaults to the class's docstring.
+A message says what the caller can do about it. It defaults to the class's docstring. A code that this version does
+not know, which a later one may write, is a plain JobError that carries it.
 """
 
 from typing import ClassVar, Literal
@@ -39,7 +41,8 @@ ErrorCode = Literal[
 class GenqueueError(Exception):
     """Something went wrong in genqueue."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
+    """Of the class; of the one error where its class knows no code of its own."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
@@ -115,12 +118,6 @@ class JobCancelled(GenqueueError):
     code = "cancelled"
 
 
-class JobConflict(GenqueueError):
-    """A job of that id exists with another request, model or prefix. Choose another id."""
-
-    code = "job_conflict"
-
-
 class QueueFull(GenqueueError):
     """The queue holds max_queued jobs already; nothing was enqueued. Submit again later."""
 
@@ -137,6 +134,12 @@ class NoSuchJob(GenqueueError):
     """No job of that id is known: it was never submitted, or its result_ttl_s has passed."""
 
     code = "no_such_job"
+
+
+class JobConflict(GenqueueError):
+    """A job of that id exists with another request, model or prefix: choose another job_id."""
+
+    code = "job_conflict"
 
 
 class WaitTimeout(GenqueueError):
@@ -161,6 +164,8 @@ _JOB_ERRORS: dict[str, type[JobError]] = {
 }
 
 
-def job_error(code: ErrorCode, message: str = "") -> JobError:
-    """The exception that stands for an error code of the wire."""
-    return _JOB_ERRORS[code](message)
+def job_error(code: ErrorCode | str, message: str = "") -> JobError:
+    """The exception that stands for an error code of the wire: a plain JobError for a code of a later version."""
+    error = _JOB_ERRORS.get(code, JobError)(message)
+    error.code = code
+    return error

@@ -2,19 +2,28 @@
 
 A stream entry has two fields, `type` and `data` (compact JSON, UTF-8); its id is `<attempt>-<seq>`.
 `seq` starts at 0 and is gapless over the job's whole life; `attempt` grows with every worker that takes the job.
+
+What a worker wrote is read tolerantly: it may be of a later version. Fields that are not known here are passed
+over, an event of another type is an UnknownEvent, and a status, reason or code of another value is read as it is.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
-from .errors import ErrorCode, InvalidRequest, JobCancelled, job_error
-from .requests import Frozen
+from .errors import ErrorCode, InvalidRequest, JobCancelled, JobError, job_error
 
 Status = Literal["finished", "failed", "cancelled"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class Tolerant(BaseModel):
+    """Base of what workers write: immutable, and what a later version adds is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class EventId(NamedTuple):
@@ -41,7 +50,7 @@ BEFORE_FIRST = EventId(0, 0)
 """The cursor before every event: attempts start at 1."""
 
 
-class Usage(Frozen):
+class Usage(Tolerant):
     """Token counts of a job."""
 
     prompt_tokens: int = 0
@@ -50,7 +59,7 @@ class Usage(Frozen):
     """Prompt tokens whose KV entries were reused from an earlier job."""
 
 
-class Timings(Frozen):
+class Timings(Tolerant):
     """Where the time went, in milliseconds, for the attempt that ended the job."""
 
     queued_ms: float | None = None
@@ -64,14 +73,14 @@ class Timings(Frozen):
     """Decoded tokens (all but the first) over decode_ms."""
 
 
-class ErrorInfo(Frozen):
+class ErrorInfo(Tolerant):
     """Why a job failed."""
 
-    code: ErrorCode
+    code: ErrorCode | str
     message: str
 
 
-class TokenLogprob(Frozen):
+class TokenLogprob(Tolerant):
     """Log-probabilities at one position, from the model's logits before any processor."""
 
     logprob: float
@@ -80,7 +89,7 @@ class TokenLogprob(Frozen):
     """The likeliest ids with theirs, best first."""
 
 
-class GenerationResult(Frozen):
+class GenerationResult(Tolerant):
     """How a job ended. A cancelled or failed job keeps the text that it had.
 
     token_ids holds every generated id, eos included. text leaves out special tokens (unless asked for) and a
@@ -88,11 +97,11 @@ class GenerationResult(Frozen):
     """
 
     job_id: str
-    status: Status
+    status: Status | str
     model: str
     text: str = ""
     token_ids: tuple[int, ...] = ()
-    finish_reason: FinishReason
+    finish_reason: FinishReason | str
     stop: str | None = None
     """The stop string that matched, if one did."""
     seed: int | None = None
@@ -106,12 +115,19 @@ class GenerationResult(Frozen):
         """Return self when the job finished.  Raises JobCancelled or the JobError of its error code."""
         if self.status == "cancelled":
             raise JobCancelled(f"job {self.job_id} was cancelled")
-        if self.error is not None:
-            raise job_error(self.error.code, self.error.message)
+        if self.error is not None or self.status != "finished":
+            raise self.failure
         return self
 
+    @property
+    def failure(self) -> JobError:
+        """Why the job did not finish, as an error. A later version may know ways to end that are none of ours."""
+        if self.error is not None:
+            return job_error(self.error.code, self.error.message)
+        return JobError(f"job {self.job_id} ended as {self.status[:80]!r}, and its worker gave no error")
 
-class StartedData(Frozen):
+
+class StartedData(Tolerant):
     """A worker took the job."""
 
     attempt: int
@@ -123,7 +139,7 @@ class StartedData(Frozen):
     seed: int
 
 
-class TokensData(Frozen):
+class TokensData(Tolerant):
     """Tokens, in order.
 
     The last of a job that is cut short, because it was cancelled or ran out of time, may carry text without ids:
@@ -137,35 +153,35 @@ class TokensData(Frozen):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-class Started(Frozen):
+class Started(Tolerant):
     """Event: a worker took the job."""
 
     type: Literal["started"] = "started"
     data: StartedData
 
 
-class Tokens(Frozen):
+class Tokens(Tolerant):
     """Event: tokens were generated."""
 
     type: Literal["tokens"] = "tokens"
     data: TokensData
 
 
-class Finished(Frozen):
+class Finished(Tolerant):
     """Event: the job ended well."""
 
     type: Literal["finished"] = "finished"
     data: GenerationResult
 
 
-class Failed(Frozen):
+class Failed(Tolerant):
     """Event: the job ended in an error."""
 
     type: Literal["failed"] = "failed"
     data: GenerationResult
 
 
-class Cancelled(Frozen):
+class Cancelled(Tolerant):
     """Event: the job was cancelled."""
 
     type: Literal["cancelled"] = "cancelled"
@@ -175,13 +191,19 @@ class Cancelled(Frozen):
 TerminalEvent = Finished | Failed | Cancelled
 Event = Annotated[Started | Tokens | Finished | Failed | Cancelled, Field(discriminator="type")]
 
-_EVENT: TypeAdapter[Started | Tokens | Finished | Failed | Cancelled] = TypeAdapter(Event)
-_TERMINAL: dict[Status, type[TerminalEvent]] = {
+_TERMINAL: dict[str, type[TerminalEvent]] = {
     "finished": Finished,
     "failed": Failed,
     "cancelled": Cancelled,
 }
 TERMINAL_TYPES = frozenset(_TERMINAL)
+"""No later version adds to them: what ends a stream must be known to every reader."""
+_TYPES: dict[str, tuple[Any, type[Tolerant]]] = {
+    "started": (Started, StartedData),
+    "tokens": (Tokens, TokensData),
+    **{name: (event, GenerationResult) for name, event in _TERMINAL.items()},
+}
+KNOWN_TYPES = frozenset(_TYPES)
 
 
 class StreamedEvent(NamedTuple):
@@ -200,6 +222,45 @@ class StreamedEvent(NamedTuple):
         return mirror_json(str(self.id), self.event.type, data_json(self.event))
 
 
+class UnknownEvent(NamedTuple):
+    """An event of a type that this version does not know. It has its place in the stream, and is passed over."""
+
+    id: EventId
+    type: str
+    data: str
+    """JSON, as it stands in the stream."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Never: the types that end a job are known to every version."""
+        return False
+
+
+class Entry(NamedTuple):
+    """An entry of a stream as it stands there, whatever it means."""
+
+    id: EventId
+    type: str
+    data: str
+
+    @classmethod
+    def of(cls, event_id: EventId, event: Started | Tokens | Finished | Failed | Cancelled) -> Self:
+        """The entry of an event of ours."""
+        return cls(event_id, event.type, data_json(event))
+
+    @classmethod
+    def read(cls, entry_id: str | bytes, fields: Mapping[bytes, bytes]) -> Self:
+        """From a stream entry as redis-py returns it.  Raises KeyError or ValueError where it holds no event."""
+        return cls(EventId.parse(entry_id), fields[b"type"].decode(), fields[b"data"].decode())
+
+    def parse(self) -> StreamedEvent | UnknownEvent:
+        """The event in it.  Raises ValidationError where an event of a known type lacks what it must have."""
+        if self.type not in KNOWN_TYPES:
+            return UnknownEvent(*self)
+        event, data = _TYPES[self.type]
+        return StreamedEvent(self.id, event(data=data.model_validate_json(self.data)))
+
+
 def terminal_event(result: GenerationResult) -> TerminalEvent:
     """The event that ends a job with that result."""
     return _TERMINAL[result.status](data=result)
@@ -213,14 +274,13 @@ def data_json(event: Started | Tokens | Finished | Failed | Cancelled) -> str:
 
 def mirror_json(event_id: str, event_type: str, data: str) -> str:
     """The message on the Pub/Sub channel. `data` is JSON already and is not parsed again."""
-    return f'{{"id":"{event_id}","type":"{event_type}","data":{data}}}'
+    name = f'"{event_type}"' if event_type in KNOWN_TYPES else json.dumps(event_type)
+    return f'{{"id":"{event_id}","type":{name},"data":{data}}}'
 
 
-def parse_entry(entry_id: str | bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent:
-    """From a stream entry as redis-py returns it."""
-    event_type, data = fields[b"type"].decode(), fields[b"data"].decode()
-    event = _EVENT.validate_json(f'{{"type":"{event_type}","data":{data}}}')
-    return StreamedEvent(EventId.parse(entry_id), event)
+def parse_entry(entry_id: str | bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent | UnknownEvent:
+    """From a stream entry as redis-py returns it.  Raises KeyError or ValueError for one that is no event."""
+    return Entry.read(entry_id, fields).parse()
 
 
 def encode_entry(event: Started | Tokens | Finished | Failed | Cancelled) -> dict[str, Any]:

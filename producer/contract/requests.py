@@ -10,12 +10,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
 
 from .errors import InvalidRequest
+from .version import VERSION
 
 MAX_PROMPT_CHARS = 4_000_000
 """More than any context of today holds; a longer prompt is refused unread."""
 MAX_PROMPT_TOKENS = 1_000_000
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_SEED = 2**63 - 1
+DRAWN_SEEDS = 2**53
+"""A seed that a worker draws is below: every reader of JSON can show it, also one whose numbers are doubles."""
 
 Strict = Field(strict=True)
 Int = Annotated[int, Strict]
@@ -100,9 +103,11 @@ class GenerationRequest(SamplingParams):
         return self
 
     @classmethod
-    def parse(cls, fields: Any) -> Self:
+    def parse(cls, fields: Any, *, as_worker: bool = False) -> Self:
         """Validate what came from a caller or from the wire.
 
+        as_worker: the producer has let the request through, so that a field that is not known here is more likely
+        one of a later version than a slip of the pen; the message says so.
         Raises InvalidRequest, whose message names each field that is wrong and never quotes a prompt.
         """
         try:
@@ -110,7 +115,7 @@ class GenerationRequest(SamplingParams):
             # JSON cannot hold are refused here, on the producer's side as on the worker's.
             return cls.model_validate_json(json.dumps(fields, ensure_ascii=False).encode())
         except ValidationError as error:
-            raise InvalidRequest(f"invalid request: {faults_of(error)}") from None
+            raise InvalidRequest(f"invalid request: {faults_of(error, by_worker=as_worker)}") from None
         except UnicodeEncodeError:
             raise InvalidRequest(
                 "invalid request: it holds a lone surrogate, which is no text: decode its text correctly"
@@ -123,11 +128,20 @@ class GenerationRequest(SamplingParams):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-def faults_of(error: ValidationError) -> str:
-    """What is wrong with which field, for a message: never with its value, which can be a prompt or a password."""
+def faults_of(error: ValidationError, *, by_worker: bool = False) -> str:
+    """What is wrong with which field, for a message: never with its value, which can be a prompt or a password.
+
+    by_worker: what is said of a field that is not known is a worker's word, see `GenerationRequest.parse`.
+    """
     faults = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        where = ".".join(str(part) for part in fault["loc"])
+        where = ".".join(str(part) for part in fault["loc"])[:80]
+        if by_worker and fault["type"] == "extra_forbidden":
+            faults.append(
+                f"this worker does not know the field {where!r}: it is older than the producer (genqueue "
+                f"{VERSION}), or the name is misspelt"
+            )
+            continue
         message = fault["msg"].removeprefix("Value error, ")
         faults.append(f"{where}: {message}" if where else message)
     more = len(faults) - 5

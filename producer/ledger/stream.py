@@ -2,20 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from ..contract import EventId, Keys, mirror_json
+from ..contract import Entry, EventId, Keys, mirror_json
 from . import rq_names
 from .step import Step, nothing
-
-
-class Entry(NamedTuple):
-    """An event that has its place in the stream and its final form."""
-
-    id: EventId
-    type: str
-    data: str
-    """JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +51,13 @@ def clear(keys: Keys, worker: str, job_id: str) -> Step[bool]:
     return Step("clear", names, [job_id], bool)
 
 
+def last_id(keys: Keys, job_id: str) -> Step[EventId]:
+    """Id of the stream's last entry, whose fields may be of any size; 0-0 where there is none."""
+    return Step("last_id", [keys.events(job_id)], [], EventId.parse)
+
+
 def discard_stream(keys: Keys, job_id: str, last_entry: Sequence[bytes]) -> Step[None]:
-    """Delete what stands in place of the job's stream.  last_entry: id and fields of the last that was read."""
+    """Delete what stands in place of the job's stream.  last_entry: id of the last that was seen, and its fields."""
     return Step("discard_stream", [keys.events(job_id)], last_entry, nothing)
 
 

@@ -1,9 +1,9 @@
 """What keeping house costs Redis: an idle worker, a job, an append, many workers, many queued jobs.
 
-    python -m tests.benchmarks.upkeep [--workers 1 50 200] [--queued 0 100000] [--seconds 20] [--save]
+    python -m tests.benchmarks.upkeep [--workers 1 50 200] [--queued 0 100000] [--seconds 20]
 
-Starts a server and workers of its own. The upkeep loops of many workers (beats, looks at each other, expiry) run in a
-few processes, without engines. Prints hardware, commit and a table; the last line is JSON.
+Starts a server and workers of its own. The upkeep loops of many workers (beats, looks at each other, expiry) run in
+a few processes, without engines. Prints hardware, commit and a table; the last line is JSON.
 """
 
 import argparse
@@ -26,12 +26,14 @@ import redis
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import BEFORE_FIRST, EventId, Keys
-from producer.ledger.stream import Appender, Entry
+from producer.contract import BEFORE_FIRST, Entry, EventId, JobExpired, Keys
+from producer.ledger.step import script
+from producer.ledger.stream import Appender
 from tests.integration.worker_process import WorkerProcess
 from tests.models import tiny_model_paths
 from worker.presence import Presence, watch
 from worker.queue.rq_worker import GenerationWorker
+from worker.run.runner import Runner
 from worker.service import _async_client, _client
 from worker.settings import WorkerSettings
 from worker.upkeep import Upkeep
@@ -127,13 +129,10 @@ def commands_per_job(url: str, jobs: int = 20) -> float:
 
 def _collect(monitor: Any, seen: list[dict[str, Any]]) -> None:
     with contextlib.suppress(redis.RedisError, ValueError, OSError):
-        for command in monitor.listen():
-            seen.append(command)
+        seen.extend(monitor.listen())
 
 
 def _sha(name: str) -> str:
-    from producer.ledger.step import script
-
     return script(name).sha
 
 
@@ -238,9 +237,6 @@ async def _run_loop(url: str) -> None:
 
     async def end_late(job: Any) -> None:
         """As the service does, less the metrics."""
-        from producer.contract import JobExpired
-        from worker.run.runner import Runner
-
         runner = Runner(
             None,  # type: ignore[arg-type] - it runs no job
             link,

@@ -14,7 +14,7 @@ from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job
 from rq.utils import as_text, now, utcformat
 
-from producer.contract import GenerationResult, job_error
+from producer.contract import GenerationResult
 from producer.contract.keys import worker_of_taker
 from producer.ledger import rq_names
 from producer.ledger.stream import discard_result
@@ -131,8 +131,7 @@ class Sweeper:
         elif result.status == "cancelled":
             self._worker.stopped(job, execution)
         else:
-            assert result.error is not None
-            self._worker.fail(job, execution, job_error(result.error.code, result.error.message))
+            self._worker.fail(job, execution, result.failure)
 
     def _result_or_discard(self, job_id: str) -> GenerationResult | None:
         """The job's result, or None.  What is none is deleted: by the contract, nothing else has that name."""

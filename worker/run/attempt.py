@@ -30,7 +30,7 @@ from producer.contract import (
     job_error,
 )
 from producer.contract.assemble import assemble
-from producer.contract.requests import MAX_SEED
+from producer.contract.requests import DRAWN_SEEDS
 
 from ..engine_process.client import EngineClient, EngineDied
 from ..engine_process.protocol import Accepted, Answer, Ended as EngineEnded, RunFailed, StepMessage
@@ -263,4 +263,4 @@ def _seed(request: GenerationRequest, history: Sequence[StreamedEvent]) -> int:
     for streamed in history:
         if isinstance(streamed.event, Started):
             return streamed.event.data.seed
-    return secrets.randbelow(MAX_SEED + 1)
+    return secrets.randbelow(DRAWN_SEEDS)

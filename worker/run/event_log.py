@@ -22,18 +22,17 @@ from redis.asyncio import Redis
 from producer.broker.outage import outlast
 from producer.contract import (
     BEFORE_FIRST,
+    Entry,
     EventId,
     GenerationResult,
     Keys,
     Started,
-    StreamedEvent,
     TokenLogprob,
     Tokens,
     TokensData,
-    data_json,
     terminal_event,
 )
-from producer.ledger.stream import Appended, Appender, Entry
+from producer.ledger.stream import Appended, Appender
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +43,6 @@ class Fenced(Exception):
 
 class Moved(Fenced):
     """The earlier attempt went on after we had read the stream: read it again and claim the job anew."""
-
-
-def _entry(event_id: EventId, event: Any) -> Entry:
-    return Entry(event_id, event.type, data_json(event))
 
 
 @dataclass(slots=True)
@@ -73,8 +68,10 @@ class _OpenTokens:
 class EventLog:
     """The stream of one job, seen from one attempt.
 
-    `history` is what stood in the stream when the job was taken; this attempt is the one after its last. A job
-    that is run again after its end begins with no history, and `after_attempt` keeps its ids growing.
+    `history` is what stood in the stream when the job was taken, byte for byte: filled up again, a stream keeps
+    what a later version wrote and nobody here knows. This attempt is the one after its last. A job that is run
+    again after its end begins with no history, and `after_attempt` keeps its ids growing. `after` is the stream's
+    last id where its entries were not read: such a stream can be ended, and not be filled up again.
     Adding never waits; `run` appends in the background until the log is closed.
 
     live_ttl_s, result_ttl_s: how long the stream stays after an append, and after the last one.
@@ -88,11 +85,12 @@ class EventLog:
         client: "Redis",
         keys: Keys,
         job_id: str,
-        history: Sequence[StreamedEvent],
+        history: Sequence[Entry],
         *,
         live_ttl_s: float,
         result_ttl_s: float,
         after_attempt: int = 0,
+        after: EventId = BEFORE_FIRST,
         worker: str,
         as_owner: bool,
     ) -> None:
@@ -102,13 +100,15 @@ class EventLog:
         self.on_cancel_requested: Callable[[], None] | None = None
         self._looked_at = float("-inf")
         self._live_ttl_s, self._result_ttl_s = round(live_ttl_s), round(result_ttl_s)
-        self._entries = [_entry(streamed.id, streamed.event) for streamed in history]
+        self._after = after
+        self._first_seq = after.seq + 1 if after != BEFORE_FIRST else 0
+        self._entries = list(history)
         self._inherited = self._appended = len(self._entries)
         self._open: _OpenTokens | None = None
         self._result: GenerationResult | None = None
         self._closed = False
         self._dirty = asyncio.Event()
-        self.attempt = (history[-1].id.attempt if history else after_attempt) + 1
+        self.attempt = (history[-1].id.attempt if history else max(after_attempt, after.attempt)) + 1
 
     def start(self, started: Started) -> None:
         """Add the `started` event."""
@@ -157,13 +157,18 @@ class EventLog:
 
     def _add(self, event: Any) -> None:
         assert not self._closed, "the log is closed"
-        self._entries.append(_entry(EventId(self.attempt, len(self._entries)), event))
+        self._place(event)
         self._dirty.set()
+
+    def _place(self, event: Any) -> None:
+        """Give the event its id, the next of the stream, and its final form."""
+        event_id = EventId(self.attempt, self._first_seq + len(self._entries))
+        self._entries.append(Entry.of(event_id, event))
 
     def _close_tokens(self) -> None:
         if self._open is not None:
             event, self._open = self._open.event(), None
-            self._entries.append(_entry(EventId(self.attempt, len(self._entries)), event))
+            self._place(event)
 
     async def _append_pending(self) -> None:
         """Append the pending entries in one step, however often that takes. The engine decodes on meanwhile."""
@@ -182,7 +187,7 @@ class EventLog:
             raise
 
     async def _send(self, entries: Sequence[Entry]) -> Appended:
-        previous = self._entries[self._appended - 1].id if self._appended else BEFORE_FIRST
+        previous = self._entries[self._appended - 1].id if self._appended else self._after
         ends = self._result is not None and entries[-1] is self._entries[-1]
         ttl_s = self._result_ttl_s if ends else self._live_ttl_s
         result = self._result.model_dump_json() if ends and self._result is not None else ""
@@ -191,8 +196,8 @@ class EventLog:
     def _take_answer(self, appended: Appended) -> None:
         last = appended.last
         if appended.answer == "ok":
-            self._appended = last.seq + 1
-        elif appended.answer == "behind" and self._has(last, appended.last_data):
+            self._appended = last.seq + 1 - self._first_seq
+        elif appended.answer == "behind" and self._after == BEFORE_FIRST and self._has(last, appended.last_data):
             # Redis came back with less than it had acknowledged: append again from there.
             kept = last.seq + 1 if last != BEFORE_FIRST else 0
             logger.warning("the stream lost %d events; they are appended again", self._appended - kept)

@@ -1,34 +1,47 @@
 """What a job's stream says when a worker takes it: the events so far, and where the next attempt's ids begin.
 
-A stream is where anybody with the rights may write. What cannot be a job's stream is deleted: the contract gives
-the name to the stream, nobody could follow it, and it would keep the job from ever having its end.
+A stream is where a worker of a later version may have written, and anybody with the rights. So three kinds are
+told apart. A stream whose entries are well-formed is kept, byte for byte, whatever it holds beside what is known
+here. One that is well-formed and cannot be gone on from is kept, too, and the job is refused. What cannot be a
+job's stream is deleted: the contract gives the name to the stream, nobody could follow it, and it would keep the
+job from ever having its end. The size is looked at before anything is read.
 """
 
+import asyncio
+import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from producer.broker.outage import outlast
 from producer.contract import (
+    BEFORE_FIRST,
     TERMINAL_TYPES,
+    Entry,
     EventId,
     GenerationResult,
     InvalidRequest,
     Keys,
     StreamedEvent,
-    parse_entry,
+    UnknownEvent,
 )
-from producer.ledger.stream import discard_stream
+from producer.ledger.stream import discard_stream, last_id
 
 from ..errors import is_wrong_type
 
 logger = logging.getLogger(__name__)
 
+MAX_BYTES = 256 * 2**20
+"""Of a stream, in Redis' memory. A hundred thousand tokens, one an entry, take 6 MiB, and 60 with logprobs."""
+MAX_ENTRIES = 2**18
+"""A token an entry for the longest output of today; as events they take half a gigabyte here."""
+MANY_ENTRIES = 5_000
+"""More are parsed in a thread: they take longer than the heartbeat and the stop signals should wait."""
 MAX_ATTEMPT = 2**31
 """More attempts than any job has: ids above it are of no worker's making, and would leave no room for ours."""
 
@@ -37,48 +50,131 @@ MAX_ATTEMPT = 2**31
 class History:
     """A job's past."""
 
+    entries: Sequence[Entry] = ()
+    """The stream as it stands in Redis."""
     events: Sequence[StreamedEvent] = ()
+    """What it says: those of its entries that are of a known type."""
     last_attempt: int = 0
     """Of the stream. It outlives the events of a job that is run again, and keeps their ids growing."""
+    after: EventId = BEFORE_FIRST
+    """Id of the last entry, of a stream that was not read."""
+    fault: InvalidRequest | None = None
+    """Why the job cannot be gone on with, although the stream is one."""
     held: bool = True
     """Whether the job is still in the list of the worker that asked: a sweep that takes it for dead moves it."""
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the stream has its terminal event, readable or not: nothing can come after it."""
+        return bool(self.entries) and self.entries[-1].type in TERMINAL_TYPES
+
+    @property
     def ended(self) -> GenerationResult | None:
         """The result of a job that has its terminal event."""
-        if self.events and self.events[-1].event.type in TERMINAL_TYPES:
-            return self.events[-1].event.data
+        if self.events and isinstance(result := self.events[-1].event.data, GenerationResult):
+            return result
         return None
 
 
-async def read_history(client: "Redis", keys: Keys, job_id: str, worker_name: str) -> History:
-    """Read a job's past, in one round trip. Waits for Redis as long as it takes."""
-    read = partial(_read, client, keys, job_id, worker_name)
-    return await outlast(read, f"reading the stream of job {job_id!r:.80}")
+async def read_history(
+    client: "Redis",
+    keys: Keys,
+    job_id: str,
+    worker_name: str,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_entries: int = MAX_ENTRIES,
+) -> History:
+    """Read a job's past. Waits for Redis as long as it takes.
+
+    max_bytes, max_entries: a stream above either is not read; the history's `fault` says so.
+    """
+    stream = _Stream(client, keys, worker_name, job_id, max_bytes, max_entries)
+    return await outlast(stream.read, f"reading the stream of job {job_id!r:.80}")
 
 
-async def _read(client: "Redis", keys: Keys, job_id: str, worker_name: str) -> History:
-    events = keys.events(job_id)
-    async with client.pipeline(transaction=False) as pipeline:
-        pipeline.xrange(events)
-        pipeline.xinfo_stream(events)
-        # Last: while the job is ours, nobody else can have gone on from what was read before.
-        pipeline.lpos(keys.taken(worker_name), job_id)
-        entries, info, position = await pipeline.execute(raise_on_error=False)
-    if isinstance(position, redis.RedisError):
-        raise position
-    held = position is not None
-    try:
-        if isinstance(entries, redis.RedisError):
-            raise entries
-        past = parse_history(entries)
-    except (redis.ResponseError, InvalidRequest) as error:
-        if isinstance(error, redis.ResponseError) and not is_wrong_type(error):
-            raise
-        logger.warning("job %.80r: what stands in place of its stream is deleted: %s", job_id, error)
-        await discard_stream(keys, job_id, _last_entry(entries)).run_async(client)
-        return History(held=held)
-    return History(past, _last_attempt(info), held)
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A job's stream, and the list in which the job is while it is the reader's."""
+
+    client: "Redis"
+    keys: Keys
+    worker: str
+    job_id: str
+    max_bytes: int
+    max_entries: int
+
+    @property
+    def events(self) -> str:
+        """Its key."""
+        return self.keys.events(self.job_id)
+
+    @property
+    def taken(self) -> str:
+        """Key of the list."""
+        return self.keys.taken(self.worker)
+
+    async def read(self) -> History:
+        """What stands there. What cannot be a job's stream is deleted."""
+        if fault := await self._too_large():
+            return await self._unread(fault)
+        async with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.xrange(self.events)
+            pipeline.xinfo_stream(self.events)
+            # Last: while the job is ours, nobody else can have gone on from what was read before.
+            pipeline.lpos(self.taken, self.job_id)
+            entries, info, position = await pipeline.execute(raise_on_error=False)
+        if isinstance(position, redis.RedisError):
+            raise position
+        held = position is not None
+        try:
+            if isinstance(entries, redis.RedisError):
+                raise entries
+            many = len(entries) > MANY_ENTRIES
+            past = await asyncio.to_thread(parse_history, entries) if many else parse_history(entries)
+            return replace(past, last_attempt=_last_attempt(info), held=held)
+        except (redis.ResponseError, InvalidRequest) as error:
+            if isinstance(error, redis.ResponseError) and not is_wrong_type(error):
+                raise
+            await self._discard(_last_entry(entries), str(error))
+            return History(held=held)
+
+    async def _too_large(self) -> InvalidRequest | None:
+        """Why the stream is not to be read; looked at before any of it is loaded."""
+        async with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.xlen(self.events)
+            pipeline.memory_usage(self.events)
+            length, size = await pipeline.execute(raise_on_error=False)
+        if isinstance(length, redis.RedisError):
+            if not is_wrong_type(length):
+                raise length
+            return None  # it is none, and is not read
+        if length > self.max_entries:
+            return _not_read(f"holds {length} events, and {self.max_entries}")
+        # A server that keeps the command from us leaves the number of entries as the bound.
+        if isinstance(size, int) and size > self.max_bytes:
+            return _not_read(f"takes {size} bytes, and {self.max_bytes}")
+        return None
+
+    async def _unread(self, fault: InvalidRequest) -> History:
+        """The past of a job whose stream is too large to be read: it can be ended, and not gone on with."""
+        last = await last_id(self.keys, self.job_id).run_async(self.client)
+        held = await self.client.lpos(self.taken, self.job_id) is not None
+        if last.attempt > MAX_ATTEMPT:
+            await self._discard([str(last).encode()], "its ids are of no worker's making")
+            return History(held=held)
+        return History(last_attempt=last.attempt, after=last, fault=fault, held=held)
+
+    async def _discard(self, seen: list[bytes], why: str) -> None:
+        logger.warning("job %.80r: what stands in place of its stream is deleted: %s", self.job_id, why)
+        await discard_stream(self.keys, self.job_id, seen).run_async(self.client)
+
+
+def _not_read(what: str) -> InvalidRequest:
+    return InvalidRequest(f"the job's stream {what} are read: submit the request under another id")
+
+
+# -- what was read
 
 
 def _last_entry(entries: Any) -> list[bytes]:
@@ -98,13 +194,45 @@ def _last_attempt(info: Any) -> int:
     return EventId.parse(info["last-generated-id"]).attempt
 
 
-def parse_history(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[StreamedEvent]:
-    """A job's events from its stream's entries.  Raises InvalidRequest where no worker can have written them."""
+def parse_history(raw: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> History:
+    """A job's past from its stream's entries.  Raises InvalidRequest where they cannot be a job's stream.
+
+    Where an event of a known type cannot be read, `events` holds those before it, and `fault` says so.
+    """
     try:
-        history = [parse_entry(entry_id, fields) for entry_id, fields in entries]
+        entries = [Entry.read(entry_id, fields) for entry_id, fields in raw]
     except (KeyError, ValueError) as error:
-        raise InvalidRequest("its stream holds entries that are no events") from error
-    ordered = all(event.id.seq == seq and event.id.attempt <= MAX_ATTEMPT for seq, event in enumerate(history))
-    if not ordered or any(event.is_terminal for event in history[:-1]):
-        raise InvalidRequest("its stream holds events that do not follow on each other")
-    return history
+        raise InvalidRequest("its entries are no events") from error
+    ordered = all(entry.id.seq == seq and entry.id.attempt <= MAX_ATTEMPT for seq, entry in enumerate(entries))
+    if not ordered or any(entry.type in TERMINAL_TYPES for entry in entries[:-1]):
+        raise InvalidRequest("its entries do not follow on each other")
+    events: list[StreamedEvent] = []
+    fault: InvalidRequest | None = None
+    for entry in entries:
+        event = _event_of(entry)
+        if event is None and fault is None:
+            fault = InvalidRequest(
+                f"event {entry.id} of the job's stream is of type {entry.type} and lacks what contract version 1 "
+                "asks of it: submit the request under another id"
+            )
+        if isinstance(event, StreamedEvent) and fault is None:
+            events.append(event)
+    return History(entries, events, fault=fault)
+
+
+def _event_of(entry: Entry) -> StreamedEvent | UnknownEvent | None:
+    """The event in an entry, None where it lacks something.  Raises InvalidRequest where its data is no object."""
+    try:
+        event = entry.parse()
+    except ValidationError:
+        event = None
+    if not isinstance(event, StreamedEvent) and not _is_object(entry.data):
+        raise InvalidRequest("its entries hold data that is no JSON object")
+    return event
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -62,8 +62,10 @@ class Runner:
             if not history.held:
                 logger.warning("job %s has been taken over before it began", order.job_id)
                 return Superseded()
+            if history.fault:
+                return await self.refuse(order.job_id, order.model, history.fault, result_ttl_s=order.result_ttl_s)
             if ended := history.ended:
-                if ended.status == "finished":
+                if history.entries[-1].type == "finished":
                     return Done(ended)
                 # It failed or was cancelled, and somebody has had RQ enqueue it again.
                 if not await self._clear(order.job_id):
@@ -108,6 +110,8 @@ class Runner:
             result = assemble(
                 job_id, model, history.events, status="failed", finish_reason="error", error=error_info(error)
             ).model_copy(update={"attempts": log.attempt, "worker": self.worker_name})
+            if history.has_ended:
+                return Done(result)  # by an event that nobody can read, and that nothing can follow: RQ is told
             log.end(result)
             try:
                 await log.run()
@@ -123,10 +127,11 @@ class Runner:
             self.client,
             self.keys,
             job_id,
-            history.events,
+            history.entries,
             live_ttl_s=self.live_ttl_s,
             result_ttl_s=result_ttl_s,
             after_attempt=history.last_attempt,
+            after=history.after,
             worker=self.worker_name,
             as_owner=as_owner,
         )

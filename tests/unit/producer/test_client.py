@@ -1,5 +1,6 @@
 """Producer on fakeredis: what lands on Redis, and what comes back."""
 
+import json
 import os
 import pickle
 import threading
@@ -695,7 +696,29 @@ def test_a_foreign_event_is_an_error_and_no_hang(
     worker.take()
     stream = handle.stream(timeout_s=10)
     next(stream)
-    client.xadd(KEYS.events(handle.job_id), {"type": "surprise", "data": "{}"}, id="1-1")
+    client.xadd(KEYS.events(handle.job_id), {"type": "tokens", "data": "{}"}, id="1-1")
 
     with pytest.raises(GenqueueError, match="contract version 1"):
         next(stream)
+
+
+def test_an_event_of_a_later_version_is_passed_over_by_every_reader(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker
+) -> None:
+    """Also where it is the last so far, and where the job is ended from here."""
+    handle = producer.submit("Hi", model="tiny")
+    client.xadd(KEYS.events(handle.job_id), {"type": "planned", "data": '{"steps":1}'}, id="1-0")
+
+    assert handle.status().state == "queued"
+    assert handle.cancel() == "cancelled"
+    assert [str(event.id) for event in handle.stream(timeout_s=10)] == ["2-1"]
+    assert handle.result(timeout_s=10).status == "cancelled"
+
+
+def test_a_status_of_a_later_version_is_shown_as_it_is(producer: Producer, client: FakeRedis) -> None:
+    result = {"job_id": "a", "status": "paused", "model": "tiny", "finish_reason": "tool", "more": 1}
+    client.set(KEYS.result("a"), json.dumps(result))
+
+    assert producer.status("a").state == "paused"
+    assert producer.status("a").describe() == "paused"
+    assert producer.result("a").finish_reason == "tool"

@@ -250,9 +250,9 @@ def test_entries_for_somebody_who_left_are_dropped(subscriptions: Subscriptions)
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {b"type": b"tokens"}, {b"type": b"surprise", b"data": b"{}"}, {b"type": b"\xff", b"data": b"{}"}],
+    [{}, {b"type": b"tokens"}, {b"type": b"tokens", b"data": b"{}"}, {b"type": b"\xff", b"data": b"{}"}],
 )
-def test_an_entry_of_another_version_fails_its_stream_and_no_other(
+def test_an_entry_that_is_no_event_fails_its_stream_and_no_other(
     subscriptions: Subscriptions, fields: dict[bytes, bytes]
 ) -> None:
     foreign, fine = _subscription("a"), _subscription("b")
@@ -267,6 +267,25 @@ def test_an_entry_of_another_version_fails_its_stream_and_no_other(
     assert "1-1" in str(foreign.error)
     assert fine.error is None
     assert list(subscriptions.next_read()) == [KEYS.events("b"), KEYS.wake("me")]
+
+
+@pytest.mark.parametrize("data", [b"{}", b'{"plan": ["a"]}'])
+def test_an_event_of_a_later_version_is_passed_over_and_not_read_again(
+    subscriptions: Subscriptions, data: bytes
+) -> None:
+    subscription = _subscription("a")
+    subscriptions.add(subscription)
+    subscriptions.next_read()
+
+    subscriptions.deliver(_reply("a", [_entry(0), (b"1-1", {b"type": b"planned", b"data": data})]))
+
+    assert _seqs(subscription) == [0]
+    assert subscriptions.next_read()[KEYS.events("a")] == "1-1"
+
+    subscriptions.deliver(_reply("a", [_entry(2)]))
+
+    assert _seqs(subscription) == [0, 2]
+    assert subscription.error is None
 
 
 def test_an_error_reaches_every_subscriber(subscriptions: Subscriptions) -> None:

@@ -9,7 +9,7 @@ from fakeredis import FakeRedis, FakeServer
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from producer import GenerationRequest, InvalidRequest, Message, ProducerSettings, PromptTooLong
+from producer import GenerationRequest, InvalidRequest, Message, Producer, ProducerSettings, PromptTooLong
 from producer.contract import FUNCTION
 from producer.submission import MAX_BATCH, MAX_REQUEST_BYTES, SubmitOptions, parse_request, prepare
 
@@ -135,3 +135,27 @@ def test_messages_can_be_models_or_mappings() -> None:
 def test_what_is_no_request_is_refused(request_: Any) -> None:
     with pytest.raises(InvalidRequest, match="a request is"):
         parse_request(request_, {})
+
+
+# Every field at its default; each source of a prompt is None then, and means not given.
+AT_DEFAULTS = {
+    name: field.get_default(call_default_factory=True) for name, field in GenerationRequest.model_fields.items()
+}
+
+
+def test_no_default_is_sent_whichever_way_a_request_is_given(fake_server: FakeServer) -> None:
+    """An older worker refuses a field that it does not know, also one that asks for nothing."""
+    explicit = {**AT_DEFAULTS, "prompt": "Hi"}
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in explicit.items()}
+    client = FakeRedis(server=fake_server)
+
+    with Producer(connection=FakeRedis(server=fake_server)) as producer:
+        handles = [
+            producer.submit(**explicit, model="tiny"),
+            *producer.submit_many([explicit, lists, GenerationRequest(**explicit), "Hi"], model="tiny"),
+            *producer.submit_many(["Hi"], model="tiny", **{**AT_DEFAULTS, "prompt": None}),
+        ]
+
+    for handle in handles:
+        job = Job.fetch(handle.job_id, connection=client, serializer=JSONSerializer)
+        assert job.kwargs == {"request": {"prompt": "Hi"}}

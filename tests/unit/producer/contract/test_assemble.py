@@ -2,7 +2,17 @@
 
 from hypothesis import given, strategies as st
 
-from producer.contract import ErrorInfo, EventId, Started, StartedData, StreamedEvent, Tokens, TokensData, Usage
+from producer.contract import (
+    ErrorInfo,
+    EventId,
+    Started,
+    StartedData,
+    StreamedEvent,
+    Tokens,
+    TokensData,
+    UnknownEvent,
+    Usage,
+)
 from producer.contract.assemble import assemble
 
 from .strategies import tokens
@@ -33,6 +43,15 @@ def test_tokens_of_all_attempts_are_joined_and_the_last_worker_is_named() -> Non
     assert result.token_ids == (7, 8, 9)
     assert result.usage == Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=4)
     assert (result.seed, result.attempts, result.worker) == (42, 3, "w3")
+
+
+def test_events_of_a_later_version_add_nothing() -> None:
+    known = [StreamedEvent(EventId(1, 0), _started(1, "w1")), StreamedEvent(EventId(1, 2), _tokens(0, (7,), "a"))]
+    with_unknown = [known[0], UnknownEvent(EventId(1, 1), "planned", "{}"), known[1]]
+
+    result = assemble("job", "tiny", with_unknown, status="finished", finish_reason="stop")
+
+    assert result == assemble("job", "tiny", known, status="finished", finish_reason="stop")
 
 
 def test_a_job_that_no_worker_took_has_no_attempts() -> None:

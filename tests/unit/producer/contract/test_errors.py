@@ -1,5 +1,6 @@
 """Each code stands for one error, and each error says something."""
 
+import pickle
 from typing import get_args
 
 import pytest
@@ -36,6 +37,15 @@ def test_the_wire_knows_the_codes_of_the_contract() -> None:
         "worker_lost",
         "engine_error",
     }
+
+
+def test_a_code_of_a_later_version_is_a_plain_error_that_carries_it() -> None:
+    error = job_error("quota_exceeded", "pay")
+
+    assert type(error) is JobError
+    assert (error.code, str(error)) == ("quota_exceeded", "pay")
+    assert pickle.loads(pickle.dumps(error)).code == "quota_exceeded"  # as process pools send it
+    assert JobError().code != "quota_exceeded"
 
 
 def test_no_two_errors_share_a_code() -> None:

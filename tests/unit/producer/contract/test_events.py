@@ -12,10 +12,13 @@ from producer.contract import (
     GenerationResult,
     InvalidRequest,
     JobCancelled,
+    JobError,
     StreamedEvent,
     Tokens,
     TokensData,
+    UnknownEvent,
     encode_entry,
+    mirror_json,
     parse_entry,
 )
 from producer.contract.errors import OutOfMemory
@@ -64,6 +67,64 @@ def test_a_tokens_event_without_logprobs_does_not_spend_bytes_on_them() -> None:
     entry = encode_entry(Tokens(data=TokensData(index=0, ids=(1,), text="a")))
 
     assert entry["data"] == '{"index":0,"ids":[1],"text":"a"}'
+
+
+@pytest.mark.parametrize("event_type", ["planned", 'a"b', "ende\n", ""])
+def test_an_event_of_a_later_version_has_its_place_and_is_mirrored_as_json(event_type: str) -> None:
+    event = parse_entry(b"1-4", {b"type": event_type.encode(), b"data": b'{"a": 1}'})
+
+    assert event == UnknownEvent(EventId(1, 4), event_type, '{"a": 1}')
+    assert not event.is_terminal
+    assert json.loads(mirror_json("1-4", event_type, '{"a": 1}')) == {
+        "id": "1-4",
+        "type": event_type,
+        "data": {"a": 1},
+    }
+
+
+def _with_more(value: object) -> object:
+    """What a later version would write: every object of it has a field more."""
+    if isinstance(value, dict):
+        return {**{name: _with_more(item) for name, item in value.items()}, "of_a_later_version": [None, {}]}
+    return [_with_more(item) for item in value] if isinstance(value, list) else value
+
+
+@given(events)
+def test_fields_of_a_later_version_are_passed_over_wherever_they_stand(event: Event) -> None:
+    fields = encode_entry(event)
+    later = json.dumps(_with_more(json.loads(fields["data"])))
+
+    assert parse_entry("1-0", {b"type": fields["type"].encode(), b"data": later.encode()}) == StreamedEvent(
+        EventId(1, 0), event
+    )
+
+
+@given(results)
+def test_fields_of_a_later_version_in_a_result_are_passed_over(result: GenerationResult) -> None:
+    later = _with_more(result.model_dump(mode="json"))
+
+    assert GenerationResult.model_validate(later) == result
+
+
+def test_words_of_a_later_version_are_read_as_they_are() -> None:
+    result = _result(status="paused", finish_reason="tool", error={"code": "quota", "message": "pay"})
+
+    assert (result.status, result.finish_reason) == ("paused", "tool")
+    with pytest.raises(JobError, match="pay") as raised:
+        result.raise_for_status()
+    assert raised.value.code == "quota"
+    assert GenerationResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_an_end_of_a_later_version_is_no_success() -> None:
+    with pytest.raises(JobError, match="ended as 'paused'"):
+        _result(status="paused", finish_reason="tool").raise_for_status()
+
+
+@pytest.mark.parametrize("data", ['{"index":0,"ids":[],"text":"a"},"x":1', '"a"', "[]", "null", "{}", ""])
+def test_data_that_is_no_event_of_its_type_is_refused(data: str) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        parse_entry(b"1-0", {b"type": b"tokens", b"data": data.encode()})
 
 
 def _result(**fields: object) -> GenerationResult:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from producer.contract import GenerationRequest, InvalidRequest
+from producer.contract import VERSION, GenerationRequest, InvalidRequest
 from producer.contract.requests import MAX_PROMPT_CHARS
 
 from .strategies import generation_requests
@@ -25,6 +25,59 @@ def test_every_request_survives_the_wire(request: GenerationRequest) -> None:
 
 def test_the_wire_form_leaves_out_what_stands_at_its_default() -> None:
     assert GenerationRequest(prompt="Hi", temperature=0.0, seed=0).to_wire() == {"prompt": "Hi", "seed": 0}
+
+
+# Each field at its default, as a caller writes it who wants to be sure.
+DEFAULTS = {
+    name: field.get_default(call_default_factory=True) for name, field in GenerationRequest.model_fields.items()
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_no_field_is_sent_at_its_default(name: str) -> None:
+    """An older worker refuses a field that it does not know, also one that asks for nothing."""
+    request = GenerationRequest.model_validate(
+        {"prompt": "Hi", **({} if name == "prompt" else {name: DEFAULTS[name]})}
+    )
+
+    assert request.to_wire() == {"prompt": "Hi"}
+
+
+def test_no_field_is_sent_at_its_default_beside_others() -> None:
+    fields = {**DEFAULTS, "prompt": None, "messages": [{"role": "user", "content": "Hi"}], "top_k": 5}
+
+    assert GenerationRequest.model_validate(fields).to_wire() == {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "top_k": 5,
+    }
+
+
+def test_every_field_may_be_left_out() -> None:
+    """The contract grows by optional fields only, or an older producer could submit nothing."""
+    assert not [name for name, field in GenerationRequest.model_fields.items() if field.is_required()]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({"prompt": "a", "reasoning": 1}, "reasoning"),
+     ({"messages": [{"role": "user", "content": SECRET, "name": SECRET}]}, "messages.0.name")],
+)  # fmt: skip
+def test_a_worker_says_of_an_unknown_field_that_it_may_be_the_older_one(fields: Any, name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        GenerationRequest.parse(fields, as_worker=True)
+
+    assert f"this worker does not know the field '{name}': it is older than the producer" in str(refused.value)
+    assert f"(genqueue {VERSION}), or the name is misspelt" in str(refused.value)
+    assert SECRET not in str(refused.value)
+    with pytest.raises(InvalidRequest, match="Extra inputs are not permitted"):
+        GenerationRequest.parse(fields)
+
+
+def test_a_name_of_a_field_that_goes_on_and_on_is_cut_off() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        GenerationRequest.parse({"prompt": "a", "x" * 10_000: 1})
+
+    assert len(str(refused.value)) < 200
 
 
 def test_a_request_cannot_be_changed() -> None:

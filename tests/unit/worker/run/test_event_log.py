@@ -8,6 +8,7 @@ import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.contract import (
+    Entry,
     EventId,
     GenerationResult,
     Keys,
@@ -41,6 +42,7 @@ async def client(fake_server: FakeServer):
 
 
 def log_of(client, history=(), **options) -> EventLog:
+    history = [Entry.of(*streamed) for streamed in history]
     return EventLog(client, KEYS, JOB, history, live_ttl_s=1000, result_ttl_s=100, **options)
 
 

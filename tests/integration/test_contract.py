@@ -1,0 +1,114 @@
+"""The specification in producer/contract/README.md, taken at its word: its commands, and none of our code."""
+
+import json
+import re
+import shlex
+import time
+import uuid
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+
+README = (Path(__file__).parents[2] / "producer" / "contract" / "README.md").read_text()
+TERMINAL = {b"finished", b"failed", b"cancelled"}
+
+
+def commands(section: int) -> list[str]:
+    """The lines of the first block of commands in a section."""
+    text = README.split(f"\n## {section}. ")[1].split("\n## ")[0]
+    return text.split("```redis\n")[1].split("```")[0].splitlines()
+
+
+def run(client: redis.Redis, section: int, **values: str | bytes) -> list:
+    """Send the commands of a section, with the words that stand for something replaced; their replies."""
+    replies = []
+    with client.client() as one_connection:  # MULTI and EXEC belong to one
+        for line in commands(section):
+            words: list[str | bytes] = []
+            for word in shlex.split(line):
+                whole = values.get(word)
+                words.append(whole if whole is not None else re.sub("JOB", str(values["JOB"]), word))
+            replies.append(one_connection.execute_command(*words))
+    return replies
+
+
+def enqueue(client: redis.Redis, request: dict, *, job_id: str | None = None, compressed: bool = True) -> str:
+    job_id = job_id or str(uuid.uuid4())
+    call = json.dumps(["worker.jobs.generate", None, [], {"request": request}]).encode()
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    meta = json.dumps({"expires_at": time.time() + 86_400, "mine": "kept"})
+    run(client, 3, JOB=job_id, DATA=zlib.compress(call) if compressed else call, NOW=now, META=meta)
+    return job_id
+
+
+def follow(client: redis.Redis, job_id: str, cursor: str = "0-0"):
+    """The events after a cursor, until the terminal one."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        [reply] = run(client, 6, JOB=job_id, CURSOR=cursor)
+        for _, entries in reply or []:
+            for entry_id, fields in entries:
+                cursor = entry_id.decode()
+                yield cursor, fields[b"type"], json.loads(fields[b"data"])
+                if fields[b"type"] in TERMINAL:
+                    return
+    raise TimeoutError
+
+
+@pytest.mark.usefixtures("serving")
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_job_of_plain_commands_is_answered_and_followed(client: redis.Redis, compressed: bool) -> None:
+    request = {"messages": [{"role": "user", "content": "你好，介绍一下你自己"}], "max_new_tokens": 12, "seed": 7}
+
+    job_id = enqueue(client, request, compressed=compressed)
+    events = list(follow(client, job_id))
+    [raw] = run(client, 7, JOB=job_id)
+    result = json.loads(raw)
+
+    assert [event_id for event_id, _, _ in events] == [f"1-{seq}" for seq in range(len(events))]
+    assert (events[0][1], events[-1][1]) == (b"started", b"finished")
+    assert result == events[-1][2]
+    tokens = [data for _, event_type, data in events if event_type == b"tokens"]
+    assert "".join(data["text"] for data in tokens) == result["text"] != ""
+    assert [token_id for data in tokens for token_id in data["ids"]] == result["token_ids"]
+    assert (result["job_id"], result["seed"]) == (job_id, 7)
+    assert result["timings"]["queued_ms"] is not None
+    assert list(follow(client, job_id, events[2][0])) == events[3:]
+    assert json.loads(client.hget(f"rq:job:{job_id}", "meta") or "{}")["mine"] == "kept"
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_job_with_the_required_fields_alone_is_answered(client: redis.Redis) -> None:
+    table = README.split("| field | | holds |\n|---|---|---|\n")[1].split("\n\n")[0]
+    required = re.findall(r"^\| `(\w+)` \| required", table, re.MULTILINE)
+    assert required == ["data", "origin", "status"]
+
+    data = json.dumps(["worker.jobs.generate", None, [], {"request": {"prompt": "Hi", "max_new_tokens": 2}}])
+    job_id = uuid.uuid4().hex
+    client.hset(f"rq:job:{job_id}", mapping={"data": data, "origin": "generate.tiny", "status": "queued"})
+    client.rpush("rq:queue:generate.tiny", job_id)
+
+    assert [event_type for _, event_type, _ in follow(client, job_id)][-1] == b"finished"
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_job_of_plain_commands_is_cancelled(client: redis.Redis) -> None:
+    job_id = uuid.uuid4().hex
+    run(client, 8, JOB=job_id)  # before the job comes, or it could be too late for it
+    enqueue(client, {"prompt": "Hi", "max_new_tokens": 900, "ignore_eos": True}, job_id=job_id)
+
+    *_, (_, event_type, result) = follow(client, job_id)
+
+    assert (event_type, result["status"], result["finish_reason"]) == (b"cancelled", "cancelled", "cancelled")
+    assert not client.exists(f"gen:{{{job_id}}}:cancel")
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_field_that_the_worker_does_not_know_is_named(client: redis.Redis) -> None:
+    *_, (_, event_type, result) = follow(client, enqueue(client, {"prompt": "Hi", "reasoning": "high"}))
+
+    assert (event_type, result["error"]["code"]) == (b"failed", "invalid_request")
+    assert "does not know the field 'reasoning'" in result["error"]["message"]

@@ -1,0 +1,71 @@
+"""Requests grow by fields: who is asked about them, and what is refused before a worker sees it."""
+
+import re
+
+import pytest
+
+from producer.contract import BASE_REQUEST_FIELDS, REQUEST_FIELDS, VERSION, InvalidRequest, check_understood
+from producer.contract.compatibility import fields_beyond_base, published_fields
+
+NEWER = {"prompt": "Hi", "reasoning": "high"}
+NEWEST = {**NEWER, "tools": []}
+KNOWS_REASONING = published_fields(REQUEST_FIELDS | {"reasoning"})
+KNOWS_TOOLS = published_fields(REQUEST_FIELDS | {"tools"})
+
+
+def test_the_base_is_the_first_release_for_ever() -> None:
+    """Nothing is added here: a field that is would reach workers that refuse it."""
+    assert sorted(BASE_REQUEST_FIELDS) == [
+        "add_special_tokens", "frequency_penalty", "ignore_eos", "logprobs", "max_new_tokens", "messages",
+        "min_new_tokens", "min_p", "presence_penalty", "prompt", "prompt_token_ids", "repetition_penalty",
+        "seed", "skip_special_tokens", "stop", "temperature", "top_k", "top_p",
+    ]  # fmt: skip
+    assert BASE_REQUEST_FIELDS < REQUEST_FIELDS
+    assert "prompt_lookup" in REQUEST_FIELDS - BASE_REQUEST_FIELDS
+
+
+def test_what_a_worker_publishes_is_what_it_knows() -> None:
+    assert set(published_fields().split(",")) == REQUEST_FIELDS
+
+
+def test_nobody_is_asked_about_a_request_of_the_base() -> None:
+    assert not fields_beyond_base(dict.fromkeys(BASE_REQUEST_FIELDS, 1))
+    assert fields_beyond_base(NEWEST) == {"reasoning", "tools"}
+
+
+@pytest.mark.parametrize(
+    ("wires", "published"),
+    [
+        ([NEWER], []),  # nobody is there: the worker that comes may be a newer one
+        ([NEWER], [None, KNOWS_REASONING]),
+        ([{"prompt": "Hi"}], [None]),
+        ([{"prompt": "Hi"}, {"prompt": "Hi", "prompt_lookup": True}], [published_fields()]),
+        ([], [None]),
+    ],
+)
+def test_what_a_live_worker_understands_is_let_through(wires: list[dict], published: list[str | None]) -> None:
+    check_understood(wires, published)
+
+
+@pytest.mark.parametrize(
+    ("wires", "published", "named"),
+    [
+        ([{"prompt": "Hi", "prompt_lookup": False}], [None], "'prompt_lookup'"),
+        ([NEWER], [None, published_fields()], "'reasoning'"),
+        ([{"prompt": "Hi"}, NEWER], [None], "'reasoning'"),
+        ([NEWEST], [None], "'reasoning' and 'tools'"),
+        ([NEWEST], [KNOWS_REASONING], "'tools'"),
+        # Each is known to one of them, and the whole request to none.
+        ([NEWEST], [KNOWS_REASONING, KNOWS_TOOLS], "'reasoning' and 'tools'"),
+        ([NEWER], [""], "'reasoning'"),
+    ],
+)
+def test_what_no_live_worker_understands_is_refused_by_name(
+    wires: list[dict], published: list[str | None], named: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"^no live worker understands {named}: upgrade the workers"):
+        check_understood(wires, published)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert re.match(r"\d+\.\d+", VERSION)
