@@ -12,8 +12,7 @@ GenqueueError
 │   ├── WorkerLost              worker_lost
 │   └── EngineError             engine_error
 ├── JobCancelled                cancelled: raised by `GenerationResult.raise_for_status()`
-├── JobConflict                 job_conflict        ┐
-├── QueueFull                   queue_full          │
+├── QueueFull                   queue_full          ┐
 ├── BrokerUnavailable           broker_unavailable  ├ on the producer's side, never in a result
 ├── NoSuchJob                   no_such_job         │
 ├── JobConflict                 job_conflict        │

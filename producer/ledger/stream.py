@@ -57,7 +57,7 @@ def last_id(keys: Keys, job_id: str) -> Step[EventId]:
 
 
 def discard_stream(keys: Keys, job_id: str, last_entry: Sequence[bytes]) -> Step[None]:
-    """Delete what stands in place of the job's stream.  last_entry: id of the last that was seen, and its fields."""
+    """Delete what stands in place of the job's stream.  last_entry: id and fields of the last that was seen."""
     return Step("discard_stream", [keys.events(job_id)], last_entry, nothing)
 
 

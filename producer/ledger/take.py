@@ -92,7 +92,7 @@ def put_back(keys: Keys, worker: str, job_id: str, queue: str, *, engine_died: b
     Tells whether it was ours.
     """
     names = [keys.taken(worker), rq_names.job(job_id), rq_names.queue(queue), rq_names.registry("failed", queue)]
-    return Step("put_back", names, [job_id, worker if engine_died else ""], bool)
+    return Step("put_back", names, [job_id, "1" if engine_died else ""], bool)
 
 
 def put_down(keys: Keys, worker: str, job_id: str) -> Step[None]:

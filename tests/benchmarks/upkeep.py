@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.upkeep [--workers 1 50 200] [--queued 0 100000] [--seconds 20]
 
-Starts a server and workers of its own. The upkeep loops of many workers (beats, looks at each other, expiry) run in
-a few processes, without engines. Prints hardware, commit and a table; the last line is JSON.
+Starts a server and workers of its own. The upkeep loops of many workers (beats, looks at each other, expiry) run
+in a few processes, without engines. Prints hardware, commit and a table; the last line is JSON.
 """
 
 import argparse

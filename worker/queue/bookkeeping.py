@@ -97,7 +97,7 @@ class Bookkeeper(BaseWorker):
 
         A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
         Where another kind of key stands in place of list or job, it is lost to RQ, which can read it no more and
-        would refuse each write. To the stream it is ours (`event_log.APPEND`): the job must have its end.
+        would refuse each write. To the stream it is ours (`append.lua`): the job must have its end.
         """
         return self._has_lost(job_id, self.connection.execute_command)
 
@@ -298,7 +298,9 @@ class Bookkeeper(BaseWorker):
         with self.connection.pipeline() as pipeline:
             super().cleanup_execution(job, pipeline=pipeline, execution=execution)
             step.send(pipeline)
-            pipeline.execute()
+            was_ours = step.read(pipeline.execute()[-1])
+        if not was_ours:
+            self.forget(execution)
 
     def forget(self, execution: Execution) -> None:
         """Another worker has the job: drop our own record of it, and touch nothing that may be the other's.

@@ -20,7 +20,7 @@ if tail and tail[1] then last, last_data = tail[1][1], field(tail[1], 'data') or
 -- end a job that waits in its queue again. A Redis that came back empty knows neither list nor job.
 -- Where somebody has put another kind of key in place of either, nobody can tell. The job is ours then: without its
 -- end a subscriber waits for ever. A second end cannot come of it: the ids alone refuse that, below.
-if KEYS[5] and not is_held(KEYS[5], ARGV[5]) then
+if KEYS[5] and unless_wrong_type('LPOS', KEYS[5], ARGV[5]) == false then
   local job = unless_wrong_type('HMGET', KEYS[6], 'status', 'worker_name')
   local is_ours = not job or not job[1] or (job[1] == 'started' and job[2] == ARGV[6])
   if not is_ours then return {'fenced', last, last_data, 0} end

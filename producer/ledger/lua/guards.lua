@@ -11,7 +11,7 @@ end
 local function unless_wrong_type(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then
-    if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
+    if not string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then return redis.call(...) end
     return nil
   end
   return reply

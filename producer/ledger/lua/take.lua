@@ -36,7 +36,7 @@ end
 
 local id = next_id()
 if not id then return false end
-if #id > tonumber(ARGV[8]) or string.find(id, '[\128-\255]') then
+if id == '' or #id > tonumber(ARGV[8]) or string.find(id, '[\128-\255]') then
   redis.call('LREM', KEYS[2], 0, id)
   return {'', #id}
 end
