@@ -7,8 +7,10 @@ of a job in one slot.
     gen:{JOB}:result    string    GenerationResult as JSON, written in the same step as the terminal event
     gen:{JOB}:tokens    channel   a mirror of the stream for plain subscribers, at most once
     gen:{JOB}:cancel    string    a durable request to cancel
-    gen:{wake:ID}       stream    private to one producer process: ends its blocked read when it follows
-                                  one job more
+    gen:{JOB}:waiters   set       wake streams of the producer processes that wait for the job's end: whoever
+                                  writes it adds an entry `ended: JOB` to each
+    gen:{wake:ID}       stream    of one producer process: an entry ends its blocked read, because it follows one
+                                  job more, or because a job whose end it waits for has ended
     gen:{taken:WORKER}  list      ids of the jobs that a worker has taken and not yet put down; what is left in
                                   the list of a dead worker goes back to its queue
     gen:{taken:WORKER.settling}
@@ -73,6 +75,10 @@ class Keys:
     def cancel(self, job_id: str) -> str:
         """String: present once somebody asked for the job to be cancelled."""
         return f"{self.prefix}:{{{job_id}}}:cancel"
+
+    def waiters(self, job_id: str) -> str:
+        """Set: the wake streams of those who wait for the job's end."""
+        return f"{self.prefix}:{{{job_id}}}:waiters"
 
     def wake(self, follower_id: str) -> str:
         """Stream: ends the blocked read of one producer process. The colon keeps it apart from any job."""

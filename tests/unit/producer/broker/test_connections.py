@@ -21,7 +21,7 @@ from producer.broker.connections import (
     BLOCK_S,
     address,
     block_ms,
-    check_returns_bytes,
+    check_suits,
     connect,
     connect_async,
 )
@@ -105,7 +105,7 @@ def test_an_address_holds_no_password() -> None:
 
 def test_a_client_that_decodes_is_refused() -> None:
     with redis.Redis(decode_responses=True) as client, pytest.raises(ValueError, match="decode_responses"):
-        check_returns_bytes(client)
+        check_suits(client)
 
 
 @pytest.mark.parametrize(("socket_timeout_s", "expected_ms"), [(None, 4000), (5, 4000), (1, 800), (60, 4000)])
