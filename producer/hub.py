@@ -219,6 +219,9 @@ class Hub:
                 self._subscriptions.read_failed()
                 if not is_transient(error):
                     self._subscriptions.fail_all(broker_unavailable(error, address(client)))
+            if self._owns_clients:
+                drop_idle(client)  # a server that was demoted keeps its connections, and they lead nowhere
+            with self._changed:
                 self._changed.wait_for(lambda: self._closed, RETRY_S)
         else:
             with self._changed:
@@ -320,6 +323,8 @@ class AsyncHub:
             self._subscriptions.read_failed()
             if not is_transient(error):
                 self._subscriptions.fail_all(broker_unavailable(error, address(client)))
+            if self._owns_clients:
+                await drop_idle_async(client)
             await asyncio.sleep(RETRY_S)
         else:
             self._subscriptions.deliver(reply)

@@ -85,11 +85,15 @@ class Link:
                 with tries.attempt():
                     return command(self.client)
             except redis.RedisError as error:
+                self._check_usable()
                 delay_s = tries.delay_s(error)
                 if delay_s is None:
                     raise
                 if is_elsewhere(error):
                     drop_idle(self.client)
+            except Exception:
+                self._check_usable()  # closed by another thread, for which redis-py has many words
+                raise
             time.sleep(delay_s)
             self._check_usable()
 

@@ -60,7 +60,7 @@ _LASTING_CLASSES = (
     redis.exceptions.NoPermissionError,
     redis.exceptions.InvalidResponse,
 )
-_ELSEWHERE_WORDS = ("READONLY", "read only replica", "MASTERDOWN")
+_ELSEWHERE_WORDS = ("READONLY", "read only replica", "MASTERDOWN", "UNBLOCKED")
 _LASTING_WORDS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 # From the particular to the general: redis-py's authentication and loading errors are ConnectionErrors. An error
