@@ -150,8 +150,13 @@ class Producer(_Shared):
                 if event.event.type == "tokens":
                     print(event.event.data.text, end="", flush=True)
 
-    `connection` replaces redis_url; it is not closed here. Every method raises BrokerUnavailable when Redis
-    cannot be used, and RuntimeError once the producer is closed.
+    Every method raises BrokerUnavailable when Redis cannot be used, and RuntimeError once the producer is closed.
+    A command is answered within the setting socket_timeout_s, retries included, a connection is made within
+    connect_timeout_s, and a wait ends with its timeout_s, also where the server has stopped answering. (A name
+    server that does not answer can hold up a connection for longer, and nothing else.)
+
+    `connection` replaces redis_url; it is not closed here. It keeps its own time-outs and retries, which may be
+    longer: give it a short socket_timeout and few retries, or use redis_url.
     """
 
     def __init__(
@@ -340,6 +345,9 @@ class Producer(_Shared):
 
 class AsyncProducer(_Shared):
     """`Producer` for asyncio: the same methods, to be awaited; `stream` is an async iterator.
+
+    One event loop at a time uses it. Where each call has a loop of its own, as with `asyncio.run` in a Celery
+    task, one AsyncProducer does for all of them: it connects anew in each. Not so with a `connection`.
 
     async with AsyncProducer() as producer:
         job = await producer.submit("Hi", model="tiny")

@@ -12,6 +12,7 @@ terminal event (`genqueue cancel JOB` ends it properly); a requeue is accepted f
 """
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -134,8 +135,10 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=select_address_family(host, port), backlog=128)
     except OSError as error:
+        # Python's own words repeat the address; those of a name server have a negative number.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise DashboardError(
-            f"the dashboard cannot listen at {host}:{port} ({error.strerror}): give another --port or --host"
+            f"the dashboard cannot listen at {host}:{port} ({why}): give another --port or --host"
         ) from error
 
 

@@ -93,7 +93,8 @@ class Waker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="genqueue-waker", daemon=True)
             self._thread.start()
-        self._requests.put(True)
+        if self._requests.empty():  # one that is still to be sent does for this one, too
+            self._requests.put(True)
 
     def close(self) -> None:
         """End the thread, once it has done what it does."""
@@ -253,6 +254,7 @@ class AsyncHub:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._wakes: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @property
     def wake_key(self) -> str:
@@ -290,6 +292,7 @@ class AsyncHub:
 
     async def aclose(self) -> None:
         """As `Hub.close`."""
+        self._closed = True
         self._subscriptions.fail_all(RuntimeError(_CLOSED))
         tasks = [*self._wakes, *([self._task] if self._task else [])]
         for task in tasks:
@@ -332,7 +335,7 @@ class AsyncHub:
                 await drop_idle_async(client)
 
     def _wake_if(self, must_wake: bool) -> None:
-        if not must_wake:
+        if not must_wake or self._closed:
             return
         with contextlib.suppress(RuntimeError):  # no loop runs any more that could be woken
             task = asyncio.get_running_loop().create_task(self._send_wake(), name="genqueue-wake")
