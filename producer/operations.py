@@ -6,8 +6,10 @@ replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls a
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import redis
 from rq.utils import now, utcformat
 
 from .contract import (
@@ -52,10 +54,38 @@ Operation = Generator[Command, Any, T]
 Wait = Callable[[Subscription, float], Any]
 """Returns, or is awaited, when the subscription has something or the seconds are over."""
 
+
+@dataclass(frozen=True)
+class Waiting:
+    """A command that sends nothing: it waits for a subscription, within a bound of its own."""
+
+    wait: Wait
+    subscription: Subscription
+    left_s: float
+
+    def __call__(self, _: Any) -> Any:
+        """Wait, or return what is to be awaited."""
+        return self.wait(self.subscription, self.left_s)
+
+
 CancelOutcome = Literal["cancelled", "requested", "ended"]
 
 UNKNOWN_MODEL = "unknown"
 """Of a job of which nothing says its model."""
+_WAITERS_TTL_S = 86_400
+"""The same for all, so that nobody shortens another's; whoever waits for longer looks for the end now and then."""
+_MARGIN_S = 0.05
+"""A time-out so close before the caller's own bound is that bound's."""
+
+
+def describe_by(deadline: float, waited_s: float) -> float:
+    """Until when a wait that is over at the deadline may ask what is known of its job.
+
+    It is less than a fifth of the bound and 0.5 s later, which is how exactly bounds are kept.
+
+    Times are those of time.monotonic().
+    """
+    return deadline + min(1.0, 0.3 + 0.1 * waited_s)
 
 
 class Operations:
@@ -102,6 +132,15 @@ class Operations:
                 pairs = zip(batch.submissions, created, strict=True)
                 return [submission.id_is_ours or is_new for submission, is_new in pairs]
 
+    def in_time(self, operation: Operation[T], job_id: str, *, deadline: float, waited_s: float) -> Operation[T]:
+        """The operation, as a part of a wait.  Raises WaitTimeout where Redis has not answered by its deadline."""
+        try:
+            return (yield from operation)
+        except redis.TimeoutError as error:
+            if time.monotonic() < deadline - _MARGIN_S:
+                raise
+            raise _unanswered(job_id, waited_s) from error
+
     def open_stream(self, job_id: str, after: EventId | str | None) -> Operation[EventId | None]:
         """Where a subscriber starts. None when nothing comes after its cursor.  Raises NoSuchJob."""
         cursor = EventId.parse(after) if isinstance(after, str) else after or BEFORE_FIRST
@@ -123,6 +162,28 @@ class Operations:
                 return GenerationResult.model_validate_json(raw)
         return newest.id if newest else BEFORE_FIRST
 
+    def announce(self, job_id: str, wake_key: str) -> Operation[GenerationResult | None]:
+        """Have the job's end written to the wake stream, too. The result, if it has ended by now.
+
+        To be called once the wake stream is read: no end falls between the two.
+        """
+        waiters, events = self.keys.waiters(job_id), self.keys.events(job_id)
+        replies = (
+            yield lambda r: (
+                r.pipeline(transaction=False)
+                .sadd(waiters, wake_key)
+                .expire(waiters, _WAITERS_TTL_S)
+                .xrevrange(events, count=1)
+                .execute(raise_on_error=False)
+            )
+        )
+        # A replica and an older ACL refuse the first two: then the end is found by looking, a little later.
+        *_, entries = replies
+        if isinstance(entries, redis.RedisError):
+            raise entries
+        newest = parse_entry(*entries[0]) if entries else None
+        return _result_of(newest) if newest and newest.is_terminal else None
+
     def next_event(
         self,
         subscription: Subscription,
@@ -142,9 +203,17 @@ class Operations:
                 raise subscription.error
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise _wait_timeout((yield from self.status(subscription.job_id)), waited_s)
-            yield _waiting(wait, subscription, left_s)
+                raise (yield from self._wait_timeout(subscription.job_id, waited_s))
+            yield Waiting(wait, subscription, left_s)
         return subscription.inbox.popleft()
+
+    def _wait_timeout(self, job_id: str, waited_s: float) -> Operation[WaitTimeout]:
+        try:
+            status = yield from self.status(job_id)
+        except redis.TimeoutError:
+            return _unanswered(job_id, waited_s)
+        advice = "" if status.is_stranded else ". It goes on: wait again, or cancel it"
+        return WaitTimeout(f"job {job_id} was waited for {waited_s:g} s: {status.describe()}{advice}")
 
     def cancel(self, job_id: str) -> Operation[CancelOutcome]:
         """End a job that waits; ask the worker to end one that runs. Harmless to repeat.  Raises NoSuchJob."""
@@ -277,10 +346,6 @@ class Operations:
         )
 
 
-def _waiting(wait: Wait, subscription: Subscription, left_s: float) -> Command:
-    return lambda _: wait(subscription, left_s)
-
-
 def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
     """Of a job whose hash is gone."""
     known = (event.event.data for event in events if isinstance(event, StreamedEvent))
@@ -297,9 +362,11 @@ def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | N
     return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
 
 
-def _wait_timeout(status: JobStatus, waited_s: float) -> WaitTimeout:
-    advice = "" if status.is_stranded else ". It goes on: wait again, or cancel it"
-    return WaitTimeout(f"job {status.job_id} was waited for {waited_s:g} s: {status.describe()}{advice}")
+def _unanswered(job_id: str, waited_s: float) -> WaitTimeout:
+    return WaitTimeout(
+        f"job {job_id} was waited for {waited_s:g} s: Redis does not answer, so that nothing is known of it now. "
+        "Wait again when Redis is well"
+    )
 
 
 def _positive(text: str | None) -> int | None:

@@ -7,14 +7,15 @@ of a job in one slot.
     gen:{JOB}:result    string    GenerationResult as JSON, written in the same step as the terminal event
     gen:{JOB}:tokens    channel   a mirror of the stream for plain subscribers, at most once
     gen:{JOB}:cancel    string    a durable request to cancel
-    gen:{wake:ID}       stream    private to one producer process: ends its blocked read when it follows
-                                  one job more
+    gen:{JOB}:waiters   set       wake streams of the producer processes that wait for the job's end: whoever
+                                  writes it adds an entry `ended: JOB` to each
+    gen:{wake:ID}       stream    of one producer process: an entry ends its blocked read, because it follows one
+                                  job more, or because a job whose end it waits for has ended
     gen:{taken:WORKER}  list      ids of the jobs that a worker has taken and not yet put down; what is left in
                                   the list of a dead worker goes back to its queue
     gen:{taken:WORKER.settling}
                         list      ids of jobs that have ended in the hands of dead workers, and whose end a live
                                   worker is telling RQ of
-    gen:{JOB}:waiters   set       private: wake streams of those who wait for the job's end
     gen:takers          set       names of the workers that have a list of the first kind, and WORKER.settling for
                                   those that have one of the second
 
@@ -81,13 +82,13 @@ class Keys:
         """String: present once somebody asked for the job to be cancelled."""
         return f"{self.prefix}:{{{job_id}}}:cancel"
 
+    def waiters(self, job_id: str) -> str:
+        """Set: the wake streams of those who wait for the job's end."""
+        return f"{self.prefix}:{{{job_id}}}:waiters"
+
     def wake(self, follower_id: str) -> str:
         """Stream: ends the blocked read of one producer process. The colon keeps it apart from any job."""
         return f"{self.prefix}:{{wake:{follower_id}}}"
-
-    def waiters(self, job_id: str) -> str:
-        """Set: wake streams of those who wait for the job's end."""
-        return f"{self.prefix}:{{{job_id}}}:waiters"
 
     def taken(self, worker: str) -> str:
         """List: the jobs that a worker has taken and not yet put down."""

@@ -28,7 +28,7 @@ from producer import (
     WorkerInfo,
 )
 from producer.contract import FUNCTION, JobConflict, Keys
-from producer.following import INBOX_LIMIT, Subscription
+from producer.following import FEW, INBOX_LIMIT, Subscription
 from tests.scripted_worker import ScriptedWorker
 
 from .streamed import texts_of
@@ -800,3 +800,89 @@ def test_a_status_of_a_later_version_is_shown_as_it_is(producer: Producer, clien
     assert producer.status("a").state == "paused"
     assert producer.status("a").describe() == "paused"
     assert producer.result("a").finish_reason == "tool"
+
+
+# --- many results at once -------------------------------------------------------------------------------------
+
+
+def _announce_end(client: FakeRedis, job_id: str) -> None:
+    """As whoever ends a job does it."""
+    for waiter in client.smembers(KEYS.waiters(job_id)):
+        client.xadd(waiter, {"ended": job_id})
+
+
+def test_an_end_that_is_announced_reaches_its_waiter_among_many(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.following.CHECK_EVERY_S", 3600)  # nobody looks without being told
+    handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
+    results: dict[str, str] = {}
+
+    def wait(job_id: str) -> None:
+        results[job_id] = producer.result(job_id, timeout_s=60).text
+
+    threads = [threading.Thread(target=wait, args=(handle.job_id,)) for handle in handles]
+    for thread in threads:
+        thread.start()
+    for handle in handles:
+        while not client.exists(KEYS.waiters(handle.job_id)):
+            time.sleep(0.001)
+        assert 0 < client.ttl(KEYS.waiters(handle.job_id)) <= 86_400
+    for handle in handles:
+        worker.play(handle.job_id, job_id=handle.job_id)
+        _announce_end(client, handle.job_id)
+    for thread in threads:
+        thread.join()
+
+    assert results == {handle.job_id: handle.job_id for handle in handles}
+
+
+def test_ends_that_nobody_announces_reach_many_waiters(producer: Producer, worker: ScriptedWorker) -> None:
+    """Written by a worker that knows of no waiters."""
+    handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
+    results: dict[str, str] = {}
+
+    def wait(job_id: str) -> None:
+        results[job_id] = producer.result(job_id, timeout_s=60).text
+
+    threads = [threading.Thread(target=wait, args=(handle.job_id,)) for handle in handles]
+    for thread in threads:
+        thread.start()
+    for handle in handles:
+        worker.play(handle.job_id, job_id=handle.job_id)
+    for thread in threads:
+        thread.join()
+
+    assert results == {handle.job_id: handle.job_id for handle in handles}
+
+
+def test_an_end_just_before_it_is_waited_for_is_not_missed(
+    producer: Producer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look and the announcement: the announcement looks once more."""
+    handle = producer.submit("Hi", model="tiny")
+    real_announce = producer._operations.announce
+
+    def play_and_announce(job_id: str, wake_key: str) -> object:
+        worker.play("ended meanwhile")
+        return real_announce(job_id, wake_key)
+
+    monkeypatch.setattr(producer._operations, "announce", play_and_announce)
+    monkeypatch.setattr(
+        producer._hub, "wait", lambda *_: pytest.fail("it has ended: there is nothing to wait for")
+    )
+
+    assert handle.result().text == "ended meanwhile"
+
+
+def test_a_server_that_refuses_the_announcement_is_waited_on_all_the_same(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker
+) -> None:
+    """A replica, or a user whose ACL is older."""
+    handle = producer.submit("Hi", model="tiny")
+    client.set(KEYS.waiters(handle.job_id), "of another kind")  # refused in the same way: an error in its place
+    playing = threading.Thread(target=worker.play, args=("a",))
+    playing.start()
+
+    assert handle.result(timeout_s=60).text == "a"
+    playing.join()
