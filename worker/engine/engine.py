@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, InvalidRequest, PromptTooLong
 
 from ..engine_options import EngineOptions
-from ..progress import Progress, no_progress
-from .choice import choose_path, prepare
+from ..progress import ReportProgress, no_progress
 from .generation import Generation
 from .memory import plan_memory
 from .model_loader import ModelLoader
 from .output import Output
+from .path_choice import choose_path, prepare
 from .prefix_cache import PrefixCache
 from .prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .sampling import Sampler
@@ -85,7 +85,7 @@ class Engine:
         device: torch.device,
         dtype: str = "auto",
         options: EngineOptions = DEFAULT_OPTIONS,
-        progress: Progress = no_progress,
+        progress: ReportProgress = no_progress,
     ) -> Self:
         """From a local model folder.  Raises ConfigError for a folder that cannot be used.
 
@@ -94,7 +94,7 @@ class Engine:
         tokenizer = Tokenizer(path)  # first, because it is small: a broken folder shows at once
         return cls(ModelLoader(path, dtype).load(device, progress), tokenizer, device, options)
 
-    def warm_up(self, progress: Progress = no_progress) -> None:
+    def warm_up(self, progress: ReportProgress = no_progress) -> None:
         """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
         if isinstance(self.path, StaticPath):
             self.why = "; ".join(
@@ -132,7 +132,7 @@ class Engine:
 
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()
-    ) -> "Generation":
+    ) -> Generation:
         """Begin to answer a prompt; the model runs when the first step is asked for, and not before.
 
         `prompt_ids` as from `encode`, (seq_len,) int64.  `resumed_ids`: the output of an earlier attempt, after
@@ -173,6 +173,11 @@ class Engine:
     def decode(self, token: Tensor) -> Tensor:
         """Advance one step.  token: (1, 1) int64 on the engine's device.  Returns logits, (1, vocab) float32."""
         return self.path.decode(token)
+
+    @property
+    def prompt_lookup(self) -> bool:
+        """Whether drafts are taken for requests that do not say."""
+        return self.options.prompt_lookup
 
     @property
     def takes_drafts(self) -> bool:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +15,11 @@ from torch import Tensor
 from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
 
 from .memory import is_out_of_memory
+from .model_runner import ModelRunner
 from .output import Output
 from .prompt_lookup import PromptLookup
 from .sampling import NOT_A_TOKEN, Sampler, token_logprob
 from .token_ring import TokenRing
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 T = TypeVar("T")
 
@@ -51,7 +49,7 @@ class Generation(Iterator[Step]):
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: ModelRunner,
         request: GenerationRequest,
         *,
         output: Output,
@@ -75,7 +73,7 @@ class Generation(Iterator[Step]):
         self._ids = prompt_ids
         """Every token whose id is known here, on the host."""
         self._replay(resumed_ids)
-        drafts = engine.options.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
+        drafts = engine.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
         can_draft = engine.takes_drafts and self._logprobs is None
         self._lookup = PromptLookup(self._ids, engine.speculation_cost) if drafts and can_draft else None
         self._sequence = -1

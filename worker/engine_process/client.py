@@ -1,4 +1,4 @@
-"""An engine, as the runner sees it. `engine_process` is one; what is said on its wire is in `engine_protocol`."""
+"""An engine, as the runner sees it. `process` has one; what is said on its wire is in `protocol`."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol

@@ -125,15 +125,15 @@ class EngineProcess:
     def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> "ProcessRun":
         """Begin a job.  request: the wire form of a valid GenerationRequest."""
         self._runs += 1
-        order = Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids))
-        self.send(order)
+        command = Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids))
+        self.send(command)
         return ProcessRun(self, self._runs)
 
-    def send(self, order: Generate | Stop) -> None:
-        """Put an order on the wire. Once the engine has died it goes nowhere, and `take` says so."""
+    def send(self, command: Generate | Stop) -> None:
+        """Put a command on the wire. Once the engine has died it goes nowhere, and `take` says so."""
         assert isinstance(self._transport, asyncio.WriteTransport), "the engine has not been started"
         if not self._lines.closed:
-            self._transport.write(order.model_dump_json().encode() + b"\n")
+            self._transport.write(command.model_dump_json().encode() + b"\n")
 
     async def take(self) -> list[Answer | StepMessage]:
         """What the engine has said since the last call.  Raises EngineDied."""

@@ -139,10 +139,10 @@ class StepMessage(NamedTuple):
     logprob: dict[str, Any] | None = None
 
 
-Order = Generate | Stop
+Command = Generate | Stop
 Answer = Loading | EngineInfo | Accepted | Ended | RunFailed
 
-ORDERS: TypeAdapter[Order] = TypeAdapter(Order)
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 

@@ -20,17 +20,17 @@ from functools import partial
 from producer.contract import EngineError, GenerationRequest, GenqueueError, JobError
 
 from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, resolve_device, set_up_process
-from ..progress import Progress
+from ..progress import ReportProgress
 from .protocol import (
-    ORDERS,
+    COMMANDS,
     Accepted,
     Answer,
+    Command,
     Ended,
     EngineConfig,
     EngineInfo,
     Generate,
     Loading,
-    Order,
     RunFailed,
     StepMessage,
     Stop,
@@ -47,7 +47,7 @@ READ_BYTES = 2**20
 
 
 class EngineServer:
-    """Answers the orders that come over a socket, until the other end closes it."""
+    """Answers the commands that come over a socket, until the other end closes it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -57,23 +57,23 @@ class EngineServer:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
 
-    def serve(self, load: Callable[[Progress], Engine]) -> None:
+    def serve(self, load: Callable[[ReportProgress], Engine]) -> None:
         """Load the engine and run jobs.  Returns when the worker has gone."""
         started_at = time.monotonic()
         engine = load(self._say)
         loaded_at = time.monotonic()
         engine.warm_up(self._say)
         self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
-        while (order := self._receive()) is not None:
-            if isinstance(order, Generate):  # a Stop that comes too late is of no use to anybody
-                self._run(engine, order)
+        while (command := self._receive()) is not None:
+            if isinstance(command, Generate):  # a Stop that comes too late is of no use to anybody
+                self._run(engine, command)
 
     def _say(self, stage: str, done: int, total: int) -> None:
         self._send(Loading(stage=stage, done=done, total=total))
 
-    def _run(self, engine: Engine, order: Generate) -> None:
+    def _run(self, engine: Engine, command: Generate) -> None:
         try:
-            self._generate(engine, order)
+            self._generate(engine, command)
         except JobError as error:
             self._send(RunFailed(code=error.code, message=str(error)))
         except (BrokenPipeError, ConnectionResetError):
@@ -85,9 +85,11 @@ class EngineServer:
             if engine.device.type == "cuda":
                 raise  # a device-side fault stays with the process: only a new one can use the device
 
-    def _generate(self, engine: Engine, order: Generate) -> None:
-        request = GenerationRequest.parse(order.request)
-        generation = engine.start(request, engine.encode(request), seed=order.seed, resumed_ids=order.resumed_ids)
+    def _generate(self, engine: Engine, command: Generate) -> None:
+        request = GenerationRequest.parse(command.request)
+        generation = engine.start(
+            request, engine.encode(request), seed=command.seed, resumed_ids=command.resumed_ids
+        )
         self._send(
             Accepted(
                 prompt_tokens=generation.prompt_tokens,
@@ -96,43 +98,43 @@ class EngineServer:
             )
         )
         with closing(generation):
-            stop = self._run_to_end(generation, order.run)
+            stop = self._run_to_end(generation, command.run)
         tail = generation.flush() if stop and stop.flush else ""
         self._send(Ended(prefill_ms=generation.prefill_ms, cached_tokens=generation.cached_tokens, tail=tail))
 
     def _run_to_end(self, generation: Generation, run: int) -> Stop | None:
-        """Send each step as it comes, until the generation ends or an order to stop arrives."""
-        if stop := self._stop_order(run):
+        """Send each step as it comes, until the generation ends or a command to stop arrives."""
+        if stop := self._stop_command(run):
             return stop
         for _ in generation.prefill():
-            if stop := self._stop_order(run):
+            if stop := self._stop_command(run):
                 return stop
         for step in generation:
             self._unsent.append(_message(step))
             if self._unsent[-1].sampled_at - self._sent_at >= SEND_INTERVAL_S:
                 self._sent_at = self._unsent[-1].sampled_at
                 self._send_steps()
-                if stop := self._stop_order(run):
+                if stop := self._stop_command(run):
                     return stop
         return None
 
-    def _stop_order(self, run: int) -> Stop | None:
-        # One read may have brought a Stop along with the order before it: the socket alone does not tell.
+    def _stop_command(self, run: int) -> Stop | None:
+        # One read may have brought a Stop along with the command before it: the socket alone does not tell.
         if b"\n" not in self._received and not self._poll.poll(0):
             return None
-        order = self._receive()
-        if order is None:
+        command = self._receive()
+        if command is None:
             raise BrokenPipeError("the worker has gone")
-        return order if isinstance(order, Stop) and order.run == run else None
+        return command if isinstance(command, Stop) and command.run == run else None
 
-    def _receive(self) -> Order | None:
+    def _receive(self) -> Command | None:
         while b"\n" not in self._received:
             received = self._socket.recv(READ_BYTES)
             if not received:
                 return None
             self._received += received
         line, _, self._received = self._received.partition(b"\n")
-        return ORDERS.validate_json(line)
+        return COMMANDS.validate_json(line)
 
     def _send(self, answer: Answer) -> None:
         self._send_steps()
@@ -166,7 +168,7 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
     )
 
 
-def _load(config: EngineConfig, progress: Progress) -> Engine:
+def _load(config: EngineConfig, progress: ReportProgress) -> Engine:
     set_up_process(config.threads)
     engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
