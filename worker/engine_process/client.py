@@ -10,13 +10,17 @@ class EngineDied(Exception):
     """The engine has died, and with it the run: another one has to be started."""
 
 
+class EngineNotRunning(EngineDied):
+    """The engine was dead before the run began: nothing was sent, and the job has no part in its death."""
+
+
 class EngineRun(Protocol):
     """One job on an engine."""
 
     def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
         """What the engine says, in batches of what has come by then; ends with Ended or RunFailed.
 
-        Raises EngineDied."""
+        Raises EngineDied; EngineNotRunning where the engine had died before."""
         ...
 
     def stop(self, *, flush: bool) -> None:

@@ -1,23 +1,16 @@
-"""The engine process: holds the model, runs one job at a time, and answers over its socket.
+"""What the engine's process does: holds the model, runs one job at a time, and answers over its socket.
 
-A process of its own, because torch and asyncio would take turns on one interpreter lock: a token of a small
-model is made in less time than it takes to publish one, and a long prefill must not hold up a heartbeat. It
-also means that a crash of the device takes down the engine and not the worker, which starts another.
-
-Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio.
+Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio, and nothing of processes (see `server`).
 """
 
 import logging
 import select
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 
-from producer.contract import EngineError, GenerationRequest, GenqueueError, JobError
+from producer.contract import EngineError, GenerationRequest, JobError
 
 from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, resolve_device, set_up_process
 from ..progress import ReportProgress
@@ -168,29 +161,10 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
     )
 
 
-def _load(config: EngineConfig, progress: ReportProgress) -> Engine:
+def load_engine(config: EngineConfig, progress: ReportProgress) -> Engine:
+    """The engine of a process that has no other.  Raises ConfigError."""
     set_up_process(config.threads)
     engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
         set_up_process(threads=1)
     return engine
-
-
-def main(descriptor: str, config: str) -> None:
-    """Serve over an inherited socket.  config: the JSON form of an EngineConfig."""
-    # The worker decides when the engine goes: it closes the socket. A Ctrl-C is the worker's business.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s engine: %(message)s", stream=sys.stderr)
-    with socket.socket(fileno=int(descriptor)) as connection:
-        server = EngineServer(connection)
-        try:
-            server.serve(partial(_load, EngineConfig.model_validate_json(config)))
-        except (BrokenPipeError, ConnectionResetError):
-            logger.info("the worker has gone")
-        except GenqueueError as error:
-            logger.error("%s", error)  # noqa: TRY400 - the message says what to do; a traceback would hide it
-            sys.exit(2)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -21,7 +21,7 @@ from worker.engine_process.protocol import (
     Stop,
     parse_answers,
 )
-from worker.engine_process.server import EngineServer
+from worker.engine_process.serving import EngineServer
 
 TIMEOUT_S = 20
 LONG = {"prompt": "hi", "max_new_tokens": 100}

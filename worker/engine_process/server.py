@@ -1,0 +1,53 @@
+"""The engine process: `python -m worker.engine_process.server`, which the worker starts over a socket pair.
+
+A process of its own, because torch and asyncio would take turns on one interpreter lock: a token of a small
+model is made in less time than it takes to publish one, and a long prefill must not hold up a heartbeat. It
+also means that a crash of the device takes down the engine and not the worker, which starts another.
+
+Here it becomes one that ends with its worker; what it does then is in `serving`.
+"""
+
+import logging
+import socket
+import sys
+from functools import partial
+
+from producer.contract import GenqueueError
+
+from ..extras import worker_extra
+from .kernel_cache import set_up_kernel_cache
+from .lifeline import end_group_with_this_process, end_with_parent, ignore_signals
+from .protocol import EngineConfig
+
+logger = logging.getLogger(__name__)
+
+EXIT_BAD_CONFIG = 2
+
+
+def main(descriptor: str, parent_pid: str, config: str) -> None:
+    """Serve over an inherited socket.  config: the JSON form of an EngineConfig."""
+    ignore_signals()
+    end_group_with_this_process()
+    end_with_parent(int(parent_pid))
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s engine: %(message)s", stream=sys.stderr)
+    set_up_kernel_cache()
+    with socket.socket(fileno=int(descriptor)) as connection:
+        connection.set_inheritable(False)  # a child that held it would hide our death from the worker
+        try:
+            _serve(connection, EngineConfig.model_validate_json(config))
+        except (BrokenPipeError, ConnectionResetError):
+            logger.info("the worker has gone")
+        except GenqueueError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the message says what to do; a traceback would hide it
+            sys.exit(EXIT_BAD_CONFIG)
+
+
+def _serve(connection: socket.socket, config: EngineConfig) -> None:
+    with worker_extra():
+        # Only now: to import torch takes seconds, in which the worker may die.
+        from .serving import EngineServer, load_engine  # noqa: PLC0415
+    EngineServer(connection).serve(partial(load_engine, config))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
