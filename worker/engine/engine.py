@@ -152,13 +152,25 @@ class Engine:
             self, request, output=output, sampler=sampler, prompt_ids=prompt_ids.tolist(), resumed_ids=resumed_ids
         )
 
-    def begin(self, ids: Sequence[int]) -> int:
-        """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already."""
+    def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:
+        """The text that a job with this output has not shown yet, for one that ends without another step."""
+        output = Output(
+            request, self.tokenizer, max_new_tokens=len(output_ids) + 1, eos_token_ids=self.eos_token_ids
+        )
+        for token_id in output_ids:
+            output.push(token_id)
+        return output.flush()
+
+    def begin(self, ids: Sequence[int], salt: str | None = None) -> int:
+        """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already.
+
+        salt: only sequences with the same one share their beginnings.
+        """
         self._sequence += 1
         if self._prefixes is None:
             self.path.truncate(0)
             return 0
-        return self._prefixes.begin(torch.tensor(ids))
+        return self._prefixes.begin(torch.tensor(ids), salt)
 
     def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """Read tokens of the prompt into the cache.  ids: (1, seq_len) int64 on the engine's device.

@@ -70,6 +70,7 @@ class Generation(Iterator[Step]):
         self._output = output
         self._sampler = sampler
         self._logprobs = request.logprobs
+        self._cache_salt = request.cache_salt
         self._ids = prompt_ids
         """Every token whose id is known here, on the host."""
         self._replay(resumed_ids)
@@ -124,7 +125,7 @@ class Generation(Iterator[Step]):
         if self.finish_reason:
             return
         self._started_at = time.perf_counter()
-        done = self._engine.begin(self._ids)
+        done = self._engine.begin(self._ids, self._cache_salt)
         self._sequence = self._engine.sequence
         self.cached_tokens = min(done, self.prompt_tokens)
         # On the device with room for the answer, as the sampler's penalties look at it.

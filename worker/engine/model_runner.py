@@ -47,8 +47,11 @@ class ModelRunner(Protocol):
     def sequence(self) -> int:
         """Grows with every `begin`: tells a generation whether the cache is still its own."""
 
-    def begin(self, ids: Sequence[int]) -> int:
-        """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already."""
+    def begin(self, ids: Sequence[int], salt: str | None) -> int:
+        """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already.
+
+        salt: only sequences with the same one share their beginnings.
+        """
 
     def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """Read tokens of the prompt into the cache.  ids: (1, seq_len) int64 on the device.
