@@ -2,7 +2,8 @@
 
 worker -> engine      Generate, Stop
 engine -> worker      Loading*, EngineInfo       while it starts
-                      Accepted, steps*, Ended    a job; or RunFailed in place of any of them
+                      Accepted, steps*, Ended    a job; or RunFailed in place of any of them, or Ended alone for
+                                                 one that was stopped before its prompt was tokenized
 
 A step is one token and there are thousands of them a second: those that leave together are one line, a list of
 lists in the order of `StepMessage`. Everything else is an object told apart by `op`. JSON, because nothing in

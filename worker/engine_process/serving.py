@@ -9,11 +9,15 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+
+from torch import Tensor
 
 from producer.contract import EngineError, GenerationRequest, JobError
 
 from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, resolve_device, set_up_process
 from ..progress import ReportProgress
+from .background import Background
 from .protocol import (
     COMMANDS,
     Accepted,
@@ -44,14 +48,22 @@ class EngineServer:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._received = b""
+        self._received = bytearray()
         self._unsent: list[StepMessage] = []
         self._sent_at = 0.0
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
+        self._background = Background()
+        self._either = select.poll()
+        self._either.register(connection, select.POLLIN)
+        self._either.register(self._background, select.POLLIN)
 
     def serve(self, load: Callable[[ReportProgress], Engine]) -> None:
         """Load the engine and run jobs.  Returns when the worker has gone."""
+        with closing(self._background):
+            self._serve(load)
+
+    def _serve(self, load: Callable[[ReportProgress], Engine]) -> None:
         started_at = time.monotonic()
         engine = load(self._say)
         loaded_at = time.monotonic()
@@ -80,9 +92,12 @@ class EngineServer:
 
     def _generate(self, engine: Engine, command: Generate) -> None:
         request = GenerationRequest.parse(command.request)
-        generation = engine.start(
-            request, engine.encode(request), seed=command.seed, resumed_ids=command.resumed_ids
-        )
+        prompt_ids = self._encode(engine, request, command.run)
+        if isinstance(prompt_ids, Stop):
+            tail = engine.held_back(request, command.resumed_ids) if prompt_ids.flush else ""
+            self._send(Ended(tail=tail))
+            return
+        generation = engine.start(request, prompt_ids, seed=command.seed, resumed_ids=command.resumed_ids)
         self._send(
             Accepted(
                 prompt_tokens=generation.prompt_tokens,
@@ -94,6 +109,21 @@ class EngineServer:
             stop = self._run_to_end(generation, command.run)
         tail = generation.flush() if stop and stop.flush else ""
         self._send(Ended(prefill_ms=generation.prefill_ms, cached_tokens=generation.cached_tokens, tail=tail))
+
+    def _encode(self, engine: Engine, request: GenerationRequest, run: int) -> Tensor | Stop:
+        """The prompt's token ids, (seq_len,) int64; or the command to stop, if that comes first.
+
+        A tokenization that is given up runs on to its end, and the next one waits for it.
+        """
+        encoding = self._background.begin(partial(engine.encode, request))
+        while not encoding.done():
+            if stop := self._stop_command(run):
+                encoding.cancel()
+                return stop
+            if b"\n" not in self._received:
+                self._either.poll()
+                self._background.hear()
+        return encoding.result()
 
     def _run_to_end(self, generation: Generation, run: int) -> Stop | None:
         """Send each step as it comes, until the generation ends or a command to stop arrives."""
@@ -121,12 +151,16 @@ class EngineServer:
         return command if isinstance(command, Stop) and command.run == run else None
 
     def _receive(self) -> Command | None:
-        while b"\n" not in self._received:
+        end = self._received.find(b"\n")
+        while end < 0:
             received = self._socket.recv(READ_BYTES)
             if not received:
                 return None
+            searched = len(self._received)
             self._received += received
-        line, _, self._received = self._received.partition(b"\n")
+            end = self._received.find(b"\n", searched)  # a long prompt comes in many pieces
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
         return COMMANDS.validate_json(line)
 
     def _send(self, answer: Answer) -> None:
