@@ -251,7 +251,7 @@ class TestTiny:
 
 
 def test_importing_brings_no_torch():
-    code = "import sys, worker.config_loader; assert 'torch' not in sys.modules"
+    code = "import sys, worker.models.config_loader; assert 'torch' not in sys.modules"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
