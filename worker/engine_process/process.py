@@ -39,7 +39,7 @@ class _Lines(asyncio.Protocol):
         self._partial = b""
         self._messages: list[Answer | StepMessage] = []
         self._arrived = asyncio.Event()
-        self.closed = False
+        self.lost = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
         """Parse the lines that have come, and wake the reader; the rest waits for the end of its line."""
@@ -51,13 +51,13 @@ class _Lines(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The engine has closed its end, which it does by dying."""
-        self.closed = True
+        self.lost.set()
         self._arrived.set()
 
     async def take(self) -> list[Answer | StepMessage]:
         """All that has come and was not taken yet.  Raises EngineDied once nothing can come any more."""
         while not self._messages:
-            if self.closed:
+            if self.lost.is_set():
                 raise EngineDied
             self._arrived.clear()
             await self._arrived.wait()
@@ -120,7 +120,11 @@ class EngineProcess:
     @property
     def died(self) -> bool:
         """Whether the process that was started has gone."""
-        return self._lines.closed
+        return self._lines.lost.is_set()
+
+    async def wait_until_dead(self) -> None:
+        """Wait until the process that was started has gone, which may be never."""
+        await self._lines.lost.wait()
 
     def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> "ProcessRun":
         """Begin a job.  request: the wire form of a valid GenerationRequest."""
@@ -132,7 +136,7 @@ class EngineProcess:
     def send(self, order: Generate | Stop) -> None:
         """Put an order on the wire. Once the engine has died it goes nowhere, and `take` says so."""
         assert isinstance(self._transport, asyncio.WriteTransport), "the engine has not been started"
-        if not self._lines.closed:
+        if not self.died:
             self._transport.write(order.model_dump_json().encode() + b"\n")
 
     async def take(self) -> list[Answer | StepMessage]:

@@ -18,7 +18,7 @@ from typing import Any
 import redis
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     BEFORE_FIRST,
     EventId,
@@ -148,6 +148,7 @@ class EventLog:
     owner_keys: the worker's list of taken jobs and RQ's hash of the job. With them, nothing is appended once both
     say that the job is not with `owner`, the worker's name. Without them the ids alone are the fence: whoever ends
     a job that nobody runs, as one that expires in its queue, holds it by neither.
+    outage: of the process; the log hears of it once for all who wait.
     """
 
     def __init__(
@@ -162,8 +163,10 @@ class EventLog:
         after_attempt: int = 0,
         owner: str = "",
         owner_keys: Sequence[str] = (),
+        outage: Outage | None = None,
     ) -> None:
         self._job_id = job_id
+        self._outage = outage or Outage()
         self._owner = owner
         self._script = client.register_script(APPEND)
         self._keys = [keys.events(job_id), keys.result(job_id), keys.cancel(job_id), *owner_keys]
@@ -205,7 +208,8 @@ class EventLog:
     async def run(self) -> None:
         """Append what is added, until the log is closed and all of it stands in the stream.
 
-        Waits out every trouble of Redis.  Raises Fenced when the job is no longer ours.
+        Waits out what passes of Redis' troubles.  Raises Fenced when the job is no longer ours, BrokerUnavailable
+        as `Outage` does, and a ResponseError where the job's own keys are at fault.
         """
         while True:
             await self._dirty.wait()
@@ -230,7 +234,8 @@ class EventLog:
 
     async def _append_pending(self) -> None:
         """Append the pending entries in one step, however often that takes. The engine decodes on meanwhile."""
-        answer, last_id, last_data = await outlast(self._send_pending, f"events of job {self._job_id!r:.80}")
+        what = f"events of job {self._job_id!r:.80}"
+        answer, last_id, last_data = await self._outage.wait_out(self._send_pending, what)
         self._take_answer(answer, EventId.parse(last_id), last_data.decode())
 
     async def _send_pending(self) -> tuple[bytes, bytes, bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     TERMINAL_TYPES,
     EventId,
@@ -63,10 +63,10 @@ class History:
         return None
 
 
-async def read_history(client: "Redis", keys: Keys, job_id: str, worker_name: str) -> History:
+async def read_history(client: "Redis", keys: Keys, job_id: str, worker_name: str, outage: Outage) -> History:
     """Read a job's past, in one round trip. Waits for Redis as long as it takes."""
     read = partial(_read, client, keys, job_id, worker_name)
-    return await outlast(read, f"reading the stream of job {job_id!r:.80}")
+    return await outage.wait_out(read, f"reading the stream of job {job_id!r:.80}")
 
 
 async def _read(client: "Redis", keys: Keys, job_id: str, worker_name: str) -> History:

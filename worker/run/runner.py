@@ -11,7 +11,7 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     JobError,
     Keys,
@@ -44,6 +44,7 @@ class Runner:
     cancel_poll_s: between two looks for a request to cancel the running job.
     live_ttl_s: how long the stream of a job that has not ended stays after its last event. It has to outlast the
     wait for another worker; after the end, the order's own `result_ttl_s` counts.
+    outage: of the process, shared by all who wait for Redis.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Runner:
         worker_name: str,
         cancel_poll_s: float,
         live_ttl_s: float,
+        outage: Outage | None = None,
     ) -> None:
+        self._outage = outage or Outage()
         self.engine = engine
         self.client = client
         self.keys = keys
@@ -68,7 +71,7 @@ class Runner:
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
         while True:
-            history = await read_history(self.client, self.keys, order.job_id, self.worker_name)
+            history = await read_history(self.client, self.keys, order.job_id, self.worker_name, self._outage)
             if not history.held:
                 logger.warning("job %s has been taken over before it began", order.job_id)
                 return Superseded()
@@ -108,12 +111,12 @@ class Runner:
         keys = self.keys
         names = [keys.taken(self.worker_name), keys.events(job_id), keys.result(job_id), keys.cancel(job_id)]
         clear = partial(self._clear_script, keys=names, args=[job_id])
-        return bool(await outlast(clear, f"clearing the stream of job {job_id!r}"))
+        return bool(await self._outage.wait_out(clear, f"clearing the stream of job {job_id!r}"))
 
     async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
         """End a job that cannot be run: `failed`, with its result."""
         while True:
-            history = await read_history(self.client, self.keys, job_id, self.worker_name)
+            history = await read_history(self.client, self.keys, job_id, self.worker_name, self._outage)
             if ended := history.ended:
                 return Done(ended)
             log = self.log(job_id, history, result_ttl_s)
@@ -141,6 +144,7 @@ class Runner:
             after_attempt=history.last_attempt,
             owner=self.worker_name,
             owner_keys=owner_keys,
+            outage=self._outage,
         )
 
     def _attempt(self, order: Order, history: History) -> Attempt:

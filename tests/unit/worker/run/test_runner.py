@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from producer.broker.outage import Outage
 from producer.contract import (
     Cancelled,
     Failed,
@@ -358,7 +359,7 @@ async def test_what_stands_in_place_of_the_stream_is_deleted_and_not_what_has_co
         return discard
 
     monkeypatch.setattr(client, "register_script", stopped_before)
-    assert (await read_history(client, KEYS, JOB, "w1")).events == ()
+    assert (await read_history(client, KEYS, JOB, "w1", Outage())).events == ()
     assert await client.exists(KEYS.events(JOB)) == overtaken
 
 
