@@ -19,9 +19,12 @@ from producer.contract import BrokerUnavailable, job_error
 from producer.contract.errors import JobError
 
 from .errors import BookkeepingFailed
+from .intake import MIN_RESULT_TTL_S, result_ttl_s
 from .job import Done, Outcome, PutBack, Retry, Superseded
 from .metrics import Metrics
 from .queue.rq_worker import GenerationWorker
+from .run.runner import Runner
+from .settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +34,12 @@ T = TypeVar("T")
 class Registrar:
     """Tells RQ on behalf of one worker; of one job at a time, because RQ takes notes on the worker meanwhile."""
 
-    def __init__(self, worker: GenerationWorker, metrics: Metrics, outage: Outage) -> None:
+    def __init__(
+        self, settings: WorkerSettings, worker: GenerationWorker, runner: Runner, metrics: Metrics, outage: Outage
+    ) -> None:
+        self._settings = settings
         self._worker = worker
+        self._runner = runner
         self._metrics = metrics
         self._outage = outage
         self._booking = asyncio.Lock()
@@ -104,8 +111,16 @@ class Registrar:
             case Superseded():
                 await self.call(worker.forget, execution)
 
-    async def refused(self, job: Job, error: JobError) -> None:
-        """Let RQ know that a job was not run."""
+    async def refuse(self, job_id: str, error: JobError, *, ttl_s: float = MIN_RESULT_TTL_S) -> None:
+        """End a job that is not run, in its stream.  ttl_s: how long its result is to stay."""
+        logger.info("job %.80r is refused: %s", job_id, error.code)
+        outcome = await self._runner.refuse(job_id, self._settings.model_name, error, result_ttl_s=ttl_s)
+        if isinstance(outcome, Done):
+            self._metrics.observe(outcome.result, None)
+
+    async def fail_unrun(self, job: Job, error: JobError) -> None:
+        """End a job that is not run, in its stream and in RQ's records."""
+        await self.refuse(job.id, error, ttl_s=result_ttl_s(job, self._settings))
         await self.book(self._worker.refuse, job, error)
 
     async def book(self, call: Callable[..., None], job: Job, *args: object) -> None:

@@ -22,23 +22,20 @@ from producer.contract import EngineError, JobError, JobExpired, Keys
 from producer.contract.keys import check_job_id
 
 from .engine_process.process import EngineProcess
-from .intake import MIN_RESULT_TTL_S, check_deaths, read_order, result_ttl_s
+from .intake import check_deaths, read_order
 from .job import Done, Order, Outcome, PutBack
 from .leaving import Leaving, cancel
 from .links import PEEK_S, Links
 from .metrics import Metrics
 from .queue.rq_worker import GenerationWorker, Taken
-from .queue.sweeping import Recovery
 from .registering import Registrar
 from .run.runner import Runner
 from .settings import WorkerSettings
 from .side_tasks import BROKEN_RETRY_S, SideTask, run_beside
+from .upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
-SWEEP_S = 0.5
-"""One round trip when nobody has died; a dead worker's job waits for it."""
-SCHEDULE_S = 1.0
 SUSPENSION_POLL_S = 1.0
 IDLE_MOMENT_S = 1.0
 """A worker that has no job leaves within this time, whatever Redis does."""
@@ -66,7 +63,6 @@ class Service:
         self.engine = engine
         self.worker = worker
         self.metrics = metrics
-        self.recovery = Recovery(worker)
         self.runner = Runner(
             engine,
             links.events,
@@ -79,12 +75,12 @@ class Service:
         self._links = links
         self._outage = outage
         self._leaving = leaving
-        self._registrar = Registrar(worker, metrics, outage)
+        self._registrar = Registrar(settings, worker, self.runner, metrics, outage)
+        self.upkeep = Upkeep(settings, worker, self.runner, self._registrar)
         self._rq = self._registrar.call
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._in_hand = False
-        self._running: tuple[Job, Execution] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         leaving.on_grace_over = partial(self.runner.abort, "shutdown")
 
@@ -104,24 +100,16 @@ class Service:
             overdue.cancel()
             await cancel((work,))
             self._registrar.abandon()
-            await self._leave(says_goodbye=not work.cancelled() and not self._is_busy)
+            await self._leave(says_goodbye=not (work.cancelled() or self._is_busy or self._outage.is_on))
         if not work.cancelled():
             work.result()
 
     def _side_tasks(self) -> list[SideTask]:
-        settings = self.settings
-        return [
-            SideTask("heartbeat", settings.heartbeat_interval_s, self._beat),
-            SideTask("progress", settings.progress_interval_s, self._save_progress),
-            SideTask("recovery", SWEEP_S, self._sweep),
-            SideTask("expiry", settings.heartbeat_interval_s, self._expire),
-            SideTask("scheduler", SCHEDULE_S, self._schedule),
-            SideTask("maintenance", settings.maintenance_interval_s, self._maintain),
-            *(
-                SideTask(f"watching {key}", 0, partial(self._watch, key), blocks=True)
-                for key in self.worker.queue_keys()
-            ),
+        watches = [
+            SideTask(f"watching {key}", 0, partial(self._watch, key), blocks=True)
+            for key in self.worker.queue_keys()
         ]
+        return [*self.upkeep.side_tasks(), *watches]
 
     # -- one job after another
 
@@ -164,7 +152,7 @@ class Service:
         try:
             job = self._read(taken)
         except JobError as error:
-            await self._refuse(taken.job_id, error)
+            await self._registrar.refuse(taken.job_id, error)
             await self._rq(self.worker.fail_unreadable, taken.job_id)
             await self._rq(self.worker.put_down, taken.job_id)
             return
@@ -172,7 +160,7 @@ class Service:
             check_deaths(taken.raw, self.settings.max_attempts)
             order = read_order(job, self.settings, tuple(self.worker.queue_names()))
         except JobError as error:
-            await self._fail_unrun(job, error)
+            await self._registrar.fail_unrun(job, error)
             await self._rq(self.worker.put_down, job.id)
             return
         await self._run(job, order, taken_at)
@@ -182,16 +170,6 @@ class Service:
         if not taken.raw:
             raise JobExpired("RQ's ttl of the job ran out before a worker took it: submit it again")
         return self.worker.read(taken)
-
-    async def _refuse(self, job_id: str, error: JobError, *, ttl_s: float = MIN_RESULT_TTL_S) -> None:
-        logger.info("job %.80r is refused: %s", job_id, error.code)
-        outcome = await self.runner.refuse(job_id, self.settings.model_name, error, result_ttl_s=ttl_s)
-        if isinstance(outcome, Done):
-            self.metrics.observe(outcome.result, None)
-
-    async def _fail_unrun(self, job: Job, error: JobError) -> None:
-        await self._refuse(job.id, error, ttl_s=result_ttl_s(job, self.settings))
-        await self._registrar.refused(job, error)
 
     async def _give_up(self, taken: Taken) -> None:
         """Put down a job of which Redis lets us write nothing else."""
@@ -208,7 +186,7 @@ class Service:
             execution = await beginning
         finally:
             beginning.cancel()
-            self._running = None
+            self.upkeep.running = None
             self.metrics.busy.set(0)
         if isinstance(outcome, Done):
             self.metrics.observe(outcome.result, time.monotonic() - taken_at)
@@ -233,7 +211,7 @@ class Service:
 
     async def _begin(self, job: Job) -> Execution:
         execution = await self._rq(self.worker.begin, job)
-        self._running = job, execution
+        self.upkeep.running = job, execution
         return execution
 
     # -- waiting for work
@@ -267,31 +245,6 @@ class Service:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._leaving.asked.wait()
-
-    # -- side tasks
-
-    async def _beat(self) -> None:
-        job, execution = self._running or (None, None)
-        await asyncio.to_thread(self.worker.beat, job, execution)
-
-    async def _save_progress(self) -> None:
-        if self._running and self.runner.attempt:
-            progress = self.runner.attempt.progress
-            await asyncio.to_thread(self.worker.save_progress, self._running[0], progress.as_dict())
-
-    async def _sweep(self) -> None:
-        await asyncio.to_thread(self.recovery.sweep)
-
-    async def _expire(self) -> None:
-        for job in await asyncio.to_thread(self.recovery.expired):
-            await self._fail_unrun(job, JobExpired())
-            await asyncio.to_thread(self.recovery.drop, job)
-
-    async def _schedule(self) -> None:
-        await asyncio.to_thread(self.worker.enqueue_scheduled)
-
-    async def _maintain(self) -> None:
-        await asyncio.to_thread(self.worker.maintain)
 
     def on_stop_command(self) -> None:
         """RQ's stop command has come; called on its pubsub thread."""

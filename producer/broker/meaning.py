@@ -87,7 +87,7 @@ _UNFIT_WORDS = re.compile(
             _words("NOPERM", "NOAUTH", "WRONGPASS", "NOPROTO", "DENIED", "MOVED", "ASK", "CROSSSLOT"),
             _words("has no permissions", "no permissions to", "ACL failure", "authentication required"),
             _words("invalid password", "invalid username-password", "client sent AUTH", "without any password"),
-            _words("DB index", "cluster mode", "cluster support disabled"),
+            _words("DB index", "non local key", "cluster mode", "cluster support disabled"),
             _words("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"),
         )
     )
