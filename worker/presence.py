@@ -210,26 +210,36 @@ class Presence:
         return len(gone) > 1 and 2 * len(gone) > len(others)
 
 
-async def watch(
-    presence: Presence,
-    *,
-    beat_interval_s: float,
-    on_beat: Callable[[Beat], Awaitable[None]],
-    on_dead: Callable[[Dead], Awaitable[None]],
-) -> None:
-    """Beat and look, until Redis fails or the task is cancelled.
+class Watch:
+    """One worker's rounds: it beats, and looks at those that it watches.
 
-    on_beat: gets what each beat has seen.  on_dead: is called for each worker that is found dead.
+    on_beat: gets what each beat has seen.  on_dead: is called for each worker that is found dead. Neither may take
+    long: the next beat waits for it.
     """
-    next_beat_at = 0.0
-    while True:
-        if presence.needs_beat or time.monotonic() >= next_beat_at:
+
+    def __init__(
+        self,
+        presence: Presence,
+        *,
+        beat_interval_s: float,
+        on_beat: Callable[[Beat], Awaitable[None]],
+        on_dead: Callable[[Dead], Awaitable[None]],
+    ) -> None:
+        self._presence = presence
+        self._beat_interval_s = beat_interval_s
+        self._on_beat, self._on_dead = on_beat, on_dead
+        self._next_beat_at = 0.0
+
+    async def step(self) -> None:
+        """One round, and the pause until the next.  Raises errors of Redis."""
+        presence = self._presence
+        if presence.needs_beat or time.monotonic() >= self._next_beat_at:
             seen = await presence.beat()
-            next_beat_at = time.monotonic() + beat_interval_s
+            self._next_beat_at = time.monotonic() + self._beat_interval_s
             for dead in presence.overdue(seen):
-                await on_dead(dead)
-            await on_beat(seen)
+                await self._on_dead(dead)
+            await self._on_beat(seen)
         for dead in await presence.look():
-            await on_dead(dead)
+            await self._on_dead(dead)
         interval_s = CONFIRM_S / 4 if presence.suspects_somebody else LOOK_INTERVAL_S
-        await asyncio.sleep(min(interval_s, max(0.0, next_beat_at - time.monotonic()) + 0.01))
+        await asyncio.sleep(min(interval_s, max(0.0, self._next_beat_at - time.monotonic())))

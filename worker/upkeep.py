@@ -1,108 +1,79 @@
-"""What must be done though no job asks for it: bury the dead, end what waits too long, start what was scheduled.
+"""What a worker does beside its jobs: says that it lives, shows how far it is, and keeps house for all.
 
-`presence` notices; here it is carried out, on a task of its own, so that no beat waits for it. The dead are buried
-by whoever has noticed; the rest is done by one worker of the model, the first of its ring.
+One table of side tasks, each a short step. RQ's part of a step runs in a thread.
 """
 
 import asyncio
-import logging
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable
 
-from redis.asyncio import Redis
 from rq.job import Job
-from rq.utils import now, utcformat
 
-from producer.ledger.sweep import Beat, schedule
+from producer.contract import JobExpired
 
-from .presence import Dead, Presence
+from .housekeeping import Housekeeping
+from .links import Links
+from .presence import Presence, Watch
+from .queue.commands import Commands
 from .queue.rq_worker import GenerationWorker
-from .queue.sweeping import Sweeper
-
-logger = logging.getLogger(__name__)
-
-EXPIRE_AT_ONCE = 8
-"""Jobs whose ends are written side by side."""
+from .registering import Registrar
+from .run.runner import Runner
+from .settings import WorkerSettings
+from .side_tasks import SideTask
 
 
 class Upkeep:
-    """One worker's share.
+    """The steps, on behalf of one worker.
 
-    end_late: ends a job that has waited for too long, which is in our list of taken jobs. Of one that cannot be
-    read it gets the id.
+    running: the job that runs, once RQ has heard of its start; else None.
     """
 
     def __init__(
         self,
+        settings: WorkerSettings,
         worker: GenerationWorker,
+        runner: Runner,
+        registrar: Registrar,
+        *,
         presence: Presence,
-        client: "Redis",
-        end_late: Callable[[Job | str], Awaitable[None]],
+        links: Links,
     ) -> None:
-        self._worker = worker
-        self._presence = presence
-        self._client = client
-        self._end_late = end_late
-        self._sweeper = Sweeper(worker)
-        self._dead: deque[Dead] = deque()
-        self._seen: Beat | None = None
-        self._due = asyncio.Event()
-        self._checked_earlier_at = time.monotonic()
+        self.running: Job | None = None
+        self._settings, self._worker, self._runner, self._registrar = settings, worker, runner, registrar
+        self._housekeeping = Housekeeping(worker, presence, links.events, self.end_late)
+        self._watch = Watch(
+            presence,
+            beat_interval_s=settings.heartbeat_interval_s,
+            on_beat=self._housekeeping.note_beat,
+            on_dead=self._housekeeping.note_dead,
+        )
+        self._commands = Commands(links.commands, worker)
 
-    async def note_dead(self, dead: Dead) -> None:
-        """A worker was found dead."""
-        if dead not in self._dead:
-            self._dead.append(dead)
-        self._due.set()
+    def side_tasks(self) -> list[SideTask]:
+        """Name, interval in s and step of each."""
+        settings = self._settings
+        return [
+            SideTask("presence", 0, self._watch.step, blocks=True),
+            SideTask("housekeeping", 0, self._housekeeping.step, blocks=True),
+            SideTask("commands", 0, self._commands.step, blocks=True),
+            SideTask("progress", settings.progress_interval_s, self.save_progress),
+            SideTask("maintenance", settings.maintenance_interval_s, self.maintain),
+        ]
 
-    async def note_beat(self, seen: Beat) -> None:
-        """A beat has seen what there is to be done."""
-        self._seen = seen
-        if seen.is_first and (seen.has_late or seen.has_scheduled or self._earlier_are_due):
-            self._due.set()
+    async def save_progress(self) -> None:
+        """Put the running job's progress into its meta."""
+        if self.running and self._runner.attempt:
+            progress = self._runner.attempt.progress
+            await asyncio.to_thread(self._worker.save_progress, self.running, progress.as_dict())
 
-    async def step(self) -> None:
-        """Wait until there is something to do, and do it.  Raises errors of Redis; nothing is lost by them."""
-        await self._due.wait()
-        self._due.clear()
-        try:
-            await self._bury()
-            if self._seen is not None and self._seen.is_first:
-                await self._keep_house(self._seen)
-        except BaseException:
-            self._due.set()
-            raise
+    async def end_late(self, job: Job | str) -> None:
+        """End a job that has waited for longer than it may; the bare id of one that cannot be read."""
+        if isinstance(job, str):
+            await self._registrar.refuse(job, JobExpired())
+            await self._registrar.call(self._worker.put_down, job)
+        else:
+            await self._registrar.fail_unrun(job, JobExpired())
+            await self._registrar.call(self._worker.put_down, job.id)
 
-    @property
-    def _earlier_are_due(self) -> bool:
-        ttl_s = self._worker.settings.heartbeat_ttl_s
-        return self._presence.trusts_beats and time.monotonic() - self._checked_earlier_at > ttl_s
-
-    async def _bury(self) -> None:
-        while self._dead:
-            await asyncio.to_thread(self._sweeper.sweep, self._dead[0])
-            self._dead.popleft()
-        await asyncio.to_thread(self._sweeper.settle)
-
-    async def _keep_house(self, seen: Beat) -> None:
-        if seen.has_scheduled:
-            step = schedule(self._worker.keys, self._worker.settings.model_name, now=utcformat(now()))
-            await step.run_async(self._client)
-        if seen.has_late:
-            await self._expire()
-        if self._earlier_are_due:
-            self._checked_earlier_at = time.monotonic()
-            for dead in await asyncio.to_thread(self._sweeper.dead_of_earlier_versions):
-                await asyncio.to_thread(self._sweeper.sweep, dead)
-
-    async def _expire(self) -> None:
-        while late := await asyncio.to_thread(self._worker.take_late):
-            gate = asyncio.Semaphore(EXPIRE_AT_ONCE)
-            async with asyncio.TaskGroup() as tasks:
-                for job in late:
-                    tasks.create_task(self._end_one(gate, job))
-
-    async def _end_one(self, gate: asyncio.Semaphore, job: Job | str) -> None:
-        async with gate:
-            await self._end_late(job)
+    async def maintain(self) -> None:
+        """Clean RQ's registries, one worker for all."""
+        if self._housekeeping.is_ours:
+            await asyncio.to_thread(self._worker.maintain)

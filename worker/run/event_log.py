@@ -19,7 +19,7 @@ from typing import Any
 import redis
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     BEFORE_FIRST,
     Entry,
@@ -78,6 +78,7 @@ class EventLog:
     as_owner: nothing is appended once the worker's list of taken jobs and RQ's hash say that the job is not with
     the worker. Without it the ids alone are the fence.
     on_cancel_requested: called when an append has seen a request to cancel the job.
+    outage: of the process; the log hears of it once for all who wait.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class EventLog:
         after: EventId = BEFORE_FIRST,
         worker: str,
         as_owner: bool,
+        outage: Outage | None = None,
     ) -> None:
         self._job_id = job_id
+        self._outage = outage or Outage()
         self._client = client
         self._appender = Appender(keys, job_id, worker, as_owner=as_owner)
         self.on_cancel_requested: Callable[[], None] | None = None
@@ -142,7 +145,8 @@ class EventLog:
     async def run(self) -> None:
         """Append what is added, until the log is closed and all of it stands in the stream.
 
-        Waits out every trouble of Redis.  Raises Fenced when the job is no longer ours.
+        Waits out what passes of Redis' troubles.  Raises Fenced when the job is no longer ours, BrokerUnavailable
+        as `Outage` does, and a ResponseError where the job's own keys are at fault.
         """
         while True:
             await self._dirty.wait()
@@ -172,7 +176,8 @@ class EventLog:
 
     async def _append_pending(self) -> None:
         """Append the pending entries in one step, however often that takes. The engine decodes on meanwhile."""
-        appended = await outlast(self._send_pending, f"events of job {self._job_id!r:.80}")
+        what = f"events of job {self._job_id!r:.80}"
+        appended = await self._outage.wait_out(self._send_pending, what)
         self._looked_at = time.monotonic()
         if appended.cancel_requested and self.on_cancel_requested is not None:
             self.on_cancel_requested()

@@ -18,7 +18,7 @@ import redis
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     BEFORE_FIRST,
     TERMINAL_TYPES,
@@ -81,6 +81,7 @@ async def read_history(
     keys: Keys,
     job_id: str,
     worker_name: str,
+    outage: Outage,
     *,
     max_bytes: int = MAX_BYTES,
     max_entries: int = MAX_ENTRIES,
@@ -90,7 +91,7 @@ async def read_history(
     max_bytes, max_entries: a stream above either is not read; the history's `fault` says so.
     """
     stream = _Stream(client, keys, worker_name, job_id, max_bytes, max_entries)
-    return await outlast(stream.read, f"reading the stream of job {job_id!r:.80}")
+    return await outage.wait_out(stream.read, f"reading the stream of job {job_id!r:.80}")
 
 
 @dataclass(frozen=True, slots=True)

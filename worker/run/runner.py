@@ -10,7 +10,7 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     JobError,
     Keys,
@@ -35,6 +35,7 @@ class Runner:
     cancel_poll_s: between two looks for a request to cancel the running job.
     live_ttl_s: how long the stream of a job that has not ended stays after its last event. It has to outlast the
     wait for another worker; after the end, the order's own `result_ttl_s` counts.
+    outage: of the process, shared by all who wait for Redis.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Runner:
         worker_name: str,
         cancel_poll_s: float,
         live_ttl_s: float,
+        outage: Outage | None = None,
     ) -> None:
+        self._outage = outage or Outage()
         self.engine = engine
         self.client = client
         self.keys = keys
@@ -58,7 +61,7 @@ class Runner:
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
         while True:
-            history = await read_history(self.client, self.keys, order.job_id, self.worker_name)
+            history = await read_history(self.client, self.keys, order.job_id, self.worker_name, self._outage)
             if not history.held:
                 logger.warning("job %s has been taken over before it began", order.job_id)
                 return Superseded()
@@ -98,12 +101,13 @@ class Runner:
         Answers whether the job is ours; if it is not, nothing was changed.
         """
         step = clear(self.keys, self.worker_name, job_id)
-        return await outlast(partial(step.run_async, self.client), f"clearing the stream of job {job_id!r}")
+        what = f"clearing the stream of job {job_id!r}"
+        return await self._outage.wait_out(partial(step.run_async, self.client), what)
 
     async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
         """End a job that cannot be run: `failed`, with its result."""
         while True:
-            history = await read_history(self.client, self.keys, job_id, self.worker_name)
+            history = await read_history(self.client, self.keys, job_id, self.worker_name, self._outage)
             if ended := history.ended:
                 return Done(ended)
             log = self.log(job_id, history, result_ttl_s)
@@ -134,6 +138,7 @@ class Runner:
             after=history.after,
             worker=self.worker_name,
             as_owner=as_owner,
+            outage=self._outage,
         )
 
     def _attempt(self, order: Order, history: History) -> Attempt:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from producer.broker.outage import Outage
 from producer.contract import (
     Cancelled,
     Failed,
@@ -355,7 +356,7 @@ async def test_what_stands_in_place_of_the_stream_is_deleted_and_not_what_has_co
         return await run_script(*args)
 
     monkeypatch.setattr(client, "evalsha", stopped_before)
-    assert (await read_history(client, KEYS, JOB, "w1")).events == ()
+    assert (await read_history(client, KEYS, JOB, "w1", Outage())).events == ()
     assert await client.exists(KEYS.events(JOB)) == overtaken
 
 
