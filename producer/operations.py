@@ -27,6 +27,7 @@ from .contract import (
     parse_entry,
 )
 from .contract.assemble import assemble
+from .contract.compatibility import check_understood
 from .contract.keys import check_job_id
 from .following import Subscription
 from .job_status import (
@@ -44,6 +45,7 @@ from .ledger.cancel import CancelAnswer, cancel
 from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
 from .ledger.step import Step
 from .ledger.submit import Conflict, Full, submit
+from .ledger.waiting import await_end
 from .settings import ProducerSettings
 from .submission import Batch
 
@@ -103,10 +105,13 @@ class Operations:
     def submit(self, batch: Batch) -> Operation[list[bool]]:
         """Enqueue all jobs of the batch in one round trip, or none. Returns for each whether it is new.
 
-        Raises QueueFull.
+        Raises QueueFull, JobConflict, and InvalidRequest for a field that no live worker understands.
         """
         if not batch.submissions:
             return []
+        if batch.newer_fields:
+            fleet = [record.request_fields for record in (yield from self._records(batch.model))]
+            check_understood(batch.newer_fields, fleet)
         jobs = [submission.new_job for submission in batch.submissions]
         step = submit(
             self.keys,
@@ -156,7 +161,7 @@ class Operations:
         newest, has_result = yield from self._newest(job_id)
         if newest and newest.is_terminal:
             return _result_of(newest)
-        if has_result:
+        if has_result and newest is None:  # beside a stream that goes on, it is no result
             raw = yield lambda r: r.get(self.keys.result(job_id))
             if raw is not None:
                 return GenerationResult.model_validate_json(raw)
@@ -167,22 +172,9 @@ class Operations:
 
         To be called once the wake stream is read: no end falls between the two.
         """
-        waiters, events = self.keys.waiters(job_id), self.keys.events(job_id)
-        replies = (
-            yield lambda r: (
-                r.pipeline(transaction=False)
-                .sadd(waiters, wake_key)
-                .expire(waiters, _WAITERS_TTL_S)
-                .xrevrange(events, count=1)
-                .execute(raise_on_error=False)
-            )
-        )
-        # A replica and an older ACL refuse the first two: then the end is found by looking, a little later.
-        *_, entries = replies
-        if isinstance(entries, redis.RedisError):
-            raise entries
-        newest = parse_entry(*entries[0]) if entries else None
-        return _result_of(newest) if newest and newest.is_terminal else None
+        step = await_end(self.keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
+        entry = step.read((yield step.send))
+        return _result_of(parse_entry(*entry)) if entry else None
 
     def next_event(
         self,

@@ -3,8 +3,6 @@
 Pure: builds hashes with RQ's `Job.create(...).to_dict()`, and sends nothing.
 """
 
-import hashlib
-import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +17,7 @@ from rq.utils import now
 
 from .broker.options import Seconds, WholeSeconds
 from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Priority, PromptTooLong
+from .contract.compatibility import fields_beyond_base
 from .contract.keys import Keys, check_job_id
 from .contract.requests import Frozen, faults_of
 from .ledger.submit import NewJob
@@ -70,6 +69,8 @@ class Batch:
     """Jobs for one model that are enqueued together, or not at all."""
 
     model: str
+    newer_fields: Sequence[frozenset[str]]
+    """Of each request that has any: fields that not every worker understands."""
     priority: Priority
     max_queued: int | None
     queue_ttl_s: float
@@ -96,7 +97,8 @@ def prepare(
         for request, job_id in zip(requests, ids, strict=True)
     ]
     queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
-    return Batch(model, options.priority, options.max_queued, queue_ttl_s, submissions)
+    newer_fields = [newer for request in requests if (newer := fields_beyond_base(request.to_wire()))]
+    return Batch(model, newer_fields, options.priority, options.max_queued, queue_ttl_s, submissions)
 
 
 def parse_request(
@@ -167,13 +169,7 @@ def _prepare_one(
         raise PromptTooLong(
             f"the request takes {size} bytes and {MAX_REQUEST_BYTES} are allowed: shorten the prompt"
         )
-    return Submission(NewJob(job.id, digest(wire), hash_ttl_s, job.to_dict()), job_id is None)
-
-
-def digest(wire: Mapping[str, Any]) -> str:
-    """Of a request in its wire form: the same for the same request, whatever the order of its fields."""
-    text = json.dumps(wire, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return Submission(NewJob(job.id, request.digest(), hash_ttl_s, job.to_dict()), job_id is None)
 
 
 _NO_CONNECTION = object()

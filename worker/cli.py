@@ -146,6 +146,8 @@ def check(config_file: Path | None, name: str | None, local: bool, **options: An
 
 def _configure_logging(level: str) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=level.upper(), stream=sys.stderr)
+    # RQ logs each step at info; what matters of it is said by us.
+    logging.getLogger("rq").setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
 
 
 def main() -> NoReturn:

@@ -79,6 +79,7 @@ def read_order(job: Job, taken: Taken, settings: WorkerSettings, queue_names: tu
         result_ttl_s=result_ttl_s(job, settings),
         queued_ms=_queued_ms(job, taken),
         can_retry=job.should_retry,
+        begins_anew=_begins_anew(job, taken, request),
     )
 
 
@@ -152,6 +153,15 @@ def _check_deadline(job: Job, taken: Taken) -> None:
         expires_at_ms = expires_at * 1000 if isinstance(expires_at, int | float) else None
     if job.started_at is None and expires_at_ms is not None and taken.now_ms > expires_at_ms:
         raise JobExpired
+
+
+def _begins_anew(job: Job, taken: Taken, request: GenerationRequest) -> bool:
+    """Whether the job's id had an earlier life, with another request: plain RQ enqueues over what is there.
+
+    The hash says what the stream is of. A job of an earlier version does not: it goes on, if it was begun.
+    """
+    known = taken.raw.get(b"request_digest")
+    return job.started_at is None if known is None else known.decode(errors="replace") != request.digest()
 
 
 def _queued_ms(job: Job, taken: Taken) -> float | None:

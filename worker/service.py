@@ -196,7 +196,7 @@ class Service:
 
     async def _run(self, job: Job, order: Order, taken_at: float) -> None:
         # RQ hears of the start while the engine reads the prompt: neither waits for the other.
-        beginning = asyncio.create_task(self._begin(job), name=f"begin {job.id}")
+        beginning = asyncio.create_task(self._begin(job, order), name=f"begin {job.id}")
         self.metrics.busy.set(1)
         try:
             outcome = await self._run_or_fail(order)
@@ -226,8 +226,8 @@ class Service:
             return PutBack("the worker is shutting down")
         return await self.runner.run(order)
 
-    async def _begin(self, job: Job) -> Execution:
-        execution = await self._rq(self.worker.begin, job)
+    async def _begin(self, job: Job, order: Order) -> Execution:
+        execution = await self._rq(self.worker.begin, job, order.request.digest())
         self.upkeep.running = job
         return execution
 

@@ -32,19 +32,19 @@ def fields_beyond_base(wire: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(wire) - BASE_REQUEST_FIELDS
 
 
-def check_understood(wires: Iterable[Mapping[str, Any]], published: Iterable[str | None]) -> None:
+def check_understood(newer_fields: Iterable[frozenset[str]], fleet: Iterable[frozenset[str] | None]) -> None:
     """Raises InvalidRequest where no live worker would understand one of the requests.
 
-    wires: requests in their wire form.
-    published: `request_fields` of each live worker of the model; None for one that publishes none. Without a live
-    worker nothing is known, and nothing refused: the worker that comes may be a newer one.
+    newer_fields: `fields_beyond_base` of each request.
+    fleet: the fields that each live worker of the model publishes; None for one that publishes none. Without a
+    live worker nothing is known, and nothing refused: the worker that comes may be a newer one.
     """
-    fleet = [BASE_REQUEST_FIELDS if fields is None else frozenset(fields.split(",")) for fields in published]
-    if not fleet:
+    known_to = [BASE_REQUEST_FIELDS if fields is None else fields for fields in fleet]
+    if not known_to:
         return
-    for newer in {fields_beyond_base(wire) for wire in wires}:
-        if not any(newer <= known for known in fleet):
-            missing = newer.difference(*fleet) or newer
+    for newer in newer_fields:
+        if not any(newer <= known for known in known_to):
+            missing = newer.difference(*known_to) or newer
             names = " and ".join(repr(name) for name in sorted(missing))
             raise InvalidRequest(
                 f"no live worker understands {names}: upgrade the workers of the model, or leave "

@@ -4,6 +4,7 @@ Field names and meanings are those of transformers' `GenerationConfig`. Numbers 
 unknown fields are refused, and every size has a bound that is checked before a tokenizer sees the text.
 """
 
+import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
@@ -125,6 +126,11 @@ class GenerationRequest(SamplingParams):
             ) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"the request is not JSON: {error}") from None
+
+    def digest(self) -> str:
+        """The same for the same request, however it was written: what its id stands for."""
+        text = json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON form, without the fields left at their defaults."""

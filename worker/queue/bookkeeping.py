@@ -148,25 +148,28 @@ class Bookkeeper(BaseWorker):
 
     # -- starts
 
-    def begin(self, job: Job) -> Execution:
-        """Register the job as started. If it is not ours any more, nothing is written."""
+    def begin(self, job: Job, request_digest: str) -> Execution:
+        """Register the job as started. If it is not ours any more, nothing is written.
+
+        request_digest: tells this life of the job's id from one with another request.
+        """
         self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
         execution = Execution(uuid4().hex, job.id, self.connection, worker_name=self.name)
-        run = self._run_of(job, execution)
+        run = self._run_of(job, execution, request_digest)
         if not begin(self.keys, self.name, job.id, self.queue_of(job).name, run).run(self.connection):
             return Execution("superseded", job.id, self.connection, worker_name=self.name)
         self._state = WorkerStatus.BUSY
         self.executions[execution.id] = execution
         return execution
 
-    def _run_of(self, job: Job, execution: Execution) -> Run:
+    def _run_of(self, job: Job, execution: Execution, request_digest: str) -> Run:
         """What RQ does in `prepare_execution` and `Job.prepare_for_execution`."""
         job.worker_name = self.name
         job.last_heartbeat = job.started_at = now()
         job._status = JobStatus.STARTED  # noqa: SLF001 - as RQ's own workers set it
         keep_s = self.settings.max_result_ttl_s
         started_at = utcformat(job.started_at)
-        fields = {"last_heartbeat": started_at, "started_at": started_at}
+        fields = {"last_heartbeat": started_at, "started_at": started_at, "request_digest": request_digest}
         return Run(
             execution.id,
             execution.serialize(),

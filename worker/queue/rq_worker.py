@@ -19,7 +19,8 @@ from rq.utils import now
 from rq.worker.base import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
-from producer.contract import GenerationRequest, InvalidRequest, Keys
+from producer.contract import InvalidRequest, Keys
+from producer.contract.compatibility import published_fields
 from producer.ledger.cancel import request_stop
 from producer.ledger.take import Dropped, Taken, put_down, read_job, save_meta, take, take_due
 
@@ -62,7 +63,7 @@ class GenerationWorker(Bookkeeper):
             "model": self.settings.model_name,
             "model_state": self.model_state,
             "device": self.settings.device,
-            "request_fields": ",".join(sorted(GenerationRequest.model_fields)),
+            "request_fields": published_fields(),
         }
 
     def get_current_job_id(self) -> str | None:

@@ -32,7 +32,7 @@ from producer.contract import (
 from producer.contract.assemble import assemble
 from producer.contract.requests import DRAWN_SEEDS
 
-from ..engine_process.client import EngineClient, EngineDied
+from ..engine_process.client import EngineClient, EngineDied, EngineNotRunning
 from ..engine_process.protocol import Accepted, Answer, Ended as EngineEnded, RunFailed, StepMessage
 from ..job import AbortReason, Clock, Done, Order, Outcome, Progress, PutBack, Retry
 from .event_log import EventLog
@@ -74,7 +74,7 @@ class Attempt:
         self._started: Started | None = None
         self._finish: tuple[Literal["stop", "length"], str | None] | None = None
         self._failure: JobError | None = None
-        self._engine_died = False
+        self._engine_died: Literal["before", "over it"] | None = None
         self._abort: AbortReason | Literal["cancelled"] | None = None
         self._look = asyncio.Event()
         self._over = False
@@ -135,9 +135,11 @@ class Attempt:
                     else:
                         for message in messages:
                             self._hear(message)
+        except EngineNotRunning:
+            self._engine_died = "before"
         except EngineDied:
             logger.error("job %s: the engine died", self._order.job_id)  # noqa: TRY400 - its stderr has more
-            self._engine_died = True
+            self._engine_died = "over it"
 
     def _hear(self, message: Answer | StepMessage) -> None:
         if isinstance(message, Accepted):
@@ -195,7 +197,7 @@ class Attempt:
         if self._finish:
             return self._end(self._result("finished", self._finish[0], stop=self._finish[1]))
         if self._engine_died:
-            return self._leave(PutBack("the engine died", engine_died=True))
+            return self._leave(PutBack("the engine died", engine_died=self._engine_died == "over it"))
         if self._failure:
             return self._fail(self._failure)
         if self._abort == "cancelled":

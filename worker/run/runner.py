@@ -67,10 +67,11 @@ class Runner:
                 return Superseded()
             if history.fault:
                 return await self.refuse(order.job_id, order.model, history.fault, result_ttl_s=order.result_ttl_s)
-            if ended := history.ended:
-                if history.entries[-1].type == "finished":
-                    return Done(ended)
-                # It failed or was cancelled, and somebody has had RQ enqueue it again.
+            ended = history.ended
+            if ended and history.entries[-1].type == "finished" and not order.begins_anew:
+                return Done(ended)
+            if ended or (order.begins_anew and history.entries):
+                # It failed or was cancelled, or was another job; somebody has had RQ enqueue it again.
                 if not await self._clear(order.job_id):
                     return Superseded()
                 history = History(last_attempt=history.last_attempt)
