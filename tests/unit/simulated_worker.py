@@ -17,9 +17,11 @@ from tests.unit.worker.server import Server
 from worker.engine_process.client import EngineDied
 from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, StepMessage
 from worker.leaving import Leaving
-from worker.links import Links
+from worker.links import Links, OnConnect
 from worker.metrics import Metrics
+from worker.presence import Dead
 from worker.queue.rq_worker import GenerationWorker
+from worker.queue.sweeping import Sweeper
 from worker.service import Service
 from worker.settings import WorkerSettings
 
@@ -209,7 +211,7 @@ class SimulatedWorker:
         self.line = Line()
         self.engine = SteadyEngine()
         client = self.line.guard(Server(server=server))
-        events, looks = (self.line.guard(FakeAsyncRedis(server=server)) for _ in range(2))
+        asyncs = [self.line.guard(FakeAsyncRedis(server=server)) for _ in range(4)]
         settings = WorkerSettings(model_name="tiny", name=name, heartbeat_ttl_s=3600)
         worker = GenerationWorker(settings, client, on_stop=lambda: None)
         worker.register_birth()
@@ -217,13 +219,15 @@ class SimulatedWorker:
             settings,
             self.engine,  # type: ignore[arg-type]
             worker,
-            links=Links(client, events, looks),
+            links=Links(client, *asyncs, OnConnect()),
             outage=Outage(),
             metrics=Metrics(),
             leaving=Leaving(grace_s=1, engine_stop_s=1),
         )
         self._main = self.loop.create_task(self._work())
         self._side: list[asyncio.Task[None]] = []
+        self._sweeper = Sweeper(worker)
+        self.beat()
 
     @property
     def key(self) -> str:
@@ -254,6 +258,30 @@ class SimulatedWorker:
         """Have a side task of the service do its step, beside the job that runs."""
         self._side.append(self.loop.create_task(step()))
         self.turn()
+
+    def beat(self) -> None:
+        """Say that it is alive."""
+        self.do(self.service.presence.beat)
+
+    def sweep(self) -> None:
+        """Beat, and bury those whose beat is overdue."""
+        self.do(self._sweep)
+
+    def expire(self) -> None:
+        """End what has waited for too long."""
+        self.do(self.service.upkeep._housekeeping._expire)
+
+    def outlive(self, client: redis.Redis) -> None:
+        """Time passes without a beat of this worker."""
+        client.zadd(self.service.worker.keys.beats, {f"{self.service.worker.name} tiny": 0}, xx=True)
+        client.delete(self.key)
+
+    async def _sweep(self) -> None:
+        seen = await self.service.presence.beat()
+        for member in seen.overdue:
+            if member.worker != self.service.worker.name:
+                self._sweeper.sweep(Dead(member, "overdue"))
+        self._sweeper.settle()
 
     def failures(self) -> list[BaseException]:
         """What went wrong in it and should not have."""

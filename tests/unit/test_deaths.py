@@ -53,8 +53,8 @@ class World:
     def kill(self, worker: SimulatedWorker) -> None:
         self.run(worker)
         worker.line.commands_left = 0
-        self.client.delete(worker.key)
-        self.start().service.upkeep.recovery.sweep()
+        worker.outlive(self.client)
+        self.start().sweep()
 
     def result(self) -> GenerationResult:
         """Of the job, which the youngest worker takes to its end."""

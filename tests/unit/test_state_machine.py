@@ -124,7 +124,8 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(job=jobs)
     def outlive_its_queue_ttl(self, job: Known) -> None:
-        self.client.hset(Job.key_for(job.job_id), "meta", '{"expires_at": 1}')
+        self.client.hset(Job.key_for(job.job_id), mapping={"meta": '{"expires_at": 1}', "expires_at_ms": 1})
+        self.client.zadd(KEYS.deadlines("tiny"), {job.job_id: 1}, xx=True)
 
     # -- workers
 
@@ -173,7 +174,7 @@ class Jobs(RuleBasedStateMachine):
         worker = pick(one, self.stalled)
         worker.turn(turns)
         self.stalled.remove(worker)
-        worker.do(worker.service.upkeep.beat)
+        worker.beat()
 
     @precondition(lambda self: self.stalled)
     @rule(one=ONE, after_commands=st.integers(0, 15))
@@ -189,13 +190,13 @@ class Jobs(RuleBasedStateMachine):
     @rule(one=ONE)
     def sweep(self, one: int) -> None:
         worker = pick(one, self._awake())
-        worker.do(worker.service.upkeep.sweep)
+        worker.sweep()
 
     @precondition(lambda self: self._awake())
     @rule(one=ONE, turns=st.integers(0, 20))
     def look_for_expired(self, one: int, turns: int) -> None:
         worker = pick(one, self._awake())
-        worker.do(worker.service.upkeep.expire)
+        worker.expire()
         worker.turn(turns)
 
     @precondition(lambda self: self._busy() or self.stalled)
@@ -268,12 +269,12 @@ class Jobs(RuleBasedStateMachine):
             healthy = self._start()
             for worker in self.started:
                 if not worker.is_dead:
-                    worker.do(worker.service.upkeep.beat)
+                    worker.beat()
             self.stalled.clear()
             for _ in range(100):
                 for worker in self._awake():
                     worker.turn(20)
-                healthy.do(healthy.service.upkeep.sweep)
+                healthy.sweep()
                 self.the_contract_holds()
                 if self._is_settled():
                     break
@@ -311,7 +312,7 @@ class Jobs(RuleBasedStateMachine):
     def _outlive_record(self, worker: SimulatedWorker) -> None:
         """Time passes, and a record that expires does; one that does not is the worker's mistake, and stays."""
         if self.client.ttl(worker.key) > 0:
-            self.client.delete(worker.key)
+            worker.outlive(self.client)
 
     def _awake(self) -> list[SimulatedWorker]:
         return [worker for worker in self.started if not worker.is_dead and worker not in self.stalled]

@@ -10,6 +10,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from producer import GenerationRequest, InvalidRequest, Producer, Tokens
+from producer.broker.outage import Outage
 from producer.contract import (
     FUNCTION,
     GenerationResult,
@@ -274,7 +275,7 @@ async def test_the_stream_of_the_version_before_is_filled_up_again_as_it_was(cli
     recording = Recording.load("cut-off")
     recording.restore(client)
     await async_client.rpush(KEYS.taken("w2"), recording.job_id)
-    past = await read_history(async_client, KEYS, recording.job_id, "w2")
+    past = await read_history(async_client, KEYS, recording.job_id, "w2", Outage())
     log = EventLog(async_client, KEYS, recording.job_id, past.entries, live_ttl_s=100, result_ttl_s=100)
 
     client.flushall()
@@ -291,7 +292,7 @@ async def test_the_stream_of_the_version_before_is_filled_up_again_as_it_was(cli
 async def test_an_end_of_the_version_before_is_an_end(client, async_client, name):
     recording = Recording.load(name)
     recording.restore(client)
-    past = await read_history(async_client, KEYS, recording.job_id, "w2")
+    past = await read_history(async_client, KEYS, recording.job_id, "w2", Outage())
 
     assert past.fault is None
     assert past.ended == GenerationResult.model_validate_json(recording.result)

@@ -9,6 +9,7 @@ from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from producer.broker.embedded import EmbeddedBroker
+from producer.broker.outage import Outage
 from producer.contract import BEFORE_FIRST, EventId, GenerationResult, InvalidRequest, Keys, Started, StartedData
 from worker.job import Done, Superseded
 from worker.run import history
@@ -46,7 +47,7 @@ async def put(client, *entries) -> None:
 
 
 async def read(client, **bounds) -> History:
-    return await read_history(client, KEYS, JOB, "w1", **bounds)
+    return await read_history(client, KEYS, JOB, "w1", Outage(), **bounds)
 
 
 # -- what is well-formed is kept
