@@ -17,6 +17,7 @@ from rq.utils import now
 
 from .broker.options import Seconds, WholeSeconds
 from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Priority, PromptTooLong
+from .contract.compatibility import fields_beyond_base
 from .contract.keys import Keys, check_job_id
 from .contract.requests import Frozen, faults_of
 from .settings import ProducerSettings
@@ -68,6 +69,9 @@ class Batch:
     priority: Priority
     max_queued: int | None
     submissions: Sequence[Submission]
+    beyond_base: frozenset[frozenset[str]] = frozenset()
+    """Fields, request by request, that not every worker knows: `check_understood` is asked about them.  Empty for
+    requests of the base, about which nobody is asked."""
 
 
 def prepare(
@@ -89,7 +93,8 @@ def prepare(
         _prepare_one(request, job_id, model, options, settings)
         for request, job_id in zip(requests, ids, strict=True)
     ]
-    return Batch(model, options.priority, options.max_queued, submissions)
+    beyond_base = frozenset(fields for request in requests if (fields := fields_beyond_base(request.to_wire())))
+    return Batch(model, options.priority, options.max_queued, submissions, beyond_base)
 
 
 def parse_request(

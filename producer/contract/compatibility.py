@@ -22,29 +22,24 @@ REQUEST_FIELDS = frozenset(GenerationRequest.model_fields)
 """Those that this version knows."""
 
 
-def published_fields(fields: Iterable[str] = REQUEST_FIELDS) -> str:
-    """What a worker publishes in its RQ hash as `request_fields`."""
-    return ",".join(sorted(fields))
-
-
 def fields_beyond_base(wire: Mapping[str, Any]) -> frozenset[str]:
     """Fields of a request, in its wire form, that not every worker knows. Empty: nobody needs to be asked."""
     return frozenset(wire) - BASE_REQUEST_FIELDS
 
 
-def check_understood(wires: Iterable[Mapping[str, Any]], published: Iterable[str | None]) -> None:
+def check_understood(wanted: Iterable[frozenset[str]], understood: Iterable[frozenset[str] | None]) -> None:
     """Raises InvalidRequest where no live worker would understand one of the requests.
 
-    wires: requests in their wire form.
-    published: `request_fields` of each live worker of the model; None for one that publishes none. Without a live
-    worker nothing is known, and nothing refused: the worker that comes may be a newer one.
+    wanted: for each request, its `fields_beyond_base`.
+    understood: for each live worker of the model, the fields that it publishes; None for one that publishes none.
+    Without a live worker nothing is known, and nothing refused: the worker that comes may be a newer one.
     """
-    fleet = [BASE_REQUEST_FIELDS if fields is None else frozenset(fields.split(",")) for fields in published]
+    fleet = [BASE_REQUEST_FIELDS if fields is None else fields for fields in understood]
     if not fleet:
         return
-    for newer in {fields_beyond_base(wire) for wire in wires}:
-        if not any(newer <= known for known in fleet):
-            missing = newer.difference(*fleet) or newer
+    for fields in wanted:
+        if not any(fields <= known for known in fleet):
+            missing = fields.difference(*fleet) or fields
             names = " and ".join(repr(name) for name in sorted(missing))
             raise InvalidRequest(
                 f"no live worker understands {names}: upgrade the workers of the model, or leave "

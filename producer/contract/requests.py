@@ -86,6 +86,9 @@ class GenerationRequest(SamplingParams):
     prompt_lookup: StrictBool | None = None
     """Whether drafts are taken from the prompt and the output, which changes the speed and never the text.
     None: as the worker is set."""
+    cache_salt: Annotated[StrictStr, Field(min_length=1, max_length=256)] | None = None
+    """Only requests with the same salt share what has been read of a common beginning, which `usage.cached_tokens`
+    and the time of the first token tell. None is a salt like any other. The name is vLLM's."""
 
     @model_validator(mode="after")
     def _exactly_one_prompt(self) -> Self:
