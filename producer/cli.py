@@ -27,7 +27,7 @@ from .contract import (
     StreamedEvent,
     WaitTimeout,
 )
-from .display import waiting_line
+from .display import printable, waiting_line
 from .interrupts import Interrupted, interruptible, interruptible_call
 from .settings import ProducerSettings
 
@@ -262,7 +262,7 @@ def status(job_id: str, as_json: bool, redis_url: str | None, prefix: str | None
     """Print what is known of JOB: its place in line, its worker, its progress."""
     with Producer(redis_url, prefix=prefix) as producer:
         known = producer.status(job_id)
-    _print((known.model_dump_json() if as_json else known.describe()) + "\n")
+    _print((known.model_dump_json() if as_json else printable(known.describe())) + "\n")
     return 0
 
 
@@ -272,12 +272,25 @@ def status(job_id: str, as_json: bool, redis_url: str | None, prefix: str | None
 @click.option("--username", envvar="GENQUEUE_DASHBOARD_USERNAME", show_envvar=True)
 @click.option("--password", envvar="GENQUEUE_DASHBOARD_PASSWORD", show_envvar=True)
 @redis_url_option
-def dashboard(*, host: str, port: int, username: str | None, password: str | None, redis_url: str | None) -> int:
+@click.option(
+    "--prefix",
+    help="Show what is of this prefix only. [env: GENQUEUE_PREFIX; default: all that uses RQ on the server]",
+)
+def dashboard(
+    *,
+    host: str,
+    port: int,
+    username: str | None,
+    password: str | None,
+    redis_url: str | None,
+    prefix: str | None,
+) -> int:
     """Serve rq-dashboard, set up for these jobs."""
     from .dashboard import serve  # Flask, which no other command needs
 
-    settings = ProducerSettings.load(redis_url=redis_url)
-    serve(settings.redis_url, host=host, port=port, username=username, password=password)
+    settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
+    shown = settings.prefix if "prefix" in settings.model_fields_set else None
+    serve(settings.redis_url, host=host, port=port, username=username, password=password, prefix=shown)
     return 0
 
 
@@ -406,4 +419,4 @@ def _print(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)

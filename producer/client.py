@@ -1,7 +1,7 @@
 """Producer and AsyncProducer: submit prompts, follow their tokens, read their results.
 
-Two thin shells of I/O: what is done is in `operations`, how streams share one connection in `hub`. A Producer can
-be used from many threads, an AsyncProducer from one event loop.
+Two thin shells: what is done is in `operations`, how it gets to Redis in `links`, how streams share
+one connection in `hub`. A Producer can be used from many threads, an AsyncProducer from one event loop at a time.
 """
 
 import os
@@ -14,12 +14,13 @@ from typing import Any, Self, TypeVar
 import redis
 import redis.asyncio
 
-from .broker.advice import broker_unavailable
-from .broker.connections import address, check_returns_bytes, connect, connect_async
+from .broker.connections import check_suits, connect
 from .contract import EventId, GenerationRequest, GenerationResult, Keys, Message, Priority, StreamedEvent
-from .hub import AsyncHub, Hub
+from .following import Subscription
+from .hub import AsyncHub
 from .job_status import JobStatus, WorkerInfo
-from .operations import CancelOutcome, Operation, Operations
+from .links import AsyncLinks, Link
+from .operations import CancelOutcome, Operation, Operations, describe_by
 from .settings import ProducerSettings
 from .submission import Batch, SubmitOptions, parse_request, prepare
 
@@ -100,7 +101,6 @@ class _Shared:
         self.settings = settings
         self._keys = Keys(settings.prefix)
         self._operations = Operations(self._keys, settings)
-        self._reach = settings.model_dump(include={"redis_url", "connect_timeout_s", "socket_timeout_s"})
         self._pid = os.getpid()
         self._closed = False
 
@@ -150,8 +150,13 @@ class Producer(_Shared):
                 if event.event.type == "tokens":
                     print(event.event.data.text, end="", flush=True)
 
-    `connection` replaces redis_url; it is not closed here. Every method raises BrokerUnavailable when Redis
-    cannot be used, and RuntimeError once the producer is closed.
+    Every method raises BrokerUnavailable when Redis cannot be used, and RuntimeError once the producer is closed.
+    A command is answered within the setting socket_timeout_s, retries included, a connection is made within
+    connect_timeout_s, and a wait ends with its timeout_s, also where the server has stopped answering. (A name
+    server that does not answer can hold up a connection for longer, and nothing else.)
+
+    `connection` replaces redis_url; it is not closed here. It keeps its own time-outs and retries, which may be
+    longer: give it a short socket_timeout and few retries, or use redis_url.
     """
 
     def __init__(
@@ -163,11 +168,18 @@ class Producer(_Shared):
         connection: redis.Redis | None = None,
     ) -> None:
         super().__init__(redis_url, settings, prefix)
-        self._client = connection or connect(**self._reach)
-        blocking_client = connection or connect(**self._reach, blocking=True)
-        self._owned = [] if connection else [self._client, blocking_client]
-        check_returns_bytes(self._client)
-        self._hub = Hub(self._client, blocking_client, self._keys)
+        if connection is not None:
+            check_suits(connection)
+        client = connection or connect(**self.settings.reach)
+        blocking_client = connection or connect(**self.settings.reach, blocking=True)
+        self._link = Link(
+            client,
+            blocking_client,
+            self.settings,
+            owns_clients=connection is None,
+            check_usable=self._check_usable,
+        )
+        self._hub = self._link.hub
 
     def submit(
         self,
@@ -249,19 +261,17 @@ class Producer(_Shared):
         Raises NoSuchJob; WaitTimeout after timeout_s without an event (default: the setting wait_s).
         """
         bound_s = self._bound(timeout_s)
-        cursor = self._run(self._operations.open_stream(job_id, after))
+        deadline = time.monotonic() + bound_s
+        cursor = self._run_until(deadline, bound_s, job_id, self._operations.open_stream(job_id, after))
         if cursor is None:
             return
         with self._hub.following(job_id, cursor) as subscription:
             is_terminal = False
             while not is_terminal:
-                deadline = time.monotonic() + bound_s
-                event = self._run(
-                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-                )
-                self._hub.resume(subscription)
+                event = self._next_event(subscription, deadline, bound_s)
                 is_terminal = event.is_terminal
                 yield event
+                deadline = time.monotonic() + bound_s
 
     def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
         """How the job ended; waits for it without polling. A failed or cancelled job has a result, too.
@@ -270,15 +280,15 @@ class Producer(_Shared):
         """
         bound_s = self._bound(timeout_s)
         deadline = time.monotonic() + bound_s
-        found = self._run(self._operations.open_result(job_id))
+        found = self._run_until(deadline, bound_s, job_id, self._operations.open_result(job_id))
         if isinstance(found, GenerationResult):
             return found
-        with self._hub.following(job_id, found) as subscription:
+        with self._hub.following(job_id, found, only_end=True) as subscription:
+            announced = self._operations.announce(job_id, self._hub.wake_key)
+            if ended := self._run_until(deadline, bound_s, job_id, announced):
+                return ended
             while True:
-                event = self._run(
-                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-                )
-                self._hub.resume(subscription)
+                event = self._next_event(subscription, deadline, bound_s)
                 if isinstance(event.event.data, GenerationResult):
                     return event.event.data
 
@@ -303,9 +313,7 @@ class Producer(_Shared):
         if self._closed or self._pid != os.getpid():
             return
         self._closed = True
-        self._hub.close()
-        for client in self._owned:
-            client.close()
+        self._link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -320,20 +328,26 @@ class Producer(_Shared):
         pairs = zip(batch.submissions, created, strict=True)
         return [JobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 
+    def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
+        operation = self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
+        event = self._link.run(operation, describe_by(deadline, bound_s))
+        self._hub.resume(subscription)
+        return event
+
+    def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
+        """As a part of a wait of bound_s."""
+        in_time = self._operations.in_time(operation, job_id, deadline=deadline, waited_s=bound_s)
+        return self._link.run(in_time, deadline)
+
     def _run(self, operation: Operation[T]) -> T:
-        self._check_usable()
-        reply: Any = None
-        try:
-            while True:
-                reply = operation.send(reply)(self._client)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        except redis.RedisError as error:
-            raise broker_unavailable(error, address(self._client)) from error
+        return self._link.run(operation)
 
 
 class AsyncProducer(_Shared):
     """`Producer` for asyncio: the same methods, to be awaited; `stream` is an async iterator.
+
+    One event loop at a time uses it. Where each call has a loop of its own, as with `asyncio.run` in a Celery
+    task, one AsyncProducer does for all of them: it connects anew in each. Not so with a `connection`.
 
     async with AsyncProducer() as producer:
         job = await producer.submit("Hi", model="tiny")
@@ -349,11 +363,7 @@ class AsyncProducer(_Shared):
         connection: redis.asyncio.Redis | None = None,
     ) -> None:
         super().__init__(redis_url, settings, prefix)
-        self._client = connection or connect_async(**self._reach)
-        blocking_client = connection or connect_async(**self._reach, blocking=True)
-        self._owned = [] if connection else [self._client, blocking_client]
-        check_returns_bytes(self._client)
-        self._hub = AsyncHub(self._client, blocking_client, self._keys)
+        self._links = AsyncLinks(self.settings, connection, self._check_usable)
 
     async def submit(
         self,
@@ -415,33 +425,33 @@ class AsyncProducer(_Shared):
     ) -> AsyncGenerator[StreamedEvent, None]:
         """See `Producer.stream`. Leave it early inside `contextlib.aclosing`, as any async generator."""
         bound_s = self._bound(timeout_s)
-        cursor = await self._run(self._operations.open_stream(job_id, after))
+        deadline = time.monotonic() + bound_s
+        link = await self._links.get()
+        cursor = await self._run_until(deadline, bound_s, job_id, self._operations.open_stream(job_id, after))
         if cursor is None:
             return
-        async with self._hub.following(job_id, cursor) as subscription:
+        with link.hub.following(job_id, cursor) as subscription:
             is_terminal = False
             while not is_terminal:
-                deadline = time.monotonic() + bound_s
-                event = await self._run(
-                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-                )
-                await self._hub.resume(subscription)
+                event = await self._next_event(subscription, deadline, bound_s)
                 is_terminal = event.is_terminal
                 yield event
+                deadline = time.monotonic() + bound_s
 
     async def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
         """See `Producer.result`."""
         bound_s = self._bound(timeout_s)
         deadline = time.monotonic() + bound_s
-        found = await self._run(self._operations.open_result(job_id))
+        link = await self._links.get()
+        found = await self._run_until(deadline, bound_s, job_id, self._operations.open_result(job_id))
         if isinstance(found, GenerationResult):
             return found
-        async with self._hub.following(job_id, found) as subscription:
+        with link.hub.following(job_id, found, only_end=True) as subscription:
+            announced = self._operations.announce(job_id, link.hub.wake_key)
+            if ended := await self._run_until(deadline, bound_s, job_id, announced):
+                return ended
             while True:
-                event = await self._run(
-                    self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-                )
-                await self._hub.resume(subscription)
+                event = await self._next_event(subscription, deadline, bound_s)
                 if isinstance(event.event.data, GenerationResult):
                     return event.event.data
 
@@ -462,9 +472,7 @@ class AsyncProducer(_Shared):
         if self._closed or self._pid != os.getpid():
             return
         self._closed = True
-        await self._hub.aclose()
-        for client in self._owned:
-            await client.aclose()
+        await self._links.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -479,13 +487,22 @@ class AsyncProducer(_Shared):
         pairs = zip(batch.submissions, created, strict=True)
         return [AsyncJobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 
+    @property
+    def _hub(self) -> AsyncHub:
+        link = self._links.current
+        assert link is not None, "nothing was asked of it yet"
+        return link.hub
+
+    async def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
+        link = await self._links.get()
+        operation = self._operations.next_event(subscription, link.hub.wait, deadline=deadline, waited_s=bound_s)
+        event = await link.run(operation, describe_by(deadline, bound_s))
+        link.hub.resume(subscription)
+        return event
+
+    async def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
+        in_time = self._operations.in_time(operation, job_id, deadline=deadline, waited_s=bound_s)
+        return await (await self._links.get()).run(in_time, deadline)
+
     async def _run(self, operation: Operation[T]) -> T:
-        self._check_usable()
-        reply: Any = None
-        try:
-            while True:
-                reply = await operation.send(reply)(self._client)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        except redis.RedisError as error:
-            raise broker_unavailable(error, address(self._client)) from error
+        return await (await self._links.get()).run(operation)

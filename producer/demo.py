@@ -6,6 +6,7 @@ through Redis.
 """
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -15,10 +16,12 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from .broker.embedded import EmbeddedBroker
 from .client import JobHandle, Producer
 from .contract import GenerationResult, GenqueueError, Tokens
+from .display import printable
 
 MODEL = "tiny"
 DEFAULT_PROMPT = "你好，介绍一下你自己"
@@ -33,14 +36,21 @@ def main() -> None:
     """Run the demo.  Exit code 0 when the answer came."""
     prompt = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_PROMPT
     try:
+        check_installed()
         with broker_url() as url, worker(url) as process, Producer(url) as producer:
             wait_for_worker(producer, process)
             explain(show(producer.submit(prompt, model=MODEL)))
     except GenqueueError as error:
-        console.print(f"[red]{error}")
+        console.print(Text(printable(str(error)), style="red"), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def check_installed() -> None:
+    """Raises GenqueueError where the worker's half is missing: a bare install is the producer alone."""
+    if any(importlib.util.find_spec(name) is None for name in ("worker", "torch", "transformers")):
+        raise GenqueueError("the worker is not installed: pip install 'genqueue[worker,embedded]'")
 
 
 @contextlib.contextmanager

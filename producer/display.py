@@ -1,6 +1,8 @@
 """What a person sees on stderr while a job waits: one line that says where it stands.
 
 Knows rich and the producer. Silent where stderr is no terminal, so that nothing but diagnostics goes into a log.
+What it shows comes from elsewhere, a worker's own words among it: it is text, neither markup nor an order to
+the terminal.
 """
 
 import contextlib
@@ -9,11 +11,17 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.status import Status as RichStatus
+from rich.text import Text
 
 from .client import Producer
 from .contract import GenqueueError
 
 REFRESH_S = 0.5
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: control characters other than line breaks and tabs."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
 
 
 class WaitingLine:
@@ -42,7 +50,7 @@ class WaitingLine:
                 text = str(error)
             except RuntimeError:  # the producer was closed: the command is over
                 return
-            self._status.update(text)
+            self._status.update(Text(printable(text)))
             self._over.wait(REFRESH_S)
 
 

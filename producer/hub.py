@@ -1,13 +1,15 @@
 """One blocked read for all streams that a process follows: the I/O halves of `following`, on a thread or a task.
 
 A wake stream of this process ends the blocked read when a job is added; it costs nothing while nothing changes.
+Nobody waits for a wake to arrive, nor for the read to end: a server that does not answer holds up no subscriber.
 """
 
 import asyncio
 import contextlib
 import threading
+import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -15,18 +17,24 @@ import redis
 import redis.asyncio
 
 from .broker.advice import broker_unavailable, is_transient
-from .broker.connections import address, block_ms
+from .broker.bounds import close_now, drop_idle, drop_idle_async
+from .broker.connections import BLOCK_S, address, block_ms
 from .contract import EventId, Keys
 from .following import READ_COUNT, RESUME_AT, Subscription, Subscriptions
 
 RETRY_S = 0.2
 """Between two tries while Redis is away."""
 WAKE_TTL_S = 60
-CLOSE_S = 1.0
+WAKES_KEPT = 10_000
+"""Entries of a wake stream, about: many jobs may end before the next read."""
+CLOSE_S = 0.3
+"""What closing grants the read to end. It is told to at once; one that makes its connection hears it later."""
+_CLOSED = "the producer was closed while its stream was read"
 
 
 def _wake(client: Any, key: str) -> Any:
-    return client.pipeline(transaction=False).xadd(key, {"wake": ""}, maxlen=1).expire(key, WAKE_TTL_S).execute()
+    pipeline = client.pipeline(transaction=False)
+    return pipeline.xadd(key, {"wake": ""}, maxlen=WAKES_KEPT).expire(key, WAKE_TTL_S).execute()
 
 
 class ThreadSignal:
@@ -52,21 +60,83 @@ class ThreadSignal:
             self._tickets.get(timeout=timeout_s)
 
 
-class Hub:
-    """Follows streams on a daemon thread, which starts with the first subscriber."""
+class Silence:
+    """Whether a connection has been silent for so long that it may lead nowhere.
 
-    def __init__(self, client: redis.Redis, blocking_client: redis.Redis, keys: Keys) -> None:
+    After a fail-over behind one address the old server may keep its connections and hear of nothing any more: a
+    blocked read on it would never end, and never fail.
+    """
+
+    def __init__(self) -> None:
+        self._heard_at = time.monotonic()
+
+    def is_suspect(self, reply: Any) -> bool:
+        """Whether to make the connection anew, after a reply that may be empty."""
+        now = time.monotonic()
+        suspect = not reply and now - self._heard_at >= 0.9 * BLOCK_S
+        if reply or suspect:
+            self._heard_at = now
+        return suspect
+
+
+class Waker:
+    """Sends wakes from a daemon thread, which starts with the first."""
+
+    def __init__(self, client: redis.Redis, key: str) -> None:
         self._client = client
+        self._key = key
+        self._requests: SimpleQueue[bool] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """End the blocked read, soon."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="genqueue-waker", daemon=True)
+            self._thread.start()
+        if self._requests.empty():  # one that is still to be sent does for this one, too
+            self._requests.put(True)
+
+    def close(self) -> None:
+        """End the thread, once it has done what it does."""
+        self._requests.put(False)
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+
+    def _run(self) -> None:
+        while self._requests.get():
+            # Without the wake the read ends by itself a little later; a replica refuses it. ValueError,
+            # AttributeError: redis-py's words for a client that another thread has closed.
+            with contextlib.suppress(redis.RedisError, OSError, ValueError, AttributeError):
+                _wake(self._client, self._key)
+
+
+class Hub:
+    """Follows streams on a daemon thread, which starts with the first subscriber.
+
+    owns_clients: the blocking client is used by nobody else, so that its connections may be dropped.
+    """
+
+    def __init__(
+        self, client: redis.Redis, blocking_client: redis.Redis, keys: Keys, *, owns_clients: bool = False
+    ) -> None:
         self._blocking_client = blocking_client
+        self._owns_clients = owns_clients
         self._subscriptions = Subscriptions(keys, uuid.uuid4().hex)
+        self._waker = Waker(client, self.wake_key)
+        self._silence = Silence()
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
+    @property
+    def wake_key(self) -> str:
+        """The wake stream of this process."""
+        return self._subscriptions.wake_key
+
     @contextlib.contextmanager
-    def following(self, job_id: str, cursor: EventId) -> Iterator[Subscription]:
-        """A subscription to the events after the cursor, for as long as the block runs."""
-        subscription = Subscription(job_id, cursor, ThreadSignal())
+    def following(self, job_id: str, cursor: EventId, *, only_end: bool = False) -> Iterator[Subscription]:
+        """A subscription to the events after the cursor, or to the end alone, for as long as the block runs."""
+        subscription = Subscription(job_id, cursor, ThreadSignal(), only_end=only_end)
         with self._changed:
             must_wake = self._subscriptions.add(subscription)
             self._ensure_thread()
@@ -97,14 +167,23 @@ class Hub:
         self._wake_if(must_wake)
 
     def close(self) -> None:
-        """End the thread; every subscriber gets an error."""
+        """End the thread; every subscriber gets an error. Waits for no answer of Redis."""
         with self._changed:
             self._closed = True
-            self._subscriptions.fail_all(RuntimeError("the producer was closed while its stream was read"))
+            self._subscriptions.fail_all(RuntimeError(_CLOSED))
             self._changed.notify()
         if self._thread is not None and self._thread.is_alive():
-            self._wake_if(True)
-            self._thread.join(CLOSE_S)
+            self._end_read(self._thread)
+        self._waker.close()
+
+    def _end_read(self, thread: threading.Thread) -> None:
+        self._waker.wake()
+        deadline = time.monotonic() + CLOSE_S
+        while thread.is_alive() and time.monotonic() < deadline:
+            if self._owns_clients:
+                # It shuts the socket down, which ends a read at once; again, for one that was only about to begin.
+                close_now(self._blocking_client)
+            thread.join(0.02)
 
     def _ensure_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -117,6 +196,8 @@ class Hub:
                 self._read(streams)
         except Exception as error:
             with self._changed:
+                if self._closed:  # redis-py's words for a connection that was closed under it are many
+                    return
                 self._subscriptions.fail_all(error)
             raise
 
@@ -124,54 +205,74 @@ class Hub:
         """Wait until there is something to follow. Empty once closed."""
         with self._changed:
             while not self._closed:
-                if streams := self._subscriptions.next_read():
+                if streams := self._subscriptions.next_read(time.monotonic()):
                     return streams
                 self._changed.wait()
         return {}
 
     def _read(self, streams: dict[str, str]) -> None:
         client = self._blocking_client
+        block = block_ms(client, self._subscriptions.block_s(time.monotonic(), BLOCK_S))
         try:
-            reply: Any = client.xread(streams, count=READ_COUNT, block=block_ms(client))  # type: ignore[arg-type]
+            reply: Any = client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
         except redis.RedisError as error:
             with self._changed:
                 self._subscriptions.read_failed()
                 if not is_transient(error):
                     self._subscriptions.fail_all(broker_unavailable(error, address(client)))
+            if self._owns_clients:
+                drop_idle(client)  # a server that was demoted keeps its connections, and they lead nowhere
+            with self._changed:
                 self._changed.wait_for(lambda: self._closed, RETRY_S)
         else:
             with self._changed:
                 self._subscriptions.deliver(reply)
+            if self._owns_clients and self._silence.is_suspect(reply):
+                drop_idle(client)
 
     def _wake_if(self, must_wake: bool) -> None:
         if must_wake:
-            # Without the wake the read ends by itself a little later; a replica refuses it.
-            with contextlib.suppress(redis.RedisError):
-                _wake(self._client, self._subscriptions.wake_key)
+            self._waker.wake()
 
 
 class AsyncHub:
-    """Follows streams on a task, which starts with the first subscriber."""
+    """Follows streams on a task, which starts with the first subscriber. For one event loop."""
 
-    def __init__(self, client: redis.asyncio.Redis, blocking_client: redis.asyncio.Redis, keys: Keys) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        blocking_client: redis.asyncio.Redis,
+        keys: Keys,
+        *,
+        owns_clients: bool = False,
+    ) -> None:
         self._client = client
         self._blocking_client = blocking_client
+        self._owns_clients = owns_clients
         self._subscriptions = Subscriptions(keys, uuid.uuid4().hex)
+        self._silence = Silence()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._wakes: set[asyncio.Task[None]] = set()
+        self._closed = False
 
-    @contextlib.asynccontextmanager
-    async def following(self, job_id: str, cursor: EventId) -> AsyncIterator[Subscription]:
+    @property
+    def wake_key(self) -> str:
+        """As `Hub.wake_key`."""
+        return self._subscriptions.wake_key
+
+    @contextlib.contextmanager
+    def following(self, job_id: str, cursor: EventId, *, only_end: bool = False) -> Iterator[Subscription]:
         """As `Hub.following`."""
-        subscription = Subscription(job_id, cursor, asyncio.Event())
+        subscription = Subscription(job_id, cursor, asyncio.Event(), only_end=only_end)
         must_wake = self._subscriptions.add(subscription)
         try:
             self._ensure_task()
             self._changed.set()
-            await self._wake_if(must_wake)
+            self._wake_if(must_wake)
             yield subscription
         finally:
-            await self._wake_if(self._subscriptions.remove(subscription))
+            self._wake_if(self._subscriptions.remove(subscription))
 
     async def wait(self, subscription: Subscription, timeout_s: float) -> None:
         """As `Hub.wait`."""
@@ -183,19 +284,22 @@ class AsyncHub:
                 async with asyncio.timeout(timeout_s):
                     await signal.wait()
 
-    async def resume(self, subscription: Subscription) -> None:
+    def resume(self, subscription: Subscription) -> None:
         """As `Hub.resume`."""
         if len(subscription.inbox) == RESUME_AT:
             self._changed.set()
-            await self._wake_if(self._subscriptions.resume(subscription))
+            self._wake_if(self._subscriptions.resume(subscription))
 
     async def aclose(self) -> None:
-        """End the task; every subscriber gets an error."""
-        self._subscriptions.fail_all(RuntimeError("the producer was closed while its stream was read"))
-        if self._task is not None:
+        """As `Hub.close`."""
+        self._closed = True
+        self._subscriptions.fail_all(RuntimeError(_CLOSED))
+        tasks = [*self._wakes, *([self._task] if self._task else [])]
+        for task in tasks:
             # redis-py closes a connection whose read is cancelled: no reply is left on it.
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
 
     def _ensure_task(self) -> None:
         if self._task is None or self._task.done():
@@ -205,7 +309,7 @@ class AsyncHub:
         try:
             while True:
                 self._changed.clear()
-                if streams := self._subscriptions.next_read():
+                if streams := self._subscriptions.next_read(time.monotonic()):
                     await self._read(streams)
                 else:
                     await self._changed.wait()
@@ -215,17 +319,29 @@ class AsyncHub:
 
     async def _read(self, streams: dict[str, str]) -> None:
         client = self._blocking_client
+        block = block_ms(client, self._subscriptions.block_s(time.monotonic(), BLOCK_S))
         try:
-            reply: Any = await client.xread(streams, count=READ_COUNT, block=block_ms(client))  # type: ignore[arg-type]
+            reply: Any = await client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
         except redis.RedisError as error:
             self._subscriptions.read_failed()
             if not is_transient(error):
                 self._subscriptions.fail_all(broker_unavailable(error, address(client)))
+            if self._owns_clients:
+                await drop_idle_async(client)
             await asyncio.sleep(RETRY_S)
         else:
             self._subscriptions.deliver(reply)
+            if self._owns_clients and self._silence.is_suspect(reply):
+                await drop_idle_async(client)
 
-    async def _wake_if(self, must_wake: bool) -> None:
-        if must_wake:
-            with contextlib.suppress(redis.RedisError):
-                await _wake(self._client, self._subscriptions.wake_key)
+    def _wake_if(self, must_wake: bool) -> None:
+        if not must_wake or self._closed:
+            return
+        with contextlib.suppress(RuntimeError):  # no loop runs any more that could be woken
+            task = asyncio.get_running_loop().create_task(self._send_wake(), name="genqueue-wake")
+            self._wakes.add(task)
+            task.add_done_callback(self._wakes.discard)
+
+    async def _send_wake(self) -> None:
+        with contextlib.suppress(redis.RedisError):
+            await _wake(self._client, self.wake_key)

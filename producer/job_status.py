@@ -17,7 +17,6 @@ JobState = Literal["queued", "deferred", "scheduled", "running", "finished", "fa
 
 JOB_FIELDS = ("status", "origin", "worker_name", "meta", "enqueued_at", "started_at", "ended_at", "result_ttl")
 """Fields of an RQ job hash that are read. `data` is not among them: it could be a pickle."""
-WORKER_FIELDS = ("birth", "death", "model_state")
 
 _STATES: dict[str, JobState] = {
     "created": "queued",
@@ -149,11 +148,3 @@ def progress_of(fields: Mapping[str, str]) -> Progress | None:
     except (ValueError, ValidationError):
         return None
     return None if progress == Progress() else progress
-
-
-def live_worker(key: bytes, reply: Sequence[bytes | None]) -> WorkerInfo | None:
-    """From a worker's key and its WORKER_FIELDS. None for one that died: RQ keeps its hash for a minute."""
-    birth, death, model_state = (value.decode() if value else None for value in reply)
-    if birth is None or death is not None:
-        return None
-    return WorkerInfo(name=key.decode().rpartition(":")[2], model_state=model_state)

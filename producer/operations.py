@@ -5,48 +5,47 @@ replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls a
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from rq.job import Job
-from rq.queue import Queue
-from rq.registry import CanceledJobRegistry, DeferredJobRegistry, ScheduledJobRegistry
+import redis
 from rq.utils import now, utcformat
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from .contract import (
     BEFORE_FIRST,
     EventId,
     GenerationResult,
+    JobConflict,
     Keys,
     NoSuchJob,
     QueueFull,
+    StartedData,
     StreamedEvent,
     UnknownEvent,
     WaitTimeout,
-    data_json,
-    mirror_json,
     parse_entry,
-    terminal_event,
 )
 from .contract.assemble import assemble
 from .contract.keys import check_job_id
 from .following import Subscription
 from .job_status import (
     JOB_FIELDS,
-    WORKER_FIELDS,
     JobState,
     JobStatus,
     WorkerInfo,
     job_fields,
-    live_worker,
     progress_of,
     state_of,
     times_of,
 )
-from .scripts import CANCEL_QUEUED, SUBMIT
+from .ledger import rq_names
+from .ledger.cancel import CancelAnswer, cancel
+from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
+from .ledger.step import Step
+from .ledger.submit import Conflict, Full, submit
 from .settings import ProducerSettings
-from .submission import Batch, Submission
+from .submission import Batch
 
 T = TypeVar("T")
 Command = Callable[[Any], Any]
@@ -55,10 +54,38 @@ Operation = Generator[Command, Any, T]
 Wait = Callable[[Subscription, float], Any]
 """Returns, or is awaited, when the subscription has something or the seconds are over."""
 
+
+@dataclass(frozen=True)
+class Waiting:
+    """A command that sends nothing: it waits for a subscription, within a bound of its own."""
+
+    wait: Wait
+    subscription: Subscription
+    left_s: float
+
+    def __call__(self, _: Any) -> Any:
+        """Wait, or return what is to be awaited."""
+        return self.wait(self.subscription, self.left_s)
+
+
 CancelOutcome = Literal["cancelled", "requested", "ended"]
 
-_QUEUE_PREFIX = Queue.redis_queue_namespace_prefix
-_PRIORITY_KEYS = {"high": 2, "normal": 3, "low": 4}
+UNKNOWN_MODEL = "unknown"
+"""Of a job of which nothing says its model."""
+_WAITERS_TTL_S = 86_400
+"""The same for all, so that nobody shortens another's; whoever waits for longer looks for the end now and then."""
+_MARGIN_S = 0.05
+"""A time-out so close before the caller's own bound is that bound's."""
+
+
+def describe_by(deadline: float, waited_s: float) -> float:
+    """Until when a wait that is over at the deadline may ask what is known of its job.
+
+    It is less than a fifth of the bound and 0.5 s later, which is how exactly bounds are kept.
+
+    Times are those of time.monotonic().
+    """
+    return deadline + min(1.0, 0.3 + 0.1 * waited_s)
 
 
 class Operations:
@@ -80,16 +107,39 @@ class Operations:
         """
         if not batch.submissions:
             return []
-        keys, args = self._submit_arguments(batch)
-        reply = yield _script(SUBMIT, keys, args)
-        if reply[0] == -1:
-            raise QueueFull(
-                f"{reply[1]} jobs wait for {batch.model} and max_queued is {batch.max_queued}; nothing was "
-                "enqueued: submit again later"
-            )
-        # A command is sent again when its reply got lost, and then finds the job that it made itself.
-        pairs = zip(batch.submissions, reply, strict=True)
-        return [submission.id_is_ours or created == 1 for submission, created in pairs]
+        jobs = [submission.new_job for submission in batch.submissions]
+        step = submit(
+            self.keys,
+            batch.model,
+            batch.priority,
+            jobs,
+            max_queued=batch.max_queued,
+            queue_ttl_s=batch.queue_ttl_s,
+        )
+        match step.read((yield step.send)):
+            case Full(queued):
+                raise QueueFull(
+                    f"{queued} jobs wait for {batch.model} and max_queued is {batch.max_queued}; nothing was "
+                    "enqueued: submit again later"
+                )
+            case Conflict(job_id):
+                raise JobConflict(
+                    f"job id {job_id} is that of another request, model or prefix; nothing was enqueued: choose "
+                    "another id, or wait until that job has ended and its result_ttl_s is over"
+                )
+            case created:
+                # A command is sent again when its reply got lost, and then finds the job that it made itself.
+                pairs = zip(batch.submissions, created, strict=True)
+                return [submission.id_is_ours or is_new for submission, is_new in pairs]
+
+    def in_time(self, operation: Operation[T], job_id: str, *, deadline: float, waited_s: float) -> Operation[T]:
+        """The operation, as a part of a wait.  Raises WaitTimeout where Redis has not answered by its deadline."""
+        try:
+            return (yield from operation)
+        except redis.TimeoutError as error:
+            if time.monotonic() < deadline - _MARGIN_S:
+                raise
+            raise _unanswered(job_id, waited_s) from error
 
     def open_stream(self, job_id: str, after: EventId | str | None) -> Operation[EventId | None]:
         """Where a subscriber starts. None when nothing comes after its cursor.  Raises NoSuchJob."""
@@ -112,6 +162,28 @@ class Operations:
                 return GenerationResult.model_validate_json(raw)
         return newest.id if newest else BEFORE_FIRST
 
+    def announce(self, job_id: str, wake_key: str) -> Operation[GenerationResult | None]:
+        """Have the job's end written to the wake stream, too. The result, if it has ended by now.
+
+        To be called once the wake stream is read: no end falls between the two.
+        """
+        waiters, events = self.keys.waiters(job_id), self.keys.events(job_id)
+        replies = (
+            yield lambda r: (
+                r.pipeline(transaction=False)
+                .sadd(waiters, wake_key)
+                .expire(waiters, _WAITERS_TTL_S)
+                .xrevrange(events, count=1)
+                .execute(raise_on_error=False)
+            )
+        )
+        # A replica and an older ACL refuse the first two: then the end is found by looking, a little later.
+        *_, entries = replies
+        if isinstance(entries, redis.RedisError):
+            raise entries
+        newest = parse_entry(*entries[0]) if entries else None
+        return _result_of(newest) if newest and newest.is_terminal else None
+
     def next_event(
         self,
         subscription: Subscription,
@@ -131,26 +203,31 @@ class Operations:
                 raise subscription.error
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise _wait_timeout((yield from self.status(subscription.job_id)), waited_s)
-            yield _waiting(wait, subscription, left_s)
+                raise (yield from self._wait_timeout(subscription.job_id, waited_s))
+            yield Waiting(wait, subscription, left_s)
         return subscription.inbox.popleft()
+
+    def _wait_timeout(self, job_id: str, waited_s: float) -> Operation[WaitTimeout]:
+        try:
+            status = yield from self.status(job_id)
+        except redis.TimeoutError:
+            return _unanswered(job_id, waited_s)
+        advice = "" if status.is_stranded else ". It goes on: wait again, or cancel it"
+        return WaitTimeout(f"job {job_id} was waited for {waited_s:g} s: {status.describe()}{advice}")
 
     def cancel(self, job_id: str) -> Operation[CancelOutcome]:
         """End a job that waits; ask the worker to end one that runs. Harmless to repeat.  Raises NoSuchJob."""
-        newest, has_result = yield from self._newest(job_id)
-        if has_result or (newest and newest.is_terminal):
+        newest, _ = yield from self._newest(job_id)
+        if newest and newest.is_terminal:
             return "ended"
         fields, ttl_s = yield from self._read_job(job_id)
-        if fields and state_of(fields) in {"finished", "failed"}:
-            return "ended"
-        if fields and state_of(fields) != "running":
-            outcome = yield from self._cancel_waiting(job_id, fields)
-            if outcome != "taken":
+        while True:
+            entries = yield lambda r: r.xrange(self.keys.events(job_id))
+            step = self._cancel_step(job_id, fields, ttl_s, [parse_entry(*entry) for entry in entries])
+            outcome = step.read((yield step.send))
+            # 'changed': its worker has published since we read.
+            if outcome != "changed":
                 return outcome
-        # Durable, and not a message: the worker looks for it whenever it comes to the job.
-        expire_s = max(ttl_s, int(self.settings.queue_ttl_s))
-        yield lambda r: r.set(self.keys.cancel(job_id), "1", ex=expire_s)
-        return "requested"
 
     def status(self, job_id: str) -> Operation[JobStatus]:
         """What is known of the job.  Raises NoSuchJob."""
@@ -158,7 +235,7 @@ class Operations:
         fields, _ = yield from self._read_job(job_id)
         if not fields:
             return (yield from self._status_without_hash(job_id, newest))
-        model = self.keys.model_of_queue(fields["origin"]) or "?"
+        model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
         position = yield from self._position(job_id, model)
         return JobStatus(
             job_id=job_id,
@@ -175,33 +252,18 @@ class Operations:
 
     def workers(self, model: str) -> Operation[tuple[WorkerInfo, ...]]:
         """The live workers that serve the model."""
-        sets = [WORKERS_BY_QUEUE_KEY % name for name in self.keys.queues(model)]
-        worker_keys = sorted((yield lambda r: r.sunion(sets)))
+        records = yield from self._records(model)
+        return tuple(WorkerInfo(name=record.name, model_state=record.model_state) for record in records)
+
+    def _records(self, model: str) -> Operation[tuple[WorkerRecord, ...]]:
+        worker_keys = sorted((yield lambda r: r.sunion(worker_sets(self.keys, model))))
         if not worker_keys:
             return ()
-
-        def command(r: Any) -> Any:
-            """WORKER_FIELDS of all workers in one round trip."""
-            pipeline = r.pipeline(transaction=False)
-            for key in worker_keys:
-                pipeline.hmget(key, WORKER_FIELDS)
-            return pipeline.execute()
-
-        replies = yield command
-        workers = (live_worker(key, reply) for key, reply in zip(worker_keys, replies, strict=True))
-        return tuple(worker for worker in workers if worker)
-
-    def _submit_arguments(self, batch: Batch) -> tuple[list[str], list[Any]]:
-        keys = [Queue.redis_queues_keys, *(_QUEUE_PREFIX + name for name in self.keys.queues(batch.model))]
-        args: list[Any] = [-1 if batch.max_queued is None else batch.max_queued, _PRIORITY_KEYS[batch.priority]]
-        for submission in batch.submissions:
-            keys += self._existence_keys(submission.job_id)
-            args += _hash_arguments(submission)
-        return keys, args
+        return live_workers(worker_keys, (yield read_records(worker_keys)))
 
     def _existence_keys(self, job_id: str) -> tuple[str, str, str]:
         """A job is known while one of these is there."""
-        return Job.key_for(job_id), self.keys.events(job_id), self.keys.result(job_id)
+        return rq_names.job(job_id), self.keys.events(job_id), self.keys.result(job_id)
 
     def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | UnknownEvent | None, bool]]:
         """The last event so far, and whether there is a result.  Raises NoSuchJob."""
@@ -221,52 +283,31 @@ class Operations:
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
         """Fields of the RQ hash, none when it is gone or not ours; and its TTL in seconds, negative for none."""
-        key = Job.key_for(job_id)
+        key = rq_names.job(job_id)
         values, ttl_s = yield lambda r: r.pipeline(transaction=False).hmget(key, JOB_FIELDS).ttl(key).execute()
         fields = job_fields(values)
         if fields and self.keys.model_of_queue(fields.get("origin", "")) is None:
             raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {fields.get('origin')!r}, and not ours")
         return fields, ttl_s
 
-    def _cancel_waiting(
-        self, job_id: str, fields: dict[str, str]
-    ) -> Operation[Literal["cancelled", "ended", "taken"]]:
-        while True:
-            entries = yield lambda r: r.xrange(self.keys.events(job_id))
-            events = [parse_entry(*entry) for entry in entries]
-            keys, args = self._cancel_arguments(job_id, fields, events)
-            outcome = (yield _script(CANCEL_QUEUED, keys, args)).decode()
-            # 'changed': a worker took the job, published and put it back, between the two commands.
-            if outcome != "changed":
-                return outcome  # type: ignore[no-any-return]
-
-    def _cancel_arguments(
-        self, job_id: str, fields: dict[str, str], events: list[StreamedEvent | UnknownEvent]
-    ) -> tuple[list[str], list[Any]]:
-        origin = fields["origin"]
-        registries = (DeferredJobRegistry, ScheduledJobRegistry, CanceledJobRegistry)
-        keys = [
-            self.keys.result(job_id),
-            self.keys.events(job_id),
-            Job.key_for(job_id),
-            _QUEUE_PREFIX + origin,
-            *(registry.key_template.format(origin) for registry in registries),
-        ]
-        last = events[-1].id if events else None
-        event_id = EventId(last.attempt + 1, last.seq + 1) if last else EventId(1, 0)
-        result = assemble(
-            job_id, self.keys.model_of_queue(origin) or "?", events, status="cancelled", finish_reason="cancelled"
+    def _cancel_step(
+        self, job_id: str, fields: dict[str, str], ttl_s: int, events: list[StreamedEvent | UnknownEvent]
+    ) -> Step[CancelAnswer]:
+        model = self.keys.model_of_queue(fields.get("origin", "")) or _model_of(events)
+        return cancel(
+            self.keys,
+            job_id,
+            model,
+            events[-1].id if events else None,
+            assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
+            result_ttl_s=_positive(fields.get("result_ttl")) or self.settings.result_ttl_s,
+            request_ttl_s=max(ttl_s, int(self.settings.queue_ttl_s)),
+            now=utcformat(now()),
         )
-        data = data_json(terminal_event(result))
-        mirror = mirror_json(str(event_id), "cancelled", data)
-        result_ttl_s = _positive(fields.get("result_ttl")) or self.settings.result_ttl_s
-        times = (time.time(), utcformat(now()))
-        channel = self.keys.tokens(job_id)
-        return keys, [job_id, str(last or ""), str(event_id), data, mirror, channel, result_ttl_s, *times]
 
     def _position(self, job_id: str, model: str) -> Operation[int | None]:
         """Jobs of the model that are served before it; None when it is in none of the queues."""
-        names = [_QUEUE_PREFIX + name for name in self.keys.queues(model)]
+        names = [rq_names.queue(name) for name in self.keys.queues(model)]
 
         def command(r: Any) -> Any:
             """Place and length in each queue, at one moment: a job must not move between two of the questions."""
@@ -295,7 +336,7 @@ class Operations:
             assert newest is not None
             return JobStatus(
                 job_id=job_id,
-                model=getattr(newest.event.data, "model", "?") if isinstance(newest, StreamedEvent) else "?",
+                model=_model_of([newest]),
                 state=_terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
@@ -305,17 +346,10 @@ class Operations:
         )
 
 
-def _script(script: str, keys: list[str], args: list[Any]) -> Command:
-    return lambda r: r.eval(script, len(keys), *keys, *args)
-
-
-def _waiting(wait: Wait, subscription: Subscription, left_s: float) -> Command:
-    return lambda _: wait(subscription, left_s)
-
-
-def _hash_arguments(submission: Submission) -> list[Any]:
-    flat = [part for pair in submission.fields.items() for part in pair]
-    return [submission.job_id, submission.hash_ttl_s, len(flat), *flat]
+def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
+    """Of a job whose hash is gone."""
+    known = (event.event.data for event in events if isinstance(event, StreamedEvent))
+    return next((data.model for data in known if isinstance(data, StartedData | GenerationResult)), UNKNOWN_MODEL)
 
 
 def _result_of(event: StreamedEvent | UnknownEvent) -> GenerationResult:
@@ -328,9 +362,11 @@ def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | N
     return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
 
 
-def _wait_timeout(status: JobStatus, waited_s: float) -> WaitTimeout:
-    advice = "" if status.is_stranded else ". It goes on: wait again, or cancel it"
-    return WaitTimeout(f"job {status.job_id} was waited for {waited_s:g} s: {status.describe()}{advice}")
+def _unanswered(job_id: str, waited_s: float) -> WaitTimeout:
+    return WaitTimeout(
+        f"job {job_id} was waited for {waited_s:g} s: Redis does not answer, so that nothing is known of it now. "
+        "Wait again when Redis is well"
+    )
 
 
 def _positive(text: str | None) -> int | None:

@@ -3,7 +3,7 @@
 Each option is defined here once; the environment sets it as `GENQUEUE_<NAME>`, a keyword argument overrides it.
 """
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +40,11 @@ class ProducerSettings(BaseSettings):
     connect_timeout_s: Seconds = 5
     socket_timeout_s: Seconds = 10
     """Bound of Redis's answer to one command."""
+
+    @property
+    def reach(self) -> dict[str, Any]:
+        """The arguments of `connect`: how Redis is reached."""
+        return self.model_dump(include={"redis_url", "connect_timeout_s", "socket_timeout_s"})
 
     @classmethod
     def load(cls, **overrides: object) -> Self:

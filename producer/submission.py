@@ -3,6 +3,8 @@
 Pure: builds hashes with RQ's `Job.create(...).to_dict()`, and sends nothing.
 """
 
+import hashlib
+import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +22,7 @@ from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Prio
 from .contract.compatibility import fields_beyond_base
 from .contract.keys import Keys, check_job_id
 from .contract.requests import Frozen, faults_of
+from .ledger.submit import NewJob
 from .settings import ProducerSettings
 
 MAX_REQUEST_BYTES = 16 * 2**20
@@ -53,12 +56,14 @@ class SubmitOptions(Frozen):
 class Submission:
     """One job, ready to be enqueued."""
 
-    job_id: str
+    new_job: NewJob
     id_is_ours: bool
     """The id was drawn here: nobody else can have submitted it before."""
-    hash_ttl_s: int
-    fields: Mapping[str, Any]
-    """Fields of the RQ hash."""
+
+    @property
+    def job_id(self) -> str:
+        """Of the job."""
+        return self.new_job.job_id
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Batch:
     model: str
     priority: Priority
     max_queued: int | None
+    queue_ttl_s: float
     submissions: Sequence[Submission]
     beyond_base: frozenset[frozenset[str]] = frozenset()
     """Fields, request by request, that not every worker knows: `check_understood` is asked about them.  Empty for
@@ -93,8 +99,9 @@ def prepare(
         _prepare_one(request, job_id, model, options, settings)
         for request, job_id in zip(requests, ids, strict=True)
     ]
+    queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
     beyond_base = frozenset(fields for request in requests if (fields := fields_beyond_base(request.to_wire())))
-    return Batch(model, options.priority, options.max_queued, submissions, beyond_base)
+    return Batch(model, options.priority, options.max_queued, queue_ttl_s, submissions, beyond_base)
 
 
 def parse_request(
@@ -141,9 +148,10 @@ def _prepare_one(
     queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
     result_ttl_s = options.result_ttl_s or settings.result_ttl_s
     hash_ttl_s = int(queue_ttl_s) + result_ttl_s + HASH_TTL_NET_S
+    wire = request.to_wire()
     job = Job.create(
         FUNCTION,
-        kwargs={"request": request.to_wire()},
+        kwargs={"request": wire},
         # Nothing is sent from here; RQ wants a connection to hold.
         connection=cast("redis.Redis", _NO_CONNECTION),
         serializer=JSONSerializer,
@@ -156,6 +164,7 @@ def _prepare_one(
         result_ttl=result_ttl_s,
         failure_ttl=result_ttl_s,
         ttl=hash_ttl_s,
+        # For workers of before 0.2, on this host's clock. Later ones go by the deadline that Redis sets.
         meta={"expires_at": time.time() + queue_ttl_s},
     )
     job.enqueued_at = now()
@@ -163,7 +172,13 @@ def _prepare_one(
         raise PromptTooLong(
             f"the request takes {size} bytes and {MAX_REQUEST_BYTES} are allowed: shorten the prompt"
         )
-    return Submission(job.id, job_id is None, hash_ttl_s, job.to_dict())
+    return Submission(NewJob(job.id, digest(wire), hash_ttl_s, job.to_dict()), job_id is None)
+
+
+def digest(wire: Mapping[str, Any]) -> str:
+    """Of a request in its wire form: the same for the same request, whatever the order of its fields."""
+    text = json.dumps(wire, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 _NO_CONNECTION = object()

@@ -1,10 +1,13 @@
 """Fixtures for every suite. Each starts and ends its own server; none touches a server of somebody else."""
 
 import os
+from pathlib import Path
 
 # Before torch is imported anywhere: on two cores, more threads than one only fight the other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Kernels are kept by what they are compiled from, torch's version included: a second run finds those of the first.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "tests" / "inductor"))
 
 from collections.abc import Iterator
 

@@ -46,15 +46,8 @@ class ScriptedWorker:
 
     def take(self, job_id: str | None = None) -> str:
         """Take the next job, or that one, and publish `started`. Returns its id."""
-        if job_id is None:
-            popped = self.client.blpop([f"rq:queue:{queue}" for queue in self.keys.queues(self.model)], timeout=10)
-            assert popped is not None, "no job came"
-            job_id = popped[1].decode()
-        else:
-            for queue in self.keys.queues(self.model):
-                self.client.lrem(f"rq:queue:{queue}", 1, job_id)
-        self.job_id = job_id
-        self.client.hset(f"rq:job:{job_id}", mapping={"status": "started", "worker_name": self.name})
+        self.pop(job_id)
+        self.client.hset(f"rq:job:{self.job_id}", mapping={"status": "started", "worker_name": self.name})
         history = self.history()
         self.attempt = history[-1].id.attempt + 1 if history else 1
         started = StartedData(
@@ -66,6 +59,20 @@ class ScriptedWorker:
             seed=7,
         )
         self._append(Started(data=started))
+        return self.job_id
+
+    def pop(self, job_id: str | None = None) -> str:
+        """Have the next job, or that one, in our list of taken jobs, and say nothing of it yet. Returns its id."""
+        if job_id is None:
+            popped = self.client.blpop([f"rq:queue:{queue}" for queue in self.keys.queues(self.model)], timeout=10)
+            assert popped is not None, "no job came"
+            job_id = popped[1].decode()
+        else:
+            for queue in self.keys.queues(self.model):
+                self.client.lrem(f"rq:queue:{queue}", 1, job_id)
+        self.job_id = job_id
+        self.client.rpush(self.keys.taken(self.name), job_id)
+        self.client.hset(f"rq:job:{job_id}", "taken_by", self.name)
         return job_id
 
     def publish(self, *texts: str, ids: Sequence[int] | None = None) -> None:
@@ -80,6 +87,7 @@ class ScriptedWorker:
         self.client.set(self.keys.result(self.job_id), result.model_dump_json(), ex=600)
         self._append(terminal_event(result))
         self.client.hset(f"rq:job:{self.job_id}", "status", status)
+        self._let_go()
         return result
 
     def put_back(self) -> None:
@@ -87,6 +95,7 @@ class ScriptedWorker:
         queue = self.client.hget(f"rq:job:{self.job_id}", "origin").decode()  # type: ignore[union-attr]
         self.client.hset(f"rq:job:{self.job_id}", mapping={"status": "queued", "worker_name": ""})
         self.client.lpush(f"rq:queue:{queue}", self.job_id)
+        self._let_go()
 
     def play(self, *texts: str, job_id: str | None = None) -> GenerationResult:
         """A whole job."""
@@ -104,6 +113,10 @@ class ScriptedWorker:
     def history(self) -> list[StreamedEvent]:
         """The job's events so far."""
         return [parse_entry(*entry) for entry in self.client.xrange(self.keys.events(self.job_id))]
+
+    def _let_go(self) -> None:
+        self.client.lrem(self.keys.taken(self.name), 1, self.job_id)
+        self.client.hdel(f"rq:job:{self.job_id}", "taken_by")
 
     def _append(self, event: Event) -> None:
         history = self.history()

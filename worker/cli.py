@@ -1,7 +1,7 @@
 """`python -m worker …`: run, generate, check. The only file that sees every part of the worker.
 
-The device is decided here, once, and handed down. Exit codes: 0 done; 1 failed; 2 bad input; 3 no broker;
-130 interrupted. Answers go to stdout, everything else to stderr.
+The device is decided here, once, and handed down. Exit codes: 0 done; 1 failed, or not ready; 2 bad input; 3 no
+broker; 130 interrupted. Answers go to stdout, everything else to stderr.
 """
 
 import asyncio
@@ -12,9 +12,8 @@ from typing import Any, NoReturn, get_args
 
 import click
 
-from producer import Producer, ProducerSettings
 from producer.broker.options import DEFAULT_REDIS_URL
-from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest
+from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest, Keys
 
 from .engine_options import Dtype
 from .errors import ConfigError
@@ -23,15 +22,13 @@ from .models.tiny_corpus import DEFAULT_PROMPT
 from .settings import LogLevel, WorkerSettings, load_settings
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
-CHECK_TIMEOUT_S = 5.0
-
-logger = logging.getLogger(__name__)
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 redis_url_option = click.option(
     "--redis-url", help=f"[env: GENQUEUE_REDIS_URL, REDIS_URL]  [default: {DEFAULT_REDIS_URL}]"
 )
+prefix_option = click.option("--prefix", help="Of genqueue's own keys.  [default: gen]")
 model_paths_option = click.option(
     "--model-paths",
     type=FILE,
@@ -58,7 +55,7 @@ def cli() -> None:
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), help="[default: auto]")
 @click.option("--threads", type=int, help="CPU threads for torch.")
 @redis_url_option
-@click.option("--prefix", help="Of genqueue's own keys.  [default: gen]")
+@prefix_option
 @model_paths_option
 @config_option
 @click.option("--name", help="Stem of the worker's name.")
@@ -75,8 +72,12 @@ def run(config_file: Path | None, **options: Any) -> None:
 async def _serve(settings: WorkerSettings, model_path: Path) -> None:
     from .engine_process.process import EngineProcess
     from .engine_process.protocol import EngineConfig
-    from .service import Service
+    from .leaving import Leaving, cancel
+    from .starting import start
+    from .threads import DaemonThreads
 
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
+    leaving = Leaving(grace_s=settings.shutdown_grace_s, engine_stop_s=settings.engine_stop_s)
     engine = EngineProcess(
         EngineConfig(
             model_path=model_path,
@@ -88,7 +89,13 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
         start_s=settings.engine_start_s,
         stop_s=settings.engine_stop_s,
     )
-    await Service(settings, engine).run()
+    with leaving.heeding_signals():
+        try:
+            service = await leaving.unless_asked(start(settings, engine, leaving))
+            if service is not None:
+                await service.run()
+        finally:
+            await cancel([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
 
 
 @cli.command()
@@ -117,16 +124,20 @@ def generate(
 @cli.command()
 @click.option("--model-name", help="A name from the model paths file.")
 @redis_url_option
+@prefix_option
 @config_option
-def check(config_file: Path | None, **options: Any) -> None:
-    """Exit 0 when a worker that is ready serves the model; else say what there is, and exit 1.
+@click.option("--name", help="Of one worker: its whole name, or the stem that it was given.")
+@click.option("--local", is_flag=True, help="Only workers of this host, which is a container's own name in one.")
+def check(config_file: Path | None, name: str | None, local: bool, **options: Any) -> None:
+    """Exit 0 when a worker that is ready serves the model; else say what there is, and exit 1; 3 without a broker.
 
-    Give it the settings of the worker that it is to look for.
+    Give it the settings of the worker that it is to look for. It answers within 5 s, whatever the broker does.
     """
+    from .health import workers_of
+
     settings = load_settings(config_file, **options)
-    asking = ProducerSettings.load(redis_url=settings.redis_url, socket_timeout_s=CHECK_TIMEOUT_S)
-    with Producer(settings=asking) as producer:
-        states = [worker.model_state for worker in producer.workers(settings.model_name)]
+    found = workers_of(settings.redis_url, Keys(settings.prefix), settings.model_name, name=name, local=local)
+    states = [worker.model_state for worker in found]
     ready, loading = states.count("ready"), states.count("loading")
     click.echo(f"{settings.model_name}: {ready} ready, {loading} loading", err=True)
     if not ready:
@@ -135,8 +146,6 @@ def check(config_file: Path | None, **options: Any) -> None:
 
 def _configure_logging(level: str) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=level.upper(), stream=sys.stderr)
-    # RQ logs each step at info; what matters of it is said by us.
-    logging.getLogger("rq").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
 def main() -> NoReturn:
@@ -151,7 +160,17 @@ def main() -> NoReturn:
     except GenqueueError as error:
         click.echo(f"error: {error}", err=True)
         code = _exit_code(error)
+    except ModuleNotFoundError as error:
+        if not _is_of_the_extra(error):
+            raise
+        click.echo(f"error: {error.name} is not installed: pip install 'genqueue[worker]'", err=True)
+        code = EXIT_BAD_INPUT
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_of_the_extra(error: ModuleNotFoundError) -> bool:
+    """Whether the missing module comes with the extra: a module of our own that is missing is our fault."""
+    return error.name is not None and error.name.partition(".")[0] not in {"worker", "producer"}
 
 
 def _exit_code(error: GenqueueError) -> int:

@@ -1,6 +1,6 @@
 """Errors of the worker's own: what stops it from starting, and what it cannot wait out.
 
-How a job fails is in producer.contract.errors, and what an error of Redis means is in producer.broker.
+How a job fails is in producer.contract.errors, and what an error of Redis means is in producer.broker.meaning.
 """
 
 import redis

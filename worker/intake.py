@@ -4,14 +4,13 @@ A job comes from whoever can write to Redis. Nothing in it is unpickled, importe
 looked at before it is unpacked or parsed. Pure: reads the job, and does nothing.
 """
 
-import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from rq.exceptions import DeserializationError
 from rq.job import Job
-from rq.utils import now
 
 from producer.contract import (
     FUNCTION,
@@ -22,6 +21,7 @@ from producer.contract import (
     UnknownModel,
     WorkerLost,
 )
+from producer.ledger.take import Taken
 
 from .job import Order
 from .settings import WorkerSettings
@@ -30,12 +30,13 @@ MIN_RESULT_TTL_S = 60.0
 """A subscriber needs the time to read the end, also of a job whose result nobody wants to keep: RQ's own record of
 it goes at once where the job says so, see `Bookkeeper._bounded_ttl`."""
 MAX_RETRY_INTERVAL_S = 365 * 86_400
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def check_payload_size(raw: Mapping[bytes, bytes], max_bytes: int) -> None:
+def check_payload_size(taken: Taken, max_bytes: int) -> None:
     """Raises InvalidRequest when the job is above the bound, or its payload is once it is unpacked."""
-    data = raw.get(b"data", b"")
-    if sum(map(len, raw.values())) <= max_bytes:
+    data = taken.raw.get(b"data", b"")
+    if taken.size_bytes <= max_bytes:
         try:
             unpacker = zlib.decompressobj()
             unpacker.decompress(data, max_bytes)
@@ -49,15 +50,18 @@ def check_payload_size(raw: Mapping[bytes, bytes], max_bytes: int) -> None:
 def check_deaths(raw: Mapping[bytes, bytes], max_attempts: int) -> None:
     """Raises WorkerLost when that many workers and engines have died with the job in their hands.
 
-    `bookkeeping.COUNT_DEATH` counts them. Orderly ends of workers do not count, nor do deaths before an end.
+    The ledger's `count_death` counts them. Orderly ends of workers do not count, nor do deaths before an end.
     """
     deaths = raw.get(b"deaths", b"")[:9]
     if deaths.isdigit() and int(deaths) >= max_attempts:
         raise WorkerLost
 
 
-def read_order(job: Job, settings: WorkerSettings, queue_names: tuple[str, ...]) -> Order:
-    """What the job asks for.  Raises a JobError that says what is wrong with it."""
+def read_order(job: Job, taken: Taken, settings: WorkerSettings, queue_names: tuple[str, ...]) -> Order:
+    """What the job asks for.  Raises a JobError that says what is wrong with it.
+
+    taken: the job as it stood in Redis, and when on Redis' clock. All deadlines and ages are on that.
+    """
     _check_refused_features(job, settings)
     _check_fields(job)
     request = GenerationRequest.parse(_request_field(job), as_worker=True)
@@ -66,14 +70,14 @@ def read_order(job: Job, settings: WorkerSettings, queue_names: tuple[str, ...])
             f"this worker serves {settings.model_name} and not the jobs of queue {job.origin[:80]!r}: "
             "enqueue to generate.<model_name> of a model that a worker serves"
         )
-    _check_deadline(job)
+    _check_deadline(job, taken)
     return Order(
         job_id=job.id,
         model=settings.model_name,
         request=request,
         timeout_s=_timeout_s(job, settings),
         result_ttl_s=result_ttl_s(job, settings),
-        queued_ms=(now() - job.enqueued_at).total_seconds() * 1000 if job.enqueued_at else None,
+        queued_ms=_queued_ms(job, taken),
         can_retry=job.should_retry,
     )
 
@@ -114,7 +118,7 @@ def _check_refused_features(job: Job, settings: WorkerSettings) -> None:
                 f"callback {name[:80]!r} is refused: leave it out, or list it in the worker's allowed_callbacks"
             )
     for webhook in job.webhooks:
-        if not webhook.url.startswith(settings.allowed_webhooks):
+        if not any(_is_below(webhook.url, allowed) for allowed in settings.allowed_webhooks):
             raise InvalidRequest(
                 "the webhook is refused: leave it out, or list the beginning of its URL in the worker's "
                 "allowed_webhooks"
@@ -136,12 +140,42 @@ def _is_interval(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAX_RETRY_INTERVAL_S
 
 
-def _check_deadline(job: Job) -> None:
+def _check_deadline(job: Job, taken: Taken) -> None:
     """The deadline is for the wait for a worker. A job that was taken in time has had its wait.
 
     That it stands in a queue again (its worker died, say) is no fault of its user, who may have read a part of its
-    text already. `recovery.EXPIRED` follows the same rule.
+    text already. The ledger's `take_due` follows the same rule.
     """
-    expires_at = job.meta.get("expires_at")
-    if job.started_at is None and isinstance(expires_at, int | float) and time.time() > expires_at:
+    expires_at_ms = _number(taken.raw.get(b"expires_at_ms"))
+    if expires_at_ms is None:  # of a producer of before 0.2, by its own clock
+        expires_at = job.meta.get("expires_at")
+        expires_at_ms = expires_at * 1000 if isinstance(expires_at, int | float) else None
+    if job.started_at is None and expires_at_ms is not None and taken.now_ms > expires_at_ms:
         raise JobExpired
+
+
+def _queued_ms(job: Job, taken: Taken) -> float | None:
+    """How long the job stood in its queue. By its producer's clock where plain RQ has enqueued it."""
+    queued_at_ms = _number(taken.raw.get(b"queued_at_ms"))
+    if queued_at_ms is None:
+        queued_at_ms = job.enqueued_at.timestamp() * 1000 if job.enqueued_at else None
+    return None if queued_at_ms is None else max(0.0, taken.now_ms - queued_at_ms)
+
+
+def _number(raw: bytes | None) -> float | None:
+    return float(raw) if raw is not None and raw[:20].isdigit() else None
+
+
+def _is_below(url: str, allowed: str) -> bool:
+    """Whether a URL is the allowed one or below it: same scheme, user, host and port, and a path within its."""
+    try:
+        asked, given = urlsplit(url), urlsplit(allowed)
+        same_place = _place_of(asked) == _place_of(given)
+    except ValueError:
+        return False
+    within = asked.path == given.path or asked.path.startswith(given.path.rstrip("/") + "/")
+    return same_place and within and ".." not in unquote(asked.path).split("/")
+
+
+def _place_of(url: SplitResult) -> tuple[str | int | None, ...]:
+    return url.scheme, url.username, url.password, url.hostname, url.port or _DEFAULT_PORTS.get(url.scheme)

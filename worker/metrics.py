@@ -1,10 +1,13 @@
 """What a worker tells Prometheus. Names follow OpenTelemetry's GenAI conventions where it has one."""
 
+from wsgiref.simple_server import WSGIServer
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
 from producer.contract import GenerationResult
 
 from .engine_process.protocol import EngineInfo
+from .errors import ConfigError
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1)
@@ -15,6 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._server: WSGIServer | None = None
         self.jobs = Counter(
             "genqueue_jobs", "Jobs that ended here, by their end", ["status", "error"], registry=self.registry
         )
@@ -73,6 +77,22 @@ class Metrics:
             self.queued.observe(timings.queued_ms / 1000)
 
     def serve(self, host: str, port: int) -> int:
-        """Serve /metrics in a thread.  Returns the port, which the system chose if it was 0."""
-        server, _ = start_http_server(port, host, registry=self.registry)
-        return int(server.server_port)
+        """Serve /metrics in a thread.  Returns the port, which the system chose if it was 0.
+
+        Raises ConfigError where nothing can be served there.
+        """
+        try:
+            self._server, _ = start_http_server(port, host, registry=self.registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics cannot be served at {host}:{port} ({error.strerror or error}): check metrics_host, and "
+                "give each worker of a host a metrics_port of its own, or 0 for any that is free"
+            ) from None
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop serving, and free the port. Harmless when nothing is served."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None

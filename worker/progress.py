@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-Progress = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and of how much; a total of 0 where nobody knows."""
 
 LINES_A_STAGE = 4
@@ -16,7 +16,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 
 class ShownProgress:
-    """A Progress for people.  Use it as a context manager: the bar goes when the block ends."""
+    """A ReportProgress for people.  Use it as a context manager: the bar goes when the block ends."""
 
     def __init__(self, *, visible: bool = True) -> None:
         self._console = Console(stderr=True)

@@ -13,9 +13,12 @@ from typing import Any
 from producer.contract import GenerationRequest
 from producer.contract.requests import MAX_SEED
 
-from .engine import Engine, resolve_device
+from .extras import worker_extra
 from .models.config_loader import locate_model
 from .progress import ShownProgress
+
+with worker_extra():
+    from .engine import Engine, resolve_device
 
 
 def generate(

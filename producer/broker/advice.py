@@ -6,10 +6,20 @@ from ..contract import BrokerUnavailable
 
 
 def is_transient(error: redis.RedisError) -> bool:
-    """Whether a follower should go on trying: the server is away, restarting or loading its data."""
-    refused = isinstance(error, (redis.AuthenticationError, redis.exceptions.AuthorizationError))
+    """Whether a follower should go on trying: the server is away, loads its data, or is no primary now."""
     away = isinstance(error, (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError))
-    return away and not refused
+    return (away or is_elsewhere(error)) and not isinstance(error, _LASTING_CLASSES)
+
+
+def is_elsewhere(error: redis.RedisError) -> bool:
+    """Whether this server refuses what another one may take by now: it was demoted, or has lost its primary.
+
+    The connections to it stay open, and must be dropped: a new one leads to the new primary.
+    """
+    if isinstance(error, (redis.ReadOnlyError, redis.exceptions.MasterDownError)):
+        return True
+    # Out of a script it is a plain ResponseError on some servers.
+    return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _ELSEWHERE_WORDS)
 
 
 def may_pass(error: redis.RedisError) -> bool:
@@ -50,6 +60,7 @@ _LASTING_CLASSES = (
     redis.exceptions.NoPermissionError,
     redis.exceptions.InvalidResponse,
 )
+_ELSEWHERE_WORDS = ("READONLY", "read only replica", "MASTERDOWN", "UNBLOCKED")
 _LASTING_WORDS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 # From the particular to the general: redis-py's authentication and loading errors are ConnectionErrors. An error
@@ -64,7 +75,8 @@ _ADVICE: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...], str], ...] = 
         (redis.AuthenticationError,),
         ("WRONGPASS",),
         "it refused the user name or password: correct them in the URL, as in redis://USER:PASSWORD@host:6379/0, "
-        "or redis://:PASSWORD@host:6379/0 without a user name",
+        "or redis://:PASSWORD@host:6379/0 without a user name; special characters in them are percent-encoded, "
+        "%25 for % among them",
     ),
     (
         (redis.exceptions.NoPermissionError, redis.exceptions.AuthorizationError),
@@ -75,6 +87,17 @@ _ADVICE: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...], str], ...] = 
         (redis.ReadOnlyError,),
         ("READONLY", "read only replica"),
         "it is a read-only replica: use the URL of its primary",
+    ),
+    (
+        (redis.exceptions.MasterDownError,),
+        ("MASTERDOWN",),
+        "it is a replica that has lost its primary: try again in a moment, or use the URL of the primary",
+    ),
+    (
+        (),
+        ("DB index is out of range", "invalid DB index"),
+        "it has no database of that number: the number at the end of the URL, as in redis://host:6379/0, is below "
+        "its setting `databases`",
     ),
     (
         (redis.exceptions.OutOfMemoryError,),

@@ -8,45 +8,49 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from . import urls
 
 BLOCK_S = 4.0
 """Longest blocked read: below redis-py's default socket_timeout of 5 s, which a caller's connection may have."""
-COMMAND_RETRIES = 3
-"""Every operation may be sent twice: a job's id makes its submission idempotent."""
+OVERDUE_S = 4.0
+"""After so long without the reply that was due when the block was over, a blocked read's server is given up."""
 
 
 def connect(
     redis_url: str, *, connect_timeout_s: float, socket_timeout_s: float, blocking: bool = False
 ) -> redis.Redis:
-    """A client of its own pool. One for blocking reads does not retry: its caller does, from its cursors."""
-    retry = Retry(_backoff(), 0 if blocking else COMMAND_RETRIES)
-    return urls.client(redis_url, retry=retry, **_options(connect_timeout_s, socket_timeout_s, blocking=blocking))
+    """A client of its own pool. It makes one try: who uses it tries again, until a bound of its own is over."""
+    options = _options(connect_timeout_s, socket_timeout_s, blocking=blocking)
+    return urls.client(redis_url, retry=Retry(NoBackoff(), 0), **options)
 
 
 def connect_async(
     redis_url: str, *, connect_timeout_s: float, socket_timeout_s: float, blocking: bool = False
 ) -> redis.asyncio.Redis:
     """As `connect`, for asyncio."""
-    retry = AsyncRetry(_backoff(), 0 if blocking else COMMAND_RETRIES)
-    return urls.async_client(
-        redis_url, retry=retry, **_options(connect_timeout_s, socket_timeout_s, blocking=blocking)
-    )
+    options = _options(connect_timeout_s, socket_timeout_s, blocking=blocking)
+    return urls.async_client(redis_url, retry=AsyncRetry(NoBackoff(), 0), **options)
 
 
-def check_returns_bytes(client: redis.Redis | redis.asyncio.Redis) -> None:
-    """Raises ValueError for a client with decode_responses=True: RQ's job hashes hold compressed bytes."""
-    if client.connection_pool.connection_kwargs.get("decode_responses"):
+def check_suits(client: redis.Redis | redis.asyncio.Redis) -> None:
+    """Raises ValueError for a client whose replies have another form than RQ, and we, can read."""
+    options = client.connection_pool.connection_kwargs
+    if options.get("decode_responses"):
         raise ValueError("the connection has decode_responses=True: pass one without, as RQ needs bytes, too")
+    if str(options.get("protocol") or 2) != "2" or not options.get("legacy_responses", True):
+        raise ValueError("the connection speaks RESP3: pass one without protocol=3, as RQ does not work with it")
 
 
-def block_ms(client: redis.Redis | redis.asyncio.Redis) -> int:
+def block_ms(client: redis.Redis | redis.asyncio.Redis, at_most_s: float = BLOCK_S) -> int:
     """How long a read through this client may block, so that its own socket time-out does not cut it off."""
     socket_timeout_s = client.connection_pool.connection_kwargs.get("socket_timeout")
-    return int(1000 * (BLOCK_S if socket_timeout_s is None else min(BLOCK_S, 0.8 * socket_timeout_s)))
+    block_s = min(BLOCK_S, at_most_s)
+    if socket_timeout_s is not None:
+        block_s = min(block_s, 0.8 * socket_timeout_s)
+    return max(1, int(1000 * block_s))
 
 
 def address(client: redis.Redis | redis.asyncio.Redis) -> str:
@@ -60,13 +64,9 @@ def address(client: redis.Redis | redis.asyncio.Redis) -> str:
     return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
-def _backoff() -> ExponentialWithJitterBackoff:
-    return ExponentialWithJitterBackoff(cap=0.5, base=0.05)
-
-
 def _options(connect_timeout_s: float, socket_timeout_s: float, *, blocking: bool) -> dict[str, Any]:
     return {
         "socket_connect_timeout": connect_timeout_s,
-        "socket_timeout": BLOCK_S + socket_timeout_s if blocking else socket_timeout_s,
+        "socket_timeout": BLOCK_S + min(OVERDUE_S, socket_timeout_s) if blocking else socket_timeout_s,
         "socket_keepalive": True,
     }

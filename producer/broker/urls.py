@@ -9,14 +9,12 @@
 With `+sentinel` the hosts are Sentinels, and the client talks to whichever server they call the primary of
 SERVICE: it asks them anew for each connection, and so follows a fail-over. User and password are the server's;
 those of the Sentinels are `?sentinel_username=…&sentinel_password=…`. redis-py's own options follow the `?` too,
-as in `?ssl_ca_certs=/etc/ssl/my-ca.pem` for a CA that the system does not know.
+as in `?ssl_ca_certs=/etc/ssl/my-ca.pem` for a CA that the system does not know; `url_parts` lists them.
 
 Knows redis-py, and nothing of jobs.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import SplitResult, urlsplit
 
 import redis
 import redis.asyncio
@@ -24,23 +22,20 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
 from redis.retry import Retry
 
-SENTINEL_PORT = 26379
+from . import bounds
+from .url_parts import UrlParts, read_url
+
 SENTINEL_TIMEOUT_S = 1.0
 """For one Sentinel's answer. The next one is asked when it is over, so that it bounds what a dead host costs."""
 
-_SENTINEL_FORM = "redis+sentinel://host:port,host:port/service/db"
-_FORMS = f"redis://host:port/db, rediss://host:port/db, unix:///path/to.sock or {_SENTINEL_FORM}"
+_TCP_ONLY = ("socket_keepalive", "socket_keepalive_options", "socket_type")
 
 
 def check(url: str) -> str:
     """Return the URL.  Raises ValueError, whose message never quotes it: it may hold a password."""
-    try:
-        _SentinelUrl.parse(url) if is_sentinel(url) else parse_url(url)
-    except ValueError:
-        raise ValueError(f"it is not the URL of a Redis: use {_FORMS}") from None
+    read_url(url)
     return url
 
 
@@ -49,77 +44,81 @@ def client(url: str, **options: Any) -> redis.Redis:
 
     Raises ValueError when the URL is not one.
     """
-    if not is_sentinel(url):
-        return redis.Redis.from_url(url, **options)
-    parsed = _SentinelUrl.parse(url)
-    retry = Retry(NoBackoff(), 0)
-    sentinels = _Sentinels(parsed.sentinels, sentinel_kwargs={**parsed.sentinel_options, "retry": retry})
-    return cast("redis.Redis", sentinels.master_for(parsed.service, **{**options, **parsed.options}))
+    parts = read_url(url)
+    options = _connection_options(parts, options)
+    pool_options = {name: value for name, value in parts.pool_options.items() if name != "timeout"}
+    if parts.service is None:
+        pool = redis.ConnectionPool(connection_class=_connection_class(parts), **pool_options, **options)
+        return redis.Redis.from_pool(pool)
+    sentinels = _Sentinels(
+        parts.sentinels, sentinel_kwargs=_sentinel_options(parts, retry=Retry(NoBackoff(), 0)), is_tls=parts.is_tls
+    )
+    return cast(
+        "redis.Redis",
+        sentinels.master_for(parts.service, connection_class=_sentinel_class(parts), **pool_options, **options),
+    )
 
 
 def async_client(url: str, **options: Any) -> redis.asyncio.Redis:
     """As `client`, for asyncio. A command waits while all connections of the pool are in use."""
-    if not is_sentinel(url):
-        return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool.from_url(url, **options))
-    parsed = _SentinelUrl.parse(url)
-    retry = AsyncRetry(NoBackoff(), 0)
-    sentinels = _AsyncSentinels(parsed.sentinels, sentinel_kwargs={**parsed.sentinel_options, "retry": retry})
+    parts = read_url(url)
+    options = _connection_options(parts, options)
+    if parts.service is None:
+        connection_class = _async_connection_class(parts)
+        pool = bounds.AsyncPool(connection_class=connection_class, **parts.pool_options, **options)
+        return redis.asyncio.Redis.from_pool(pool)
+    sentinels = _AsyncSentinels(
+        parts.sentinels, sentinel_kwargs=_sentinel_options(parts, retry=AsyncRetry(NoBackoff(), 0))
+    )
     primary: redis.asyncio.Redis = sentinels.master_for(
-        parsed.service, connection_pool_class=_BlockingSentinelPool, **{**options, **parsed.options}
+        parts.service,
+        connection_pool_class=bounds.AsyncSentinelPool,
+        connection_class=_async_sentinel_class(parts),
+        **parts.pool_options,
+        **options,
     )
     return primary
 
 
-def is_sentinel(url: str) -> bool:
-    """Whether the URL's hosts are Sentinels."""
-    return urlsplit(url).scheme.endswith("+sentinel")
+def _connection_options(parts: UrlParts, options: dict[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in options.items() if not (parts.is_unix and name in _TCP_ONLY)}
+    return {**given, **parts.options}
 
 
-@dataclass(frozen=True)
-class _SentinelUrl:
-    """What a `+sentinel` URL says: whom to ask for which service, and how to connect to either."""
-
-    sentinels: tuple[tuple[str, int], ...]
-    service: str
-    options: dict[str, Any]
-    """redis-py's, for connections to the primary."""
-    sentinel_options: dict[str, Any]
-    """redis-py's, for connections to the Sentinels."""
-
-    @classmethod
-    def parse(cls, url: str) -> "_SentinelUrl":
-        """Raises ValueError when it names no Sentinel or no service, or when a part of it is not valid."""
-        parts = urlsplit(url)
-        _, _, hosts = parts.netloc.rpartition("@")
-        service, _, db = parts.path.strip("/").partition("/")
-        if not service or not hosts or not (db.isdigit() or not db):
-            raise ValueError(f"a Sentinel URL has the form {_SENTINEL_FORM}")
-        options = _options(parts, db or "0")
-        own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-        tls = {name: value for name, value in options.items() if name.startswith("ssl")}
-        timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), SENTINEL_TIMEOUT_S)
-        return cls(tuple(map(_host_and_port, hosts.split(","))), service, options, {**own, **tls, **timeouts})
+def _sentinel_options(parts: UrlParts, retry: Any) -> dict[str, Any]:
+    timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), SENTINEL_TIMEOUT_S)
+    tls = {"ssl": True} if parts.is_tls else {}
+    return {**parts.sentinel_options, **tls, **timeouts, "retry": retry}
 
 
-def _options(parts: SplitResult, db: str) -> dict[str, Any]:
-    """User, password, database and query, as redis-py itself reads them from a URL with one host."""
-    login = "".join(parts.netloc.rpartition("@")[:2])
-    scheme = parts.scheme.removesuffix("+sentinel")
-    options: dict[str, Any] = dict(parse_url(f"{scheme}://{login}/{db}?{parts.query}"))
-    if options.pop("connection_class", None):
-        options["ssl"] = True
-    return options
+def _connection_class(parts: UrlParts) -> type[redis.connection.AbstractConnection]:
+    if parts.is_unix:
+        return bounds.BoundedUnixConnection
+    return bounds.BoundedSSLConnection if parts.is_tls else bounds.BoundedConnection
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError("a Sentinel URL names each Sentinel as host:port, with commas between them")
-    return parts.hostname, parts.port or SENTINEL_PORT
+def _sentinel_class(parts: UrlParts) -> type[redis.Connection]:
+    return bounds.BoundedSentinelSSLConnection if parts.is_tls else bounds.BoundedSentinelConnection
+
+
+def _async_connection_class(parts: UrlParts) -> type[redis.asyncio.connection.AbstractConnection]:
+    if parts.is_unix:
+        return bounds.AsyncBoundedUnixConnection
+    return bounds.AsyncBoundedSSLConnection if parts.is_tls else bounds.AsyncBoundedConnection
+
+
+def _async_sentinel_class(parts: UrlParts) -> type[redis.asyncio.Connection]:
+    return bounds.AsyncBoundedSentinelSSLConnection if parts.is_tls else bounds.AsyncBoundedSentinelConnection
 
 
 class _Sentinels(redis.sentinel.Sentinel):
     """Keeps no connection to a Sentinel open: they are asked once for each new connection to the primary."""
+
+    def __init__(self, *args: Any, is_tls: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for sentinel in self.sentinels:  # asking them is a part of connecting, and bounded as that is
+            connection_class = bounds.BoundedSSLConnection if is_tls else bounds.BoundedConnection
+            sentinel.connection_pool.connection_class = connection_class
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         """redis-py's: host and port of the primary.  Raises MasterNotFoundError when no Sentinel names one."""
@@ -140,7 +139,3 @@ class _AsyncSentinels(redis.asyncio.sentinel.Sentinel):
         finally:
             for sentinel in self.sentinels:
                 await sentinel.connection_pool.disconnect(inuse_connections=False)
-
-
-class _BlockingSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """A pool for the primary in which a command waits for a free connection."""

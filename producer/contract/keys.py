@@ -7,8 +7,10 @@ of a job in one slot.
     gen:{JOB}:result    string    GenerationResult as JSON, written in the same step as the terminal event
     gen:{JOB}:tokens    channel   a mirror of the stream for plain subscribers, at most once
     gen:{JOB}:cancel    string    a durable request to cancel
-    gen:{wake:ID}       stream    private to one producer process: ends its blocked read when it follows
-                                  one job more
+    gen:{JOB}:waiters   set       wake streams of the producer processes that wait for the job's end: whoever
+                                  writes it adds an entry `ended: JOB` to each
+    gen:{wake:ID}       stream    of one producer process: an entry ends its blocked read, because it follows one
+                                  job more, or because a job whose end it waits for has ended
     gen:{taken:WORKER}  list      ids of the jobs that a worker has taken and not yet put down; what is left in
                                   the list of a dead worker goes back to its queue
     gen:{taken:WORKER.settling}
@@ -16,6 +18,11 @@ of a job in one slot.
                                   worker is telling RQ of
     gen:takers          set       names of the workers that have a list of the first kind, and WORKER.settling for
                                   those that have one of the second
+
+    gen:beats           zset      until when each worker counts as alive, in ms on Redis' clock
+    gen:{ring:MODEL}    zset      the model's workers, each with the connection that stands for it; by name
+    gen:{deadlines:MODEL}
+                        zset      until when each job may wait in its queue, in ms on Redis' clock
 
     generate.MODEL.high, generate.MODEL, generate.MODEL.low    RQ queues, served in this order; with another
                                                                prefix than gen, PREFIX.generate.MODEL and so on
@@ -36,7 +43,8 @@ FUNCTION = "worker.jobs.generate"
 DEFAULT_PREFIX = "gen"
 
 _PREFIX = re.compile(r"[^\s{}]{1,64}")
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+MAX_JOB_ID_CHARS = 128
+_JOB_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_JOB_ID_CHARS}}}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _SETTLING = ".settling"
 _PRIORITY_SUFFIX: dict[Priority, str] = {"high": ".high", "normal": "", "low": ".low"}
@@ -56,7 +64,7 @@ class Keys:
                 "and no part `generate` between dots"
             )
         self.prefix = prefix
-        self._queue_prefix = "generate." if prefix == DEFAULT_PREFIX else f"{prefix}.generate."
+        self.queue_prefix = "generate." if prefix == DEFAULT_PREFIX else f"{prefix}.generate."
 
     def events(self, job_id: str) -> str:
         """Stream: every event of the job, in order."""
@@ -74,17 +82,43 @@ class Keys:
         """String: present once somebody asked for the job to be cancelled."""
         return f"{self.prefix}:{{{job_id}}}:cancel"
 
+    def waiters(self, job_id: str) -> str:
+        """Set: the wake streams of those who wait for the job's end."""
+        return f"{self.prefix}:{{{job_id}}}:waiters"
+
     def wake(self, follower_id: str) -> str:
         """Stream: ends the blocked read of one producer process. The colon keeps it apart from any job."""
         return f"{self.prefix}:{{wake:{follower_id}}}"
 
     def taken(self, worker: str) -> str:
         """List: the jobs that a worker has taken and not yet put down."""
-        return f"{self.prefix}:{{taken:{worker}}}"
+        return worker.join(self.taken_parts)
+
+    @property
+    def taken_parts(self) -> tuple[str, str]:
+        """What stands before and behind a worker's name in the key of its list."""
+        return f"{self.prefix}:{{taken:", "}"
 
     def settling(self, worker: str) -> str:
         """List: the jobs of the dead whose end a worker is telling RQ of."""
-        return self.taken(settler(worker))
+        return self.taken(self.settler(worker))
+
+    def settler(self, worker: str) -> str:
+        """The worker's second name among the takers: that of its list of ends to settle."""
+        return f"{worker}{_SETTLING}"
+
+    @property
+    def beats(self) -> str:
+        """Sorted set: until when each worker counts as alive, in ms on Redis' clock."""
+        return f"{self.prefix}:beats"
+
+    def ring(self, model: str) -> str:
+        """Sorted set, by name: the model's workers, each with the connection that stands for it."""
+        return f"{self.prefix}:{{ring:{model}}}"
+
+    def deadlines(self, model: str) -> str:
+        """Sorted set: until when each job may wait in its queue, in ms on Redis' clock."""
+        return f"{self.prefix}:{{deadlines:{model}}}"
 
     @property
     def takers(self) -> str:
@@ -93,7 +127,7 @@ class Keys:
 
     def queue(self, model: str, priority: Priority = "normal") -> str:
         """Name of the RQ queue for a model.  Raises InvalidRequest for a name that cannot be one."""
-        return f"{self._queue_prefix}{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
+        return f"{self.queue_prefix}{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
 
     def queues(self, model: str) -> tuple[str, str, str]:
         """The three RQ queues of a model, in the order in which a worker serves them."""
@@ -101,14 +135,9 @@ class Keys:
 
     def model_of_queue(self, queue_name: str) -> str | None:
         """The model whose jobs stand in that queue; None for a queue that is none of this prefix."""
-        if not queue_name.startswith(self._queue_prefix):
+        if not queue_name.startswith(self.queue_prefix):
             return None
-        return queue_name.removeprefix(self._queue_prefix).removesuffix(".high").removesuffix(".low")
-
-
-def settler(worker: str) -> str:
-    """The worker's second name among the takers: that of its list of ends to settle."""
-    return f"{worker}{_SETTLING}"
+        return queue_name.removeprefix(self.queue_prefix).removesuffix(".high").removesuffix(".low")
 
 
 def worker_of_taker(taker: str) -> str:

@@ -20,9 +20,9 @@ from typing import Any
 from worker.cli import main
 from worker.queue.rq_worker import GenerationWorker
 from worker.queue.sweeping import Recovery
+from worker.registering import Registrar
 from worker.run.event_log import EventLog
 from worker.run.runner import Attempt, Runner
-from worker.service import Service
 
 POINTS: dict[str, tuple[type, str, bool]] = {
     "between pop and start": (Runner, "run", False),
@@ -31,7 +31,7 @@ POINTS: dict[str, tuple[type, str, bool]] = {
     "mid-prefill": (Attempt, "_accept", True),
     "between a token and its append": (EventLog, "_send", False),
     "between an append and its answer": (EventLog, "_send", True),
-    "between the end and RQ's bookkeeping": (Service, "_register", False),
+    "between the end and RQ's bookkeeping": (Registrar, "_register", False),
     "between RQ's bookkeeping and putting down": (GenerationWorker, "succeed", True),
     "during the sweep, before a job is put back": (Recovery, "_recover", False),
     "during the sweep, after a job is put back": (Recovery, "_recover", True),

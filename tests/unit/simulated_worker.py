@@ -8,17 +8,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
-from unittest import mock
 
 import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
+from producer.broker.outage import Outage
 from tests.unit.worker.server import Server
-from worker import service as service_module
 from worker.engine_process.client import EngineDied
 from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, StepMessage
+from worker.leaving import Leaving
+from worker.links import Links
+from worker.metrics import Metrics
 from worker.queue.rq_worker import GenerationWorker
-from worker.queue.sweeping import Recovery
 from worker.service import Service
 from worker.settings import WorkerSettings
 
@@ -101,6 +102,9 @@ class SteadyEngine:
 
     def __init__(self) -> None:
         self.run: SteadyRun | None = None
+
+    async def wait_until_dead(self) -> None:
+        await asyncio.Event().wait()
 
     def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> SteadyRun:
         self.run = SteadyRun(request, resumed_ids)
@@ -205,17 +209,19 @@ class SimulatedWorker:
         self.line = Line()
         self.engine = SteadyEngine()
         client = self.line.guard(Server(server=server))
-        async_clients = [self.line.guard(FakeAsyncRedis(server=server)) for _ in range(2)]
+        events, looks = (self.line.guard(FakeAsyncRedis(server=server)) for _ in range(2))
         settings = WorkerSettings(model_name="tiny", name=name, heartbeat_ttl_s=3600)
-        with (
-            mock.patch.object(service_module, "_client", return_value=client),
-            mock.patch.object(service_module, "_async_client", side_effect=async_clients),
-        ):
-            self.service = Service(settings, self.engine)  # type: ignore[arg-type]
-        self.service.worker = GenerationWorker(settings, client, on_stop=lambda: None)
-        self.service.worker.register_birth()
-        self.service.recovery = Recovery(self.service.worker)
-        self.service.runner.worker_name = self.service.worker.name
+        worker = GenerationWorker(settings, client, on_stop=lambda: None)
+        worker.register_birth()
+        self.service = Service(
+            settings,
+            self.engine,  # type: ignore[arg-type]
+            worker,
+            links=Links(client, events, looks),
+            outage=Outage(),
+            metrics=Metrics(),
+            leaving=Leaving(grace_s=1, engine_stop_s=1),
+        )
         self._main = self.loop.create_task(self._work())
         self._side: list[asyncio.Task[None]] = []
 

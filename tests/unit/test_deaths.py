@@ -54,7 +54,7 @@ class World:
         self.run(worker)
         worker.line.commands_left = 0
         self.client.delete(worker.key)
-        self.start().service.recovery.sweep()
+        self.start().service.upkeep.recovery.sweep()
 
     def result(self) -> GenerationResult:
         """Of the job, which the youngest worker takes to its end."""

@@ -173,7 +173,7 @@ class Jobs(RuleBasedStateMachine):
         worker = pick(one, self.stalled)
         worker.turn(turns)
         self.stalled.remove(worker)
-        worker.do(worker.service._beat)
+        worker.do(worker.service.upkeep.beat)
 
     @precondition(lambda self: self.stalled)
     @rule(one=ONE, after_commands=st.integers(0, 15))
@@ -189,13 +189,13 @@ class Jobs(RuleBasedStateMachine):
     @rule(one=ONE)
     def sweep(self, one: int) -> None:
         worker = pick(one, self._awake())
-        worker.do(worker.service._sweep)
+        worker.do(worker.service.upkeep.sweep)
 
     @precondition(lambda self: self._awake())
     @rule(one=ONE, turns=st.integers(0, 20))
     def look_for_expired(self, one: int, turns: int) -> None:
         worker = pick(one, self._awake())
-        worker.do(worker.service._expire)
+        worker.do(worker.service.upkeep.expire)
         worker.turn(turns)
 
     @precondition(lambda self: self._busy() or self.stalled)
@@ -268,12 +268,12 @@ class Jobs(RuleBasedStateMachine):
             healthy = self._start()
             for worker in self.started:
                 if not worker.is_dead:
-                    worker.do(worker.service._beat)
+                    worker.do(worker.service.upkeep.beat)
             self.stalled.clear()
             for _ in range(100):
                 for worker in self._awake():
                     worker.turn(20)
-                healthy.do(healthy.service._sweep)
+                healthy.do(healthy.service.upkeep.sweep)
                 self.the_contract_holds()
                 if self._is_settled():
                     break

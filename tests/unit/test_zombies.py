@@ -31,7 +31,7 @@ class World:
     def bury(self) -> None:
         """The zombie is taken for dead, and the job is back in its queue."""
         self.client.delete(self.zombie.key)
-        self.other.service.recovery.sweep()
+        self.other.service.upkeep.recovery.sweep()
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, InvalidRequest, PromptTooLong
 
 from ..engine_options import EngineOptions
-from ..progress import Progress, no_progress
-from .choice import choose_path, prepare
+from ..progress import ReportProgress, no_progress
 from .generation import Generation
 from .memory import plan_memory
 from .model_loader import ModelLoader
 from .output import Output
+from .path_choice import choose_path, prepare
 from .prefix_cache import PrefixCache
 from .prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .sampling import Sampler
@@ -85,7 +85,7 @@ class Engine:
         device: torch.device,
         dtype: str = "auto",
         options: EngineOptions = DEFAULT_OPTIONS,
-        progress: Progress = no_progress,
+        progress: ReportProgress = no_progress,
     ) -> Self:
         """From a local model folder.  Raises ConfigError for a folder that cannot be used.
 
@@ -94,7 +94,7 @@ class Engine:
         tokenizer = Tokenizer(path)  # first, because it is small: a broken folder shows at once
         return cls(ModelLoader(path, dtype).load(device, progress), tokenizer, device, options)
 
-    def warm_up(self, progress: Progress = no_progress) -> None:
+    def warm_up(self, progress: ReportProgress = no_progress) -> None:
         """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
         if isinstance(self.path, StaticPath):
             self.why = "; ".join(
@@ -132,7 +132,7 @@ class Engine:
 
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()
-    ) -> "Generation":
+    ) -> Generation:
         """Begin to answer a prompt; the model runs when the first step is asked for, and not before.
 
         `prompt_ids` as from `encode`, (seq_len,) int64.  `resumed_ids`: the output of an earlier attempt, after
@@ -152,13 +152,25 @@ class Engine:
             self, request, output=output, sampler=sampler, prompt_ids=prompt_ids.tolist(), resumed_ids=resumed_ids
         )
 
-    def begin(self, ids: Sequence[int]) -> int:
-        """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already."""
+    def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:
+        """The text that a job with this output has not shown yet, for one that ends without another step."""
+        output = Output(
+            request, self.tokenizer, max_new_tokens=len(output_ids) + 1, eos_token_ids=self.eos_token_ids
+        )
+        for token_id in output_ids:
+            output.push(token_id)
+        return output.flush()
+
+    def begin(self, ids: Sequence[int], salt: str | None = None) -> int:
+        """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already.
+
+        salt: only sequences with the same one share their beginnings.
+        """
         self._sequence += 1
         if self._prefixes is None:
             self.path.truncate(0)
             return 0
-        return self._prefixes.begin(torch.tensor(ids))
+        return self._prefixes.begin(torch.tensor(ids), salt)
 
     def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """Read tokens of the prompt into the cache.  ids: (1, seq_len) int64 on the engine's device.
@@ -173,6 +185,11 @@ class Engine:
     def decode(self, token: Tensor) -> Tensor:
         """Advance one step.  token: (1, 1) int64 on the engine's device.  Returns logits, (1, vocab) float32."""
         return self.path.decode(token)
+
+    @property
+    def prompt_lookup(self) -> bool:
+        """Whether drafts are taken for requests that do not say."""
+        return self.options.prompt_lookup
 
     @property
     def takes_drafts(self) -> bool:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +15,11 @@ from torch import Tensor
 from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
 
 from .memory import is_out_of_memory
+from .model_runner import ModelRunner
 from .output import Output
 from .prompt_lookup import PromptLookup
 from .sampling import NOT_A_TOKEN, Sampler, token_logprob
 from .token_ring import TokenRing
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 T = TypeVar("T")
 
@@ -51,7 +49,7 @@ class Generation(Iterator[Step]):
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: ModelRunner,
         request: GenerationRequest,
         *,
         output: Output,
@@ -72,10 +70,11 @@ class Generation(Iterator[Step]):
         self._output = output
         self._sampler = sampler
         self._logprobs = request.logprobs
+        self._cache_salt = request.cache_salt
         self._ids = prompt_ids
         """Every token whose id is known here, on the host."""
         self._replay(resumed_ids)
-        drafts = engine.options.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
+        drafts = engine.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
         can_draft = engine.takes_drafts and self._logprobs is None
         self._lookup = PromptLookup(self._ids, engine.speculation_cost) if drafts and can_draft else None
         self._sequence = -1
@@ -126,7 +125,7 @@ class Generation(Iterator[Step]):
         if self.finish_reason:
             return
         self._started_at = time.perf_counter()
-        done = self._engine.begin(self._ids)
+        done = self._engine.begin(self._ids, self._cache_salt)
         self._sequence = self._engine.sequence
         self.cached_tokens = min(done, self.prompt_tokens)
         # On the device with room for the answer, as the sampler's penalties look at it.

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..errors import ConfigError
-from ..progress import Progress, no_progress
+from ..progress import ReportProgress, no_progress
 from .progress_bars import no_progress_bars
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,7 +29,7 @@ class ModelLoader:
         self._path = path
         self._dtype = dtype
 
-    def load(self, device: torch.device, progress: Progress = no_progress) -> PreTrainedModel:
+    def load(self, device: torch.device, progress: ReportProgress = no_progress) -> PreTrainedModel:
         """The model on `device`, in eval mode.
 
         Raises ConfigError when the folder holds no model that transformers can load, or lacks some weights.
@@ -74,7 +74,7 @@ def _read_ahead(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def _move(model: PreTrainedModel, device: torch.device, progress: Progress) -> None:
+def _move(model: PreTrainedModel, device: torch.device, progress: ReportProgress) -> None:
     """To the device, one part after the other: for the bar, and to hold one part twice at most."""
     total = sum(parameter.nbytes for parameter in model.parameters())
     done = 0

@@ -1,8 +1,11 @@
 """Which tokens the static cache holds, and which were parked in host memory: a prompt that begins like an earlier
 one is read from where they part.
 
-Knows token ids and bytes. What is in the cache must be exact: a sequence is noted (`note`) only when its job has
-left it whole, and whoever is in doubt forgets it (`forget`).
+Only prompts with the same salt share anything: else whoever asks could tell, from how much of a guess was known
+already, what others have asked. Source: vLLM, cache_salt.
+
+Knows token ids, salts and bytes. What is in the cache must be exact: a sequence is noted (`note`) only when its
+job has left it whole, and whoever is in doubt forgets it (`forget`).
 """
 
 import logging
@@ -24,10 +27,28 @@ MAX_PARKED = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Salted:
+    """A sequence, and the salt of those that may know of it."""
+
+    ids: Tensor  # (length,) int64
+    salt: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def common_length(self, other: "Salted") -> int:
+        """How many ids at their beginnings two sequences share; none where their salts differ."""
+        return common_length(self.ids, other.ids) if self.salt == other.salt else 0
+
+
+NOTHING = Salted(torch.empty(0, dtype=torch.int64))
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """A sequence in host memory."""
 
-    ids: Tensor  # (length,) int64
+    sequence: Salted
     kept: Tensor  # as StaticKVCache.copy_out gives it
 
 
@@ -37,7 +58,9 @@ class PrefixCache:
     def __init__(self, cache: StaticKVCache, budget_bytes: int) -> None:
         self._cache = cache
         self._budget_bytes = budget_bytes
-        self._held = _no_ids()
+        self._held = NOTHING
+        self._salt: str | None = None
+        """Of the sequence in work, which is held once it is noted."""
         self._parked: list[Parked] = []
 
     @property
@@ -45,8 +68,8 @@ class PrefixCache:
         """Host memory in use."""
         return sum(parked.kept.nbytes for parked in self._parked)
 
-    def begin(self, ids: Tensor) -> int:
-        """Bring the longest known beginning of a sequence into the cache, and nothing else.
+    def begin(self, ids: Tensor, salt: str | None = None) -> int:
+        """Bring the longest beginning of a sequence that is known by that salt into the cache, and nothing else.
 
         ids: (seq_len,) int64 on the CPU.  Returns its length, which is below seq_len: the last token has to be
         read in any case, for its logits.
@@ -55,15 +78,16 @@ class PrefixCache:
             self._cache.truncate(0)
             return 0
         assert len(self._held) <= self._cache.length, "the cache was changed behind our back: forget, first"
-        held, ids = self._held, ids[:-1]
+        held, wanted = self._held, Salted(ids[:-1], salt)
         self.forget()  # at once: should anything fail below, nobody knows what the cache holds
-        common = common_length(held, ids)
-        best = self._best_parked(ids, beyond=common)
+        self._salt = salt
+        common = held.common_length(wanted)
+        best = self._best_parked(wanted, beyond=common)
         if best is not None:
             self._touch(best)  # before another is parked, for which the oldest may have to go
         self._park(held, beyond=common)
         if best is not None:
-            common = common_length(best.ids, ids)
+            common = best.sequence.common_length(wanted)
             self._cache.copy_in(best.kept, common)
         self._cache.truncate(common)
         return common
@@ -71,29 +95,29 @@ class PrefixCache:
     def note(self, ids: Tensor) -> None:
         """The cache holds these tokens, whole and exact.  ids: (seq_len,) int64 on the CPU."""
         assert len(ids) == self._cache.length, "what is noted must be what is there"
-        self._held = ids
+        self._held = Salted(ids, self._salt)
 
     def forget(self) -> None:
         """What is in the cache is no longer known."""
-        self._held = _no_ids()
+        self._held = NOTHING
 
-    def _best_parked(self, ids: Tensor, beyond: int) -> Parked | None:
+    def _best_parked(self, wanted: Salted, beyond: int) -> Parked | None:
         """The parked sequence with the longest common beginning, if it is worth a copy."""
-        best = max(self._parked, key=lambda parked: common_length(parked.ids, ids), default=None)
-        if best is None or common_length(best.ids, ids) < beyond + WORTH_PARKING:
+        best = max(self._parked, key=lambda parked: parked.sequence.common_length(wanted), default=None)
+        if best is None or best.sequence.common_length(wanted) < beyond + WORTH_PARKING:
             return None
         return best
 
-    def _park(self, held: Tensor, beyond: int) -> None:
+    def _park(self, held: Salted, beyond: int) -> None:
         """Copy out what the cache holds, if the sequence to come would overwrite much of it."""
         size_bytes = len(held) * self._cache.bytes_per_token
         if len(held) - beyond < WORTH_PARKING or size_bytes > self._budget_bytes:
             return
         for parked in [*self._parked]:
-            shared = common_length(parked.ids, held)
+            shared = parked.sequence.common_length(held)
             if shared == len(held):
                 return  # it is there already
-            if shared == len(parked.ids):
+            if shared == len(parked.sequence):
                 self._remove(parked)  # what is parked now says it all
         while len(self._parked) >= MAX_PARKED or self.parked_bytes + size_bytes > self._budget_bytes:
             self._remove(self._parked[0])
@@ -118,7 +142,3 @@ def common_length(some: Tensor, others: Tensor) -> int:
     shorter = min(len(some), len(others))
     differ = some[:shorter] != others[:shorter]
     return int(differ.int().argmax()) if differ.any() else shorter
-
-
-def _no_ids() -> Tensor:
-    return torch.empty(0, dtype=torch.int64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..progress import Progress
+from ..progress import ReportProgress
 from .kv_cache import StaticKVCache
 from .qwen2 import Qwen2, View, head, matrix_vector, row_through_layer, shape_of
 
@@ -88,7 +88,7 @@ class StaticPath:
             raise
         self.compiled = True
 
-    def capture(self, progress: Progress) -> None:
+    def capture(self, progress: ReportProgress) -> None:
         """Capture the decode step in a CUDA graph for each range of lengths."""
         ranges = self._all_ranges()
         self._warm_up()  # a library that initializes itself while it is captured would spoil the capture

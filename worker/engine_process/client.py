@@ -1,4 +1,4 @@
-"""An engine, as the runner sees it. `engine_process` is one; what is said on its wire is in `engine_protocol`."""
+"""An engine, as the runner sees it. `process` has one; what is said on its wire is in `protocol`."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -10,13 +10,17 @@ class EngineDied(Exception):
     """The engine has died, and with it the run: another one has to be started."""
 
 
+class EngineNotRunning(EngineDied):
+    """The engine was dead before the run began: nothing was sent, and the job has no part in its death."""
+
+
 class EngineRun(Protocol):
     """One job on an engine."""
 
     def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
         """What the engine says, in batches of what has come by then; ends with Ended or RunFailed.
 
-        Raises EngineDied."""
+        Raises EngineDied; EngineNotRunning where the engine had died before."""
         ...
 
     def stop(self, *, flush: bool) -> None:

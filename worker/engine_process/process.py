@@ -14,7 +14,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..progress import ShownProgress
-from .client import EngineDied
+from .client import EngineDied, EngineNotRunning
+from .lifeline import signals_blocked
 from .protocol import (
     Answer,
     EngineConfig,
@@ -28,6 +29,9 @@ from .protocol import (
 
 logger = logging.getLogger(__name__)
 
+KILL_WAIT_S = 5.0
+"""A killed process is gone in less, unless a driver holds it. Nobody waits for that."""
+
 
 class _Lines(asyncio.Protocol):
     """Collects lines, and wakes the reader once for all that have come.
@@ -39,7 +43,16 @@ class _Lines(asyncio.Protocol):
         self._partial = b""
         self._messages: list[Answer | StepMessage] = []
         self._arrived = asyncio.Event()
-        self.closed = False
+        self._closed = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can come."""
+        return self._closed.is_set()
+
+    async def wait_closed(self) -> None:
+        """Until nothing more can come."""
+        await self._closed.wait()
 
     def data_received(self, data: bytes) -> None:
         """Parse the lines that have come, and wake the reader; the rest waits for the end of its line."""
@@ -51,7 +64,7 @@ class _Lines(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The engine has closed its end, which it does by dying."""
-        self.closed = True
+        self._closed.set()
         self._arrived.set()
 
     async def take(self) -> list[Answer | StepMessage]:
@@ -74,7 +87,8 @@ class EngineProcess:
         self._config = config
         self._start_s, self._stop_s = start_s, stop_s
         self._process: asyncio.subprocess.Process | None = None
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._socket: socket.socket | None = None
         self._lines = _Lines()
         self._runs = 0
 
@@ -84,22 +98,24 @@ class EngineProcess:
         Raises ConfigError when it does not come to that; the engine's stderr, which is ours, says why.
         """
         await self.close()
-        ours, theirs = socket.socketpair()
-        with theirs:
+        self._socket, theirs = socket.socketpair()
+        with theirs, signals_blocked():
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "worker.engine_process.server", str(theirs.fileno())),
+                *(sys.executable, "-m", "worker.engine_process.server", str(theirs.fileno()), str(os.getpid())),
                 self._config.model_dump_json(),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 # A session of its own: a Ctrl-C in the terminal must not reach it before the worker decides.
                 start_new_session=True,
             )
-        self._transport, self._lines = await asyncio.get_running_loop().create_connection(_Lines, sock=ours)
+        self._transport, self._lines = await asyncio.get_running_loop().create_connection(
+            _Lines, sock=self._socket
+        )
         try:
             async with asyncio.timeout(self._start_s):
                 return await self._ready()
         except EngineDied:
-            code = await self._process.wait()
+            code = await self._exit_code(self._process)
             raise ConfigError(f"the engine could not start (exit code {code}); its messages stand above") from None
         except TimeoutError:
             await self.close()
@@ -119,21 +135,45 @@ class EngineProcess:
 
     @property
     def died(self) -> bool:
-        """Whether the process that was started has gone."""
+        """Whether the process that was started has gone, by itself or because it was closed."""
         return self._lines.closed
 
+    async def wait_until_dead(self) -> None:
+        """Until the process that was started last has gone, by itself or because it was closed.
+
+        Where none was started yet, nobody can die: it waits for ever.
+        """
+        await self._lines.wait_closed()
+
     def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> "ProcessRun":
-        """Begin a job.  request: the wire form of a valid GenerationRequest."""
+        """Begin a job.  request: the wire form of a valid GenerationRequest.
+
+        On an engine that has died nothing is begun, and the run's batches raise EngineNotRunning.
+        """
         self._runs += 1
-        order = Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids))
-        self.send(order)
+        if self._has_gone():
+            return ProcessRun(self, self._runs, begun=False)
+        command = Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids))
+        self.send(command)
         return ProcessRun(self, self._runs)
 
-    def send(self, order: Generate | Stop) -> None:
-        """Put an order on the wire. Once the engine has died it goes nowhere, and `take` says so."""
-        assert isinstance(self._transport, asyncio.WriteTransport), "the engine has not been started"
+    def send(self, command: Generate | Stop) -> None:
+        """Put a command on the wire. Once the engine has died it goes nowhere, and `take` says so."""
+        assert self._transport is not None, "the engine has not been started"
         if not self._lines.closed:
-            self._transport.write(order.model_dump_json().encode() + b"\n")
+            self._transport.write(command.model_dump_json().encode() + b"\n")
+
+    def _has_gone(self) -> bool:
+        """Whether the engine has closed its end by now, even if the loop has not come to hear of it."""
+        assert self._socket is not None, "the engine has not been started"
+        if self._lines.closed:
+            return True
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:  # it is there, and has nothing to say
+            return False
+        except OSError:
+            return True
 
     async def take(self) -> list[Answer | StepMessage]:
         """What the engine has said since the last call.  Raises EngineDied."""
@@ -154,26 +194,43 @@ class EngineProcess:
                 os.killpg(self._process.pid, 9)
 
     async def close(self) -> None:
-        """End the process. Harmless when there is none."""
+        """End the process. Harmless when there is none, and never waits longer than KILL_WAIT_S."""
         if self._transport is not None:
             self._transport.close()
         if self._process is not None:
             self.kill()
-            await self._process.wait()
+            if await self._exit_code(self._process) is None:
+                logger.error(
+                    "the engine (process %d) was killed and is still there after %g s, as when a driver holds it: "
+                    "it may hold the device until the machine is restarted",
+                    self._process.pid,
+                    KILL_WAIT_S,
+                )
         self._process = self._transport = None
+
+    async def _exit_code(self, process: asyncio.subprocess.Process) -> int | None:
+        """Of a process that is about to end; None if it does not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_WAIT_S):
+                return await process.wait()
+        return None
 
 
 class ProcessRun:
     """One job on the engine process."""
 
-    def __init__(self, engine: EngineProcess, run: int) -> None:
+    def __init__(self, engine: EngineProcess, run: int, *, begun: bool = True) -> None:
+        """begun: False where the engine was dead already."""
         self._engine = engine
         self._run = run
+        self._begun = begun
         self._ended = False
         self._killer: asyncio.TimerHandle | None = None
 
     async def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
         """What the engine says; the last message of the last batch is Ended or RunFailed."""
+        if not self._begun:
+            raise EngineNotRunning
         while not self._ended:
             batch = await self._engine.take()
             self._note_end(batch[-1])
@@ -181,7 +238,7 @@ class ProcessRun:
 
     def stop(self, *, flush: bool) -> None:
         """End the run at its next step."""
-        if not self._ended and self._killer is None:
+        if self._begun and not self._ended and self._killer is None:
             self._engine.send(Stop(run=self._run, flush=flush))
             self._killer = self._engine.kill_if_silent()
 

@@ -2,7 +2,8 @@
 
 worker -> engine      Generate, Stop
 engine -> worker      Loading*, EngineInfo       while it starts
-                      Accepted, steps*, Ended    a job; or RunFailed in place of any of them
+                      Accepted, steps*, Ended    a job; or RunFailed in place of any of them, or Ended alone for
+                                                 one that was stopped before its prompt was tokenized
 
 A step is one token and there are thousands of them a second: those that leave together are one line, a list of
 lists in the order of `StepMessage`. Everything else is an object told apart by `op`. JSON, because nothing in
@@ -139,10 +140,10 @@ class StepMessage(NamedTuple):
     logprob: dict[str, Any] | None = None
 
 
-Order = Generate | Stop
+Command = Generate | Stop
 Answer = Loading | EngineInfo | Accepted | Ended | RunFailed
 
-ORDERS: TypeAdapter[Order] = TypeAdapter(Order)
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 

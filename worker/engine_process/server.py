@@ -1,193 +1,52 @@
-"""The engine process: holds the model, runs one job at a time, and answers over its socket.
+"""The engine process: `python -m worker.engine_process.server`, which the worker starts over a socket pair.
 
 A process of its own, because torch and asyncio would take turns on one interpreter lock: a token of a small
 model is made in less time than it takes to publish one, and a long prefill must not hold up a heartbeat. It
 also means that a crash of the device takes down the engine and not the worker, which starts another.
 
-Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio.
+Here it becomes one that ends with its worker; what it does then is in `serving`.
 """
 
 import logging
-import select
-import signal
 import socket
 import sys
-import time
-from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 
-from producer.contract import EngineError, GenerationRequest, GenqueueError, JobError
+from producer.contract import GenqueueError
 
-from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, resolve_device, set_up_process
-from ..progress import Progress
-from .protocol import (
-    ORDERS,
-    Accepted,
-    Answer,
-    Ended,
-    EngineConfig,
-    EngineInfo,
-    Generate,
-    Loading,
-    Order,
-    RunFailed,
-    StepMessage,
-    Stop,
-    steps_line,
-)
+from ..extras import worker_extra
+from .kernel_cache import set_up_kernel_cache
+from .lifeline import end_group_with_this_process, end_with_parent, ignore_signals
+from .protocol import EngineConfig
 
 logger = logging.getLogger(__name__)
 
-SEND_INTERVAL_S = 0.001
-"""Waking the worker costs more than a token's bytes. Tokens that come faster than this leave together; one waits
-for the next step at most, which is then as short."""
-
-READ_BYTES = 2**20
+EXIT_BAD_CONFIG = 2
 
 
-class EngineServer:
-    """Answers the orders that come over a socket, until the other end closes it."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._received = b""
-        self._unsent: list[StepMessage] = []
-        self._sent_at = 0.0
-        self._poll = select.poll()
-        self._poll.register(connection, select.POLLIN)
-
-    def serve(self, load: Callable[[Progress], Engine]) -> None:
-        """Load the engine and run jobs.  Returns when the worker has gone."""
-        started_at = time.monotonic()
-        engine = load(self._say)
-        loaded_at = time.monotonic()
-        engine.warm_up(self._say)
-        self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
-        while (order := self._receive()) is not None:
-            if isinstance(order, Generate):  # a Stop that comes too late is of no use to anybody
-                self._run(engine, order)
-
-    def _say(self, stage: str, done: int, total: int) -> None:
-        self._send(Loading(stage=stage, done=done, total=total))
-
-    def _run(self, engine: Engine, order: Generate) -> None:
-        try:
-            self._generate(engine, order)
-        except JobError as error:
-            self._send(RunFailed(code=error.code, message=str(error)))
-        except (BrokenPipeError, ConnectionResetError):
-            raise  # the worker has gone, and with it whoever wanted to know
-        except Exception as error:
-            logger.exception("the engine failed on a job")
-            failure = EngineError(f"the engine failed with {type(error).__name__}; see the worker's log")
-            self._send(RunFailed(code="engine_error", message=str(failure)))
-            if engine.device.type == "cuda":
-                raise  # a device-side fault stays with the process: only a new one can use the device
-
-    def _generate(self, engine: Engine, order: Generate) -> None:
-        request = GenerationRequest.parse(order.request)
-        generation = engine.start(request, engine.encode(request), seed=order.seed, resumed_ids=order.resumed_ids)
-        self._send(
-            Accepted(
-                prompt_tokens=generation.prompt_tokens,
-                finish_reason=generation.finish_reason,
-                stop=generation.stop,
-            )
-        )
-        with closing(generation):
-            stop = self._run_to_end(generation, order.run)
-        tail = generation.flush() if stop and stop.flush else ""
-        self._send(Ended(prefill_ms=generation.prefill_ms, cached_tokens=generation.cached_tokens, tail=tail))
-
-    def _run_to_end(self, generation: Generation, run: int) -> Stop | None:
-        """Send each step as it comes, until the generation ends or an order to stop arrives."""
-        if stop := self._stop_order(run):
-            return stop
-        for _ in generation.prefill():
-            if stop := self._stop_order(run):
-                return stop
-        for step in generation:
-            self._unsent.append(_message(step))
-            if self._unsent[-1].sampled_at - self._sent_at >= SEND_INTERVAL_S:
-                self._sent_at = self._unsent[-1].sampled_at
-                self._send_steps()
-                if stop := self._stop_order(run):
-                    return stop
-        return None
-
-    def _stop_order(self, run: int) -> Stop | None:
-        # One read may have brought a Stop along with the order before it: the socket alone does not tell.
-        if b"\n" not in self._received and not self._poll.poll(0):
-            return None
-        order = self._receive()
-        if order is None:
-            raise BrokenPipeError("the worker has gone")
-        return order if isinstance(order, Stop) and order.run == run else None
-
-    def _receive(self) -> Order | None:
-        while b"\n" not in self._received:
-            received = self._socket.recv(READ_BYTES)
-            if not received:
-                return None
-            self._received += received
-        line, _, self._received = self._received.partition(b"\n")
-        return ORDERS.validate_json(line)
-
-    def _send(self, answer: Answer) -> None:
-        self._send_steps()
-        self._socket.sendall(answer.model_dump_json().encode() + b"\n")
-
-    def _send_steps(self) -> None:
-        if self._unsent:
-            self._socket.sendall(steps_line(self._unsent))
-            self._unsent.clear()
-
-
-def _message(step: Step) -> StepMessage:
-    logprob = step.logprob.model_dump() if step.logprob else None
-    return StepMessage(time.monotonic(), step.token_id, step.text, step.finish_reason, step.stop, logprob)
-
-
-def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
-    return EngineInfo(
-        device=str(engine.device),
-        dtype=str(engine.dtype).removeprefix("torch."),
-        parameters=engine.parameters,
-        context_length=engine.context_length,
-        kv_bytes=engine.memory.kv_bytes,
-        headroom_bytes=engine.memory.headroom_bytes,
-        path=engine.path.name,
-        compiled=engine.path.compiled,
-        captured=engine.path.captured,
-        why=engine.why,
-        load_s=load_s,
-        warm_up_s=warm_up_s,
-    )
-
-
-def _load(config: EngineConfig, progress: Progress) -> Engine:
-    set_up_process(config.threads)
-    engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
-    if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
-        set_up_process(threads=1)
-    return engine
-
-
-def main(descriptor: str, config: str) -> None:
+def main(descriptor: str, parent_pid: str, config: str) -> None:
     """Serve over an inherited socket.  config: the JSON form of an EngineConfig."""
-    # The worker decides when the engine goes: it closes the socket. A Ctrl-C is the worker's business.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()
+    end_group_with_this_process()
+    end_with_parent(int(parent_pid))
     logging.basicConfig(format="%(asctime)s %(levelname)-7s engine: %(message)s", stream=sys.stderr)
+    set_up_kernel_cache()
     with socket.socket(fileno=int(descriptor)) as connection:
-        server = EngineServer(connection)
+        connection.set_inheritable(False)  # a child that held it would hide our death from the worker
         try:
-            server.serve(partial(_load, EngineConfig.model_validate_json(config)))
+            _serve(connection, EngineConfig.model_validate_json(config))
         except (BrokenPipeError, ConnectionResetError):
             logger.info("the worker has gone")
         except GenqueueError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message says what to do; a traceback would hide it
-            sys.exit(2)
+            sys.exit(EXIT_BAD_CONFIG)
+
+
+def _serve(connection: socket.socket, config: EngineConfig) -> None:
+    with worker_extra():
+        # Only now: to import torch takes seconds, in which the worker may die.
+        from .serving import EngineServer, load_engine  # noqa: PLC0415
+    EngineServer(connection).serve(partial(load_engine, config))
 
 
 if __name__ == "__main__":

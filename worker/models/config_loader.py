@@ -16,6 +16,7 @@ from producer.contract import InvalidRequest
 from producer.contract.keys import check_model_name
 
 from ..errors import ConfigError
+from ..extras import worker_extra
 
 MODEL_PATHS = "model_paths.yaml"
 TINY = "tiny"
@@ -48,6 +49,7 @@ class ConfigLoader:
         """Read the file.  Raises ConfigError when it is missing, is not YAML, or has another form."""
         self._file = path
         self._folders = dict(self._entry(name, folder) for name, folder in _read_mapping(path).items())
+        """As the file has them: only the one that is asked for is looked at as a path."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,13 +57,22 @@ class ConfigLoader:
         return tuple(self._folders)
 
     def folder(self, name: str) -> Path:
-        """Where the file says that the model is, there or not.  Raises ConfigError for a name it does not know."""
+        """Where the file says that the model is, there or not.
+
+        Raises ConfigError for a name it does not know, and for a `~` that stands for nothing here.
+        """
         if name not in self._folders:
             known = ", ".join(sorted(self._folders)) or "none"
             raise ConfigError(
                 f"model {name!r} is not in {self._file}, which knows: {known}. Add a line `{name}: FOLDER`"
             )
-        return self._folders[name]
+        try:
+            return self._file.parent / Path(self._folders[name]).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{self._file}: the folder of {name!r} is {self._folders[name]!r}, and {error}: write an absolute "
+                "path, or set HOME"
+            ) from None
 
     def model_path(self, name: str) -> Path:
         """The folder of a model that can be loaded.
@@ -76,17 +87,14 @@ class ConfigLoader:
         self._require(name, folder, _TOKENIZERS, f"tokenizer ({', '.join(_TOKENIZERS)})")
         return folder
 
-    def _entry(self, name: object, folder: object) -> tuple[str, Path]:
+    def _entry(self, name: object, folder: object) -> tuple[str, str]:
         try:
             known_name = check_model_name(name)  # type: ignore[arg-type]  # it checks the type, too
         except InvalidRequest as error:
             raise ConfigError(f"{self._file}: {error}") from None
         if not isinstance(folder, str) or not folder:
             raise ConfigError(f"{self._file}: the folder of {name!r} is not a path but {folder!r}: {_FORM}")
-        try:
-            return known_name, self._file.parent / Path(folder).expanduser()
-        except RuntimeError as error:
-            raise ConfigError(f"{self._file}: the folder of {name!r} is {folder!r}: {error}") from None
+        return known_name, folder
 
     def _require(self, name: str, folder: Path, patterns: tuple[str, ...], what: str) -> None:
         if not any(found.is_file() for pattern in patterns for found in folder.glob(pattern)):
@@ -119,7 +127,8 @@ def _default_model_paths() -> Path:
 
 def _train_into(folder: Path, *, progress: bool) -> None:
     """Train `tiny` so that `folder` appears whole or not at all, and once, however many processes want it."""
-    from .tiny_model import train_tiny_model  # noqa: PLC0415 - brings torch, which most uses do without
+    with worker_extra():
+        from .tiny_model import train_tiny_model  # noqa: PLC0415 - brings torch, which most uses do without
 
     partial = folder.with_name(folder.name + ".partial")
     try:

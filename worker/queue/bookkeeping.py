@@ -9,13 +9,13 @@ Knows RQ's registries, its callbacks and its retries. Knows nothing of how jobs 
 """
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
-from threading import Lock
+from threading import RLock
 from typing import Any, Literal
+from uuid import uuid4
 
 import redis
 from redis import Redis
@@ -25,41 +25,21 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from producer.contract import GenerationResult, JobError, Keys
+from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..errors import BookkeepingFailed, is_wrong_type
 from ..settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-COUNT_DEATH = """
--- One death more of those in whose hands the job was, a worker or its engine: `intake.check_deaths` reads them.
-local function count_death(job)
-  -- Anybody can write the field. What is no number must not keep the job from its queue.
-  if type(redis.pcall('HINCRBY', job, 'deaths', 1)) == 'table' then redis.call('HSET', job, 'deaths', 1) end
-end
-"""
-
-PUT_BACK = f"""
-{COUNT_DEATH}
--- KEYS   our list of taken jobs, job hash, queue          ARGV   job id, 1 if the engine died over it
--- Only while it is ours: a sweep that took us for dead has put it back already.
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
--- Where no hash stands any more, whoever takes the job refuses it.
-if redis.call('TYPE', KEYS[2]).ok == 'hash' then
-  redis.call('HSET', KEYS[2], 'status', 'queued', 'worker_name', '')
-  if ARGV[2] == '1' then count_death(KEYS[2]) end
-end
-redis.call('LPUSH', KEYS[3], ARGV[1])
-return 1
-"""
-
 NOTING_TRIES = 3
 
-_ENDED = (b"finished", b"failed", b"stopped")
+ENDED = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
+"""RQ's words for a job that is over."""
 
 
 class NotHeld(Exception):
@@ -80,7 +60,7 @@ class GenerationJob(Job):
         queue.schedule_job(self, now() + timedelta(seconds=interval_s), pipeline=pipeline)
 
 
-class Bookkeeper(BaseWorker, ABC):
+class Bookkeeper(BaseWorker):
     """The part of an RQ worker that registers the starts and the ends of its jobs, while they are its own."""
 
     def __init__(
@@ -98,14 +78,13 @@ class Bookkeeper(BaseWorker, ABC):
             log_job_description=False,
         )
         self.log_result_lifespan = False
-        self._put_back = connection.register_script(PUT_BACK)
-        self._notes = Lock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours
+        self.in_hand: set[str] = set()
+        """Jobs in our list that we know of. Another one there was taken, and the answer did not reach us."""
+        self._registering: set[str] = set()
+        """Jobs whose end RQ is being told: nothing else is written to their hashes meanwhile."""
+        self._notes = RLock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours
         self._failure_noted = False
         self._called_back: set[str] = set()
-
-    @abstractmethod
-    def beat(self, job: Job | None, execution: Execution | None) -> None:
-        """Say that the worker, and the job that it runs, are alive.  Raises what keeps Redis from taking it."""
 
     def queue_of(self, job: Job) -> Queue:
         """The queue that the job came from."""
@@ -118,7 +97,7 @@ class Bookkeeper(BaseWorker, ABC):
 
         A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
         Where another kind of key stands in place of list or job, it is lost to RQ, which can read it no more and
-        would refuse each write. To the stream it is ours (`event_log.APPEND`): the job must have its end.
+        would refuse each write. To the stream it is ours (`append.lua`): the job must have its end.
         """
         return self._has_lost(job_id, self.connection.execute_command)
 
@@ -149,9 +128,14 @@ class Bookkeeper(BaseWorker, ABC):
         key = self.job_class.key_for(job_id)
         command("WATCH", *self._own_lists, key)
         pipeline.explicit_transaction = True
-        lost = command("HGET", key, "status") in _ENDED if unrun else self._has_lost(job_id, command)
+        lost = self._is_registered(key, command) if unrun else self._has_lost(job_id, command)
         if lost:
             raise NotHeld
+
+    @staticmethod
+    def _is_registered(key: str, command: Callable[..., Any]) -> bool:
+        status = (command("HGET", key, "status") or b"").decode(errors="replace")
+        return status in ENDED
 
     def _write_while_held(self, job_id: str, write: Callable[[Pipeline], None]) -> None:
         """Have the commands of `write` carried out as one transaction, while the job is ours.  Raises NotHeld."""
@@ -166,27 +150,30 @@ class Bookkeeper(BaseWorker, ABC):
 
     def begin(self, job: Job) -> Execution:
         """Register the job as started. If it is not ours any more, nothing is written."""
-        try:
-            self._write_while_held(job.id, partial(self._begin, job))
-        except NotHeld:
+        self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
+        execution = Execution(uuid4().hex, job.id, self.connection, worker_name=self.name)
+        run = self._run_of(job, execution)
+        if not begin(self.keys, self.name, job.id, self.queue_of(job).name, run).run(self.connection):
             return Execution("superseded", job.id, self.connection, worker_name=self.name)
-        except redis.ResponseError as error:
-            if not is_wrong_type(error):
-                raise
-            # One of RQ's keys for the job is of somebody else's making. It is not shown as running, and runs.
-            logger.warning("job %s: RQ cannot register its start: %s", job.id, error)
-        [execution] = self._executions_of(job)
+        self._state = WorkerStatus.BUSY
+        self.executions[execution.id] = execution
         return execution
 
-    def _begin(self, job: Job, pipeline: Pipeline) -> None:
-        """What RQ does in `prepare_execution` and `prepare_job_execution`, in one transaction."""
-        self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
-        execution = Execution.create(job, self.get_heartbeat_ttl(job), pipeline, worker_name=self.name)
-        self.executions[execution.id] = execution
-        self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
-        self.heartbeat(pipeline=pipeline)
-        job.prepare_for_execution(self.name, pipeline)
-        pipeline.persist(job.key)
+    def _run_of(self, job: Job, execution: Execution) -> Run:
+        """What RQ does in `prepare_execution` and `Job.prepare_for_execution`."""
+        job.worker_name = self.name
+        job.last_heartbeat = job.started_at = now()
+        job._status = JobStatus.STARTED  # noqa: SLF001 - as RQ's own workers set it
+        keep_s = self.settings.max_result_ttl_s
+        started_at = utcformat(job.started_at)
+        fields = {"last_heartbeat": started_at, "started_at": started_at}
+        return Run(
+            execution.id,
+            execution.serialize(),
+            {**fields, "status": JobStatus.STARTED.value, "worker_name": self.name},
+            keep_s,
+            job.started_at.timestamp() + keep_s,
+        )
 
     def _executions_of(self, job: Job) -> list[Execution]:
         return [execution for execution in self.executions.values() if execution.job_id == job.id]
@@ -238,6 +225,8 @@ class Bookkeeper(BaseWorker, ABC):
         It is over, too, once the job is not ours: it was moved on, or the call before went through and its answer
         was lost.
         """
+        with self._notes:
+            self._registering.add(job.id)
         try:
             yield
             if execution is not None:
@@ -245,6 +234,8 @@ class Bookkeeper(BaseWorker, ABC):
         except NotHeld:
             if execution is not None:
                 self.forget(execution)
+        finally:
+            self._registering.discard(job.id)
         self._called_back.discard(job.id)
 
     def _handle_failure(self, job: Job, execution: Execution | None, why: str, *, stopped: bool = False) -> None:
@@ -260,7 +251,7 @@ class Bookkeeper(BaseWorker, ABC):
                     return
             # RQ has logged an error of Redis and gone on. If Redis takes no writes at all, this raises why.
             job.retries_left = retries_left
-            self.beat(None, None)
+            self.connection.hset(self.key, "state", self.get_state())
         raise BookkeepingFailed
 
     def _release_slot_safely(self, job: Job) -> None:
@@ -296,26 +287,39 @@ class Bookkeeper(BaseWorker, ABC):
 
     def put_back(self, job: Job, execution: Execution) -> None:
         """Put a job that has not ended at the front of its queue, in one step."""
-        self._put_at_front(job, execution, deaths=0)
+        self._put_at_front(job, execution, engine_died=False)
 
     def put_back_after_death(self, job: Job, execution: Execution) -> None:
         """Put a job over which the engine died at the front of its queue; the death counts, in the same step."""
-        self._put_at_front(job, execution, deaths=1)
+        self._put_at_front(job, execution, engine_died=True)
 
-    def _put_at_front(self, job: Job, execution: Execution, *, deaths: Literal[0, 1]) -> None:
+    def _put_at_front(self, job: Job, execution: Execution, *, engine_died: bool) -> None:
+        step = put_back(self.keys, self.name, job.id, self.queue_of(job).name, engine_died=engine_died)
         with self.connection.pipeline() as pipeline:
             super().cleanup_execution(job, pipeline=pipeline, execution=execution)
-            keys = [self.keys.taken(self.name), job.key, self.queue_of(job).key]
-            self._put_back(keys=keys, args=[job.id, deaths], client=pipeline)
-            pipeline.execute()
+            step.send(pipeline)
+            was_ours = step.read(pipeline.execute()[-1])
+        if not was_ours:
+            self.forget(execution)
 
     def forget(self, execution: Execution) -> None:
-        """Another worker has the job: drop our own record of it, and touch nothing that may be the other's."""
+        """Another worker has the job: drop our own record of it, and touch nothing that may be the other's.
+
+        If we were taken for dead, no death is counted: we live.
+        """
+        come_back(self.name, execution.job_id).run(self.connection)
         self.executions.pop(execution.id, None)
         with self.connection.pipeline() as pipeline:
             pipeline.delete(execution.key)
             pipeline.srem(self.executions_key, execution.composite_key)
+            for queue in self.queues:
+                pipeline.zrem(queue.started_job_registry.key, execution.composite_key)
             pipeline.execute()
+
+    def note_end(self, job: Job, result: GenerationResult) -> None:
+        """Let the job's meta say how it ended; it is written in the transaction that registers the end."""
+        speed = result.timings.tokens_per_second
+        job.meta.update(phase=result.status, tokens=result.usage.completion_tokens, tokens_per_second=speed)
 
     # -- inside the transactions of RQ
 
@@ -327,7 +331,12 @@ class Bookkeeper(BaseWorker, ABC):
         self._only_while_held(job.id, pipeline, unrun=execution is None)
         for key in self._own_lists:
             pipeline.lrem(key, 1, job.id)
-        pipeline.hdel(job.key, "deaths")  # whoever has RQ enqueue it again begins anew
+        # Whoever has RQ enqueue it again begins anew; and RQ may have given it up while it ran here.
+        pipeline.hdel(job.key, "deaths", "lost_by", "taken_by")
+        pipeline.zrem(job.failed_job_registry.key, job.id)
+        is_deleted = job.get_status(refresh=False) == JobStatus.FINISHED and job.result_ttl == 0
+        if job.meta and not is_deleted:
+            pipeline.hset(job.key, "meta", self.serializer.dumps(job.meta))
         if execution is not None:
             execution.delete(job=job, pipeline=pipeline)
 

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal, cast
 
@@ -85,6 +86,7 @@ class Attempt:
         writer = asyncio.create_task(self._log.run(), name=f"append {self._order.job_id}")
         # Fenced off: nobody will see another token of ours.
         writer.add_done_callback(lambda _: self._engine_run.stop(flush=False))
+        self._log.on_cancel_requested = partial(self.abort, "cancelled")
         watcher = asyncio.create_task(self._watch_for_cancel(), name=f"cancel? {self._order.job_id}")
         deadline = asyncio.get_running_loop().call_later(self._order.timeout_s, self.abort, "timeout")
         try:
@@ -113,10 +115,12 @@ class Attempt:
 
     async def _watch_for_cancel(self) -> None:
         while self._abort is None and not self._over:  # a client may swallow a cancellation: the flag ends it, too
+            asked = self._look.is_set()
             self._look.clear()
-            with contextlib.suppress(redis.RedisError):
-                if await self._cancel_requested():
-                    self.abort("cancelled")
+            if asked or not self._log.has_looked_within(self._cancel_poll_s):
+                with contextlib.suppress(redis.RedisError):
+                    if await self._cancel_requested():
+                        self.abort("cancelled")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._cancel_poll_s):
                     await self._look.wait()

@@ -11,14 +11,15 @@ a job ends.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     BEFORE_FIRST,
     Entry,
@@ -29,69 +30,11 @@ from producer.contract import (
     TokenLogprob,
     Tokens,
     TokensData,
-    mirror_json,
     terminal_event,
 )
+from producer.ledger.stream import Appended, Appender
 
 logger = logging.getLogger(__name__)
-
-APPEND = """
--- KEYS   events, result, cancel; for a worker that runs the job also its list of taken jobs, and the job's hash
--- ARGV   id of the event that precedes the batch, ttl in s, channel, result or '', job id, our name,
---        then for each event: id, type, data, mirror
--- Answers ok | behind | fenced, and id and data of the stream's last entry.
-local function before(a, b)
-  local a1, a2 = string.match(a, '^(%d+)-(%d+)$')
-  local b1, b2 = string.match(b, '^(%d+)-(%d+)$')
-  a1, a2, b1, b2 = tonumber(a1), tonumber(a2), tonumber(b1), tonumber(b2)
-  return a1 < b1 or (a1 == b1 and a2 < b2)
-end
-local tail = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-if tail.err then
-  if not string.find(tail.err, 'WRONGTYPE', 1, true) then return redis.error_reply(tail.err) end
-  -- The contract gives this name to the job's stream: whatever else stands there is in the way of its end.
-  redis.call('DEL', KEYS[1])
-end
-local newest = tail[1]
-local last, last_data = '0-0', ''
-if newest then last, last_data = newest[1], newest[2][4] end
--- Swept away, a worker must add nothing: its first event would claim the next worker's attempt, and its last would
--- end a job that waits in its queue again. A Redis that came back empty knows neither list nor job.
--- Where somebody has put another kind of key in place of either, nobody can tell. The job is ours then, and not
--- lost as in `Bookkeeper.has_lost`: without its end a subscriber waits for ever, and RQ misses nothing that it can
--- read. A second end cannot come of it: the ids alone refuse that, below.
-if #KEYS > 3 then
-  local place = redis.pcall('LPOS', KEYS[4], ARGV[5])
-  local job = redis.pcall('HMGET', KEYS[5], 'status', 'worker_name')
-  local ours = job.err or not job[1] or (job[1] == 'started' and job[2] == ARGV[6])
-  if not place and not ours then return {'fenced', last, last_data} end
-end
-local first = 7
-if last ~= ARGV[1] then
-  first = nil
-  -- Our own append, whose reply was lost? Then the stream ends inside our batch, with our own data.
-  for i = 7, #ARGV, 4 do
-    if ARGV[i] == last and ARGV[i + 2] == last_data then first = i + 4 end
-  end
-  if not first then
-    if before(last, ARGV[1]) and redis.call('EXISTS', KEYS[2]) == 0 then
-      return {'behind', last, last_data}
-    end
-    return {'fenced', last, last_data}
-  end
-end
-for i = first, #ARGV, 4 do
-  redis.call('XADD', KEYS[1], ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2])
-  redis.call('PUBLISH', ARGV[3], ARGV[i + 3])
-  last = ARGV[i]
-end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-if ARGV[4] ~= '' then
-  redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[2])
-  redis.call('DEL', KEYS[3])
-end
-return {'ok', last, ''}
-"""
 
 
 class Fenced(Exception):
@@ -132,9 +75,10 @@ class EventLog:
     Adding never waits; `run` appends in the background until the log is closed.
 
     live_ttl_s, result_ttl_s: how long the stream stays after an append, and after the last one.
-    owner_keys: the worker's list of taken jobs and RQ's hash of the job. With them, nothing is appended once both
-    say that the job is not with `owner`, the worker's name. Without them the ids alone are the fence: whoever ends
-    a job that nobody runs, as one that expires in its queue, holds it by neither.
+    as_owner: nothing is appended once the worker's list of taken jobs and RQ's hash say that the job is not with
+    the worker. Without it the ids alone are the fence.
+    on_cancel_requested: called when an append has seen a request to cancel the job.
+    outage: of the process; the log hears of it once for all who wait.
     """
 
     def __init__(
@@ -148,14 +92,16 @@ class EventLog:
         result_ttl_s: float,
         after_attempt: int = 0,
         after: EventId = BEFORE_FIRST,
-        owner: str = "",
-        owner_keys: Sequence[str] = (),
+        worker: str,
+        as_owner: bool,
+        outage: Outage | None = None,
     ) -> None:
         self._job_id = job_id
-        self._owner = owner
-        self._script = client.register_script(APPEND)
-        self._keys = [keys.events(job_id), keys.result(job_id), keys.cancel(job_id), *owner_keys]
-        self._channel = keys.tokens(job_id)
+        self._outage = outage or Outage()
+        self._client = client
+        self._appender = Appender(keys, job_id, worker, as_owner=as_owner)
+        self.on_cancel_requested: Callable[[], None] | None = None
+        self._looked_at = float("-inf")
         self._live_ttl_s, self._result_ttl_s = round(live_ttl_s), round(result_ttl_s)
         self._after = after
         self._first_seq = after.seq + 1 if after != BEFORE_FIRST else 0
@@ -192,10 +138,15 @@ class EventLog:
         self._closed = True
         self._dirty.set()
 
+    def has_looked_within(self, seconds: float) -> bool:
+        """Whether an append has looked for a request to cancel the job so short a time ago."""
+        return time.monotonic() - self._looked_at < seconds
+
     async def run(self) -> None:
         """Append what is added, until the log is closed and all of it stands in the stream.
 
-        Waits out every trouble of Redis.  Raises Fenced when the job is no longer ours.
+        Waits out what passes of Redis' troubles.  Raises Fenced when the job is no longer ours, BrokerUnavailable
+        as `Outage` does, and a ResponseError where the job's own keys are at fault.
         """
         while True:
             await self._dirty.wait()
@@ -225,10 +176,14 @@ class EventLog:
 
     async def _append_pending(self) -> None:
         """Append the pending entries in one step, however often that takes. The engine decodes on meanwhile."""
-        answer, last_id, last_data = await outlast(self._send_pending, f"events of job {self._job_id!r:.80}")
-        self._take_answer(answer, EventId.parse(last_id), last_data.decode())
+        what = f"events of job {self._job_id!r:.80}"
+        appended = await self._outage.wait_out(self._send_pending, what)
+        self._looked_at = time.monotonic()
+        if appended.cancel_requested and self.on_cancel_requested is not None:
+            self.on_cancel_requested()
+        self._take_answer(appended)
 
-    async def _send_pending(self) -> tuple[bytes, bytes, bytes]:
+    async def _send_pending(self) -> Appended:
         try:
             return await self._send(self._entries[self._appended :])
         except redis.ResponseError as error:
@@ -236,31 +191,18 @@ class EventLog:
                 raise Fenced from error  # Redis itself refuses an attempt that is over
             raise
 
-    async def _send(self, entries: Sequence[Entry]) -> tuple[bytes, bytes, bytes]:
+    async def _send(self, entries: Sequence[Entry]) -> Appended:
         previous = self._entries[self._appended - 1].id if self._appended else self._after
         ends = self._result is not None and entries[-1] is self._entries[-1]
-        args: list[Any] = [
-            str(previous),
-            self._result_ttl_s if ends else self._live_ttl_s,
-            self._channel,
-            self._result.model_dump_json() if ends and self._result is not None else "",
-            self._job_id,
-            self._owner,
-        ]
-        for entry in entries:
-            event_id = str(entry.id)
-            args += (event_id, entry.type, entry.data, mirror_json(event_id, entry.type, entry.data))
-        answer: tuple[bytes, bytes, bytes] = await self._script(keys=self._keys, args=args)
-        return answer
+        ttl_s = self._result_ttl_s if ends else self._live_ttl_s
+        result = self._result.model_dump_json() if ends and self._result is not None else ""
+        return await self._appender.append(previous, entries, ttl_s=ttl_s, result=result).run_async(self._client)
 
-    def _take_answer(self, answer: bytes, last: EventId, last_data: str) -> None:
-        if answer == b"ok":
+    def _take_answer(self, appended: Appended) -> None:
+        last = appended.last
+        if appended.answer == "ok":
             self._appended = last.seq + 1 - self._first_seq
-        elif (
-            answer == b"behind"
-            and self._after == BEFORE_FIRST
-            and (last == BEFORE_FIRST or self._entries[last.seq].data == last_data)
-        ):
+        elif appended.answer == "behind" and self._after == BEFORE_FIRST and self._has(last, appended.last_data):
             # Redis came back with less than it had acknowledged: append again from there.
             kept = last.seq + 1 if last != BEFORE_FIRST else 0
             logger.warning("the stream lost %d events; they are appended again", self._appended - kept)
@@ -269,3 +211,7 @@ class EventLog:
             raise Moved
         else:
             raise Fenced
+
+    def _has(self, last: EventId, data: str) -> bool:
+        """Whether the stream's last entry is one of ours, or the stream is empty."""
+        return last == BEFORE_FIRST or self._entries[last.seq].data == data

@@ -18,7 +18,7 @@ import redis
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     BEFORE_FIRST,
     TERMINAL_TYPES,
@@ -30,6 +30,7 @@ from producer.contract import (
     StreamedEvent,
     UnknownEvent,
 )
+from producer.ledger.stream import discard_stream, last_id
 
 from ..errors import is_wrong_type
 
@@ -43,26 +44,6 @@ MANY_ENTRIES = 5_000
 """More are parsed in a thread: they take longer than the heartbeat and the stop signals should wait."""
 MAX_ATTEMPT = 2**31
 """More attempts than any job has: ids above it are of no worker's making, and would leave no room for ours."""
-
-DISCARD = """
--- KEYS   events      ARGV   id of the last entry that was seen, where it was a stream; its fields, where read
--- Only what was looked at: another worker may have put the job's stream in its place meanwhile.
-if redis.call('TYPE', KEYS[1]).ok == 'stream' then
-  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] or {'', {}}
-  if last[1] ~= ARGV[1] or (#ARGV > 1 and #last[2] ~= #ARGV - 1) then return end
-  for i = 2, #ARGV do
-    if last[2][i - 1] ~= ARGV[i] then return end
-  end
-end
-redis.call('DEL', KEYS[1])
-"""
-
-LAST_ID = """
--- KEYS   events
--- Answers the id of the last entry, and not the entry itself, which may be of any size.
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-return last and last[1] or '0-0'
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +81,7 @@ async def read_history(
     keys: Keys,
     job_id: str,
     worker_name: str,
+    outage: Outage,
     *,
     max_bytes: int = MAX_BYTES,
     max_entries: int = MAX_ENTRIES,
@@ -108,8 +90,8 @@ async def read_history(
 
     max_bytes, max_entries: a stream above either is not read; the history's `fault` says so.
     """
-    stream = _Stream(client, keys.events(job_id), keys.taken(worker_name), job_id, max_bytes, max_entries)
-    return await outlast(stream.read, f"reading the stream of job {job_id!r:.80}")
+    stream = _Stream(client, keys, worker_name, job_id, max_bytes, max_entries)
+    return await outage.wait_out(stream.read, f"reading the stream of job {job_id!r:.80}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +99,21 @@ class _Stream:
     """A job's stream, and the list in which the job is while it is the reader's."""
 
     client: "Redis"
-    events: str
-    taken: str
+    keys: Keys
+    worker: str
     job_id: str
     max_bytes: int
     max_entries: int
+
+    @property
+    def events(self) -> str:
+        """Its key."""
+        return self.keys.events(self.job_id)
+
+    @property
+    def taken(self) -> str:
+        """Key of the list."""
+        return self.keys.taken(self.worker)
 
     async def read(self) -> History:
         """What stands there. What cannot be a job's stream is deleted."""
@@ -167,17 +159,16 @@ class _Stream:
 
     async def _unread(self, fault: InvalidRequest) -> History:
         """The past of a job whose stream is too large to be read: it can be ended, and not gone on with."""
-        last_id: bytes = await self.client.register_script(LAST_ID)(keys=[self.events])
+        last = await last_id(self.keys, self.job_id).run_async(self.client)
         held = await self.client.lpos(self.taken, self.job_id) is not None
-        last = EventId.parse(last_id)
         if last.attempt > MAX_ATTEMPT:
-            await self._discard([last_id], "its ids are of no worker's making")
+            await self._discard([str(last).encode()], "its ids are of no worker's making")
             return History(held=held)
         return History(last_attempt=last.attempt, after=last, fault=fault, held=held)
 
     async def _discard(self, seen: list[bytes], why: str) -> None:
         logger.warning("job %.80r: what stands in place of its stream is deleted: %s", self.job_id, why)
-        await self.client.register_script(DISCARD)(keys=[self.events], args=seen)
+        await discard_stream(self.keys, self.job_id, seen).run_async(self.client)
 
 
 def _not_read(what: str) -> InvalidRequest:

@@ -6,17 +6,17 @@ append looks at, and nothing of torch.
 """
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 
 from redis.asyncio import Redis
 
-from producer.broker.outage import outlast
+from producer.broker.outage import Outage
 from producer.contract import (
     JobError,
     Keys,
 )
 from producer.contract.assemble import assemble
+from producer.ledger.stream import clear
 
 from ..engine_process.client import EngineClient
 from ..job import AbortReason, Done, Order, Outcome, Superseded
@@ -25,15 +25,6 @@ from .event_log import EventLog, Fenced, Moved
 from .history import History, read_history
 
 logger = logging.getLogger(__name__)
-
-CLEAR = """
--- KEYS   our list of taken jobs, events, result, cancel      ARGV   job id
--- Only while the job is ours: after a sweep, the stream may be that of another worker's attempt.
-if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
-redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
-redis.call('DEL', KEYS[3], KEYS[4])
-return 1
-"""
 
 
 class Runner:
@@ -44,6 +35,7 @@ class Runner:
     cancel_poll_s: between two looks for a request to cancel the running job.
     live_ttl_s: how long the stream of a job that has not ended stays after its last event. It has to outlast the
     wait for another worker; after the end, the order's own `result_ttl_s` counts.
+    outage: of the process, shared by all who wait for Redis.
     """
 
     def __init__(
@@ -55,7 +47,9 @@ class Runner:
         worker_name: str,
         cancel_poll_s: float,
         live_ttl_s: float,
+        outage: Outage | None = None,
     ) -> None:
+        self._outage = outage or Outage()
         self.engine = engine
         self.client = client
         self.keys = keys
@@ -63,12 +57,11 @@ class Runner:
         self.cancel_poll_s = cancel_poll_s
         self.live_ttl_s = live_ttl_s
         self.attempt: Attempt | None = None
-        self._clear_script = client.register_script(CLEAR)
 
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
         while True:
-            history = await read_history(self.client, self.keys, order.job_id, self.worker_name)
+            history = await read_history(self.client, self.keys, order.job_id, self.worker_name, self._outage)
             if not history.held:
                 logger.warning("job %s has been taken over before it began", order.job_id)
                 return Superseded()
@@ -107,15 +100,14 @@ class Runner:
 
         Answers whether the job is ours; if it is not, nothing was changed.
         """
-        keys = self.keys
-        names = [keys.taken(self.worker_name), keys.events(job_id), keys.result(job_id), keys.cancel(job_id)]
-        clear = partial(self._clear_script, keys=names, args=[job_id])
-        return bool(await outlast(clear, f"clearing the stream of job {job_id!r}"))
+        step = clear(self.keys, self.worker_name, job_id)
+        what = f"clearing the stream of job {job_id!r}"
+        return await self._outage.wait_out(partial(step.run_async, self.client), what)
 
     async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
         """End a job that cannot be run: `failed`, with its result."""
         while True:
-            history = await read_history(self.client, self.keys, job_id, self.worker_name)
+            history = await read_history(self.client, self.keys, job_id, self.worker_name, self._outage)
             if ended := history.ended:
                 return Done(ended)
             log = self.log(job_id, history, result_ttl_s)
@@ -133,7 +125,7 @@ class Runner:
                 return Superseded()
             return Done(result)
 
-    def log(self, job_id: str, history: History, result_ttl_s: float, owner_keys: Sequence[str] = ()) -> EventLog:
+    def log(self, job_id: str, history: History, result_ttl_s: float, *, as_owner: bool = False) -> EventLog:
         """The job's stream, for this worker's next attempt."""
         return EventLog(
             self.client,
@@ -144,16 +136,16 @@ class Runner:
             result_ttl_s=result_ttl_s,
             after_attempt=history.last_attempt,
             after=history.after,
-            owner=self.worker_name,
-            owner_keys=owner_keys,
+            worker=self.worker_name,
+            as_owner=as_owner,
+            outage=self._outage,
         )
 
     def _attempt(self, order: Order, history: History) -> Attempt:
-        owner_keys = (self.keys.taken(self.worker_name), f"rq:job:{order.job_id}")
         return Attempt(
             order,
             history.events,
-            self.log(order.job_id, history, order.result_ttl_s, owner_keys),
+            self.log(order.job_id, history, order.result_ttl_s, as_owner=True),
             self.engine,
             worker_name=self.worker_name,
             cancel_requested=partial(self._cancel_requested, order.job_id),

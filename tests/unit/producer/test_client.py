@@ -27,8 +27,8 @@ from producer import (
     WaitTimeout,
     WorkerInfo,
 )
-from producer.contract import FUNCTION, Keys
-from producer.following import INBOX_LIMIT, Subscription
+from producer.contract import FUNCTION, JobConflict, Keys
+from producer.following import FEW, INBOX_LIMIT, Subscription
 from tests.scripted_worker import ScriptedWorker
 
 from .streamed import texts_of
@@ -70,11 +70,41 @@ def test_jobs_are_served_in_the_order_of_their_submission(producer: Producer, wo
 
 def test_the_same_id_twice_is_the_same_job(producer: Producer, client: FakeRedis) -> None:
     first = producer.submit("Hi", model="tiny", job_id="mine")
-    second = producer.submit("something else", model="tiny", job_id="mine")
+    second = producer.submit("Hi", model="tiny", job_id="mine", priority="low", top_k=0)
 
     assert (first.created, second.created) == (True, False)
     assert client.llen("rq:queue:generate.tiny") == 1
     assert Job.fetch("mine", connection=client, serializer=JSONSerializer).kwargs["request"]["prompt"] == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options"),
+    [("something else", {}), ("Hi", {"seed": 1}), ("Hi", {"model": "other"})],
+    ids=["prompt", "seed", "model"],
+)
+def test_an_id_of_another_job_is_a_conflict(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker, prompt: str, options: dict[str, object]
+) -> None:
+    producer.submit("Hi", model="tiny", job_id="mine")
+    worker.play("Ho")
+    before = {key: client.dump(key) for key in client.keys("*")}
+
+    with pytest.raises(JobConflict, match="job id mine is that of another request") as refused:
+        producer.submit_many(["new", prompt], job_ids=["new", "mine"], **{"model": "tiny", **options})  # type: ignore[arg-type]
+
+    assert refused.value.code == "job_conflict"
+    assert {key: client.dump(key) for key in client.keys("*")} == before
+
+
+def test_an_id_of_another_prefix_is_a_conflict(producer: Producer, fake_server: FakeServer) -> None:
+    """Their jobs share RQ's hashes."""
+    producer.submit("Hi", model="tiny", job_id="mine")
+
+    with (
+        Producer(connection=FakeRedis(server=fake_server), prefix="other") as other,
+        pytest.raises(JobConflict, match="prefix"),
+    ):
+        other.submit("Hi", model="tiny", job_id="mine")
 
 
 @pytest.mark.parametrize("left", ["rq:job:mine", KEYS.events("mine"), KEYS.result("mine")])
@@ -418,9 +448,11 @@ def test_a_running_job_gets_a_request_that_lasts(
     assert not client.exists(KEYS.result(handle.job_id))
 
 
-def test_a_job_between_the_queue_and_its_worker_gets_a_request(producer: Producer, client: FakeRedis) -> None:
+def test_a_job_between_the_queue_and_its_worker_gets_a_request(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker
+) -> None:
     handle = producer.submit("Hi", model="tiny")
-    client.lpop("rq:queue:generate.tiny")  # the worker has it, and has not said so yet
+    worker.pop()
 
     assert handle.cancel() == "requested"
     assert client.exists(KEYS.cancel(handle.job_id))
@@ -487,6 +519,52 @@ def test_a_job_cancelled_through_rq_can_be_ended_here(producer: Producer, client
 
     assert handle.cancel() == "cancelled"
     assert handle.result().status == "cancelled"
+
+
+@pytest.mark.parametrize("status", ["failed", "finished", "stopped"])
+def test_a_job_that_rq_has_ended_behind_our_back_can_be_ended_here(
+    producer: Producer, client: FakeRedis, status: str
+) -> None:
+    handle = producer.submit("Hi", model="tiny")
+    client.lrem("rq:queue:generate.tiny", 1, handle.job_id)
+    client.hset(f"rq:job:{handle.job_id}", "status", status)
+    client.zadd("rq:failed:generate.tiny", {handle.job_id: 2e9})
+    assert handle.status().is_stranded
+
+    assert handle.cancel() == "cancelled"
+
+    assert handle.result().status == handle.status().state == "cancelled"
+    assert client.zcard("rq:failed:generate.tiny") == 0
+
+
+def test_a_job_whose_hash_is_gone_can_be_ended(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker
+) -> None:
+    handle = producer.submit("Hi", model="tiny")
+    worker.take()
+    worker.publish("so far")
+    client.delete(f"rq:job:{handle.job_id}", KEYS.taken(worker.name))
+
+    assert handle.cancel() == "cancelled"
+
+    assert (handle.result().text, handle.result().model) == ("so far", "tiny")
+    assert not client.exists(f"rq:job:{handle.job_id}")
+
+
+def test_a_request_to_cancel_does_not_outlive_its_job(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker
+) -> None:
+    """One that comes after the end would stop the next job of that id."""
+    handle = producer.submit("Hi", model="tiny", job_id="mine")
+    worker.play("Ho")
+    assert handle.cancel() == "ended"
+    assert not client.exists(KEYS.cancel("mine"))
+    client.delete("rq:job:mine", KEYS.events("mine"), KEYS.result("mine"))
+    client.set(KEYS.cancel("mine"), "1")  # of a producer of an earlier version
+
+    assert producer.submit("again", model="tiny", job_id="mine").created is True
+
+    assert not client.exists(KEYS.cancel("mine"))
 
 
 def test_a_job_that_waits_for_another_can_be_cancelled(producer: Producer, client: FakeRedis) -> None:
@@ -722,3 +800,89 @@ def test_a_status_of_a_later_version_is_shown_as_it_is(producer: Producer, clien
     assert producer.status("a").state == "paused"
     assert producer.status("a").describe() == "paused"
     assert producer.result("a").finish_reason == "tool"
+
+
+# --- many results at once -------------------------------------------------------------------------------------
+
+
+def _announce_end(client: FakeRedis, job_id: str) -> None:
+    """As whoever ends a job does it."""
+    for waiter in client.smembers(KEYS.waiters(job_id)):
+        client.xadd(waiter, {"ended": job_id})
+
+
+def test_an_end_that_is_announced_reaches_its_waiter_among_many(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.following.CHECK_EVERY_S", 3600)  # nobody looks without being told
+    handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
+    results: dict[str, str] = {}
+
+    def wait(job_id: str) -> None:
+        results[job_id] = producer.result(job_id, timeout_s=60).text
+
+    threads = [threading.Thread(target=wait, args=(handle.job_id,)) for handle in handles]
+    for thread in threads:
+        thread.start()
+    for handle in handles:
+        while not client.exists(KEYS.waiters(handle.job_id)):
+            time.sleep(0.001)
+        assert 0 < client.ttl(KEYS.waiters(handle.job_id)) <= 86_400
+    for handle in handles:
+        worker.play(handle.job_id, job_id=handle.job_id)
+        _announce_end(client, handle.job_id)
+    for thread in threads:
+        thread.join()
+
+    assert results == {handle.job_id: handle.job_id for handle in handles}
+
+
+def test_ends_that_nobody_announces_reach_many_waiters(producer: Producer, worker: ScriptedWorker) -> None:
+    """Written by a worker that knows of no waiters."""
+    handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
+    results: dict[str, str] = {}
+
+    def wait(job_id: str) -> None:
+        results[job_id] = producer.result(job_id, timeout_s=60).text
+
+    threads = [threading.Thread(target=wait, args=(handle.job_id,)) for handle in handles]
+    for thread in threads:
+        thread.start()
+    for handle in handles:
+        worker.play(handle.job_id, job_id=handle.job_id)
+    for thread in threads:
+        thread.join()
+
+    assert results == {handle.job_id: handle.job_id for handle in handles}
+
+
+def test_an_end_just_before_it_is_waited_for_is_not_missed(
+    producer: Producer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look and the announcement: the announcement looks once more."""
+    handle = producer.submit("Hi", model="tiny")
+    real_announce = producer._operations.announce
+
+    def play_and_announce(job_id: str, wake_key: str) -> object:
+        worker.play("ended meanwhile")
+        return real_announce(job_id, wake_key)
+
+    monkeypatch.setattr(producer._operations, "announce", play_and_announce)
+    monkeypatch.setattr(
+        producer._hub, "wait", lambda *_: pytest.fail("it has ended: there is nothing to wait for")
+    )
+
+    assert handle.result().text == "ended meanwhile"
+
+
+def test_a_server_that_refuses_the_announcement_is_waited_on_all_the_same(
+    producer: Producer, client: FakeRedis, worker: ScriptedWorker
+) -> None:
+    """A replica, or a user whose ACL is older."""
+    handle = producer.submit("Hi", model="tiny")
+    client.set(KEYS.waiters(handle.job_id), "of another kind")  # refused in the same way: an error in its place
+    playing = threading.Thread(target=worker.play, args=("a",))
+    playing.start()
+
+    assert handle.result(timeout_s=60).text == "a"
+    playing.join()

@@ -1,5 +1,6 @@
 """Who the dashboard lets in, what it lets them change, and how it refuses to start."""
 
+import socket
 import sys
 from base64 import b64encode
 from importlib import import_module
@@ -8,7 +9,8 @@ import pytest
 from fakeredis import FakeRedis, FakeServer
 from flask import Flask
 from flask.testing import FlaskClient
-from rq import Queue
+from rq import Queue, SimpleWorker
+from rq.results import Result
 
 from producer import dashboard
 from producer.cli import run
@@ -186,3 +188,76 @@ def test_without_the_extra_the_import_says_what_to_install() -> None:
 def test_without_the_extra_the_command_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["dashboard"]) == 2
     assert capsys.readouterr() == ("", "rq-dashboard is not installed: pip install 'genqueue[dashboard]'\n")
+
+
+@pytest.fixture
+def deployments(fake_server: FakeServer) -> FakeRedis:
+    """Two deployments and another application on one server, each with a worker and jobs."""
+    redis = FakeRedis(server=fake_server)
+    for name in ("generate.tiny", "mine.generate.tiny", "mail"):
+        Queue(name, connection=redis, serializer="json").enqueue(
+            FUNCTION, request={"prompt": "Hi"}, job_id=name.replace(".", "-"), description="generate with tiny"
+        )
+        SimpleWorker([name], name=f"worker-of-{name}", connection=redis, serializer="json").register_birth()
+    return redis
+
+
+@pytest.mark.parametrize(
+    ("prefix", "shown"),
+    [
+        ("mine", ["mine.generate.tiny"]),
+        ("gen", ["generate.tiny"]),
+        (None, ["generate.tiny", "mail", "mine.generate.tiny"]),
+    ],
+)
+def test_a_prefix_shows_one_deployment(deployments: FakeRedis, prefix: str | None, shown: list[str]) -> None:
+    client = make_app(URL, prefix=prefix).test_client()
+    queues = client.get("/0/data/queues.json").get_json()["queues"]
+    workers = client.get("/0/data/workers.json").get_json()["workers"]
+
+    assert sorted(queue["name"] for queue in queues) == shown
+    assert sorted(worker["name"] for worker in workers) == [f"worker-of-{name}" for name in shown]
+    for name in ("generate.tiny", "mail", "mine.generate.tiny"):
+        expected = 200 if name in shown else 404
+        job_id = name.replace(".", "-")
+        assert client.get(f"/0/data/job/{job_id}.json").status_code == expected
+        assert client.get(f"/0/view/job/{job_id}").status_code == expected
+        assert client.get(f"/0/data/jobs/{name}/queued/8/asc/1.json").status_code == expected
+        assert client.post(f"/requeue/{name}").status_code == expected
+        assert client.post(f"/queue/{name}/compact").status_code == expected
+        assert client.post(f"/job/{job_id}/requeue").status_code == (409 if name in shown else 404)
+        assert deployments.lrange(f"rq:queue:{name}", 0, -1) == [job_id.encode()], "looking takes no job away"
+
+
+def test_the_jobs_page_begins_with_a_queue_of_the_prefix(deployments: FakeRedis) -> None:
+    assert (
+        "<strong>mine.generate.tiny</strong>"
+        in make_app(URL, prefix="mine").test_client().get("/0/view/jobs").text
+    )
+
+
+def test_numbers_that_javascript_would_round_are_text(fake_server: FakeServer) -> None:
+    """A seed of 2^53 + 1 was shown as 2^53."""
+    redis = FakeRedis(server=fake_server)
+    queue = Queue("generate.tiny", connection=redis, serializer="json")
+    job = queue.enqueue(FUNCTION, request={"prompt": "Hi"}, job_id="a")
+    result = {"seed": 2**53 + 1, "usage": {"completion_tokens": 2**53}, "ids": [-(2**60), 1], "stopped": True}
+    Result.create(job, Result.Type.SUCCESSFUL, ttl=60, return_value=result)
+
+    assert make_app(URL).test_client().get("/0/data/job/a.json").get_json()["result"] == {
+        "seed": str(2**53 + 1),
+        "usage": {"completion_tokens": 2**53},
+        "ids": [str(-(2**60)), 1],
+        "stopped": True,
+    }
+
+
+def test_an_address_in_use_is_exit_code_2_and_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["dashboard", "--redis-url", "redis://h", "--port", str(port)]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    why = f"the dashboard cannot listen at 127.0.0.1:{port} (Address already in use)"
+    assert err == f"{why}: give another --port or --host\n"

@@ -18,7 +18,18 @@ from producer.contract import (
     TokensData,
     encode_entry,
 )
-from producer.following import INBOX_LIMIT, READ_COUNT, RESUME_AT, Entries, Subscription, Subscriptions
+from producer.following import (
+    CHECK_AT_MOST,
+    CHECK_EVERY_S,
+    CHECKS_PER_S,
+    FEW,
+    INBOX_LIMIT,
+    READ_COUNT,
+    RESUME_AT,
+    Entries,
+    Subscription,
+    Subscriptions,
+)
 
 KEYS = Keys()
 
@@ -298,3 +309,164 @@ def test_an_error_reaches_every_subscriber(subscriptions: Subscriptions) -> None
 
     assert one.error is other.error is error
     assert one.signal.is_set()  # type: ignore[attr-defined]
+
+
+# --- waiting for nothing but ends -----------------------------------------------------------------------------
+
+
+def _end_of(subscriptions: Subscriptions, job_id: str) -> Subscription:
+    subscription = Subscription(job_id, BEFORE_FIRST, threading.Event(), only_end=True)
+    subscriptions.add(subscription)
+    return subscription
+
+
+def _ends_of_many(subscriptions: Subscriptions, count: int = FEW + 3) -> list[Subscription]:
+    return [_end_of(subscriptions, f"job-{number}") for number in range(count)]
+
+
+def _streams(read: dict[str, str]) -> list[str]:
+    return [key for key in read if key != KEYS.wake("me")]
+
+
+def _announce(job_id: str, entry_id: bytes = b"5-0") -> list[tuple[bytes, Entries]]:
+    return [(KEYS.wake("me").encode(), [(entry_id, {b"ended": job_id.encode()})])]
+
+
+def test_who_waits_for_an_end_gets_that_and_no_other_event(subscriptions: Subscriptions) -> None:
+    waiting = _end_of(subscriptions, "a")
+    subscriptions.next_read()
+
+    subscriptions.deliver(_reply("a", [_entry(0), _entry(1)]))
+    assert not waiting.inbox
+    assert not waiting.signal.is_set()  # type: ignore[attr-defined]
+    assert subscriptions.next_read()[KEYS.events("a")] == "1-1"
+
+    subscriptions.deliver(_reply("a", [_end(2)]))
+    assert _seqs(waiting) == [2]
+    assert waiting.signal.is_set()  # type: ignore[attr-defined]
+
+
+def test_a_few_ends_are_read_along_and_a_newcomer_ends_the_read(subscriptions: Subscriptions) -> None:
+    _ends_of_many(subscriptions, FEW - 1)
+    subscriptions.next_read()
+
+    assert subscriptions.add(Subscription("one-more", BEFORE_FIRST, threading.Event(), only_end=True)) is True
+    assert len(_streams(subscriptions.next_read())) == FEW
+
+
+def test_an_event_names_no_stream_of_the_many_whose_end_is_waited_for(subscriptions: Subscriptions) -> None:
+    """Each event sent the names of all of them again: 61 KiB at 1,000."""
+    _ends_of_many(subscriptions, 1000)
+    subscriptions.add(_subscription("followed"))
+    subscriptions.next_read(now_s=100)  # looks at all of them
+    subscriptions.deliver(_reply("followed", [_entry(0)]))
+
+    assert list(subscriptions.next_read(now_s=100)) == [KEYS.events("followed"), KEYS.wake("me")]
+
+
+def test_one_more_of_many_ends_no_read(subscriptions: Subscriptions) -> None:
+    _ends_of_many(subscriptions)
+    subscriptions.next_read(now_s=100)
+    subscriptions.deliver([])
+    subscriptions.next_read(now_s=100)
+
+    assert subscriptions.add(Subscription("one-more", BEFORE_FIRST, threading.Event(), only_end=True)) is False
+
+
+def test_an_end_that_is_announced_is_read_at_once(subscriptions: Subscriptions) -> None:
+    waiting = _ends_of_many(subscriptions)
+    subscriptions.next_read(now_s=100)
+    subscriptions.deliver(_announce("job-3"))
+
+    assert _streams(subscriptions.next_read(now_s=100)) == [KEYS.events("job-3")]
+    subscriptions.deliver(_reply("job-3", [_entry(0)]))
+    assert _streams(subscriptions.next_read(now_s=100)) == [KEYS.events("job-3")], "until its end is there"
+    subscriptions.deliver(_reply("job-3", [_end(1)]))
+    assert [each.job_id for each in waiting if each.ended] == ["job-3"]
+    assert _streams(subscriptions.next_read(now_s=100)) == []
+
+
+@pytest.mark.parametrize("job_id", ["unknown", "", "\N{SNOWMAN}"])
+def test_an_announcement_of_no_job_of_ours_changes_nothing(subscriptions: Subscriptions, job_id: str) -> None:
+    _ends_of_many(subscriptions)
+    subscriptions.next_read(now_s=100)
+
+    subscriptions.deliver(_announce(job_id))
+
+    assert subscriptions.next_read(now_s=100) == {KEYS.wake("me"): "5-0"}
+
+
+def test_ends_that_nobody_announces_are_found_in_turn(subscriptions: Subscriptions) -> None:
+    count = 2 * CHECK_AT_MOST + 500
+    _ends_of_many(subscriptions, count)
+    seen: list[str] = []
+    now_s = 100.0
+    for _ in range(3):
+        read = _streams(subscriptions.next_read(now_s))
+        assert len(read) <= CHECK_AT_MOST
+        seen += read
+        subscriptions.deliver([])
+        assert subscriptions.next_read(now_s) == {KEYS.wake("me"): "0-0"}, "not again at once"
+        assert subscriptions.block_s(now_s, 1000.0) == pytest.approx(len(read) / CHECKS_PER_S)
+        now_s += len(read) / CHECKS_PER_S
+
+    assert set(seen) == {KEYS.events(f"job-{number}") for number in range(count)}
+
+
+def test_the_blocked_read_ends_in_time_for_the_next_look(subscriptions: Subscriptions) -> None:
+    _ends_of_many(subscriptions)
+    subscriptions.next_read(now_s=100)
+
+    assert subscriptions.block_s(100, 4.0) == CHECK_EVERY_S
+    assert subscriptions.block_s(100.75, 4.0) == CHECK_EVERY_S - 0.75
+    assert subscriptions.block_s(100, 0.5) == 0.5
+
+
+def test_after_a_lost_connection_all_are_looked_at(subscriptions: Subscriptions) -> None:
+    """What was announced meanwhile may be lost, and the wake stream begin anew."""
+    _ends_of_many(subscriptions, CHECK_AT_MOST + 5)
+    subscriptions.next_read(now_s=100)
+    subscriptions.deliver(_announce("job-3"))
+    subscriptions.next_read(now_s=100)
+    subscriptions.read_failed()
+
+    first, second = subscriptions.next_read(now_s=100), subscriptions.next_read(now_s=100)
+
+    assert first[KEYS.wake("me")] == "0-0"
+    both = {*_streams(first), *_streams(second)}
+    assert both == {KEYS.events(f"job-{number}") for number in range(CHECK_AT_MOST + 5)}
+    assert _streams(subscriptions.next_read(now_s=100)) == [KEYS.events("job-3")]
+
+
+def test_a_look_that_finds_a_full_reply_is_followed_by_another(subscriptions: Subscriptions) -> None:
+    _ends_of_many(subscriptions)
+    subscriptions.next_read(now_s=100)
+    subscriptions.deliver(_reply("job-1", [_entry(seq) for seq in range(READ_COUNT)]))
+
+    assert subscriptions.next_read(now_s=100)[KEYS.events("job-1")] == f"1-{READ_COUNT - 1}"
+    subscriptions.deliver(_reply("job-1", [_entry(READ_COUNT)]))
+    assert _streams(subscriptions.next_read(now_s=100)) == []
+
+
+def test_a_stream_that_somebody_follows_is_read_for_both(subscriptions: Subscriptions) -> None:
+    _ends_of_many(subscriptions)
+    follower = _subscription("job-1")
+    subscriptions.add(follower)
+    subscriptions.next_read(now_s=100)
+    subscriptions.deliver([])
+    assert _streams(subscriptions.next_read(now_s=100)) == [KEYS.events("job-1")]
+    subscriptions.deliver(_announce("job-1"))  # heard while it was followed anyway
+
+    subscriptions.remove(follower)
+
+    assert _streams(subscriptions.next_read(now_s=100)) == [KEYS.events("job-1")], "looked at once more"
+    subscriptions.deliver([])
+    assert _streams(subscriptions.next_read(now_s=100)) == []
+
+
+def test_when_the_last_of_many_has_left_there_is_nothing_to_read(subscriptions: Subscriptions) -> None:
+    waiting = _ends_of_many(subscriptions)
+    subscriptions.next_read(now_s=100)
+
+    assert [subscriptions.remove(each) for each in waiting][-1] is True
+    assert subscriptions.next_read(now_s=200) == {}

@@ -3,7 +3,7 @@
 import pytest
 
 from producer import JobStatus, Progress, WorkerInfo
-from producer.job_status import WORKER_FIELDS, live_worker, ordinal, progress_of, state_of
+from producer.job_status import ordinal, progress_of, state_of
 
 READY = WorkerInfo(name="w1", model_state="ready")
 LOADING = WorkerInfo(name="w2", model_state="loading")
@@ -88,11 +88,3 @@ def test_progress_is_read_from_beside_what_a_user_keeps_in_the_meta() -> None:
     meta = '{"expires_at": 1.5, "mine": {}, "phase": "prefill", "tokens": 0}'
 
     assert progress_of({"meta": meta}) == Progress(phase="prefill", tokens=0)
-
-
-def test_a_worker_is_live_until_it_has_registered_its_death() -> None:
-    assert WORKER_FIELDS == ("birth", "death", "model_state")
-    assert live_worker(b"rq:worker:w1", [b"2026", None, b"ready"]) == READY
-    assert live_worker(b"rq:worker:w1", [b"2026", None, None]) == WorkerInfo(name="w1")
-    assert live_worker(b"rq:worker:w1", [b"2026", b"2027", b"ready"]) is None
-    assert live_worker(b"rq:worker:w1", [None, None, None]) is None

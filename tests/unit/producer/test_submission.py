@@ -25,7 +25,7 @@ def _prepare_one(**options: Any) -> Any:
 def test_rq_reads_the_hash_as_a_job_of_its_own(fake_server: FakeServer) -> None:
     submission = _prepare_one(timeout_s=30, result_ttl_s=50, priority="high")
     client = FakeRedis(server=fake_server)
-    client.hset(Job.key_for(submission.job_id), mapping=submission.fields)
+    client.hset(Job.key_for(submission.job_id), mapping=submission.new_job.fields)
 
     job = Job.fetch(submission.job_id, connection=client, serializer=JSONSerializer)
 
@@ -36,7 +36,7 @@ def test_rq_reads_the_hash_as_a_job_of_its_own(fake_server: FakeServer) -> None:
 
 
 def test_the_description_does_not_quote_the_prompt() -> None:
-    fields = _prepare_one().fields
+    fields = _prepare_one().new_job.fields
 
     assert fields["description"] == "generate tiny"
     assert b"must not log" not in b"".join(
@@ -47,11 +47,23 @@ def test_the_description_does_not_quote_the_prompt() -> None:
 def test_the_deadline_stands_in_the_meta_and_rqs_own_ttl_lies_behind_it() -> None:
     before = time.time()
 
-    submission = _prepare_one(queue_ttl_s=90.5, result_ttl_s=10)
+    new_job = _prepare_one(queue_ttl_s=90.5, result_ttl_s=10).new_job
 
-    meta = json.loads(submission.fields["meta"])
+    meta = json.loads(new_job.fields["meta"])
     assert before + 90.5 <= meta["expires_at"] <= time.time() + 90.5
-    assert submission.hash_ttl_s == submission.fields["ttl"] == 90 + 10 + 3600
+    assert new_job.hash_ttl_s == new_job.fields["ttl"] == 90 + 10 + 3600
+
+
+def test_the_digest_is_that_of_the_request_whatever_the_order_of_its_fields() -> None:
+    def digest_of(request: dict[str, Any]) -> str:
+        parsed = parse_request(request, {})
+        batch = prepare([parsed], model="tiny", options=SubmitOptions(), settings=SETTINGS)
+        return batch.submissions[0].new_job.request_digest
+
+    first = digest_of({"prompt": "Hi", "seed": 1})
+    assert digest_of({"seed": 1, "prompt": "Hi", "top_k": 0}) == first
+    assert digest_of({"prompt": "Hi", "seed": 2}) != first
+    assert digest_of({"prompt": "Ho", "seed": 1}) != first
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rq.worker.base import WorkerStatus
 from worker.queue.rq_worker import GenerationWorker
 from worker.settings import WorkerSettings
 
-from .jobs import taken_job_of
+from .jobs import beat, taken_job_of
 from .server import Server
 
 
@@ -21,13 +21,14 @@ def client(fake_server: FakeServer) -> Server:
 
 @pytest.fixture
 def start(fake_server: FakeServer) -> Callable[..., GenerationWorker]:
-    """Starts workers that are shown in RQ."""
+    """Starts workers that are shown in RQ, and alive."""
 
     def start(name: str = "w", model: str = "tiny", **settings) -> GenerationWorker:
         options = WorkerSettings(**{"model_name": model, "name": name, "max_result_ttl_s": 1000, **settings})
         worker = GenerationWorker(options, Server(server=fake_server), on_stop=lambda: None)
         worker.register_birth()
         worker.set_state(WorkerStatus.STARTED)
+        beat(worker)
         return worker
 
     return start

@@ -4,7 +4,12 @@ from rq import Queue
 from rq.job import Job
 
 from producer.contract import FUNCTION, GenerationResult, Keys
-from worker.queue.rq_worker import GenerationWorker, Taken
+from producer.ledger import sweep as ledger
+from producer.ledger.sweep import Beat, Member, RingEntry
+from producer.ledger.take import Taken
+from worker.presence import Dead
+from worker.queue.rq_worker import GenerationWorker
+from worker.queue.sweeping import Sweeper
 
 from .server import Server
 
@@ -17,8 +22,8 @@ def enqueue(client: Server, queue: str = NORMAL, **options) -> Job:
     return Queue(queue, connection=client, serializer="json").enqueue(FUNCTION, request=request, **options)
 
 
-def taken_job(worker: GenerationWorker, *known: str) -> Job:
-    taken = worker.take(known)
+def taken_job(worker: GenerationWorker) -> Job:
+    taken = worker.take()
     assert isinstance(taken, Taken)
     return worker.read(taken)
 
@@ -26,6 +31,28 @@ def taken_job(worker: GenerationWorker, *known: str) -> Job:
 def taken_job_of(client: Server, worker: GenerationWorker, **options) -> Job:
     enqueue(client, **options)
     return taken_job(worker)
+
+
+def beat(worker: GenerationWorker, *, ttl_s: float = 1000) -> Beat:
+    """As its presence does. The long TTL is so that a machine that stands still buries nobody."""
+    entry = RingEntry(worker.name)
+    step = ledger.beat(KEYS, worker.settings.model_name, entry, None, worker.record(), ttl_s=ttl_s, keep_s=1000)
+    return step.run(worker.connection)
+
+
+def die(client: Server, worker: GenerationWorker) -> None:
+    """Its last beat is over, and its record with it."""
+    client.delete(worker.key)
+    client.zadd(KEYS.beats, {str(member_of(worker)): 0})
+
+
+def member_of(worker: GenerationWorker) -> Member:
+    return Member(worker.name, worker.settings.model_name)
+
+
+def bury(by: GenerationWorker, dead: GenerationWorker) -> None:
+    """What the worker does that has found the other overdue."""
+    Sweeper(by).sweep(Dead(member_of(dead), "overdue"))
 
 
 def in_list(client: Server, worker: GenerationWorker) -> list[str]:

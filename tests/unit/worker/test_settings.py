@@ -186,7 +186,7 @@ def test_a_file_that_was_asked_for_and_is_missing(tmp_path):
         ("dtype: float8", "dtype: .*'float32'"),
         ("metrics_port: 70000", "metrics_port: "),
         ("prefix: 'a{b'", "prefix: .*braces"),
-        ("prefix: ''", "prefix: .*empty"),
+        ("prefix: ''", "prefix: .*1 to 64 characters"),
         ("redis_url: localhost", r"worker\.yaml\): redis_url: .*redis://"),
         ("a: [", r"worker\.yaml.*YAML"),
         ("- a", r"worker\.yaml"),

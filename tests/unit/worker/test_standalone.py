@@ -1,5 +1,9 @@
 """One prompt, no Redis."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from producer.contract import InvalidRequest
@@ -60,3 +64,13 @@ def test_bad_input(paths, arguments, error, message):
     good = {"model_name": "tiny", "prompt": "Hi", "max_new_tokens": 3, "device": "cpu", "model_paths": paths}
     with pytest.raises(error, match=message):
         generate(**{**good, **arguments})
+
+
+def test_without_the_packages_of_the_worker_it_names_the_extra():
+    code = "import sys; sys.modules['torch'] = None; import worker.standalone"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    failed = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment
+    )
+    assert "ConfigError: torch is not installed" in failed.stderr
+    assert "pip install 'genqueue[worker]'" in failed.stderr

@@ -21,7 +21,7 @@ from producer.broker.connections import (
     BLOCK_S,
     address,
     block_ms,
-    check_returns_bytes,
+    check_suits,
     connect,
     connect_async,
 )
@@ -46,6 +46,8 @@ URL = "redis://user:hunter2@example:6380/2"
         (exceptions.ResponseError("ACL failure in script: user x can't run 'hset'"), "extend the user's ACL"),
         (exceptions.ReadOnlyError("You can't write against a read only replica."), "URL of its primary"),
         (exceptions.ResponseError("READONLY You can't write against a replica"), "URL of its primary"),
+        (exceptions.MasterDownError("Link with MASTER is down"), "lost its primary"),
+        (exceptions.ResponseError("DB index is out of range"), "no database of that number"),
         (exceptions.OutOfMemoryError("command not allowed"), "out of memory"),
         (exceptions.ResponseError("OOM command not allowed when used memory > 'maxmemory'"), "out of memory"),
         (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), "still loading"),
@@ -69,6 +71,12 @@ def test_an_error_says_where_and_what_to_do(error: redis.RedisError, advice: str
         (exceptions.ConnectionError("gone"), True),
         (exceptions.TimeoutError("slow"), True),
         (exceptions.BusyLoadingError("loading"), True),
+        (exceptions.ReadOnlyError("You can't write against a read only replica."), True),
+        (
+            exceptions.ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed"),
+            True,
+        ),
+        (exceptions.MasterDownError("Link with MASTER is down"), True),
         (exceptions.AuthenticationError("wrong"), False),
         (exceptions.NoPermissionError("no"), False),
         (exceptions.ResponseError("what"), False),
@@ -103,9 +111,14 @@ def test_an_address_holds_no_password() -> None:
         assert address(client) == "unix:///run/redis.sock"
 
 
-def test_a_client_that_decodes_is_refused() -> None:
+def test_a_client_whose_replies_nobody_here_can_read_is_refused() -> None:
     with redis.Redis(decode_responses=True) as client, pytest.raises(ValueError, match="decode_responses"):
-        check_returns_bytes(client)
+        check_suits(client)
+    for options in ({"protocol": 3}, {"protocol": "3"}, {"legacy_responses": False}):
+        with redis.Redis(**options) as client, pytest.raises(ValueError, match="pass one without protocol=3"):  # type: ignore[arg-type]
+            check_suits(client)
+    with redis.Redis(protocol=2) as client:
+        check_suits(client)
 
 
 @pytest.mark.parametrize(("socket_timeout_s", "expected_ms"), [(None, 4000), (5, 4000), (1, 800), (60, 4000)])

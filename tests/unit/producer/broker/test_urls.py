@@ -11,9 +11,7 @@ from producer.broker import urls as redis_url
 from producer.broker.connections import address
 from producer.contract import InvalidRequest
 
-SENTINELS = (
-    "redis+sentinel://user:p%40ss@one:26380,two,[::1]:7/main/3?sentinel_password=other&ssl_ca_certs=/ca.pem"
-)
+SENTINELS = "redis+sentinel://user:p%40ss@one:26380,two,[::1]:7/main/3?sentinel_password=other"
 
 
 def parts(client: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -47,7 +45,7 @@ def test_a_sentinel_url_names_sentinels_service_and_both_logins() -> None:
 
 
 def test_tls_behind_sentinels_reaches_the_sentinels_too() -> None:
-    with redis_url.client(SENTINELS.replace("redis+", "rediss+")) as client:
+    with redis_url.client(SENTINELS.replace("redis+", "rediss+") + "&ssl_ca_certs=/ca.pem") as client:
         primary, sentinels = parts(client)
         assert issubclass(client.connection_pool.connection_class, redis.sentinel.SentinelManagedSSLConnection)
         assert primary["ssl_ca_certs"] == "/ca.pem"

@@ -25,8 +25,8 @@ class Sequences:
         self.cache = StaticKVCache((1, 1, capacity, 2), torch.float32, CPU)
         self.prefixes = PrefixCache(self.cache, int(budget_tokens * BYTES_PER_TOKEN))
 
-    def begin(self, ids: list[int]) -> int:
-        known = self.prefixes.begin(torch.tensor(ids))
+    def begin(self, ids: list[int], salt: str | None = None) -> int:
+        known = self.prefixes.begin(torch.tensor(ids), salt)
         assert known == self.cache.length < len(ids)
         assert self.held() == ids[:known], "these tokens are not in the cache"
         return known
@@ -38,9 +38,9 @@ class Sequences:
         self.cache.keys[0, 0, at : len(ids)] = torch.tensor(ids[at:])[:, None]
         self.cache.values[0, 0, at : len(ids)] = -torch.tensor(ids[at:])[:, None]
 
-    def run(self, ids: list[int]) -> int:
+    def run(self, ids: list[int], salt: str | None = None) -> int:
         """A whole job.  Returns how many tokens were known."""
-        known = self.begin(ids)
+        known = self.begin(ids, salt)
         self.read(ids)
         self.prefixes.note(torch.tensor(ids))
         return known
@@ -51,7 +51,7 @@ class Sequences:
         return keys[:, 0].int().tolist()
 
     def parked(self) -> list[list[int]]:
-        return [parked.ids.tolist() for parked in self.prefixes._parked]
+        return [parked.sequence.ids.tolist() for parked in self.prefixes._parked]
 
 
 A, B, C, D = (list(range(100 * n, 100 * n + 50)) for n in range(1, 5))
@@ -168,6 +168,42 @@ class TestParking:
         assert sequences.run([*A, *B, 7]) == 100
 
 
+class TestSalt:
+    """The number of tokens that were known already told one producer how well it had guessed another's prompt."""
+
+    def test_only_the_same_one_knows_what_the_cache_holds(self):
+        sequences = Sequences(budget_tokens=1)
+        for asking, known in (("mine", 0), ("mine", 49), (None, 0), (None, 49), ("yours", 0)):
+            assert sequences.run(A, asking) == known
+
+    def test_only_the_same_one_brings_back_what_was_parked(self):
+        sequences = Sequences(budget_tokens=1000)
+        sequences.run(A, "mine")
+        sequences.run(B)
+        assert sequences.parked() == [A]
+        assert sequences.run([*A, 7], "yours") == 0
+        assert sequences.run([*A, 7]) == 0
+        assert sequences.run([*A, 8], "mine") == 50
+
+    def test_the_same_beginning_is_kept_for_each(self):
+        sequences = Sequences(budget_tokens=1000)
+        for salt in ("mine", "yours", None):
+            sequences.run(A, salt)
+        sequences.run(B)
+        assert sequences.parked() == [A, A, A]
+        for salt in ("mine", "yours", None):
+            assert sequences.run(A, salt) == 49
+
+    def test_of_a_job_that_failed_is_not_taken_on(self):
+        sequences = Sequences(budget_tokens=1000)
+        sequences.run(A, "mine")
+        sequences.begin(B, "yours")
+        sequences.prefixes.forget()
+        sequences.cache.truncate(0)
+        assert sequences.run(A) == 0
+        assert sequences.run(A, "mine") == 49, "it had been parked"
+
+
 class TestBudget:
     def test_the_least_recently_used_goes_first(self):
         sequences = Sequences(budget_tokens=100)
@@ -245,13 +281,14 @@ class TestTrouble:
 
 @st.composite
 def histories(draw):
-    """Sequences that begin alike, and how each of them ended."""
+    """Sequences that begin alike, how each of them ended, and its salt."""
     blocks = [list(range(1000 * n, 1000 * n + 35)) for n in range(3)]
     jobs = []
     for _ in range(draw(st.integers(2, 12))):
         parts = draw(st.lists(st.tuples(st.sampled_from(blocks), st.integers(1, 35)), min_size=1, max_size=4))
         ids = list(itertools.chain.from_iterable(block[:length] for block, length in parts))
-        jobs.append((ids, draw(st.sampled_from(["whole", "whole", "cut short", "failed", "dropped"]))))
+        ending = draw(st.sampled_from(["whole", "whole", "cut short", "failed", "dropped"]))
+        jobs.append((ids, ending, draw(st.sampled_from([None, None, "mine"]))))
     return jobs
 
 
@@ -259,8 +296,11 @@ def histories(draw):
 @given(histories(), st.sampled_from([0, 1, 40, 90, 200, 1000]))
 def test_whatever_happens_the_cache_holds_what_it_says(jobs, budget_tokens):
     sequences = Sequences(budget_tokens)
-    for ids, ending in jobs:
-        sequences.begin(ids)  # which compares what the cache holds with the ids
+    told: dict[str | None, list[list[int]]] = {None: [], "mine": []}
+    for ids, ending, salt in jobs:
+        known = sequences.begin(ids, salt)  # which compares what the cache holds with the ids
+        assert not known or any(other[:known] == ids[:known] for other in told[salt])
+        told[salt].append(ids)
         assert sequences.prefixes.parked_bytes <= budget_tokens * BYTES_PER_TOKEN
         if ending == "failed":
             sequences.read(ids)
@@ -270,8 +310,9 @@ def test_whatever_happens_the_cache_holds_what_it_says(jobs, budget_tokens):
             ids = ids if ending == "whole" else ids[: max(sequences.cache.length, len(ids) // 2)]  # noqa: PLW2901
             sequences.read(ids)
             sequences.prefixes.note(torch.tensor(ids))
-    for some, others in itertools.permutations(sequences.parked(), 2):
-        assert others[: len(some)] != some
+    parked = [(parked.sequence.salt, parked.sequence.ids.tolist()) for parked in sequences.prefixes._parked]
+    for (salt, some), (another, others) in itertools.permutations(parked, 2):
+        assert salt != another or others[: len(some)] != some
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +360,16 @@ class TestEngine:
         engine = self.engine(model, tokenizer, prefix_cache_bytes=1)
         chats = [random_ids(40), random_ids(41)]
         assert self.turns(engine, reference, chats, turns=2) == [0, 0, 59, 60]
+
+    @pytest.mark.parametrize("path", ["static", "dynamic"])
+    def test_no_request_learns_of_another_ones_prompt(self, path, model, tokenizer, reference):
+        engine = Engine(model, tokenizer, CPU, EngineOptions(path=path))
+        prompt = random_ids(60)
+        for salt, known in (("mine", 0), ("yours", 0), (None, 0), ("mine", 59 if path == "static" else 0)):
+            asked = request(prompt, max_new_tokens=3, cache_salt=salt)
+            steps = list(generation := start(engine, asked))
+            assert generation.cached_tokens == known
+            assert steps == reference(asked)
 
     def test_a_parked_prefix_is_counted_and_exact(self, model, tokenizer, reference):
         engine = self.engine(model, tokenizer, prefix_cache_bytes=2**20)

@@ -1,6 +1,8 @@
 """The tokenizer of a model folder."""
 
 import json
+import threading
+import time
 
 import pytest
 import torch
@@ -96,3 +98,28 @@ def test_a_tokenizer_that_is_not_byte_level(tmp_path):
 @pytest.mark.parametrize("text", ["a" * 5000, " " * 5000, "ᄀ\u1161\u11a8" * 2000, "e\u0301" * 3000, "🌱" * 900])
 def test_no_text_has_fewer_tokens_than_the_bound_says(text, tokenizer):
     assert len(tokenizer.encode(text)) >= len(text) / tokenizer.max_chars_per_token
+
+
+def test_a_long_text_leaves_time_for_others(tokenizer: Tokenizer):
+    """The interpreter lock was held for as long as it took: a job could not be stopped while it was tokenized."""
+
+    def turns_meanwhile() -> int:
+        begun, done = threading.Event(), threading.Event()
+
+        def encode() -> None:
+            begun.set()
+            tokenizer.encode("the " * 100_000)
+            done.set()
+
+        thread = threading.Thread(target=encode)
+        thread.start()
+        begun.wait()
+        turns = 0
+        while not done.is_set():
+            time.sleep(0.001)
+            turns += 1
+        thread.join()
+        return turns
+
+    # A busy machine may give us no turn now and then; a lock that is held never does.
+    assert any(turns_meanwhile() >= 10 for _ in range(10))

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from tests.models import save_random_model
-from worker.engine_process.client import EngineDied
+from worker.engine_process import process
+from worker.engine_process.client import EngineDied, EngineNotRunning
 from worker.engine_process.process import EngineProcess, ProcessRun
 from worker.engine_process.protocol import Accepted, Ended, EngineConfig, RunFailed, StepMessage
 from worker.errors import ConfigError
@@ -113,11 +117,82 @@ async def test_a_killed_engine_is_noticed_at_once_and_another_is_started(engine)
         await hear(run)
     await run.finish()  # harmless
     assert engine.died
-    with pytest.raises(EngineDied):  # what is ordered of the dead is answered, too
+    with pytest.raises(EngineNotRunning):  # what is asked of the dead is answered, too
         await hear(begin(engine))
     await engine.start()
     assert not engine.died
     assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 5
+
+
+async def test_the_death_of_an_idle_engine_is_noticed_at_once(engine):
+    """It was noticed at the next job, which was blamed for it."""
+    death = asyncio.create_task(engine.wait_until_dead())
+    await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))
+    assert not death.done()
+    kill(engine, signal.SIGKILL)
+    await asyncio.wait_for(death, TIMEOUT_S)
+    assert engine.died
+
+
+async def test_a_run_has_no_part_in_a_death_that_came_before_it(engine):
+    """Not even where the loop has not come to hear of it."""
+    kill(engine, signal.SIGKILL)
+    while Path(f"/proc/{pid_of(engine)}").exists():  # the loop's child watcher, which is a thread, reaps it
+        time.sleep(0.001)
+    assert not engine.died, "the loop has had no turn"
+    run = begin(engine)
+    run.stop(flush=True)  # harmless
+    with pytest.raises(EngineNotRunning):
+        await hear(run)
+    await run.finish()  # harmless
+    await asyncio.wait_for(engine.wait_until_dead(), TIMEOUT_S)
+
+
+async def test_what_tells_the_worker_to_stop_does_not_end_the_engine(engine):
+    """A supervisor may signal every process of the service: the running job is finished all the same."""
+    run = begin(engine)
+    await hear_steps(run)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        kill(engine, number)
+    run.stop(flush=False)
+    assert isinstance((await hear(run))[-1], Ended)
+    assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 5
+
+
+async def test_closing_does_not_wait_for_a_process_that_cannot_die(model, monkeypatch, caplog):
+    class Undying:
+        """As one that sleeps in a driver: killed, and still there."""
+
+        returncode = None
+
+        def __init__(self) -> None:
+            self.process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+            self.pid = self.process.pid
+
+        async def wait(self) -> int:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr(process, "KILL_WAIT_S", 0.01)
+    engine = EngineProcess(config(model), start_s=60, stop_s=1)
+    undying = engine._process = Undying()
+    async with asyncio.timeout(TIMEOUT_S):
+        await engine.close()
+    assert undying.process.wait(TIMEOUT_S) == -signal.SIGKILL, "it has been killed"
+    assert "was killed and is still there" in caplog.text
+
+
+async def test_an_engine_without_the_packages_of_the_worker_names_the_extra(model, tmp_path, monkeypatch, capfd):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    engine = EngineProcess(config(model), start_s=60, stop_s=1)
+    with pytest.raises(ConfigError, match="exit code 2"):
+        await engine.start()
+    await engine.close()
+    said = capfd.readouterr().err
+    assert "torch is not installed" in said
+    assert "pip install 'genqueue[worker]'" in said
+    assert "Traceback" not in said
 
 
 async def test_an_engine_that_does_not_stop_is_killed(engine):

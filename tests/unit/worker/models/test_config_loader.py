@@ -122,13 +122,27 @@ class TestBadFiles:
             ("mine: ''", "folder of 'mine' is not a path"),
             ("7: /models/seven", "model name '7' is not valid"),
             ("mine.high: /models/mine", "model name 'mine.high' is not valid"),
-            ("mine: ~nobody-of-that-name/x", "home"),
         ],
     )
     def test_malformed(self, write, content, message):
         with pytest.raises(ConfigError, match=message) as caught:
             ConfigLoader(write(content))
         assert "model_paths.yaml" in str(caught.value)
+
+
+class TestHomeThatIsNone:
+    """Containers run under ids that no passwd file knows, and HOME need not be set."""
+
+    def test_is_named_to_whoever_asks_for_it(self, write):
+        loader = ConfigLoader(write("mine: ~nobody-of-that-name/x"))
+        with pytest.raises(ConfigError, match=r"model_paths.yaml: the folder of 'mine'.*write an absolute path"):
+            loader.folder("mine")
+
+    def test_does_not_keep_another_model_from_being_found(self, write, model_folder):
+        """Every line was resolved, and the first without a home stopped the worker."""
+        loader = ConfigLoader(write(f"other: ~nobody-of-that-name/x\nmine: {model_folder}"))
+        assert loader.model_path("mine") == model_folder
+        assert loader.names == ("other", "mine")
 
 
 class TestBadModels:
@@ -251,7 +265,7 @@ class TestTiny:
 
 
 def test_importing_brings_no_torch():
-    code = "import sys, worker.config_loader; assert 'torch' not in sys.modules"
+    code = "import sys, worker.models.config_loader; assert 'torch' not in sys.modules"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )

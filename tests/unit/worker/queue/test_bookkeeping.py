@@ -21,11 +21,12 @@ from producer.contract import (
 )
 from worker.errors import BookkeepingFailed
 from worker.queue.rq_worker import GenerationWorker
-from worker.queue.sweeping import Recovery
 
 from ..jobs import (
     KEYS,
     NORMAL,
+    bury,
+    die,
     enqueue,
     in_list,
     in_queue,
@@ -46,7 +47,9 @@ def test_begin_shows_the_job_as_running_here(client, worker, job):
     assert registered(StartedJobRegistry, client) == [job.id]
     assert [each.id for each in seen.get_executions()] == [execution.id]
     assert worker.get_current_job_id() == job.id
-    assert 60 < client.ttl(execution.key) <= 66
+    assert 900 < client.ttl(execution.key) <= worker.settings.max_result_ttl_s
+    assert client.zscore(f"rq:wip:{NORMAL}", execution.composite_key) == float("inf")
+    assert client.ttl(job.key) == -1
 
 
 def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, job):
@@ -142,7 +145,7 @@ def test_a_refused_job_that_is_enqueued_again_begins_anew(client, worker):
 def test_a_refusal_is_registered_once_also_for_a_job_that_waits_in_its_queue(client, worker, start):
     """As an expired one does: every worker looks for those."""
     job = enqueue(client)
-    for each in (worker, start(), worker):
+    for each in (worker, start("other"), worker):
         each.refuse(each.fetch(job.id), JobExpired())
     assert len(Job.fetch(job.id, client, "json").results()) == 1
 
@@ -396,7 +399,7 @@ ENDS: dict[str, Callable[[GenerationWorker, Job, Execution], None]] = {
     "put back": lambda worker, job, execution: worker.put_back(job, execution),
     "put back after a death": lambda worker, job, execution: worker.put_back_after_death(job, execution),
 }
-WRITES = {"HSET", "ZADD", "XADD", "EVALSHA"}
+WRITES = {"HSET", "ZADD", "XADD", "EVAL"}
 
 
 @pytest.fixture
@@ -421,22 +424,32 @@ class Heir:
 
     def __init__(self, client: Server, dead: GenerationWorker, heir: GenerationWorker, *, finishes: bool) -> None:
         self.client, self._dead, self._heir, self._finishes = client, dead, heir, finishes
-        self.left: dict[bytes, bytes] = {}
+        self.left: dict[bytes, object] = {}
 
     def take_over(self) -> None:
         """The other was silent for so long that it counts as dead."""
-        self.client.delete(self._dead.key)
-        Recovery(self._heir).sweep()
+        die(self.client, self._dead)
+        bury(self._heir, self._dead)
         job = taken_job(self._heir)
         execution = self._heir.begin(job)
         if self._finishes:
             self._heir.succeed(job, execution, result(job))
         self.left = self.traces()
 
-    def traces(self) -> dict[bytes, bytes]:
-        """All that stands in Redis, but for the dead worker's own record and list."""
+    def traces(self) -> dict[bytes, object]:
+        """All that stands in Redis, but for the dead worker's own record and list, and its death.
+
+        It lives: no death is counted.
+        """
         own = self._dead.name.encode()
-        return {key: self.client.dump(key) for key in self.client.keys("*") if own not in key}
+        left = {key: self.client.dump(key) for key in self.client.keys("*") if own not in key}
+        for key in self.client.keys("rq:job:*"):
+            fields = self.client.hgetall(key)
+            left[key] = {name: value for name, value in fields.items() if name not in (b"deaths", b"lost_by")}
+        return left
+
+    def deaths(self, job: Job) -> int:
+        return int(self.client.hget(job.key, "deaths") or 0)
 
 
 @pytest.fixture(params=[False, True], ids=["runs", "has finished"])
@@ -457,6 +470,7 @@ def test_an_end_is_not_registered_for_a_job_that_was_taken_over_at_the_last_mome
     assert heir.left
     assert heir.traces() == heir.left
     assert worker.executions == {}
+    assert heir.deaths(job) == 0 or end == "let expire"
 
 
 def test_a_start_is_not_registered_for_a_job_that_was_taken_over_at_the_last_moment(

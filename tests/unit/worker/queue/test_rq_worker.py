@@ -8,7 +8,7 @@ from rq import Queue, Retry
 from rq.job import Job
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.suspension import resume, suspend
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from producer.contract import (
@@ -16,7 +16,8 @@ from producer.contract import (
     InvalidRequest,
     JobTimeout,
 )
-from worker.queue.rq_worker import GenerationWorker, Taken
+from producer.ledger.sweep import schedule
+from worker.queue.rq_worker import GenerationWorker
 from worker.settings import WorkerSettings
 
 from ..jobs import (
@@ -24,6 +25,7 @@ from ..jobs import (
     KEYS,
     LOW,
     NORMAL,
+    beat,
     enqueue,
     in_list,
     in_queue,
@@ -39,7 +41,7 @@ from ..server import Server
 
 def test_a_worker_is_seen_by_rq_with_what_producers_want_to_know(client, worker):
     worker.model_state = "ready"
-    worker.beat(None, None)
+    beat(worker)
     [seen] = BaseWorker.all(connection=client, serializer="json")
     fields = {name.decode(): value.decode() for name, value in client.hgetall(worker.key).items()}
     assert seen.name == worker.name
@@ -50,34 +52,36 @@ def test_a_worker_is_seen_by_rq_with_what_producers_want_to_know(client, worker)
 
 def test_a_worker_is_forgotten_when_its_heartbeats_end(client, start):
     worker = start(heartbeat_ttl_s=6)
-    assert 0 < client.ttl(worker.key) <= 6
     client.expire(worker.key, 1)
-    worker.beat(None, None)
+    beat(worker, ttl_s=6)
     assert 1 < client.ttl(worker.key) <= 6
 
 
 def test_a_heartbeat_brings_back_what_an_empty_redis_has_lost(client, worker):
     client.flushall()
-    worker.beat(None, None)
+    beat(worker)
     [seen] = BaseWorker.all(connection=client, serializer="json")
     assert seen.name == worker.name
     assert client.hget(worker.key, "model") == b"tiny"
     assert client.ttl(worker.key) > 0
 
 
-def test_a_heartbeat_keeps_the_running_job_alive(client, worker, job):
-    execution = worker.begin(job)
-    for key in (execution.key, KEYS.taken(worker.name)):
-        client.expire(key, 1)
-    worker.beat(job, execution)
-    assert client.ttl(execution.key) > 60
-    assert client.ttl(KEYS.taken(worker.name)) > 60
-
-
 def test_progress_stands_beside_what_the_user_keeps_in_meta(client, worker):
     job = taken_job_of(client, worker, meta={"mine": 1})
     worker.save_progress(job, {"phase": "decode", "tokens": 3})
     assert Job.fetch(job.id, client, "json").meta == {"mine": 1, "phase": "decode", "tokens": 3}
+
+
+def test_no_progress_is_shown_of_a_job_that_was_put_down(client, worker, job):
+    worker.put_down(job.id)
+    worker.save_progress(job, {"tokens": 3})
+    assert Job.fetch(job.id, client, "json").meta == {}
+
+
+def test_no_progress_is_shown_of_a_job_that_a_sweep_has_moved_on(client, worker, job):
+    client.delete(KEYS.taken(worker.name))
+    worker.save_progress(job, {"tokens": 3})
+    assert Job.fetch(job.id, client, "json").meta == {}
 
 
 def test_progress_does_not_bring_back_a_job_that_was_deleted(client, worker, job):
@@ -137,7 +141,7 @@ def test_a_stop_command_stops_the_job_that_it_names_and_no_other(client, worker)
     client.set(KEYS.result(ended.id), result(ended).model_dump_json())
     stop(worker, ended.id)  # too late, and the next job may have begun without RQ's knowing
     enqueue(client)
-    running = taken_job(worker, ended.id)
+    running = taken_job(worker)
     worker.begin(running)
     stop(worker, ended.id)
     assert client.keys("*:cancel") == []
@@ -151,7 +155,7 @@ def test_a_stop_command_stops_the_job_that_it_names_and_no_other(client, worker)
 def test_jobs_are_taken_by_priority_and_then_in_order(client, worker):
     jobs = [enqueue(client, queue) for queue in (LOW, NORMAL, HIGH, NORMAL)]
     order = []
-    while (taken := worker.take(order)) is not None:
+    while (taken := worker.take()) is not None:
         order.append(taken.job_id)
     assert order == [jobs[2].id, jobs[1].id, jobs[3].id, jobs[0].id]
     assert in_list(client, worker) == order
@@ -161,11 +165,12 @@ def test_jobs_are_taken_by_priority_and_then_in_order(client, worker):
 def test_a_job_whose_answer_was_lost_is_given_again_and_no_other(client, worker):
     first, second = enqueue(client), enqueue(client)
     lost = worker.take()
+    worker.in_hand.clear()
     again = worker.take()
-    assert lost == again
+    assert lost.raw == again.raw
     assert again.job_id == first.id
     assert in_queue(client) == [second.id]
-    assert worker.take([first.id]).job_id == second.id
+    assert worker.take().job_id == second.id
 
 
 def test_a_job_that_was_put_down_is_not_given_again(client, worker):
@@ -179,7 +184,10 @@ def test_a_job_that_was_put_down_is_not_given_again(client, worker):
 def test_a_job_comes_with_its_hash(client, worker):
     job = enqueue(client)
     taken = worker.take()
-    assert taken.raw == client.hgetall(job.key)
+    stored = client.hgetall(job.key)
+    assert stored.pop(b"taken_by") == worker.name.encode()
+    assert taken.raw == stored
+    assert taken.size_bytes == sum(map(len, stored.values()))
     assert worker.read(taken).kwargs == {"request": {"prompt": "hi"}}
 
 
@@ -201,7 +209,8 @@ def test_a_job_is_read_without_redis(client, worker, monkeypatch):
 def test_a_job_without_a_hash_is_taken_all_the_same(client, worker, put):
     client.rpush(f"rq:queue:{NORMAL}", "job-1")
     put(client, "rq:job:job-1")
-    assert worker.take() == Taken("job-1", {})
+    taken = worker.take()
+    assert (taken.job_id, taken.raw, taken.size_bytes) == ("job-1", {}, 0)
     assert worker.fetch("job-1") is None
 
 
@@ -251,22 +260,25 @@ def test_a_retry_with_an_interval_waits_in_the_schedule_until_its_time(client, w
     job = taken_job_of(client, worker, retry=Retry(1, interval=60))
     worker.fail(job, worker.begin(job), JobTimeout())
     assert registered(ScheduledJobRegistry, client) == [job.id]
-    worker.enqueue_scheduled()
+    assert schedule_due(worker) == 0
     assert in_queue(client) == []
     client.zadd(f"rq:scheduled:{NORMAL}", {job.id: 1})
-    worker.enqueue_scheduled()
+    assert schedule_due(worker) == 1
     assert in_queue(client) == [job.id]
-    worker.teardown()
+    assert taken_job(worker).id == job.id
 
 
 def test_a_scheduled_job_that_cannot_be_read_goes_to_its_queue_and_holds_up_no_other(client, worker):
     queue = Queue(NORMAL, connection=client, serializer="json")
     good, bad = (queue.enqueue_at(now(), FUNCTION, request={"prompt": "hi"}) for _ in range(2))
     client.hset(bad.key, "created_at", "yesterday")
-    worker.enqueue_scheduled()
+    assert schedule_due(worker) == 2
     assert sorted(in_queue(client)) == sorted([good.id, bad.id])
     assert registered(ScheduledJobRegistry, client) == []
-    worker.teardown()
+
+
+def schedule_due(worker: GenerationWorker) -> int:
+    return schedule(KEYS, "tiny", now=utcformat(now())).run(worker.connection)
 
 
 def test_maintenance_drops_what_has_expired_and_leaves_running_jobs(client, worker, job):

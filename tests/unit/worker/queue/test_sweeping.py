@@ -1,8 +1,6 @@
 """What a live worker finds in the list of a dead one, in every state in which a job can have been left."""
 
-import json
 import threading
-import time
 
 import pytest
 from redis.client import Pipeline
@@ -12,10 +10,12 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 
 from producer.contract import GenerationResult, JobTimeout
 from worker.intake import read_order
+from worker.presence import Dead
+from worker.queue import sweeping
 from worker.queue.rq_worker import GenerationWorker
-from worker.queue.sweeping import Recovery
+from worker.queue.sweeping import Sweeper
 
-from ..jobs import KEYS, NORMAL, enqueue, in_queue, taken_job
+from ..jobs import KEYS, NORMAL, bury, die, enqueue, in_list, in_queue, member_of, taken_job
 from ..server import Server
 
 
@@ -23,11 +23,6 @@ from ..server import Server
 def dead(start) -> GenerationWorker:
     """It will die once `die` has been called on it."""
     return start("dead")
-
-
-def die(client: Server, worker: GenerationWorker) -> None:
-    """Its key expires, as after its last heartbeat."""
-    client.delete(worker.key)
 
 
 def write_result(client: Server, job_id: str, status: str = "finished") -> GenerationResult:
@@ -49,9 +44,9 @@ def test_a_job_that_was_popped_and_not_started_goes_to_the_front(client, worker,
     job, later = enqueue(client), enqueue(client)
     taken_job(dead)
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert in_queue(client) == [job.id, later.id]
-    assert client.hgetall(job.key)[b"deaths"] == b"1"
+    assert not client.hexists(job.key, "deaths"), "it was not the job that the worker died of"
     assert_nothing_is_left(client, worker, dead)
 
 
@@ -59,7 +54,7 @@ def test_a_running_job_goes_to_the_front_and_nothing_runs_it(client, worker, dea
     job = enqueue(client)
     execution = dead.begin(taken_job(dead))
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     seen = Job.fetch(job.id, client, "json")
     assert in_queue(client) == [job.id]
     assert (seen.get_status(), seen.worker_name) == (JobStatus.QUEUED, None)
@@ -73,7 +68,7 @@ def test_a_job_goes_back_to_the_queue_of_its_priority(client, worker, dead, queu
     job = enqueue(client, queue)
     taken_job(dead)
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert in_queue(client, queue) == [job.id]
 
 
@@ -82,18 +77,18 @@ def test_a_job_of_another_model_goes_back_to_its_own_queue(client, worker, start
     job = enqueue(client, "generate.other")
     taken_job(other)
     die(client, other)
-    Recovery(worker).sweep()
+    bury(worker, other)
     assert in_queue(client, "generate.other") == [job.id]
     assert in_queue(client) == []
 
 
-def test_each_death_counts(client, worker, start):
+def test_each_death_over_a_running_job_counts(client, worker, start):
     job = enqueue(client)
     for _ in range(3):
         victim = start("dead")
-        taken_job(victim)
+        victim.begin(taken_job(victim))
         die(client, victim)
-        Recovery(worker).sweep()
+        bury(worker, victim)
     assert client.hget(job.key, "deaths") == b"3"
 
 
@@ -101,7 +96,7 @@ def test_a_live_worker_keeps_its_jobs(client, worker, start):
     busy = start("busy")
     job = enqueue(client)
     execution = busy.begin(taken_job(busy))
-    Recovery(worker).sweep()
+    bury(worker, busy)
     assert in_queue(client) == []
     assert client.exists(execution.key)
     assert client.lrange(KEYS.taken(busy.name), 0, -1) == [job.id.encode()]
@@ -111,8 +106,35 @@ def test_a_worker_does_not_bury_itself(client, worker):
     enqueue(client)
     taken_job(worker)
     die(client, worker)
-    Recovery(worker).sweep()
-    assert in_queue(client) == []
+    client.delete(KEYS.beats)
+    assert Sweeper(worker).dead_of_earlier_versions() == []
+
+
+def test_a_worker_of_an_earlier_version_is_dead_once_its_record_has_expired(client, worker, start):
+    """It beats by its record alone. One that beats as we do is left to its beat."""
+    busy, earlier = start("busy"), start("earlier")
+    jobs = [enqueue(client) for _ in range(2)]
+    for each in (busy, earlier):
+        each.begin(taken_job(each))
+    client.zrem(KEYS.beats, str(member_of(earlier)))
+    sweeper = Sweeper(worker)
+    assert sweeper.dead_of_earlier_versions() == []
+    client.delete(earlier.key, busy.key)
+    for dead in sweeper.dead_of_earlier_versions():
+        assert dead.sign == "expired"
+        sweeper.sweep(dead)
+    assert in_queue(client) == [jobs[1].id]
+    assert in_list(client, busy) == [jobs[0].id]
+
+
+def test_the_record_of_an_earlier_version_that_never_expires_is_no_beat(client, worker, dead):
+    """RQ has written into it after its time was over."""
+    job = take_of(client, dead)
+    client.delete(KEYS.beats, dead.key)
+    client.hset(dead.key, "current_job", job.id)
+    [found] = Sweeper(worker).dead_of_earlier_versions()
+    Sweeper(worker).sweep(found)
+    assert in_queue(client) == [job.id]
 
 
 IN_RQ = {
@@ -131,7 +153,7 @@ def test_an_end_of_which_rq_has_not_heard_is_registered(client, worker, dead, st
         dead.begin(job)
     result = write_result(client, job.id, status)
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     seen = Job.fetch(job.id, client, "json")
     expected, registry = IN_RQ[status]
     assert seen.get_status() == expected
@@ -159,18 +181,39 @@ def test_an_end_that_was_registered_and_not_put_down_is_left_alone(client, worke
         dead.fail(job, execution, JobTimeout())
     before = client.hgetall(job.key)
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert client.hgetall(job.key) == before
     assert in_queue(client) == []
     assert len(Job.fetch(job.id, client, "json").results()) == 1
 
 
-def test_a_job_that_has_ended_by_its_status_and_has_lost_its_result_is_not_run_again(client, worker, dead):
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("status", ["finished", "failed", "stopped", "canceled"])
+def test_a_job_that_has_ended_for_rq_alone_goes_back_to_its_queue(client, worker, dead, status, begun):
+    """RQ's upkeep of its registries has given it up, say. Without an end of ours, a subscriber waits for one."""
     job = take_of(client, dead)
-    client.hset(job.key, "status", "finished")
+    if begun:
+        dead.begin(job)
+    client.hset(job.key, "status", status)
+    client.zadd(f"rq:failed:{NORMAL}", {job.id: 2e9})
     die(client, dead)
-    Recovery(worker).sweep()
-    assert in_queue(client) == []
+    bury(worker, dead)
+    assert in_queue(client) == [job.id]
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.QUEUED
+    assert FailedJobRegistry(NORMAL, client, serializer="json").get_job_ids(cleanup=False) == []
+    assert_nothing_is_left(client, worker, dead)
+
+
+def test_no_upkeep_of_rqs_gives_up_a_job_that_runs(client, worker, dead):
+    """Of `rq info`, of an exporter or of a host whose clock is ahead."""
+    job = take_of(client, dead)
+    dead.begin(job)
+    StartedJobRegistry(NORMAL, client, serializer="json").cleanup(timestamp=4e9)
+    assert client.hget(job.key, "status") == b"started"
+    die(client, dead)
+    StartedJobRegistry(NORMAL, client, serializer="json").cleanup(timestamp=4e9)
+    bury(worker, dead)
+    assert in_queue(client) == [job.id]
     assert_nothing_is_left(client, worker, dead)
 
 
@@ -182,9 +225,11 @@ def test_a_job_that_nobody_can_read_goes_to_a_queue_where_it_is_refused(client, 
     client.rpush(f"rq:queue:{NORMAL}", "job-1")
     dead.take()
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert in_queue(client) == ["job-1"]
-    assert client.hgetall("rq:job:job-1") == {k.encode(): v.encode() for k, v in (hash_ or {}).items()}
+    left = {name.decode(): value.decode() for name, value in client.hgetall("rq:job:job-1").items()}
+    assert {name: left[name] for name in hash_ or {}} == (hash_ or {})
+    assert client.exists("rq:job:job-1") == bool(hash_)
     assert_nothing_is_left(client, worker, dead)
 
 
@@ -193,17 +238,19 @@ def test_a_job_that_nobody_can_read_and_that_has_its_end_is_put_down(client, wor
     dead.take()
     write_result(client, "job-1", "failed")
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert in_queue(client) == []
     assert_nothing_is_left(client, worker, dead)
 
 
-def test_what_is_no_job_id_is_dropped(client, worker):
-    client.sadd(KEYS.takers, "dead")
-    client.rpush(KEYS.taken("dead"), b"\xff", b"")
-    Recovery(worker).sweep()
-    assert_nothing_is_left(client, worker)
-    assert not client.exists(KEYS.taken("dead"))
+def test_what_is_no_job_id_ends_up_in_a_queue_whose_next_reader_drops_it(client, worker, dead):
+    client.sadd(KEYS.takers, dead.name)
+    client.rpush(KEYS.taken(dead.name), b"\xff", b"")
+    die(client, dead)
+    bury(worker, dead)
+    assert worker.take() is None
+    assert in_queue(client) == in_list(client, worker) == []
+    assert_nothing_is_left(client, worker, dead)
 
 
 def write_list(client: Server, key: str) -> None:
@@ -215,7 +262,7 @@ def test_what_stands_in_place_of_a_result_is_no_end(client, worker, dead, foreig
     job = take_of(client, dead)
     foreign(client, KEYS.result(job.id))
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert in_queue(client) == [job.id]
     assert not client.exists(KEYS.result(job.id))
 
@@ -224,14 +271,12 @@ def test_what_stands_in_place_of_a_result_is_no_end(client, worker, dead, foreig
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_job_with_a_foreign_key_does_not_hold_up_the_others(client, worker, dead, key, ended):
     first, second = take_of(client, dead), enqueue(client)
-    dead.take([first.id])
+    dead.take()
     client.set(key.format(first.id), "foreign")
     if ended:
         write_result(client, first.id)
     die(client, dead)
-    recovery = Recovery(worker)
-    recovery.sweep()
-    recovery.sweep()
+    bury(worker, dead)
     assert second.id in in_queue(client)
     assert (first.id in in_queue(client)) == (not ended)
     assert_nothing_is_left(client, worker, dead)
@@ -242,32 +287,33 @@ def test_a_retry_that_rq_has_not_heard_of_is_made_up_for(client, worker, dead):
     job = take_of(client, dead, retry=Retry(2))
     dead.begin(job)
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert in_queue(client) == [job.id]
     assert Job.fetch(job.id, client, "json").retries_left == 2
 
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_two_sweepers_at_once_move_or_settle_a_job_once(client, start, dead, ended):
-    jobs = [enqueue(client) for _ in range(10)]
-    known: list[str] = []
-    for _ in jobs:
-        known.append(taken_job(dead, *known).id)
+    known = []
+    for _ in range(10):
+        job = take_of(client, dead)
+        dead.begin(job)
+        known.append(job.id)
     for job_id in known if ended else ():
         write_result(client, job_id)
     die(client, dead)
-    sweepers = [Recovery(start(name)) for name in ("one", "other")]
+    sweepers = [start(name) for name in ("one", "other")]
     gate = threading.Barrier(len(sweepers))
     failures: list[BaseException] = []
 
-    def sweep(recovery: Recovery) -> None:
+    def sweep(worker: GenerationWorker) -> None:
         gate.wait(10)
         try:
-            recovery.sweep()
+            bury(worker, dead)
         except BaseException as error:  # noqa: BLE001 - shown to the test
             failures.append(error)
 
-    threads = [threading.Thread(target=sweep, args=(recovery,)) for recovery in sweepers]
+    threads = [threading.Thread(target=sweep, args=(sweeper,)) for sweeper in sweepers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -287,9 +333,9 @@ def test_an_end_is_settled_by_the_sweeper_that_has_claimed_it(client, start, dea
     write_result(client, job.id)
     die(client, dead)
     fast, slow = start("fast"), start("slow")
-    slow_recovery = Recovery(slow)
+    slow_sweeper = Sweeper(slow)
     settling, may_settle = threading.Event(), threading.Event()
-    succeed, ended = fast.succeed, slow_recovery._result_or_discard
+    succeed, ended = fast.succeed, slow_sweeper._result_or_discard
 
     def succeed_later(*args: object) -> None:
         settling.set()
@@ -302,10 +348,10 @@ def test_an_end_is_settled_by_the_sweeper_that_has_claimed_it(client, start, dea
             assert settling.wait(10)
         return ended(job_id)
 
-    thread = threading.Thread(target=Recovery(fast).sweep)
+    thread = threading.Thread(target=bury, args=(fast, dead))
     monkeypatch.setattr(fast, "succeed", succeed_later)
-    monkeypatch.setattr(slow_recovery, "_result_or_discard", overtaken)
-    slow_recovery.sweep()
+    monkeypatch.setattr(slow_sweeper, "_result_or_discard", overtaken)
+    slow_sweeper.sweep(Dead(member_of(dead), "overdue"))
     may_settle.set()
     thread.join(10)
     assert len(Job.fetch(job.id, client, "json").results()) == 1
@@ -320,11 +366,10 @@ def test_a_sweeper_that_dies_over_an_end_leaves_it_to_the_next(client, worker, s
     with monkeypatch.context() as dying:
         dying.setattr(sweeper, "succeed", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
-            Recovery(sweeper).sweep()
+            bury(sweeper, dead)
     assert Job.fetch(job.id, client, "json").get_status() == JobStatus.QUEUED
     die(client, sweeper)
-    recovery = Recovery(worker)
-    recovery.sweep()
+    bury(worker, sweeper)
     assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FINISHED
     assert_nothing_is_left(client, worker, sweeper, dead)
 
@@ -342,12 +387,12 @@ def test_a_sweeper_that_was_taken_for_dead_over_an_end_leaves_no_trace(client, s
         if not left and "XADD" in {args[0] for args, _ in pipeline.command_stack}:
             left["is being told"] = True
             die(client, slow)
-            Recovery(other).sweep()
+            bury(other, slow)
             left["traces"] = {key: client.dump(key) for key in client.keys("*") if b"slow" not in key}
         return execute(pipeline, raise_on_error)
 
     monkeypatch.setattr(Pipeline, "execute", overtaken)
-    Recovery(slow).sweep()
+    bury(slow, dead)
     assert left["traces"] == {key: client.dump(key) for key in client.keys("*") if b"slow" not in key}
     assert len(Job.fetch(job.id, client, "json").results()) == 1
     assert_nothing_is_left(client, slow, other, dead)
@@ -357,11 +402,16 @@ def test_a_result_that_has_come_since_the_look_is_not_deleted(client, worker, de
     """A sweeper that was stopped over what stood in place of a result: the job's own end stands there now."""
     job = take_of(client, dead)
     client.set(KEYS.result(job.id), "no JSON")
-    recovery = Recovery(worker)
-    discard = recovery._discard
-    monkeypatch.setattr(recovery, "_discard", lambda **_: (write_result(client, job.id), discard(**_)))
-    recovery._result_or_discard(job.id)
-    assert recovery._result_or_discard(job.id).status == "finished"
+    step = sweeping.discard_result
+
+    def overtaken(*args: object) -> object:
+        write_result(client, job.id)
+        return step(*args)
+
+    monkeypatch.setattr(sweeping, "discard_result", overtaken)
+    sweeper = Sweeper(worker)
+    sweeper._result_or_discard(job.id)
+    assert sweeper._result_or_discard(job.id).status == "finished"
 
 
 def test_a_job_whose_retry_rq_has_noted_is_not_put_back_once_more(client, worker, dead):
@@ -369,7 +419,7 @@ def test_a_job_whose_retry_rq_has_noted_is_not_put_back_once_more(client, worker
     job = take_of(client, dead, retry=Retry(2))
     dead.fail(job, dead.begin(job), JobTimeout())
     die(client, dead)
-    Recovery(worker).sweep()
+    bury(worker, dead)
     assert in_queue(client) == [job.id]
     assert not client.hexists(job.key, "deaths")
 
@@ -379,48 +429,37 @@ def test_a_sweep_when_nobody_has_died_writes_nothing(client, worker, start):
     enqueue(client)
     taken_job(busy)
     before = {key: client.dump(key) for key in client.keys("*")}
-    Recovery(worker).sweep()
+    bury(worker, busy)
     assert {key: client.dump(key) for key in client.keys("*")} == before
 
 
 # -- waiting for too long
 
 
-def test_jobs_that_have_waited_for_too_long_are_found_and_stay_until_they_are_dropped(client, worker):
-    late = enqueue(client, meta={"expires_at": time.time() - 1})
-    enqueue(client, meta={"expires_at": time.time() + 1000})
-    enqueue(client)
-    for meta in ("no JSON", "[]", json.dumps({"expires_at": "soon"})):
-        client.hset(enqueue(client).key, "meta", meta)
-    recovery = Recovery(worker)
-    assert [job.id for job in recovery.expired()] == [late.id]
-    assert late.id in in_queue(client)
-    recovery.drop(late)
-    assert late.id not in in_queue(client)
-    assert recovery.expired() == []
+def test_jobs_that_have_waited_for_too_long_are_taken_to_be_ended(client, worker):
+    late, unreadable, other = enqueue(client), enqueue(client), enqueue(client)
+    client.hset(unreadable.key, "created_at", "yesterday")
+    client.zadd(KEYS.deadlines("tiny"), {late.id: 1, unreadable.id: 2, other.id: 4e12, "cancelled-since": 3})
+    taken = worker.take_late()
+    assert [each if isinstance(each, str) else each.id for each in taken] == [late.id, unreadable.id]
+    assert isinstance(taken[1], str)
+    assert in_list(client, worker) == [late.id, unreadable.id]
+    assert worker.in_hand == {late.id, unreadable.id}
+    assert in_queue(client) == [other.id]
+    assert worker.take_late() == []
 
 
 @pytest.mark.parametrize("begun", [True, False], ids=["running", "popped and not yet started"])
 def test_a_job_that_was_taken_in_time_does_not_expire_when_its_worker_dies(client, worker, dead, begun):
     """`queue_ttl_s` bounds the wait for a worker, and that was over: its user may have read half of the text."""
-    job = take_of(client, dead, meta={"expires_at": time.time() + 1000})
+    enqueued = enqueue(client, meta={"expires_at": 1})
+    client.hset(enqueued.key, "expires_at_ms", 1)
+    job = taken_job(dead)
     if begun:
         dead.begin(job)
     die(client, dead)
-    Recovery(worker).sweep()
-    client.hset(job.key, "meta", json.dumps({"expires_at": time.time() - 1}))
-    assert Recovery(worker).expired() == []
-    assert read_order(taken_job(worker), worker.settings, (NORMAL,)).job_id == job.id
-
-
-def test_a_long_queue_is_looked_at_in_parts(client, worker, monkeypatch):
-    monkeypatch.setattr("worker.queue.sweeping.WINDOW", 3)
-    jobs = [enqueue(client) for _ in range(8)]
-    late = enqueue(client, meta={"expires_at": 1})
-    recovery = Recovery(worker)
-    looks = 0
-    while not (found := recovery.expired()):
-        looks += 1
-        assert looks < 10
-    assert [job.id for job in found] == [late.id]
-    assert looks == len(jobs) // 3
+    bury(worker, dead)
+    client.zadd(KEYS.deadlines("tiny"), {job.id: 1})
+    assert worker.take_late() == []
+    taken = worker.take()
+    assert read_order(worker.read(taken), taken, worker.settings, (NORMAL,)).job_id == job.id

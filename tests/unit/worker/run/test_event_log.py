@@ -41,9 +41,10 @@ async def client(fake_server: FakeServer):
     await client.aclose()
 
 
-def log_of(client, history=(), **options) -> EventLog:
+def log_of(client, history=(), *, as_owner: bool = False, **options) -> EventLog:
     history = [Entry.of(*streamed) for streamed in history]
-    return EventLog(client, KEYS, JOB, history, live_ttl_s=1000, result_ttl_s=100, **options)
+    ttls = {"live_ttl_s": 1000, "result_ttl_s": 100}
+    return EventLog(client, KEYS, JOB, history, worker="w1", as_owner=as_owner, **ttls, **options)
 
 
 async def history(client):
@@ -173,15 +174,12 @@ async def test_two_workers_cannot_claim_the_same_attempt(client):
     assert [streamed.event.data.worker for streamed in await history(client)] == ["one"]
 
 
-OWNED = {"owner": "w1", "owner_keys": (KEYS.taken("w1"), f"rq:job:{JOB}")}
-
-
 @pytest.mark.parametrize("foreign", [f"rq:job:{JOB}", KEYS.taken("w1")])
 async def test_a_job_whose_owner_nobody_can_tell_any_more_has_its_end(client, foreign):
     """Somebody has put another kind of key there. RQ's bookkeeping counts the job as lost; a subscriber waits."""
     await client.hset(f"rq:job:{JOB}", mapping={"status": "started", "worker_name": "w2"})
     await client.set(foreign, "foreign")
-    log = log_of(client, **OWNED)
+    log = log_of(client, as_owner=True)
     log.end(finished())
     await log.run()
     assert await ids(client) == ["1-0"]
@@ -189,7 +187,7 @@ async def test_a_job_whose_owner_nobody_can_tell_any_more_has_its_end(client, fo
 
 async def test_a_worker_that_was_swept_away_adds_nothing(client):
     await client.hset(f"rq:job:{JOB}", mapping={"status": "started", "worker_name": "w2"})
-    log = log_of(client, **OWNED)
+    log = log_of(client, as_owner=True)
     log.end(finished())
     with pytest.raises(Fenced):
         await log.run()
@@ -216,17 +214,18 @@ class Lossy:
     def __init__(self, client, lose: set[int]) -> None:
         self._client, self._lose, self.calls = client, lose, 0
 
-    def register_script(self, text):
-        script = self._client.register_script(text)
+    async def evalsha(self, *args):
+        return await self._answer(self._client.evalsha(*args))
 
-        async def call(keys, args):
-            self.calls += 1
-            answer = await script(keys=keys, args=args)
-            if self.calls in self._lose:
-                raise redis.ConnectionError("the answer was lost")
-            return answer
+    async def eval(self, *args):
+        return await self._answer(self._client.eval(*args))
 
-        return call
+    async def _answer(self, call):
+        answer = await call
+        self.calls += 1
+        if self.calls in self._lose:
+            raise redis.ConnectionError("the answer was lost")
+        return answer
 
 
 @pytest.mark.parametrize("lose", [{1}, {2}, {3}, {1, 2, 3, 4}])

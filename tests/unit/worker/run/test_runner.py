@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from producer.broker.outage import Outage
 from producer.contract import (
     Cancelled,
     Failed,
@@ -346,19 +347,16 @@ async def test_what_stands_in_place_of_the_stream_is_deleted_and_not_what_has_co
         "list": lambda: client.rpush(KEYS.events(JOB), "foreign"),
     }
     await put[kind]()
-    register = client.register_script
+    run_script = client.evalsha
 
-    def stopped_before(script: str):
-        async def discard(**arguments):
-            if overtaken:
-                await client.delete(KEYS.events(JOB))
-                await client.xadd(KEYS.events(JOB), {"type": "started", "data": "{}"}, id="1-0")
-            return await register(script)(**arguments)
+    async def stopped_before(*args):
+        if overtaken:
+            await client.delete(KEYS.events(JOB))
+            await client.xadd(KEYS.events(JOB), {"type": "started", "data": "{}"}, id="1-0")
+        return await run_script(*args)
 
-        return discard
-
-    monkeypatch.setattr(client, "register_script", stopped_before)
-    assert (await read_history(client, KEYS, JOB, "w1")).events == ()
+    monkeypatch.setattr(client, "evalsha", stopped_before)
+    assert (await read_history(client, KEYS, JOB, "w1", Outage())).events == ()
     assert await client.exists(KEYS.events(JOB)) == overtaken
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ..engine_options import EngineOptions
 from ..errors import ConfigError
-from ..progress import Progress
+from ..progress import ReportProgress
 from .dynamic_path import DynamicPath
 from .errors import NotSupported
 from .forward_path import ForwardPath
@@ -39,7 +39,7 @@ def choose_path(
         return DynamicPath(model), str(error)
 
 
-def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: Progress) -> str:
+def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: ReportProgress) -> str:
     """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why."""
     on_gpu = path.device.type == "cuda"
     shortfalls = []

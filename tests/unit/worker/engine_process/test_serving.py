@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +22,7 @@ from worker.engine_process.protocol import (
     Stop,
     parse_answers,
 )
-from worker.engine_process.server import EngineServer
+from worker.engine_process.serving import EngineServer
 
 TIMEOUT_S = 20
 LONG = {"prompt": "hi", "max_new_tokens": 100}
@@ -153,10 +154,70 @@ def test_a_stop_hands_over_what_is_held_back_if_asked(worker, flush):
     request = {**LONG, "stop": [f"{held}\0"]}
     resumed = tuple(step.token_id for step in steps[:30])
     worker.send(generate(2, request, resumed_ids=resumed), Stop(run=2, flush=flush))
-    _, ended = worker.hear_all()
+    *_, ended = worker.hear_all()
     assert shown
     assert held
     assert ended.tail.startswith(held) if flush else ended.tail == ""
+
+
+class TestTokenizing:
+    """It can take minutes, in which nothing could be stopped."""
+
+    @pytest.fixture
+    def held(self, engine, monkeypatch) -> Iterator[threading.Event]:
+        """Every tokenization takes until this is set."""
+        go_on = threading.Event()
+        encode = engine.encode
+        self.begun = []
+
+        def slow(request: GenerationRequest):
+            self.begun.append(request)
+            assert go_on.wait(TIMEOUT_S)
+            return encode(request)
+
+        monkeypatch.setattr(engine, "encode", slow)
+        yield go_on
+        go_on.set()
+
+    def test_a_stop_is_obeyed_at_once(self, worker, held):
+        worker.send(generate(1))
+        worker.send(Stop(run=0, flush=True), Stop(run=1, flush=True))
+        assert worker.hear_all() == [Ended()]
+
+    def test_what_is_given_up_does_not_pile_up(self, worker, held):
+        for run in (1, 2, 3):
+            worker.send(generate(run), Stop(run=run, flush=False))
+            assert worker.hear_all() == [Ended()]
+        assert len(self.begun) <= 1
+        held.set()
+        worker.send(generate(4))
+        assert len(token_ids(worker.hear_all())) == 100
+
+    def test_a_run_waits_for_what_was_given_up_before_it(self, worker, held):
+        worker.send(generate(1))
+        while not self.begun:
+            time.sleep(0.001)
+        worker.send(Stop(run=1, flush=False), generate(2))
+        assert worker.hear_all() == [Ended()]
+        held.set()
+        assert len(token_ids(worker.hear_all())) == 100
+
+    def test_text_that_an_earlier_attempt_held_back_is_handed_over(self, worker, held):
+        held.set()
+        worker.send(generate(1))
+        steps = [message for message in worker.hear_all() if isinstance(message, StepMessage)]
+        held.clear()
+        shown, held_back = ("".join(step.text for step in some) for some in (steps[:10], steps[10:30]))
+        request = {**LONG, "stop": [f"{held_back}\0"]}
+        resumed = tuple(step.token_id for step in steps[:30])
+        worker.send(generate(2, request, resumed_ids=resumed), Stop(run=2, flush=True))
+        [ended] = worker.hear_all()
+        assert ended.tail.startswith(held_back)
+        assert shown
+
+    def test_a_worker_that_goes_meanwhile_ends_the_engine(self, held, worker):
+        """The fixture of the worker waits for that, before the tokenization goes on."""
+        worker.send(generate(1))
 
 
 def test_a_stop_ends_a_run_that_is_under_way(worker):

@@ -1,0 +1,64 @@
+"""Whether a server can serve us, asked once at a worker's start. Knows redis-py, and nothing of jobs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from ..contract import BrokerUnavailable
+
+NEEDED = ("LMOVE", "BLMOVE", "LPOS", "XADD", "XREAD", "XTRIM", "HSTRLEN", "EVALSHA", "ZRANGEBYLEX", "PUBLISH")
+"""Commands that not every server has: LMOVE and BLMOVE came with Redis 6.2."""
+MINIMUM = "Redis 6.2 or Valkey 7.2 (Redis 7 for configs/redis.acl)"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """What is to be known of a server that can serve us."""
+
+    version: str
+    warnings: tuple[str, ...]
+
+
+def inspect_server(client: redis.Redis) -> ServerReport:
+    """Look at the server.  Raises BrokerUnavailable, which names its version, when it cannot serve us.
+
+    Raises errors of Redis when it does not answer.
+    """
+    info: Any = client.info()
+    version = _version(info)
+    missing = _missing_commands(client)
+    if missing:
+        raise BrokerUnavailable(f"Redis cannot be used: {version} has no {', '.join(missing)}; it takes {MINIMUM}")
+    return ServerReport(version, tuple(_warnings(info)))
+
+
+def _version(info: dict[str, Any]) -> str:
+    for name, key in (("Valkey", "valkey_version"), ("Redis", "redis_version")):
+        if key in info:
+            return f"{name} {info[key]}"
+    return "the server"
+
+
+def _missing_commands(client: redis.Redis) -> list[str]:
+    """Those that the server does not have, or that were renamed away. Empty where it does not say."""
+    try:
+        # As one word: redis-py's own reading of COMMAND's reply stumbles over commands that are not there.
+        described: Any = client.execute_command("COMMAND INFO", *NEEDED)  # type: ignore[no-untyped-call]
+    except redis.ResponseError:
+        return []  # the user may not ask; the first use of each will tell
+    known = {bytes(entry[0]).decode().upper() for entry in described if entry}
+    return [name for name in NEEDED if name not in known]
+
+
+def _warnings(info: dict[str, Any]) -> list[str]:
+    warnings = []
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if int(info.get("maxmemory", 0)) > 0 and policy != "noeviction":
+        warnings.append(
+            f"Redis evicts keys when its memory is full (maxmemory-policy {policy}): jobs that wait can be lost. "
+            "Set maxmemory-policy to noeviction, so that a full server refuses new jobs instead"
+        )
+    if info.get("cluster_enabled"):
+        warnings.append("the server runs in cluster mode, which RQ does not support: use one without")
+    return warnings

@@ -1,0 +1,51 @@
+-- Append a job's events, in order, once each, and only while the job is ours.
+-- KEYS  1 events  2 result  3 cancel  4 waiters; for a worker that runs the job also 5 its list of taken jobs, 6 RQ hash
+-- ARGV  1 id of the event that precedes the batch  2 ttl, s  3 channel  4 result or ''  5 job id  6 our name
+--       7.. for each event: id, type, data, mirror
+-- Returns {ok | behind | fenced, id and data of the stream's last entry, 1 if somebody asks for the job's cancellation}.
+local function before(a, b)
+  local a1, a2 = string.match(a, '^(%d+)-(%d+)$')
+  local b1, b2 = string.match(b, '^(%d+)-(%d+)$')
+  a1, a2, b1, b2 = tonumber(a1), tonumber(a2), tonumber(b1), tonumber(b2)
+  return a1 < b1 or (a1 == b1 and a2 < b2)
+end
+
+local tail = unless_wrong_type('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+-- The contract gives this name to the job's stream: whatever else stands there is in the way of its end.
+if not tail then redis.call('DEL', KEYS[1]) end
+local last, last_data = '0-0', ''
+if tail and tail[1] then last, last_data = tail[1][1], field(tail[1], 'data') or '' end
+
+-- Swept away, a worker must add nothing: its first event would claim the next worker's attempt, and its last would
+-- end a job that waits in its queue again. A Redis that came back empty knows neither list nor job.
+-- Where somebody has put another kind of key in place of either, nobody can tell. The job is ours then: without its
+-- end a subscriber waits for ever. A second end cannot come of it: the ids alone refuse that, below.
+if KEYS[5] and unless_wrong_type('LPOS', KEYS[5], ARGV[5]) == false then
+  local job = unless_wrong_type('HMGET', KEYS[6], 'status', 'worker_name')
+  local is_ours = not job or not job[1] or (job[1] == 'started' and job[2] == ARGV[6])
+  if not is_ours then return {'fenced', last, last_data, 0} end
+end
+
+local first = 7
+if last ~= ARGV[1] then
+  first = nil
+  -- Our own append, whose reply was lost? Then the stream ends inside our batch, with our own data.
+  for i = 7, #ARGV, 4 do
+    if ARGV[i] == last and ARGV[i + 2] == last_data then first = i + 4 end
+  end
+  if not first then
+    if before(last, ARGV[1]) and redis.call('EXISTS', KEYS[2]) == 0 then return {'behind', last, last_data, 0} end
+    return {'fenced', last, last_data, 0}
+  end
+end
+for i = first, #ARGV, 4 do
+  redis.call('XADD', KEYS[1], ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2])
+  redis.call('PUBLISH', ARGV[3], ARGV[i + 3])
+  last = ARGV[i]
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+if ARGV[4] == '' then return {'ok', last, '', redis.call('EXISTS', KEYS[3])} end
+redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[2])
+redis.call('DEL', KEYS[3])
+tell_waiters(KEYS[4], ARGV[5], 60)
+return {'ok', last, '', 0}

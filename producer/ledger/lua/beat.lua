@@ -1,0 +1,38 @@
+-- Say that a worker is alive, and see what there is to be done.
+-- KEYS  1 deadlines of the workers' beats  2 the model's ring  3 the worker's record  4 the model's deadlines
+--       5 all workers of RQ  6.. RQ's workers of each queue, then RQ's scheduled registry of each
+-- ARGV  1 name and model  2 ttl, ms  3 our entry in the ring  4 our entry before, or ''  5 how many queues
+--       6 ttl of ring and beats, s  7.. fields and values of the record
+-- Returns {now in ms, 1 if we are the first of the ring, {the entries after ours}, {names and models of those whose beat is overdue},
+-- 1 if jobs wait for longer than they may, 1 if jobs are scheduled}. The last two are looked at by the first alone.
+local now, queues = now_ms(), tonumber(ARGV[5])
+local new = redis.call('HSET', KEYS[3], unpack(ARGV, 7))
+redis.call('PEXPIRE', KEYS[3], ARGV[2])
+if new * 2 == #ARGV - 6 then -- a Redis that came back empty has forgotten us
+  for i = 5, 5 + queues do redis.call('SADD', KEYS[i], KEYS[3]) end
+end
+if redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
+
+if ARGV[4] ~= '' and ARGV[4] ~= ARGV[3] then redis.call('ZREM', KEYS[2], ARGV[4]) end
+local from_us = redis.call('ZRANGEBYLEX', KEYS[2], '[' .. ARGV[3], '+', 'LIMIT', 0, 3)
+if from_us[1] ~= ARGV[3] then
+  redis.call('ZADD', KEYS[2], 0, ARGV[3])
+  redis.call('EXPIRE', KEYS[2], ARGV[6])
+  table.insert(from_us, 1, ARGV[3])
+end
+local start = redis.call('ZRANGE', KEYS[2], 0, 1)
+local after, seen = {}, {[ARGV[3]] = true}
+for _, entries in ipairs({from_us, start}) do -- it is a ring: after the last comes the first
+  for _, entry in ipairs(entries) do
+    if not seen[entry] and #after < 2 then after[#after + 1] = entry end
+    seen[entry] = true
+  end
+end
+
+local overdue = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
+local is_first, late, scheduled = start[1] == ARGV[3], 0, 0
+if is_first then
+  late = #redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 1)
+  scheduled = redis.call('EXISTS', unpack(KEYS, 6 + queues))
+end
+return {now, is_first and 1 or 0, after, overdue, late, scheduled > 0 and 1 or 0}

@@ -1,0 +1,69 @@
+-- Prepended to every script: what a step may rely on, asked in one way only.
+
+local TERMINAL = {finished = true, failed = true, cancelled = true}
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Calls, and answers nil where another kind of key stands in place of ours. Every other error is raised.
+local function unless_wrong_type(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    if not string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then return redis.call(...) end
+    return nil
+  end
+  return reply
+end
+
+local function field(entry, name)
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == name then return entry[2][i + 1] end
+  end
+end
+
+-- Id, type and data of a stream's last entry; nothing where there is none.
+local function last_event(events)
+  local tail = unless_wrong_type('XREVRANGE', events, '+', '-', 'COUNT', 1)
+  if tail and tail[1] then return tail[1][1], field(tail[1], 'type') or '', field(tail[1], 'data') or '' end
+end
+
+-- Whether the job has ended. The stream is the truth: a result beside a stream that goes on is no result.
+local function has_ended(events, result)
+  local id, kind = last_event(events)
+  if id then return TERMINAL[kind] == true end
+  return redis.call('EXISTS', result) == 1
+end
+
+-- Whether the job is in that list of taken jobs.
+local function is_held(taken, job_id)
+  return (unless_wrong_type('LPOS', taken, job_id) or false) ~= false
+end
+
+-- Fields of a hash; nothing where there is none.
+local function fields_of(hash, ...)
+  return unless_wrong_type('HMGET', hash, ...) or {}
+end
+
+-- Whom a producer is to wake at the job's end: each has registered the stream that its blocked read includes.
+local function tell_waiters(waiters, job_id, ttl_s)
+  for _, wake in ipairs(unless_wrong_type('SMEMBERS', waiters) or {}) do
+    redis.call('XADD', wake, 'MAXLEN', '~', 1000, '*', 'ended', job_id)
+    redis.call('EXPIRE', wake, ttl_s)
+  end
+  redis.call('DEL', waiters)
+end
+
+-- One death more of those in whose hands the job was. Anybody can write the field: what is no number becomes one.
+local function count_death(job, dead)
+  if type(redis.pcall('HINCRBY', job, 'deaths', 1)) == 'table' then redis.call('HSET', job, 'deaths', 1) end
+  redis.call('HSET', job, 'lost_by', dead)
+end
+
+-- Back to the front of its queue, whatever RQ believes of it by now.
+local function to_front(job, queue, failed, job_id)
+  redis.call('HSET', job, 'status', 'queued', 'worker_name', '', 'taken_by', '')
+  redis.call('ZREM', failed, job_id)
+  redis.call('LPUSH', queue, job_id)
+end

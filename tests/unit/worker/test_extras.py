@@ -1,0 +1,28 @@
+"""A missing package of the extra is named; anything else that is missing is a bug, and stays one."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from worker.errors import ConfigError
+from worker.extras import WORKER_PACKAGES, worker_extra
+
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+
+
+def test_a_missing_package_names_the_extra():
+    hint = r"prometheus_client is not installed.*pip install 'genqueue\[worker\]'"
+    with pytest.raises(ConfigError, match=hint), worker_extra():
+        raise ModuleNotFoundError("No module named 'prometheus_client.core'", name="prometheus_client.core")
+
+
+def test_a_module_of_ours_that_is_missing_is_no_matter_of_extras():
+    with pytest.raises(ModuleNotFoundError, match=r"worker\.nonsense"), worker_extra():
+        raise ModuleNotFoundError("No module named 'worker.nonsense'", name="worker.nonsense")
+
+
+def test_it_knows_every_package_of_the_extra():
+    extra = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]["worker"]
+    packages = {requirement.partition(">")[0].replace("-", "_") for requirement in extra}
+    assert packages == WORKER_PACKAGES

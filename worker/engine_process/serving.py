@@ -1,0 +1,204 @@
+"""What the engine's process does: holds the model, runs one job at a time, and answers over its socket.
+
+Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio, and nothing of processes (see `server`).
+"""
+
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+
+from torch import Tensor
+
+from producer.contract import EngineError, GenerationRequest, JobError
+
+from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, resolve_device, set_up_process
+from ..progress import ReportProgress
+from .background import Background
+from .protocol import (
+    COMMANDS,
+    Accepted,
+    Answer,
+    Command,
+    Ended,
+    EngineConfig,
+    EngineInfo,
+    Generate,
+    Loading,
+    RunFailed,
+    StepMessage,
+    Stop,
+    steps_line,
+)
+
+logger = logging.getLogger(__name__)
+
+SEND_INTERVAL_S = 0.001
+"""Waking the worker costs more than a token's bytes. Tokens that come faster than this leave together; one waits
+for the next step at most, which is then as short."""
+
+READ_BYTES = 2**20
+
+
+class EngineServer:
+    """Answers the commands that come over a socket, until the other end closes it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._received = bytearray()
+        self._unsent: list[StepMessage] = []
+        self._sent_at = 0.0
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._background = Background()
+        self._either = select.poll()
+        self._either.register(connection, select.POLLIN)
+        self._either.register(self._background, select.POLLIN)
+
+    def serve(self, load: Callable[[ReportProgress], Engine]) -> None:
+        """Load the engine and run jobs.  Returns when the worker has gone."""
+        with closing(self._background):
+            self._serve(load)
+
+    def _serve(self, load: Callable[[ReportProgress], Engine]) -> None:
+        started_at = time.monotonic()
+        engine = load(self._say)
+        loaded_at = time.monotonic()
+        engine.warm_up(self._say)
+        self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
+        while (command := self._receive()) is not None:
+            if isinstance(command, Generate):  # a Stop that comes too late is of no use to anybody
+                self._run(engine, command)
+
+    def _say(self, stage: str, done: int, total: int) -> None:
+        self._send(Loading(stage=stage, done=done, total=total))
+
+    def _run(self, engine: Engine, command: Generate) -> None:
+        try:
+            self._generate(engine, command)
+        except JobError as error:
+            self._send(RunFailed(code=error.code, message=str(error)))
+        except (BrokenPipeError, ConnectionResetError):
+            raise  # the worker has gone, and with it whoever wanted to know
+        except Exception as error:
+            logger.exception("the engine failed on a job")
+            failure = EngineError(f"the engine failed with {type(error).__name__}; see the worker's log")
+            self._send(RunFailed(code="engine_error", message=str(failure)))
+            if engine.device.type == "cuda":
+                raise  # a device-side fault stays with the process: only a new one can use the device
+
+    def _generate(self, engine: Engine, command: Generate) -> None:
+        request = GenerationRequest.parse(command.request)
+        prompt_ids = self._encode(engine, request, command.run)
+        if isinstance(prompt_ids, Stop):
+            tail = engine.held_back(request, command.resumed_ids) if prompt_ids.flush else ""
+            self._send(Ended(tail=tail))
+            return
+        generation = engine.start(request, prompt_ids, seed=command.seed, resumed_ids=command.resumed_ids)
+        self._send(
+            Accepted(
+                prompt_tokens=generation.prompt_tokens,
+                finish_reason=generation.finish_reason,
+                stop=generation.stop,
+            )
+        )
+        with closing(generation):
+            stop = self._run_to_end(generation, command.run)
+        tail = generation.flush() if stop and stop.flush else ""
+        self._send(Ended(prefill_ms=generation.prefill_ms, cached_tokens=generation.cached_tokens, tail=tail))
+
+    def _encode(self, engine: Engine, request: GenerationRequest, run: int) -> Tensor | Stop:
+        """The prompt's token ids, (seq_len,) int64; or the command to stop, if that comes first.
+
+        A tokenization that is given up runs on to its end, and the next one waits for it.
+        """
+        encoding = self._background.begin(partial(engine.encode, request))
+        while not encoding.done():
+            if stop := self._stop_command(run):
+                encoding.cancel()
+                return stop
+            if b"\n" not in self._received:
+                self._either.poll()
+                self._background.hear()
+        return encoding.result()
+
+    def _run_to_end(self, generation: Generation, run: int) -> Stop | None:
+        """Send each step as it comes, until the generation ends or a command to stop arrives."""
+        if stop := self._stop_command(run):
+            return stop
+        for _ in generation.prefill():
+            if stop := self._stop_command(run):
+                return stop
+        for step in generation:
+            self._unsent.append(_message(step))
+            if self._unsent[-1].sampled_at - self._sent_at >= SEND_INTERVAL_S:
+                self._sent_at = self._unsent[-1].sampled_at
+                self._send_steps()
+                if stop := self._stop_command(run):
+                    return stop
+        return None
+
+    def _stop_command(self, run: int) -> Stop | None:
+        # One read may have brought a Stop along with the command before it: the socket alone does not tell.
+        if b"\n" not in self._received and not self._poll.poll(0):
+            return None
+        command = self._receive()
+        if command is None:
+            raise BrokenPipeError("the worker has gone")
+        return command if isinstance(command, Stop) and command.run == run else None
+
+    def _receive(self) -> Command | None:
+        end = self._received.find(b"\n")
+        while end < 0:
+            received = self._socket.recv(READ_BYTES)
+            if not received:
+                return None
+            searched = len(self._received)
+            self._received += received
+            end = self._received.find(b"\n", searched)  # a long prompt comes in many pieces
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return COMMANDS.validate_json(line)
+
+    def _send(self, answer: Answer) -> None:
+        self._send_steps()
+        self._socket.sendall(answer.model_dump_json().encode() + b"\n")
+
+    def _send_steps(self) -> None:
+        if self._unsent:
+            self._socket.sendall(steps_line(self._unsent))
+            self._unsent.clear()
+
+
+def _message(step: Step) -> StepMessage:
+    logprob = step.logprob.model_dump() if step.logprob else None
+    return StepMessage(time.monotonic(), step.token_id, step.text, step.finish_reason, step.stop, logprob)
+
+
+def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
+    return EngineInfo(
+        device=str(engine.device),
+        dtype=str(engine.dtype).removeprefix("torch."),
+        parameters=engine.parameters,
+        context_length=engine.context_length,
+        kv_bytes=engine.memory.kv_bytes,
+        headroom_bytes=engine.memory.headroom_bytes,
+        path=engine.path.name,
+        compiled=engine.path.compiled,
+        captured=engine.path.captured,
+        why=engine.why,
+        load_s=load_s,
+        warm_up_s=warm_up_s,
+    )
+
+
+def load_engine(config: EngineConfig, progress: ReportProgress) -> Engine:
+    """The engine of a process that has no other.  Raises ConfigError."""
+    set_up_process(config.threads)
+    engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
+    if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
+        set_up_process(threads=1)
+    return engine

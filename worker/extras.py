@@ -1,0 +1,25 @@
+"""A bare install is the producer alone. The worker needs an extra, which is to be named where it is missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import ConfigError
+
+WORKER_PACKAGES = frozenset(
+    ["jinja2", "numpy", "prometheus_client", "psutil", "safetensors", "tokenizers", "torch", "transformers"]
+)
+"""Modules of the extra `worker`, as pyproject.toml has it."""
+
+
+@contextmanager
+def worker_extra() -> Iterator[None]:
+    """Around imports.  Raises ConfigError that names the extra where one of its packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in WORKER_PACKAGES:
+            raise
+        raise ConfigError(
+            f"{package} is not installed, which the worker needs: pip install 'genqueue[worker]'"
+        ) from error

@@ -1,0 +1,113 @@
+"""What must be done though no job asks for it: bury the dead, end what waits too long, start what was scheduled.
+
+`presence` notices; here it is carried out, on a task of its own, so that no beat waits for it. The dead are buried
+by whoever has noticed; the rest is done by one worker of the model, the first of its ring.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from redis.asyncio import Redis
+from rq.job import Job
+from rq.utils import now, utcformat
+
+from producer.ledger.sweep import Beat, schedule
+
+from .presence import Dead, Presence
+from .queue.rq_worker import GenerationWorker
+from .queue.sweeping import Sweeper
+
+logger = logging.getLogger(__name__)
+
+EXPIRE_AT_ONCE = 8
+"""Jobs whose ends are written side by side."""
+
+
+class Housekeeping:
+    """One worker's share.
+
+    end_late: ends a job that has waited for too long, which is in our list of taken jobs. Of one that cannot be
+    read it gets the id.
+    """
+
+    def __init__(
+        self,
+        worker: GenerationWorker,
+        presence: Presence,
+        client: "Redis",
+        end_late: Callable[[Job | str], Awaitable[None]],
+    ) -> None:
+        self._worker = worker
+        self._presence = presence
+        self._client = client
+        self._end_late = end_late
+        self._sweeper = Sweeper(worker)
+        self._dead: deque[Dead] = deque()
+        self._seen: Beat | None = None
+        self._due = asyncio.Event()
+        self._checked_earlier_at = time.monotonic()
+
+    async def note_dead(self, dead: Dead) -> None:
+        """A worker was found dead."""
+        if dead not in self._dead:
+            self._dead.append(dead)
+        self._due.set()
+
+    async def note_beat(self, seen: Beat) -> None:
+        """A beat has seen what there is to be done."""
+        self._seen = seen
+        if seen.is_first and (seen.has_late or seen.has_scheduled or self._earlier_are_due):
+            self._due.set()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this worker keeps house for all of the model."""
+        return self._seen is not None and self._seen.is_first
+
+    async def step(self) -> None:
+        """Wait until there is something to do, and do it.  Raises errors of Redis; nothing is lost by them."""
+        await self._due.wait()
+        self._due.clear()
+        try:
+            await self._bury()
+            if self._seen is not None and self._seen.is_first:
+                await self._keep_house(self._seen)
+        except BaseException:
+            self._due.set()
+            raise
+
+    @property
+    def _earlier_are_due(self) -> bool:
+        ttl_s = self._worker.settings.heartbeat_ttl_s
+        return self._presence.trusts_beats and time.monotonic() - self._checked_earlier_at > ttl_s
+
+    async def _bury(self) -> None:
+        while self._dead:
+            await asyncio.to_thread(self._sweeper.sweep, self._dead[0])
+            self._dead.popleft()
+        await asyncio.to_thread(self._sweeper.settle)
+
+    async def _keep_house(self, seen: Beat) -> None:
+        if seen.has_scheduled:
+            step = schedule(self._worker.keys, self._worker.settings.model_name, now=utcformat(now()))
+            await step.run_async(self._client)
+        if seen.has_late:
+            await self._expire()
+        if self._earlier_are_due:
+            self._checked_earlier_at = time.monotonic()
+            for dead in await asyncio.to_thread(self._sweeper.dead_of_earlier_versions):
+                await asyncio.to_thread(self._sweeper.sweep, dead)
+
+    async def _expire(self) -> None:
+        while late := await asyncio.to_thread(self._worker.take_late):
+            gate = asyncio.Semaphore(EXPIRE_AT_ONCE)
+            async with asyncio.TaskGroup() as tasks:
+                for job in late:
+                    tasks.create_task(self._end_one(gate, job))
+
+    async def _end_one(self, gate: asyncio.Semaphore, job: Job | str) -> None:
+        async with gate:
+            await self._end_late(job)

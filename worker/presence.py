@@ -1,0 +1,245 @@
+"""How a worker is known to be alive, and how it sees that others are not.
+
+It beats: until when it counts as alive stands in Redis, on Redis' clock. And one connection stands for it: the
+kernel closes a killed process's sockets, so that a worker whose connection is gone from the server is dead, long
+before its last beat is over. The workers of a model form a ring, by name, and each watches the two after it: what
+that costs is the same whatever their number.
+
+Nobody is taken for dead by mistake of the watcher: it judges by beats only after one TTL in which its own went
+through without a break, and by connections only while its own is some seconds old. When many vanish at once it was
+the network, and beats decide. Knows the ledger, and neither RQ nor what is done about the dead.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis.asyncio import Redis
+
+from producer.contract import Keys
+from producer.ledger.sweep import Beat, Member, RingEntry, Sign, beat, leave
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 0.7
+CONFIRM_S = 1.0
+"""A connection that is gone may be followed by another: its worker comes back within this, or is dead."""
+TRUSTED_AGE_S = 3.0
+"""Of our own connection. Before, others may not have come back yet from whatever broke ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A worker that is dead, and how that is known."""
+
+    member: Member
+    sign: Sign
+    entry: RingEntry | None = None
+    """Its place in the ring, where its connection is gone."""
+
+
+class Presence:
+    """One worker among the others.
+
+    client: with a pool of one connection, which stands for this worker. It calls `connected` for each new one.
+    record: RQ's record of the worker, as it is to stand now.
+    """
+
+    def __init__(
+        self,
+        client: "Redis",
+        keys: Keys,
+        model: str,
+        worker: str,
+        record: Callable[[], Mapping[str, Any]],
+        *,
+        ttl_s: float,
+        keep_s: int,
+    ) -> None:
+        self._client = client
+        self._keys, self._model, self._worker = keys, model, worker
+        self._record = record
+        self._ttl_s, self._keep_s = ttl_s, keep_s
+        self._entry: RingEntry | None = None
+        self._before: RingEntry | None = None
+        self._connected_at: float | None = None
+        self._is_new = True
+        self._last_beat_at: float | None = None
+        self._steady_since = 0.0
+        self._suspects: dict[RingEntry, float] = {}
+        self._watched: tuple[RingEntry, ...] = ()
+        self._says_why_not = True
+
+    def connected(self) -> None:
+        """A new connection stands for the worker: others are to know it before they miss the old one."""
+        self._is_new = True
+
+    @property
+    def needs_beat(self) -> bool:
+        """Whether others know another connection than the one that stands for the worker now."""
+        return self._is_new
+
+    async def beat(self) -> Beat:
+        """Say that the worker is alive.  Raises errors of Redis."""
+        if self._is_new or self._entry is None:
+            await self._identify()
+        assert self._entry is not None
+        step = beat(
+            self._keys,
+            self._model,
+            self._entry,
+            self._before,
+            self._record(),
+            ttl_s=self._ttl_s,
+            keep_s=self._keep_s,
+        )
+        seen = await step.run_async(self._client)
+        self._before = self._entry
+        self._note_beat()
+        self._watched = seen.after
+        return seen
+
+    def overdue(self, seen: Beat) -> list[Dead]:
+        """Those whose beat is too long ago. None while ours have not gone through for one TTL."""
+        if time.monotonic() - self._steady_since < self._ttl_s:
+            return []
+        return [Dead(member, "overdue") for member in seen.overdue if member.worker != self._worker]
+
+    @property
+    def trusts_beats(self) -> bool:
+        """Whether a beat that is missing means a death, and not that Redis could not take it."""
+        return time.monotonic() - self._steady_since >= self._ttl_s
+
+    async def look(self) -> list[Dead]:
+        """Those of the watched whose connection has been gone for a second.  Raises errors of Redis."""
+        ours = self._entry
+        if ours is None or self._is_new or ours.client_id == 0 or self._connected_at is None:
+            return []
+        watched = [each for each in self._watched if each.run_id == ours.run_id and each.client_id]
+        if not watched:
+            return []
+        present = await self._present([ours, *watched])
+        if present is None:
+            return []
+        return await self._judge([each for each in watched if each.client_id not in present])
+
+    @property
+    def suspects_somebody(self) -> bool:
+        """Whether the next look is due soon."""
+        return bool(self._suspects)
+
+    async def leave(self) -> None:
+        """Go in good order: what is still held here is free for others at once.  Raises errors of Redis."""
+        if self._entry is not None:
+            await leave(self._keys, self._model, self._entry).run_async(self._client)
+
+    # -- inside
+
+    async def _identify(self) -> None:
+        """Learn which connection stands for us, and on which server."""
+        try:
+            await self._client.client_id()  # makes the connection
+            self._is_new = False
+            client_id = int(await self._client.client_id())
+            run_id = str((await self._client.info("server"))["run_id"])
+        except (redis.ResponseError, KeyError, ValueError) as error:
+            self._say_why_not(str(error))
+            self._is_new, run_id, client_id = False, "-", 0
+        if self._is_new:  # it broke in between
+            raise redis.ConnectionError("the connection broke while it was made")
+        self._connected_at = time.monotonic()
+        self._suspects.clear()
+        self._entry = RingEntry(self._worker, run_id, client_id)
+
+    def _note_beat(self) -> None:
+        now = time.monotonic()
+        if self._last_beat_at is None or now - self._last_beat_at > self._ttl_s / 2:
+            self._steady_since = now
+        self._last_beat_at = now
+
+    async def _present(self, entries: list[RingEntry]) -> set[int] | None:
+        """Client ids that the server has, of those; None where it cannot be asked."""
+        try:
+            listed = await self._client.client_list(client_id=[str(entry.client_id) for entry in entries])
+        except redis.ResponseError as error:
+            self._say_why_not(str(error))
+            return None
+        present = {int(each["id"]) for each in listed}
+        if not self._is_new and entries[0].client_id not in present:
+            self._say_why_not("it does not list our own connection: a proxy stands in between")
+            return None
+        return None if self._is_new else present
+
+    def _say_why_not(self, why: str) -> None:
+        if self._says_why_not:
+            logger.warning(
+                "deaths of workers are noticed by their beats, after %g s: the server cannot say whose "
+                "connections are gone (%s)",
+                self._ttl_s,
+                why,
+            )
+        self._says_why_not = False
+
+    async def _judge(self, absent: list[RingEntry]) -> list[Dead]:
+        now = time.monotonic()
+        self._suspects = {entry: self._suspects.get(entry, now) for entry in absent}
+        assert self._connected_at is not None
+        if now - self._connected_at < TRUSTED_AGE_S:
+            return []
+        due = [entry for entry, since in self._suspects.items() if now - since >= CONFIRM_S]
+        if not due or await self._many_are_gone():
+            return []
+        for entry in due:
+            del self._suspects[entry]
+        return [Dead(Member(entry.worker, self._model), "gone", entry) for entry in due]
+
+    async def _many_are_gone(self) -> bool:
+        """Whether more than half of the others are gone, and not just one: then it was the network."""
+        ours = self._entry
+        assert ours is not None
+        raw: list[Any] = await self._client.zrange(self._keys.ring(self._model), 0, -1)
+        others = [entry for entry in map(RingEntry.parse, raw) if entry.run_id == ours.run_id and entry != ours]
+        present = await self._present([ours, *others])
+        if present is None:
+            return True
+        gone = [entry for entry in others if entry.client_id not in present]
+        return len(gone) > 1 and 2 * len(gone) > len(others)
+
+
+class Watch:
+    """One worker's rounds: it beats, and looks at those that it watches.
+
+    on_beat: gets what each beat has seen.  on_dead: is called for each worker that is found dead. Neither may take
+    long: the next beat waits for it.
+    """
+
+    def __init__(
+        self,
+        presence: Presence,
+        *,
+        beat_interval_s: float,
+        on_beat: Callable[[Beat], Awaitable[None]],
+        on_dead: Callable[[Dead], Awaitable[None]],
+    ) -> None:
+        self._presence = presence
+        self._beat_interval_s = beat_interval_s
+        self._on_beat, self._on_dead = on_beat, on_dead
+        self._next_beat_at = 0.0
+
+    async def step(self) -> None:
+        """One round, and the pause until the next.  Raises errors of Redis."""
+        presence = self._presence
+        if presence.needs_beat or time.monotonic() >= self._next_beat_at:
+            seen = await presence.beat()
+            self._next_beat_at = time.monotonic() + self._beat_interval_s
+            for dead in presence.overdue(seen):
+                await self._on_dead(dead)
+            await self._on_beat(seen)
+        for dead in await presence.look():
+            await self._on_dead(dead)
+        interval_s = CONFIRM_S / 4 if presence.suspects_somebody else LOOK_INTERVAL_S
+        await asyncio.sleep(min(interval_s, max(0.0, self._next_beat_at - time.monotonic())))

@@ -1,0 +1,165 @@
+"""RQ hears of a job's start and end. The stream and the result say so already, and say it first.
+
+RQ is synchronous and is called in threads, again and again until Redis has taken it: what a job came to must be
+written down. Until it is, the job stays in the worker's list of taken jobs, where a sweep would find it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import redis
+from rq.executions import Execution
+from rq.job import Job
+
+from producer.broker.meaning import is_forbidden_key, meaning
+from producer.broker.outage import Outage
+from producer.contract import BrokerUnavailable
+from producer.contract.errors import JobError
+
+from .errors import BookkeepingFailed
+from .intake import MIN_RESULT_TTL_S, result_ttl_s
+from .job import Done, Outcome, PutBack, Retry, Superseded
+from .metrics import Metrics
+from .queue.rq_worker import GenerationWorker
+from .run.runner import Runner
+from .settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Registrar:
+    """Tells RQ on behalf of one worker; of one job at a time, because RQ takes notes on the worker meanwhile."""
+
+    def __init__(
+        self, settings: WorkerSettings, worker: GenerationWorker, runner: Runner, metrics: Metrics, outage: Outage
+    ) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._runner = runner
+        self._metrics = metrics
+        self._outage = outage
+        self._booking = asyncio.Lock()
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    async def call(self, call: Callable[..., T], *args: object) -> T:
+        """Call RQ in a thread, and again until Redis has answered.
+
+        Raises a ResponseError where keys are at fault, and BrokerUnavailable where the server is.
+        """
+        return await self._outage.wait_out(lambda: asyncio.to_thread(call, *args), "RQ's bookkeeping")
+
+    @property
+    def unregistered(self) -> tuple[str, ...]:
+        """Ids of the jobs that have ended, and of whose end RQ has yet to hear."""
+        return tuple(self._under_way)
+
+    # -- ends
+
+    async def soon(self, job: Job, execution: Execution, outcome: Outcome) -> None:
+        """Let RQ know how the job ended. After a good end the next job need not wait for that.
+
+        One at a time, so that a slow Redis cannot pile them up.
+        """
+        await self.all_registered()
+        task = asyncio.create_task(self._register(job, execution, outcome), name=f"register {job.id}")
+        self._under_way[job.id] = task
+        if not (isinstance(outcome, Done) and outcome.result.status == "finished"):
+            await self.all_registered()
+
+    async def all_registered(self) -> None:
+        """Wait until RQ knows of every end so far."""
+        for job_id, task in list(self._under_way.items()):
+            await task
+            del self._under_way[job_id]
+
+    def abandon(self) -> None:
+        """Leave what RQ does not know yet to whoever sweeps this worker's list."""
+        for task in self._under_way.values():
+            task.cancel()
+
+    async def _register(self, job: Job, execution: Execution, outcome: Outcome) -> None:
+        try:
+            if await self.call(self._worker.has_lost, job.id):
+                outcome = Superseded()
+            await self._tell(job, execution, outcome)
+            await self.call(self._worker.put_down, job.id)
+        except redis.RedisError:
+            logger.exception("job %s has ended, and its place in the worker's list cannot be given up", job.id)
+        logger.info("job %s: %s", job.id, _summary(outcome))
+
+    async def _tell(self, job: Job, execution: Execution, outcome: Outcome) -> None:
+        worker = self._worker
+        match outcome:
+            case Done(result) if result.status == "finished":
+                worker.note_end(job, result)
+                await self.book(worker.succeed, job, execution, result)
+            case Done(result) if result.status == "cancelled":
+                worker.note_end(job, result)
+                await self.book(worker.stopped, job, execution)
+            case Done(result):
+                worker.note_end(job, result)
+                await self.book(worker.fail, job, execution, result.failure)
+            case Retry(error):
+                await self.book(worker.fail, job, execution, error)
+            case PutBack(why, engine_died):
+                logger.info("job %s goes back into its queue: %s", job.id, why)
+                self._metrics.requeued.inc()
+                put_back = worker.put_back_after_death if engine_died else worker.put_back
+                await self.book(put_back, job, execution)
+            case Superseded():
+                await self.call(worker.forget, execution)
+
+    async def refuse(self, job_id: str, error: JobError, *, ttl_s: float = MIN_RESULT_TTL_S) -> None:
+        """End a job that is not run, in its stream.  ttl_s: how long its result is to stay."""
+        logger.info("job %.80r is refused: %s", job_id, error.code)
+        outcome = await self._runner.refuse(job_id, self._settings.model_name, error, result_ttl_s=ttl_s)
+        if isinstance(outcome, Done):
+            self._metrics.observe(outcome.result, None)
+
+    async def fail_unrun(self, job: Job, error: JobError) -> None:
+        """End a job that is not run, in its stream and in RQ's records."""
+        await self.refuse(job.id, error, ttl_s=result_ttl_s(job, self._settings))
+        await self.book(self._worker.refuse, job, error)
+
+    async def book(self, call: Callable[..., None], job: Job, *args: object) -> None:
+        """Have RQ note what became of a job.
+
+        A job whose keys or fields RQ stumbles over, which anybody can write, is left at that: it must not keep the
+        worker from the next one.
+        """
+        try:
+            async with self._booking:
+                await self.call(_giving_up_on_a_broken_job(call), job, *args)
+        except BrokerUnavailable:
+            raise
+        except Exception:
+            logger.exception("job %s: RQ could not note what became of it", job.id)
+            await self.call(self._worker.let_expire, job)
+
+
+def _giving_up_on_a_broken_job(call: Callable[..., None]) -> Callable[..., None]:
+    def attempt(*args: object) -> None:
+        """Raises BookkeepingFailed."""
+        try:
+            call(*args)
+        except redis.RedisError as error:
+            # A key that this user may not touch is one that the job has named: its group's, say, or a dependent's.
+            if meaning(error) == "broken" or is_forbidden_key(error):
+                raise BookkeepingFailed(str(error)) from error
+            raise
+
+    return attempt
+
+
+def _summary(outcome: Outcome) -> str:
+    if not isinstance(outcome, Done):
+        return type(outcome).__name__.lower()
+    result = outcome.result
+    speed = result.timings.tokens_per_second
+    why = result.error.code if result.error else result.finish_reason
+    tokens = f"{result.usage.prompt_tokens}+{result.usage.completion_tokens} tokens"
+    return f"{result.status} ({why}), {tokens}" + (f", {speed:.1f} tokens/s" if speed else "")
