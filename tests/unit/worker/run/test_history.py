@@ -10,6 +10,7 @@ from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from producer.broker.embedded import EmbeddedBroker
+from producer.broker.outage import Outage
 from producer.contract import BEFORE_FIRST, EventId, GenerationResult, InvalidRequest, Keys, Started, StartedData
 from worker.job import Done, Superseded
 from worker.run import history
@@ -47,7 +48,7 @@ async def put(client, *entries) -> None:
 
 
 async def read(client, **bounds) -> History:
-    return await read_history(client, KEYS, JOB, "w1", **bounds)
+    return await read_history(client, KEYS, JOB, "w1", Outage(), **bounds)
 
 
 # -- what is well-formed is kept
@@ -78,7 +79,7 @@ async def test_a_type_of_a_later_version_is_no_event_here_and_has_its_place(clie
     await put(client, entry("1-0", "planned", "{}"), entry("1-1", "started", STARTED), entry("1-2", "x", "{}"))
     past = await read(client)
     assert [(str(event.id), event.event.type) for event in past.events] == [("1-1", "started")]
-    log = EventLog(client, KEYS, JOB, past.entries, live_ttl_s=100, result_ttl_s=100)
+    log = EventLog(client, KEYS, JOB, past.entries, worker="w1", as_owner=False, live_ttl_s=100, result_ttl_s=100)
     log.end(ENDED)
     await log.run()
     assert (await client.xrange(KEYS.events(JOB)))[-1][0] == b"2-3"
@@ -90,7 +91,7 @@ async def test_a_redis_that_comes_back_with_less_gets_the_bytes_of_the_later_ver
     written = [entry("1-0", "started", NEWER), entry("1-1", "planned", '{"a": 1}'), entry("1-2", "tokens", TOKENS)]
     await put(client, *written)
     past = await read(client)
-    log = EventLog(client, KEYS, JOB, past.entries, live_ttl_s=100, result_ttl_s=100)
+    log = EventLog(client, KEYS, JOB, past.entries, worker="w1", as_owner=False, live_ttl_s=100, result_ttl_s=100)
     await client.delete(KEYS.events(JOB))
     await put(client, *written[: 3 - lost])
     log.start(Started(data=StartedData.model_validate_json(STARTED)))
@@ -227,7 +228,17 @@ async def test_a_job_whose_stream_was_not_read_has_its_end_behind_it(real_client
 
 
 async def test_a_job_whose_stream_was_not_read_has_its_end_in_an_emptied_redis_too(real_client):
-    log = EventLog(real_client, KEYS, JOB, (), live_ttl_s=100, result_ttl_s=100, after=EventId(4, 10))
+    log = EventLog(
+        real_client,
+        KEYS,
+        JOB,
+        (),
+        worker="w1",
+        as_owner=False,
+        live_ttl_s=100,
+        result_ttl_s=100,
+        after=EventId(4, 10),
+    )
     log.end(ENDED)
     with pytest.raises(Moved):
         await asyncio.wait_for(log.run(), 20)  # it is read again, and then there is nothing that is too large
@@ -236,7 +247,17 @@ async def test_a_job_whose_stream_was_not_read_has_its_end_in_an_emptied_redis_t
 
 async def test_a_log_behind_a_stream_that_was_not_read_appends_as_any_other(real_client):
     await put(real_client, *(entry(f"4-{seq}", "x", "{}") for seq in range(11)))
-    log = EventLog(real_client, KEYS, JOB, (), live_ttl_s=100, result_ttl_s=100, after=EventId(4, 10))
+    log = EventLog(
+        real_client,
+        KEYS,
+        JOB,
+        (),
+        worker="w1",
+        as_owner=False,
+        live_ttl_s=100,
+        result_ttl_s=100,
+        after=EventId(4, 10),
+    )
     writer = asyncio.create_task(log.run())
     log.start(Started(data=StartedData.model_validate_json(STARTED)))
     async with asyncio.timeout(20):
