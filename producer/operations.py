@@ -109,9 +109,9 @@ class Operations:
         """
         if not batch.submissions:
             return []
-        if batch.newer_fields:
-            fleet = [record.request_fields for record in (yield from self._records(batch.model))]
-            check_understood(batch.newer_fields, fleet)
+        if batch.beyond_base:
+            understood = [record.request_fields for record in (yield from self._records(batch.model))]
+            check_understood(batch.beyond_base, understood)
         jobs = [submission.new_job for submission in batch.submissions]
         step = submit(
             self.keys,

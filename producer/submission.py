@@ -69,12 +69,13 @@ class Batch:
     """Jobs for one model that are enqueued together, or not at all."""
 
     model: str
-    newer_fields: Sequence[frozenset[str]]
-    """Of each request that has any: fields that not every worker understands."""
     priority: Priority
     max_queued: int | None
     queue_ttl_s: float
     submissions: Sequence[Submission]
+    beyond_base: frozenset[frozenset[str]] = frozenset()
+    """Fields, request by request, that not every worker knows: `check_understood` is asked about them.  Empty for
+    requests of the base, about which nobody is asked."""
 
 
 def prepare(
@@ -97,8 +98,8 @@ def prepare(
         for request, job_id in zip(requests, ids, strict=True)
     ]
     queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
-    newer_fields = [newer for request in requests if (newer := fields_beyond_base(request.to_wire()))]
-    return Batch(model, newer_fields, options.priority, options.max_queued, queue_ttl_s, submissions)
+    beyond_base = frozenset(fields for request in requests if (fields := fields_beyond_base(request.to_wire())))
+    return Batch(model, options.priority, options.max_queued, queue_ttl_s, submissions, beyond_base)
 
 
 def parse_request(

@@ -22,29 +22,24 @@ REQUEST_FIELDS = frozenset(GenerationRequest.model_fields)
 """Those that this version knows."""
 
 
-def published_fields(fields: Iterable[str] = REQUEST_FIELDS) -> str:
-    """What a worker publishes in its RQ hash as `request_fields`."""
-    return ",".join(sorted(fields))
-
-
 def fields_beyond_base(wire: Mapping[str, Any]) -> frozenset[str]:
     """Fields of a request, in its wire form, that not every worker knows. Empty: nobody needs to be asked."""
     return frozenset(wire) - BASE_REQUEST_FIELDS
 
 
-def check_understood(newer_fields: Iterable[frozenset[str]], fleet: Iterable[frozenset[str] | None]) -> None:
+def check_understood(wanted: Iterable[frozenset[str]], understood: Iterable[frozenset[str] | None]) -> None:
     """Raises InvalidRequest where no live worker would understand one of the requests.
 
-    newer_fields: `fields_beyond_base` of each request.
-    fleet: the fields that each live worker of the model publishes; None for one that publishes none. Without a
-    live worker nothing is known, and nothing refused: the worker that comes may be a newer one.
+    wanted: for each request, its `fields_beyond_base`.
+    understood: for each live worker of the model, the fields that it publishes; None for one that publishes none.
+    Without a live worker nothing is known, and nothing refused: the worker that comes may be a newer one.
     """
-    known_to = [BASE_REQUEST_FIELDS if fields is None else fields for fields in fleet]
-    if not known_to:
+    fleet = [BASE_REQUEST_FIELDS if fields is None else fields for fields in understood]
+    if not fleet:
         return
-    for newer in newer_fields:
-        if not any(newer <= known for known in known_to):
-            missing = newer.difference(*known_to) or newer
+    for fields in wanted:
+        if not any(fields <= known for known in fleet):
+            missing = fields.difference(*fleet) or fields
             names = " and ".join(repr(name) for name in sorted(missing))
             raise InvalidRequest(
                 f"no live worker understands {names}: upgrade the workers of the model, or leave "

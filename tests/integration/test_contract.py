@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from .worker_process import WorkerProcess
+
 README = (Path(__file__).parents[2] / "producer" / "contract" / "README.md").read_text()
 TERMINAL = {b"finished", b"failed", b"cancelled"}
 
@@ -35,12 +37,23 @@ def run(client: redis.Redis, section: int, **values: str | bytes) -> list:
     return replies
 
 
-def enqueue(client: redis.Redis, request: dict, *, job_id: str | None = None, compressed: bool = True) -> str:
+def enqueue(
+    client: redis.Redis,
+    request: dict,
+    *,
+    job_id: str | None = None,
+    compressed: bool = True,
+    wait_ms: int = 86_400_000,
+) -> str:
     job_id = job_id or str(uuid.uuid4())
     call = json.dumps(["worker.jobs.generate", None, [], {"request": request}]).encode()
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    meta = json.dumps({"expires_at": time.time() + 86_400, "mine": "kept"})
-    run(client, 3, JOB=job_id, DATA=zlib.compress(call) if compressed else call, NOW=now, META=meta)
+    seconds, microseconds = client.time()
+    now_ms = seconds * 1000 + microseconds // 1000
+    meta = json.dumps({"expires_at": (now_ms + wait_ms) / 1000, "mine": "kept"})
+    data = zlib.compress(call) if compressed else call
+    times = {"NOW": now, "NOW_MS": str(now_ms), "EXPIRES_MS": str(now_ms + wait_ms)}
+    run(client, 3, JOB=job_id, DATA=data, META=meta, **times)
     return job_id
 
 
@@ -94,16 +107,23 @@ def test_a_job_with_the_required_fields_alone_is_answered(client: redis.Redis) -
     assert [event_type for _, event_type, _ in follow(client, job_id)][-1] == b"finished"
 
 
-@pytest.mark.usefixtures("serving")
-def test_a_job_of_plain_commands_is_cancelled(client: redis.Redis) -> None:
+def test_a_job_of_plain_commands_is_cancelled(client: redis.Redis, serving: WorkerProcess) -> None:
     job_id = uuid.uuid4().hex
-    run(client, 8, JOB=job_id)  # before the job comes, or it could be too late for it
-    enqueue(client, {"prompt": "Hi", "max_new_tokens": 900, "ignore_eos": True}, job_id=job_id)
+    with serving.engine_stopped():  # or the job could end before the request comes
+        enqueue(client, {"prompt": "Hi", "max_new_tokens": 900, "ignore_eos": True}, job_id=job_id)
+        run(client, 8, JOB=job_id)
 
     *_, (_, event_type, result) = follow(client, job_id)
 
     assert (event_type, result["status"], result["finish_reason"]) == (b"cancelled", "cancelled", "cancelled")
     assert not client.exists(f"gen:{{{job_id}}}:cancel")
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_job_of_plain_commands_expires_at_its_deadline(client: redis.Redis) -> None:
+    *_, (_, event_type, result) = follow(client, enqueue(client, {"prompt": "Hi"}, wait_ms=-1))
+
+    assert (event_type, result["error"]["code"]) == (b"failed", "expired")
 
 
 @pytest.mark.usefixtures("serving")

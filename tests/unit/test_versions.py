@@ -23,9 +23,10 @@ from producer.contract import (
     events,
     parse_entry,
 )
+from producer.ledger.take import Taken
 from tests.fixtures.recorded import Recording
 from tests.unit.worker.scripted_engine import ScriptedEngine
-from worker.intake import read_order
+from worker import intake
 from worker.job import Done, Order
 from worker.run import attempt
 from worker.run.event_log import EventLog
@@ -112,6 +113,13 @@ def job_of(client: FakeRedis, job_id: str) -> Job:
     return Job.fetch(job_id, connection=client, serializer=JSONSerializer)
 
 
+def order_of(job: Job) -> Order:
+    """What a worker of this version reads in a job that it has just taken."""
+    seconds, microseconds = job.connection.time()
+    taken = Taken(job.id, job.connection.hgetall(job.key), seconds * 1000 + microseconds // 1000)
+    return intake.read_order(job, taken, SETTINGS, QUEUES)
+
+
 async def go_on(client: FakeAsyncRedis, order: Order, *texts: str) -> tuple[Any, Any]:
     """Run a job on from its stream with an engine that says those texts; the outcome and the engine's run."""
     await client.rpush(KEYS.taken("w2"), order.job_id)
@@ -137,7 +145,7 @@ async def test_a_worker_goes_on_from_a_newer_workers_stream_and_its_producer_see
         client.xadd(KEYS.events(handle.job_id), fields, id=entry_id)
     before = client.xrange(KEYS.events(handle.job_id))
 
-    order = read_order(job_of(client, handle.job_id), SETTINGS, QUEUES)
+    order = order_of(job_of(client, handle.job_id))
     outcome, run = await go_on(async_client, order, "c", "d")
 
     assert isinstance(outcome, Done)
@@ -172,7 +180,9 @@ async def test_a_newer_worker_goes_on_from_this_versions_stream_and_this_produce
     producer, client, async_client, monkeypatch
 ):
     handle = producer.submit("Hi", model="tiny", max_new_tokens=2)
-    log = EventLog(async_client, KEYS, handle.job_id, (), live_ttl_s=100, result_ttl_s=100)
+    log = EventLog(
+        async_client, KEYS, handle.job_id, (), worker="w2", as_owner=False, live_ttl_s=100, result_ttl_s=100
+    )
     log.start(Started(data=StartedData(attempt=1, worker="w1", model="tiny", prompt_tokens=3, seed=7)))
     log.tokens(0, [5], "a")
     log.close()
@@ -183,7 +193,7 @@ async def test_a_newer_worker_goes_on_from_this_versions_stream_and_this_produce
         newer.setitem(events._TYPES, "tokens", (Tokens, NewerTokensData))
         newer.setattr(attempt, "Started", NewerStarted)
         newer.setattr(attempt, "StartedData", NewerStartedData)
-        outcome, run = await go_on(async_client, read_order(job_of(client, handle.job_id), SETTINGS, QUEUES), "b")
+        outcome, run = await go_on(async_client, order_of(job_of(client, handle.job_id)), "b")
 
     assert (run.seed, run.resumed_ids) == (7, [5])
     second_start = client.xrange(KEYS.events(handle.job_id))[2]
@@ -196,7 +206,7 @@ async def test_a_newer_worker_goes_on_from_this_versions_stream_and_this_produce
 
 async def test_a_newer_producer_reads_this_versions_result(producer, client, async_client):
     handle = producer.submit("Hi", model="tiny", max_new_tokens=1)
-    await go_on(async_client, read_order(job_of(client, handle.job_id), SETTINGS, QUEUES), "a")
+    await go_on(async_client, order_of(job_of(client, handle.job_id)), "a")
 
     read = NewerResult.model_validate_json(client.get(KEYS.result(handle.job_id)))
 
@@ -220,14 +230,14 @@ def enqueue(client: FakeRedis, request: GenerationRequest) -> Job:
 
 
 def test_a_newer_producer_that_asks_for_nothing_new_is_served(client):
-    order = read_order(enqueue(client, NewerRequest(prompt="Hi", top_k=5, reasoning=None)), SETTINGS, QUEUES)
+    order = order_of(enqueue(client, NewerRequest(prompt="Hi", top_k=5, reasoning=None)))
 
     assert order.request == GenerationRequest(prompt="Hi", top_k=5)
 
 
 def test_a_newer_producer_that_asks_for_something_new_is_told_who_is_behind(client):
     with pytest.raises(InvalidRequest, match="does not know the field 'reasoning': it is older than the producer"):
-        read_order(enqueue(client, NewerRequest(prompt="Hi", reasoning="high")), SETTINGS, QUEUES)
+        order_of(enqueue(client, NewerRequest(prompt="Hi", reasoning="high")))
 
 
 def test_this_versions_producer_is_served_by_a_newer_worker(producer, client):
@@ -246,7 +256,7 @@ async def test_a_worker_runs_a_job_that_the_version_before_enqueued(client, asyn
     recording = Recording.load(name)
     recording.restore(client)
 
-    order = read_order(job_of(client, recording.job_id), SETTINGS, QUEUES)
+    order = order_of(job_of(client, recording.job_id))
     outcome, run = await go_on(async_client, order, "a")
 
     assert isinstance(outcome, Done)
@@ -261,7 +271,7 @@ async def test_a_worker_goes_on_from_the_stream_of_the_version_before(client, as
     earlier = [parse_entry(*entry).event.data for entry in recording.entries]
     ids = [token_id for data in earlier[1:] for token_id in data.ids]
 
-    order = read_order(job_of(client, recording.job_id), SETTINGS, QUEUES)
+    order = order_of(job_of(client, recording.job_id))
     outcome, run = await go_on(async_client, order, "这", "里")
 
     assert (run.resumed_ids, run.seed) == (ids, earlier[0].seed)
@@ -276,7 +286,16 @@ async def test_the_stream_of_the_version_before_is_filled_up_again_as_it_was(cli
     recording.restore(client)
     await async_client.rpush(KEYS.taken("w2"), recording.job_id)
     past = await read_history(async_client, KEYS, recording.job_id, "w2", Outage())
-    log = EventLog(async_client, KEYS, recording.job_id, past.entries, live_ttl_s=100, result_ttl_s=100)
+    log = EventLog(
+        async_client,
+        KEYS,
+        recording.job_id,
+        past.entries,
+        worker="w2",
+        as_owner=False,
+        live_ttl_s=100,
+        result_ttl_s=100,
+    )
 
     client.flushall()
     log.tokens(0, [5], "a")

@@ -171,3 +171,16 @@ def test_no_default_is_sent_whichever_way_a_request_is_given(fake_server: FakeSe
     for handle in handles:
         job = Job.fetch(handle.job_id, connection=client, serializer=JSONSerializer)
         assert job.kwargs == {"request": {"prompt": "Hi"}}
+
+
+def test_a_batch_says_which_fields_not_every_worker_knows() -> None:
+    """Nothing of the base is among them, so that nobody is asked about most requests."""
+
+    def beyond(*requests: GenerationRequest) -> frozenset[frozenset[str]]:
+        options = SubmitOptions.parse({})
+        return prepare(requests, model="tiny", options=options, settings=SETTINGS).beyond_base
+
+    newer = GenerationRequest(prompt="Hi", prompt_lookup=True)
+
+    assert beyond(REQUEST, GenerationRequest(prompt="Hi", prompt_lookup=None)) == frozenset()
+    assert beyond(REQUEST, newer, newer) == {frozenset({"prompt_lookup"})}

@@ -5,12 +5,12 @@ import re
 import pytest
 
 from producer.contract import BASE_REQUEST_FIELDS, REQUEST_FIELDS, VERSION, InvalidRequest, check_understood
-from producer.contract.compatibility import fields_beyond_base, published_fields
+from producer.contract.compatibility import fields_beyond_base
 
 NEWER = {"prompt": "Hi", "reasoning": "high"}
 NEWEST = {**NEWER, "tools": []}
-KNOWS_REASONING = published_fields(REQUEST_FIELDS | {"reasoning"})
-KNOWS_TOOLS = published_fields(REQUEST_FIELDS | {"tools"})
+KNOWS_REASONING = REQUEST_FIELDS | {"reasoning"}
+KNOWS_TOOLS = REQUEST_FIELDS | {"tools"}
 
 
 def test_the_base_is_the_first_release_for_ever() -> None:
@@ -21,11 +21,7 @@ def test_the_base_is_the_first_release_for_ever() -> None:
         "seed", "skip_special_tokens", "stop", "temperature", "top_k", "top_p",
     ]  # fmt: skip
     assert BASE_REQUEST_FIELDS < REQUEST_FIELDS
-    assert "prompt_lookup" in REQUEST_FIELDS - BASE_REQUEST_FIELDS
-
-
-def test_what_a_worker_publishes_is_what_it_knows() -> None:
-    assert set(published_fields().split(",")) == REQUEST_FIELDS
+    assert {"prompt_lookup", "cache_salt"} <= REQUEST_FIELDS - BASE_REQUEST_FIELDS
 
 
 def test_nobody_is_asked_about_a_request_of_the_base() -> None:
@@ -39,32 +35,34 @@ def test_nobody_is_asked_about_a_request_of_the_base() -> None:
         ([NEWER], []),  # nobody is there: the worker that comes may be a newer one
         ([NEWER], [None, KNOWS_REASONING]),
         ([{"prompt": "Hi"}], [None]),
-        ([{"prompt": "Hi"}, {"prompt": "Hi", "prompt_lookup": True}], [published_fields()]),
+        ([{"prompt": "Hi"}, {"prompt": "Hi", "prompt_lookup": True}], [REQUEST_FIELDS]),
         ([], [None]),
     ],
 )
-def test_what_a_live_worker_understands_is_let_through(wires: list[dict], published: list[str | None]) -> None:
-    check_understood(wires, published)
+def test_what_a_live_worker_understands_is_let_through(
+    wires: list[dict], published: list[frozenset[str] | None]
+) -> None:
+    check_understood(map(fields_beyond_base, wires), published)
 
 
 @pytest.mark.parametrize(
     ("wires", "published", "named"),
     [
         ([{"prompt": "Hi", "prompt_lookup": False}], [None], "'prompt_lookup'"),
-        ([NEWER], [None, published_fields()], "'reasoning'"),
+        ([NEWER], [None, REQUEST_FIELDS], "'reasoning'"),
         ([{"prompt": "Hi"}, NEWER], [None], "'reasoning'"),
         ([NEWEST], [None], "'reasoning' and 'tools'"),
         ([NEWEST], [KNOWS_REASONING], "'tools'"),
         # Each is known to one of them, and the whole request to none.
         ([NEWEST], [KNOWS_REASONING, KNOWS_TOOLS], "'reasoning' and 'tools'"),
-        ([NEWER], [""], "'reasoning'"),
+        ([NEWER], [frozenset()], "'reasoning'"),
     ],
 )
 def test_what_no_live_worker_understands_is_refused_by_name(
-    wires: list[dict], published: list[str | None], named: str
+    wires: list[dict], published: list[frozenset[str] | None], named: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"^no live worker understands {named}: upgrade the workers"):
-        check_understood(wires, published)
+        check_understood(map(fields_beyond_base, wires), published)
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -1,5 +1,6 @@
 """What a worker makes of the stream that it finds: what it keeps, what it refuses, and what it deletes."""
 
+import asyncio
 import json
 import threading
 
@@ -78,7 +79,7 @@ async def test_a_type_of_a_later_version_is_no_event_here_and_has_its_place(clie
     await put(client, entry("1-0", "planned", "{}"), entry("1-1", "started", STARTED), entry("1-2", "x", "{}"))
     past = await read(client)
     assert [(str(event.id), event.event.type) for event in past.events] == [("1-1", "started")]
-    log = EventLog(client, KEYS, JOB, past.entries, live_ttl_s=100, result_ttl_s=100)
+    log = EventLog(client, KEYS, JOB, past.entries, worker="w1", as_owner=False, live_ttl_s=100, result_ttl_s=100)
     log.end(ENDED)
     await log.run()
     assert (await client.xrange(KEYS.events(JOB)))[-1][0] == b"2-3"
@@ -90,7 +91,7 @@ async def test_a_redis_that_comes_back_with_less_gets_the_bytes_of_the_later_ver
     written = [entry("1-0", "started", NEWER), entry("1-1", "planned", '{"a": 1}'), entry("1-2", "tokens", TOKENS)]
     await put(client, *written)
     past = await read(client)
-    log = EventLog(client, KEYS, JOB, past.entries, live_ttl_s=100, result_ttl_s=100)
+    log = EventLog(client, KEYS, JOB, past.entries, worker="w1", as_owner=False, live_ttl_s=100, result_ttl_s=100)
     await client.delete(KEYS.events(JOB))
     await put(client, *written[: 3 - lost])
     log.start(Started(data=StartedData.model_validate_json(STARTED)))
@@ -111,7 +112,8 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("unreadable", UNREADABLE.values(), ids=UNREADABLE)
 async def test_a_job_whose_stream_cannot_be_gone_on_from_fails_and_keeps_it(client, unreadable):
-    written = [entry("1-0", "tokens", TOKENS), unreadable, entry("1-2", "planned", "{}")]
+    after_a_gap = entry("1-2", "tokens", '{"index":2,"ids":[7],"text":"of no use"}')
+    written = [entry("1-0", "tokens", TOKENS), unreadable, after_a_gap]
     await put(client, *written)
     engine = ScriptedEngine()
     outcome = await runner_of(engine, client, "w1", cancel_poll_s=1).run(order())
@@ -226,11 +228,44 @@ async def test_a_job_whose_stream_was_not_read_has_its_end_behind_it(real_client
 
 
 async def test_a_job_whose_stream_was_not_read_has_its_end_in_an_emptied_redis_too(real_client):
-    log = EventLog(real_client, KEYS, JOB, (), live_ttl_s=100, result_ttl_s=100, after=EventId(4, 10))
+    log = EventLog(
+        real_client,
+        KEYS,
+        JOB,
+        (),
+        worker="w1",
+        as_owner=False,
+        live_ttl_s=100,
+        result_ttl_s=100,
+        after=EventId(4, 10),
+    )
     log.end(ENDED)
     with pytest.raises(Moved):
-        await log.run()  # it is read again, and then there is nothing that is too large
+        await asyncio.wait_for(log.run(), 20)  # it is read again, and then there is nothing that is too large
     assert (await read(real_client)).after == BEFORE_FIRST
+
+
+async def test_a_log_behind_a_stream_that_was_not_read_appends_as_any_other(real_client):
+    await put(real_client, *(entry(f"4-{seq}", "x", "{}") for seq in range(11)))
+    log = EventLog(
+        real_client,
+        KEYS,
+        JOB,
+        (),
+        worker="w1",
+        as_owner=False,
+        live_ttl_s=100,
+        result_ttl_s=100,
+        after=EventId(4, 10),
+    )
+    writer = asyncio.create_task(log.run())
+    log.start(Started(data=StartedData.model_validate_json(STARTED)))
+    async with asyncio.timeout(20):
+        while await real_client.xlen(KEYS.events(JOB)) < 12:
+            await asyncio.sleep(0)
+        log.end(ENDED)
+        await writer
+    assert [entry_id for entry_id, _ in await real_client.xrange(KEYS.events(JOB))][11:] == [b"5-11", b"5-12"]
 
 
 async def test_a_large_stream_with_ids_of_no_workers_making_is_deleted(real_client):
