@@ -2,7 +2,9 @@
 them then may follow now.
 
 A draft is checked by one forward pass over all of its tokens, which costs little more than one over a single
-token, and is accepted as far as the model itself chooses the same: the text is the one without drafts.
+token, and is accepted as far as the model itself chooses the same: the text is the one without drafts, up to
+near-ties. A product over many rows adds up in another order than one over a single row, so that logits differ in
+their last bits (about 1e-5 in float32, far more in bfloat16), and with them, once in a long while, the choice.
 
 Drafts limit themselves. Time that accepted drafts have saved is credit, time that refused ones have cost is spent
 from it, and where there is none left there is no draft; a small share of the decoding time is always granted, to
