@@ -13,7 +13,7 @@ from producer.ledger.take import (
     take_due,
 )
 
-from .steps import HIGH, KEYS, LOW, NORMAL, field, items, redis_ms, running, state, submit_jobs, take_next, taken
+from .steps import KEYS, LOW, NORMAL, field, items, redis_ms, running, state, submit_jobs, take_next, taken
 
 MINE = KEYS.taken("w1")
 
@@ -266,8 +266,3 @@ def test_progress_is_shown_while_the_job_is_ours_and_there(client):
     client.delete("rq:job:a")
     save_meta(KEYS, "w1", "a", b"{}").run(client)
     assert not client.exists("rq:job:a")
-
-
-def test_the_queues_are_named_by_their_priority(client):
-    submit_jobs(client, "a", priority="high")
-    assert items(client, HIGH) == ["a"]
