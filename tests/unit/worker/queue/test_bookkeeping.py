@@ -606,3 +606,13 @@ def test_an_end_whose_answer_was_lost_is_registered_once(client, worker, monkeyp
     waiting = in_queue(client) + registered(ScheduledJobRegistry, client)
     assert waiting == ([job.id] if retried else [])
     assert in_list(client, worker) == []
+
+
+def test_a_job_that_depends_on_another_is_enqueued_with_the_end_of_that(client, worker):
+    first = enqueue(client)
+    second = enqueue(client, depends_on=first)
+    job = taken_job(worker)
+    assert (job.id, in_queue(client)) == (first.id, [])
+    worker.succeed(job, worker.begin(job), result(job))
+    assert in_queue(client) == [second.id]
+    assert taken_job(worker).id == second.id
