@@ -108,6 +108,7 @@ class Service:
             self.worker.record,
             ttl_s=settings.heartbeat_ttl_s,
             keep_s=settings.max_result_ttl_s,
+            beat_interval_s=settings.heartbeat_interval_s,
         )
         self._on_link = self.presence.connected
         self.upkeep = Upkeep(self.worker, self.presence, self._aredis, self._end_late)

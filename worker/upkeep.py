@@ -104,5 +104,11 @@ class Upkeep:
                     tasks.create_task(self._end_one(gate, job))
 
     async def _end_one(self, gate: asyncio.Semaphore, job: Job | str) -> None:
+        """One that cannot be ended so must not hold up the others: it is taken as the next job, from our list."""
         async with gate:
-            await self._end_late(job)
+            try:
+                await self._end_late(job)
+            except Exception:
+                job_id = job if isinstance(job, str) else job.id
+                logger.exception("job %.80r has waited for too long, and could not be ended yet", job_id)
+                self._worker.in_hand.discard(job_id)
