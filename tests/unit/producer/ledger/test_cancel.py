@@ -122,6 +122,15 @@ def test_a_job_that_has_ended_is_left_alone(client, gone):
     assert state(client) == before
 
 
+def test_a_job_that_was_cancelled_has_ended(client):
+    submit_jobs(client, "a")
+    cancel_job(client, "a")
+    before = state(client)
+    assert cancel_job(client, "a") == "ended"
+    assert request_stop(KEYS, "a", ttl_s=30).run(client) is False
+    assert state(client) == before
+
+
 def test_a_result_beside_a_stream_that_goes_on_is_no_end(client):
     submit_jobs(client, "a")
     append(client, "a", "0-0", entry("1-0", STARTED, "started"), as_owner=False)

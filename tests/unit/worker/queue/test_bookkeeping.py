@@ -126,6 +126,17 @@ def test_failure(client, worker, job):
     assert_nothing_runs(client, worker, job, execution)
 
 
+def test_a_job_that_rqs_upkeep_gave_up_and_that_finishes_leaves_the_registry_of_failures(client, worker, job):
+    """That of an earlier version, say, in which a running job stood with a time."""
+    execution = worker.begin(job)
+    client.hset(job.key, "status", "failed")
+    client.zadd(f"rq:failed:{NORMAL}", {job.id: 2e9})
+    worker.succeed(job, execution, result(job))
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FINISHED
+    assert registered(FailedJobRegistry, client) == []
+    assert registered(FinishedJobRegistry, client) == [job.id]
+
+
 def test_refusal_of_a_job_that_never_ran(client, worker):
     job = taken_job_of(client, worker, retry=Retry(3))
     worker.refuse(job, InvalidRequest("no prompt"))
