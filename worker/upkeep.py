@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 EXPIRE_AT_ONCE = 8
 """Jobs whose ends are written side by side."""
+RETRY_S = 1.0
 
 
 class Upkeep:
@@ -70,8 +71,10 @@ class Upkeep:
             await self._bury()
             if self._seen is not None and self._seen.is_first:
                 await self._keep_house(self._seen)
-        except BaseException:
+        except BaseException as error:
             self._due.set()
+            if isinstance(error, Exception):
+                await asyncio.sleep(RETRY_S)  # it is tried again at once, and an outage lasts
             raise
 
     @property

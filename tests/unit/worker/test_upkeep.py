@@ -12,7 +12,7 @@ from rq.job import Job
 from producer.ledger.sweep import Beat
 from worker.presence import Dead
 from worker.queue.rq_worker import GenerationWorker
-from worker.upkeep import EXPIRE_AT_ONCE, Upkeep
+from worker.upkeep import EXPIRE_AT_ONCE, RETRY_S, Upkeep
 
 from .jobs import KEYS, NORMAL, die, enqueue, in_list, in_queue, member_of, taken_job
 
@@ -74,12 +74,20 @@ async def test_whoever_is_found_dead_is_buried(client, house, dead_with_job):
     assert in_queue(client) == [job.id]
 
 
-async def test_a_burial_is_not_lost_when_redis_fails(client, house, dead_with_job, fake_server):
+async def test_a_burial_is_not_lost_when_redis_fails(client, house, dead_with_job, fake_server, monkeypatch):
     dead, job = dead_with_job
     await house.upkeep.note_dead(Dead(member_of(dead), "overdue"))
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("worker.upkeep.asyncio.sleep", sleep)
     fake_server.connected = False
-    with pytest.raises(redis.ConnectionError):
-        await house.step()
+    for failures in (1, 2):
+        with pytest.raises(redis.ConnectionError):
+            await house.step()
+        assert pauses == [RETRY_S] * failures, "it is due at once, and would keep a core busy"
     fake_server.connected = True
     await house.step()
     assert in_queue(client) == [job.id]

@@ -47,7 +47,7 @@ def test_a_batch_above_the_cap_is_refused_whole(client):
     assert submit_jobs(client, "third", max_queued=2) == Full(2)
     assert submit_jobs(client, "third", "fourth", max_queued=3) == Full(2)
     assert state(client) == before
-    assert submit_jobs(client, "first", max_queued=2) == [False], "nothing is added by it"
+    assert submit_jobs(client, "first", max_queued=1) == [False], "nothing is added by it"
     assert submit_jobs(client, "third", max_queued=3) == [True]
 
 
@@ -71,6 +71,13 @@ def test_an_id_of_another_job_is_a_conflict_and_nothing_is_enqueued(client, othe
     before = state(client)
     assert submit_jobs(client, "new", "a", **other) == Conflict("a")
     assert state(client) == before
+
+
+def test_models_whose_names_begin_alike_are_not_the_same(client):
+    submit_jobs(client, "a", model="tiny.h")
+    assert submit_jobs(client, "a", model="tiny") == Conflict("a")
+    submit_jobs(client, "b", model="tiny", priority="high")
+    assert submit_jobs(client, "b", model="tiny") == [False]
 
 
 def test_a_job_of_plain_rq_has_no_digest_and_is_the_same(client):

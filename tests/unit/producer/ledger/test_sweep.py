@@ -246,6 +246,15 @@ def test_a_job_without_a_hash_goes_back_for_whoever_refuses_it(client, put):
     assert items(client, NORMAL) == ["a"]
 
 
+def test_what_stands_in_place_of_the_list_does_not_keep_the_dead_among_the_living(client):
+    beat(client, "dead", ttl_s=0)
+    client.sadd(KEYS.takers, "dead")
+    client.set(DEAD, "foreign")
+    assert bury(client).back == ()
+    assert not client.exists(KEYS.takers, KEYS.beats, RING)
+    assert client.get(DEAD) == b"foreign"
+
+
 def test_no_step_moves_many_jobs(client):
     job_ids = [f"job-{number}" for number in range(JOBS_AT_ONCE + 1)]
     client.rpush(DEAD, *job_ids)
