@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from rq.job import Job
 from rq.utils import now, utcformat
 
+from producer.contract import BrokerUnavailable
 from producer.ledger.sweep import Beat, schedule
 
 from .presence import Dead, Presence
@@ -109,5 +110,13 @@ class Housekeeping:
                     tasks.create_task(self._end_one(gate, job))
 
     async def _end_one(self, gate: asyncio.Semaphore, job: Job | str) -> None:
+        """One that cannot be ended so must not hold up the others: it is taken as the next job, from our list."""
         async with gate:
-            await self._end_late(job)
+            try:
+                await self._end_late(job)
+            except BrokerUnavailable:
+                raise
+            except Exception:
+                job_id = job if isinstance(job, str) else job.id
+                logger.exception("job %.80r has waited for too long, and could not be ended yet", job_id)
+                self._worker.in_hand.discard(job_id)

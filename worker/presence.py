@@ -47,6 +47,7 @@ class Presence:
 
     client: with a pool of one connection, which stands for this worker. It calls `connected` for each new one.
     record: RQ's record of the worker, as it is to stand now.
+    beat_interval_s: how often the worker beats.  clock: in seconds, steady.
     """
 
     def __init__(
@@ -59,11 +60,16 @@ class Presence:
         *,
         ttl_s: float,
         keep_s: int,
+        beat_interval_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._keys, self._model, self._worker = keys, model, worker
         self._record = record
         self._ttl_s, self._keep_s = ttl_s, keep_s
+        # Between two beats without a break: above the interval, and below what makes a worker overdue.
+        self._break_s = (ttl_s + beat_interval_s) / 2
+        self._clock = clock
         self._entry: RingEntry | None = None
         self._before: RingEntry | None = None
         self._connected_at: float | None = None
@@ -105,14 +111,16 @@ class Presence:
 
     def overdue(self, seen: Beat) -> list[Dead]:
         """Those whose beat is too long ago. None while ours have not gone through for one TTL."""
-        if time.monotonic() - self._steady_since < self._ttl_s:
+        if not self.trusts_beats:
             return []
         return [Dead(member, "overdue") for member in seen.overdue if member.worker != self._worker]
 
     @property
     def trusts_beats(self) -> bool:
         """Whether a beat that is missing means a death, and not that Redis could not take it."""
-        return time.monotonic() - self._steady_since >= self._ttl_s
+        now = self._clock()
+        is_steady = self._last_beat_at is not None and now - self._last_beat_at <= self._break_s
+        return is_steady and now - self._steady_since >= self._ttl_s
 
     async def look(self) -> list[Dead]:
         """Those of the watched whose connection has been gone for a second.  Raises errors of Redis."""
@@ -151,13 +159,13 @@ class Presence:
             self._is_new, run_id, client_id = False, "-", 0
         if self._is_new:  # it broke in between
             raise redis.ConnectionError("the connection broke while it was made")
-        self._connected_at = time.monotonic()
+        self._connected_at = self._clock()
         self._suspects.clear()
         self._entry = RingEntry(self._worker, run_id, client_id)
 
     def _note_beat(self) -> None:
-        now = time.monotonic()
-        if self._last_beat_at is None or now - self._last_beat_at > self._ttl_s / 2:
+        now = self._clock()
+        if self._last_beat_at is None or now - self._last_beat_at > self._break_s:
             self._steady_since = now
         self._last_beat_at = now
 
@@ -185,7 +193,7 @@ class Presence:
         self._says_why_not = False
 
     async def _judge(self, absent: list[RingEntry]) -> list[Dead]:
-        now = time.monotonic()
+        now = self._clock()
         self._suspects = {entry: self._suspects.get(entry, now) for entry in absent}
         assert self._connected_at is not None
         if now - self._connected_at < TRUSTED_AGE_S:

@@ -88,6 +88,7 @@ class Service:
             worker.record,
             ttl_s=settings.heartbeat_ttl_s,
             keep_s=settings.max_result_ttl_s,
+            beat_interval_s=settings.heartbeat_interval_s,
         )
         links.on_presence.listener = self.presence.connected
         self.upkeep = Upkeep(settings, worker, self.runner, self._registrar, presence=self.presence, links=links)

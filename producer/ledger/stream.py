@@ -61,9 +61,9 @@ def discard_stream(keys: Keys, job_id: str, last_entry: Sequence[bytes]) -> Step
     return Step("discard_stream", [keys.events(job_id)], last_entry, nothing)
 
 
-def discard_result(keys: Keys, job_id: str, raw: bytes) -> Step[None]:
-    """Delete what stands in place of the job's result.  raw: what was read."""
-    return Step("discard_result", [keys.result(job_id)], [raw], nothing)
+def discard_result(keys: Keys, job_id: str, raw: bytes, *, max_bytes: int) -> Step[None]:
+    """Delete what stands in place of the job's result.  raw: what was read; nothing of what is above max_bytes."""
+    return Step("discard_result", [keys.result(job_id)], [raw, max_bytes], nothing)
 
 
 def _read_appended(reply: Any) -> Appended:

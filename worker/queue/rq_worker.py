@@ -7,6 +7,7 @@ RQ hears of a job's start and end is in `bookkeeping`; how the worker is known t
 
 import logging
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from rq.worker.base import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
 from producer.contract import InvalidRequest, Keys
-from producer.contract.compatibility import published_fields
+from producer.contract.compatibility import REQUEST_FIELDS
 from producer.ledger.cancel import request_stop
 from producer.ledger.take import Dropped, Taken, put_down, read_job, save_meta, take, take_due
 
@@ -44,6 +45,8 @@ class GenerationWorker(Bookkeeper):
     def __init__(self, settings: WorkerSettings, connection: "Redis", on_stop: Callable[[], None]) -> None:
         self.model_state: ModelState = "loading"
         self._on_stop = on_stop
+        # A job that one call has taken, and does not know of yet, is to another one whose answer was lost.
+        self._taking = Lock()
         # RQ refuses a name until its last bearer's key has expired: a new one for each start.
         name = f"{settings.name or 'genqueue'}-{uuid4().hex[:8]}"
         super().__init__(list(Keys(settings.prefix).queues(settings.model_name)), settings, connection, name=name)
@@ -63,7 +66,7 @@ class GenerationWorker(Bookkeeper):
             "model": self.settings.model_name,
             "model_state": self.model_state,
             "device": self.settings.device,
-            "request_fields": published_fields(),
+            "request_fields": ",".join(sorted(REQUEST_FIELDS)),
         }
 
     def get_current_job_id(self) -> str | None:
@@ -123,7 +126,12 @@ class GenerationWorker(Bookkeeper):
 
     def take(self) -> Taken | Literal["suspended"] | None:
         """Take the next job of the highest priority."""
-        while True:
+        while isinstance(taken := self._take(), Dropped):
+            logger.warning("what was pushed into a queue is no job id and is dropped (%d bytes)", taken.size_bytes)
+        return taken
+
+    def _take(self) -> Taken | Dropped | Literal["suspended"] | None:
+        with self._taking:
             taken = take(
                 self.keys,
                 self.name,
@@ -132,19 +140,17 @@ class GenerationWorker(Bookkeeper):
                 list_ttl_s=self.settings.max_result_ttl_s,
                 max_bytes=self.settings.max_request_bytes,
             ).run(self.connection)
-            if not isinstance(taken, Dropped):
-                break
-            logger.warning("what was pushed into a queue is no job id and is dropped (%d bytes)", taken.size_bytes)
-        if isinstance(taken, Taken):
-            self.in_hand.add(taken.job_id)
-        return taken
+            if isinstance(taken, Taken):
+                self.in_hand.add(taken.job_id)
+            return taken
 
     def take_late(self) -> list[Job | str]:
         """Take jobs that have waited for too long, to end them; the bare id of one that cannot be read."""
         settings = self.settings
         step = take_due(self.keys, self.name, settings.model_name, list_ttl_s=settings.max_result_ttl_s)
-        job_ids = [raw_id.decode() for raw_id in step.run(self.connection)]
-        self.in_hand.update(job_ids)
+        with self._taking:
+            job_ids = [raw_id.decode() for raw_id in step.run(self.connection)]
+            self.in_hand.update(job_ids)
         return [self.fetch_readable(job_id) or job_id for job_id in job_ids]
 
     def put_down(self, job_id: str) -> None:

@@ -6,7 +6,7 @@ puts back what has not ended; there is no lock, and a sweep survives its own dea
 """
 
 import logging
-from typing import cast
+from typing import Any, cast
 
 import redis
 from redis import Redis
@@ -14,10 +14,10 @@ from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job
 from rq.utils import as_text, now, utcformat
 
-from producer.contract import GenerationResult
+from producer.contract import GenerationResult, StreamedEvent, parse_entry
 from producer.contract.keys import worker_of_taker
 from producer.ledger import rq_names
-from producer.ledger.stream import discard_result
+from producer.ledger.stream import discard_result, discard_stream
 from producer.ledger.sweep import Member, Swept, claim, settled, sweep
 
 from ..errors import BookkeepingFailed, is_wrong_type
@@ -104,7 +104,7 @@ class Sweeper:
         """
         job_id = raw_id.decode(errors="replace")
         job = self._worker.fetch_readable(job_id)
-        if job is not None and job.get_status(refresh=False) not in ENDED and not self._result_or_discard(job_id):
+        if job is not None and job.get_status(refresh=False) not in ENDED and not self._end_of(job_id):
             return
         settings = self._worker.settings
         claim(self._keys, taker, self._worker.name, raw_id, ttl_s=settings.max_result_ttl_s).run(self._redis)
@@ -113,7 +113,7 @@ class Sweeper:
 
     def _settle(self, job_id: str) -> None:
         job = self._worker.fetch_readable(job_id)
-        ended = self._result_or_discard(job_id) if job else None
+        ended = self._end_of(job_id) if job else None
         if job is None or ended is None:
             return  # its time is over
         executions = self._executions(job)  # of now: whoever runs the job again later has others
@@ -133,6 +133,31 @@ class Sweeper:
         else:
             self._worker.fail(job, execution, result.failure)
 
+    def _end_of(self, job_id: str) -> GenerationResult | None:
+        """How the job has ended. Where its result was evicted or deleted, its terminal event says the same."""
+        return self._result_or_discard(job_id) or self._last_event_or_discard(job_id)
+
+    def _last_event_or_discard(self, job_id: str) -> GenerationResult | None:
+        """Of the terminal event at the end of the job's stream. What only seems one is deleted with its stream."""
+        try:
+            entries = cast("list[Any]", self._redis.xrevrange(self._keys.events(job_id), count=1))
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return None
+        if not entries:
+            return None
+        entry_id, fields = entries[0]
+        try:
+            last = parse_entry(entry_id, fields)
+        except (KeyError, ValueError):
+            logger.warning("job %.80r: what stands in place of its stream is deleted", job_id)
+            flat = [entry_id, *(part for pair in fields.items() for part in pair)]
+            discard_stream(self._keys, job_id, flat).run(self._redis)
+            return None
+        is_end = isinstance(last, StreamedEvent) and isinstance(last.event.data, GenerationResult)
+        return last.event.data if is_end else None
+
     def _result_or_discard(self, job_id: str) -> GenerationResult | None:
         """The job's result, or None.  What is none is deleted: by the contract, nothing else has that name."""
         key = self._keys.result(job_id)
@@ -147,7 +172,7 @@ class Sweeper:
         except ValueError:
             pass
         logger.warning("job %.80r: what stands in place of its result is deleted", job_id)
-        discard_result(self._keys, job_id, result).run(self._redis)
+        discard_result(self._keys, job_id, result, max_bytes=MAX_RESULT_BYTES).run(self._redis)
         return None
 
     def _executions(self, job: Job) -> list[Execution]:

@@ -1,6 +1,6 @@
 -- Put scheduled jobs whose time has come into their queues, on Redis' clock. What cannot be read is refused there.
 -- KEYS  1 the set of all RQ queues, then for each queue: RQ's scheduled registry, the queue
--- ARGV  1 prefix of RQ's job hashes  2 now, RQ's form  3 how many of each at most  4.. the queues' keys as RQ lists them
+-- ARGV  1 prefix of RQ's job hashes  2 now, RQ's form  3 how many of each at most
 -- Returns how many.
 local count, now = 0, now_ms()
 for i = 2, #KEYS, 2 do

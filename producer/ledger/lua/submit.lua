@@ -61,5 +61,7 @@ for place, job in ipairs(jobs) do
     created[place] = 1
   end
 end
-redis.call('PEXPIRE', KEYS[5], wait_ms + 86400000)
+-- As long as the longest wait: a job that may wait for less must not shorten it.
+local keep_ms = wait_ms + 86400000
+if redis.call('PTTL', KEYS[5]) < keep_ms then redis.call('PEXPIRE', KEYS[5], keep_ms) end
 return created

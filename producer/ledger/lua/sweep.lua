@@ -31,7 +31,8 @@ local function drop_runs(id, origin)
 end
 
 local back, ended = {}, {}
-for _, id in ipairs(redis.call('LRANGE', KEYS[4], 0, ARGV[10] - 1)) do
+local held = unless_wrong_type('LRANGE', KEYS[4], 0, ARGV[10] - 1)
+for _, id in ipairs(held or {}) do
   local own, job = ARGV[6] .. ':{' .. id .. '}:', ARGV[7] .. 'job:' .. id
   local kind = redis.call('TYPE', job).ok
   local over = #id <= 128 and has_ended(own .. 'events', own .. 'result')
@@ -56,8 +57,9 @@ for _, id in ipairs(redis.call('LRANGE', KEYS[4], 0, ARGV[10] - 1)) do
     back[#back + 1] = id
   end
 end
--- The dead may wake up and take a job between a look and a removal: in one step with the look.
-if redis.call('EXISTS', KEYS[4]) == 0 then
+-- The dead may wake up and take a job between a look and a removal: in one step with the look. What is no list tells
+-- of no jobs, and must not keep the dead among the living.
+if not held or redis.call('EXISTS', KEYS[4]) == 0 then
   redis.call('SREM', KEYS[3], name)
   if name == worker then
     redis.call('ZREM', KEYS[1], ARGV[11])

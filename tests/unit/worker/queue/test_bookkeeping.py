@@ -17,6 +17,7 @@ from producer.contract import (
     JobExpired,
     JobTimeout,
     Timings,
+    Usage,
     WorkerLost,
 )
 from worker.errors import BookkeepingFailed
@@ -25,6 +26,7 @@ from worker.queue.rq_worker import GenerationWorker
 from ..jobs import (
     KEYS,
     NORMAL,
+    beat,
     bury,
     die,
     enqueue,
@@ -122,6 +124,17 @@ def test_failure(client, worker, job):
     assert seen.latest_result().exc_string == "timeout: too slow"
     assert registered(FailedJobRegistry, client) == [job.id]
     assert_nothing_runs(client, worker, job, execution)
+
+
+def test_a_job_that_rqs_upkeep_gave_up_and_that_finishes_leaves_the_registry_of_failures(client, worker, job):
+    """That of an earlier version, say, in which a running job stood with a time."""
+    execution = worker.begin(job)
+    client.hset(job.key, "status", "failed")
+    client.zadd(f"rq:failed:{NORMAL}", {job.id: 2e9})
+    worker.succeed(job, execution, result(job))
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FINISHED
+    assert registered(FailedJobRegistry, client) == []
+    assert registered(FinishedJobRegistry, client) == [job.id]
 
 
 def test_refusal_of_a_job_that_never_ran(client, worker):
@@ -252,6 +265,83 @@ def test_a_job_is_lost_once_a_sweep_has_moved_it_and_not_when_redis_has_lost_eve
     assert not worker.has_lost(job.id)
     client.set(job.key, "foreign")
     assert worker.has_lost(job.id)
+
+
+# -- beside the registering of an end
+
+
+@pytest.fixture
+def amid(monkeypatch):
+    """Has something happen before each transaction of the bookkeeping, and counts those that Redis refused."""
+    conflicts: list[Pipeline] = []
+
+    def amid(happen: Callable[[], None]) -> list[Pipeline]:
+        execute, busy = Pipeline.execute, []
+
+        def crowded(pipeline: Pipeline, raise_on_error: bool = True):
+            if not busy and pipeline.command_stack:
+                busy.append(True)
+                happen()
+                busy.clear()
+            try:
+                return execute(pipeline, raise_on_error)
+            except redis.WatchError:
+                conflicts.append(pipeline)
+                raise
+
+        monkeypatch.setattr(Pipeline, "execute", crowded)
+        return conflicts
+
+    return amid
+
+
+@pytest.mark.parametrize("end", ["success", "failure", "stopped"])
+def test_the_workers_own_beat_breaks_no_transaction(client, worker, job, amid, end):
+    execution = worker.begin(job)
+    conflicts = amid(lambda: beat(worker))
+    ENDS[end](worker, job, execution)
+    assert conflicts == []
+    assert len(Job.fetch(job.id, client, "json").results()) == 1
+
+
+@pytest.mark.parametrize("end", ["success", "failure", "stopped"])
+def test_progress_breaks_no_transaction_that_registers_an_end(client, worker, job, amid, end):
+    """It is written on another task, at any time."""
+    execution = worker.begin(job)
+    conflicts = amid(lambda: worker.save_progress(job, {"phase": "decode", "tokens": 1}))
+    ENDS[end](worker, job, execution)
+    assert conflicts == []
+    assert "phase" not in Job.fetch(job.id, client, "json").meta
+
+
+@pytest.mark.parametrize("end", ["success", "failure", "stopped"])
+def test_the_meta_of_a_job_that_has_ended_says_how(client, worker, end):
+    job = taken_job_of(client, worker, meta={"mine": 1})
+    execution = worker.begin(job)
+    worker.save_progress(job, {"phase": "decode", "tokens": 1, "tokens_per_second": None})
+    worker.note_end(job, result(job, usage=Usage(prompt_tokens=1, completion_tokens=2)))
+    ENDS[end](worker, job, execution)
+    meta = {"mine": 1, "phase": "finished", "tokens": 2, "tokens_per_second": None}
+    assert Job.fetch(job.id, client, "json").meta == meta
+    worker.save_progress(job, {"phase": "decode", "tokens": 1})
+    worker.put_down(job.id)
+    worker.save_progress(job, {"phase": "decode", "tokens": 1})
+    assert Job.fetch(job.id, client, "json").meta == meta
+
+
+# -- a worker that was taken for dead, and lives
+
+
+def test_a_worker_that_comes_back_takes_its_death_back_and_no_other(client, worker, start):
+    job = taken_job_of(client, worker)
+    client.hset(job.key, "deaths", 1)
+    execution = worker.begin(job)
+    die(client, worker)
+    bury(start("other"), worker)
+    assert client.hget(job.key, "deaths") == b"2"
+    worker.forget(execution)
+    worker.forget(execution)
+    assert client.hget(job.key, "deaths") == b"1"
 
 
 # -- trouble
@@ -527,3 +617,13 @@ def test_an_end_whose_answer_was_lost_is_registered_once(client, worker, monkeyp
     waiting = in_queue(client) + registered(ScheduledJobRegistry, client)
     assert waiting == ([job.id] if retried else [])
     assert in_list(client, worker) == []
+
+
+def test_a_job_that_depends_on_another_is_enqueued_with_the_end_of_that(client, worker):
+    first = enqueue(client)
+    second = enqueue(client, depends_on=first)
+    job = taken_job(worker)
+    assert (job.id, in_queue(client)) == (first.id, [])
+    worker.succeed(job, worker.begin(job), result(job))
+    assert in_queue(client) == [second.id]
+    assert taken_job(worker).id == second.id

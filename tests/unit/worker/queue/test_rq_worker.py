@@ -1,6 +1,7 @@
 """RQ's side of the worker: what stands in Redis after each step, as RQ and other workers read it."""
 
 import json
+import threading
 
 import pytest
 import redis
@@ -16,6 +17,7 @@ from producer.contract import (
     InvalidRequest,
     JobTimeout,
 )
+from producer.ledger.step import Step
 from producer.ledger.sweep import schedule
 from worker.queue.rq_worker import GenerationWorker
 from worker.settings import WorkerSettings
@@ -171,6 +173,28 @@ def test_a_job_whose_answer_was_lost_is_given_again_and_no_other(client, worker)
     assert again.job_id == first.id
     assert in_queue(client) == [second.id]
     assert worker.take().job_id == second.id
+
+
+def test_a_late_job_is_not_given_to_the_loop_beside(client, worker, monkeypatch):
+    """Redis has moved it into our list, and the thread that ends late jobs has not read the answer yet."""
+    late = enqueue(client)
+    client.zadd(KEYS.deadlines("tiny"), {late.id: 1})
+    moved, run = threading.Event(), Step.run
+
+    def slow(step: Step, connection: Server) -> object:
+        reply = run(step, connection)
+        if step.name == "take_due":
+            moved.set()
+            beside.join(0.2)  # it cannot end before we go on
+        return reply
+
+    found = []
+    beside = threading.Thread(target=lambda: (moved.wait(10), found.append(worker.take())))
+    beside.start()
+    monkeypatch.setattr(Step, "run", slow)
+    assert [job.id for job in worker.take_late()] == [late.id]
+    beside.join(10)
+    assert found == [None]
 
 
 def test_a_job_that_was_put_down_is_not_given_again(client, worker):

@@ -8,7 +8,7 @@ from rq import Retry
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
-from producer.contract import GenerationResult, JobTimeout
+from producer.contract import GenerationResult, JobTimeout, encode_entry, terminal_event
 from worker.intake import read_order
 from worker.presence import Dead
 from worker.queue import sweeping
@@ -267,6 +267,37 @@ def test_what_stands_in_place_of_a_result_is_no_end(client, worker, dead, foreig
     assert not client.exists(KEYS.result(job.id))
 
 
+def test_what_is_too_large_to_be_a_result_is_no_end_and_is_not_loaded(client, worker, dead, monkeypatch):
+    monkeypatch.setattr(sweeping, "MAX_RESULT_BYTES", 100)
+    job = take_of(client, dead)
+    client.set(KEYS.result(job.id), "x" * 101)
+    die(client, dead)
+    bury(worker, dead)
+    assert in_queue(client) == [job.id]
+    assert not client.exists(KEYS.result(job.id))
+
+
+def test_an_end_whose_result_was_evicted_is_registered_by_its_terminal_event(client, worker, dead):
+    job = take_of(client, dead)
+    result = write_result(client, job.id)
+    client.xadd(KEYS.events(job.id), encode_entry(terminal_event(result)), id="1-0")
+    client.delete(KEYS.result(job.id))
+    die(client, dead)
+    bury(worker, dead)
+    assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FINISHED
+    assert_nothing_is_left(client, worker, dead)
+
+
+def test_what_only_seems_a_terminal_event_is_no_end(client, worker, dead):
+    job = take_of(client, dead)
+    client.xadd(KEYS.events(job.id), {"type": "finished", "data": "no JSON"}, id="1-0")
+    die(client, dead)
+    bury(worker, dead)
+    assert in_queue(client) == [job.id]
+    assert not client.exists(KEYS.events(job.id))
+    assert_nothing_is_left(client, worker, dead)
+
+
 @pytest.mark.parametrize("key", ["rq:executions:{}", "rq:results:{}", "rq:job:{}:dependents"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_job_with_a_foreign_key_does_not_hold_up_the_others(client, worker, dead, key, ended):
@@ -404,9 +435,9 @@ def test_a_result_that_has_come_since_the_look_is_not_deleted(client, worker, de
     client.set(KEYS.result(job.id), "no JSON")
     step = sweeping.discard_result
 
-    def overtaken(*args: object) -> object:
+    def overtaken(*args: object, **options: object) -> object:
         write_result(client, job.id)
-        return step(*args)
+        return step(*args, **options)
 
     monkeypatch.setattr(sweeping, "discard_result", overtaken)
     sweeper = Sweeper(worker)

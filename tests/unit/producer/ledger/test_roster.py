@@ -1,0 +1,47 @@
+"""Who serves a model."""
+
+import pytest
+
+from producer.ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
+from producer.ledger.sweep import RingEntry, beat
+
+from .steps import KEYS
+
+RECORD = {
+    "birth": "2026-01-01T00:00:00Z",
+    "model_state": "ready",
+    "hostname": "h",
+    "request_fields": "prompt,seed",
+}
+
+
+def workers(client):
+    keys = sorted(client.sunion(worker_sets(KEYS, "tiny")))
+    return live_workers(keys, read_records(keys)(client))
+
+
+def appear(client, name, model="tiny", **record):
+    fields = {**RECORD, **record}
+    beat(KEYS, model, RingEntry(name), None, fields, ttl_s=100, keep_s=1000).run(client)
+
+
+def test_the_workers_of_a_model_are_those_that_beat_for_it(client):
+    appear(client, "w1")
+    appear(client, "w2", model="other")
+    assert workers(client) == (WorkerRecord("w1", "ready", "h", frozenset({"prompt", "seed"})),)
+
+
+@pytest.mark.parametrize("gone", ["record", "death"])
+def test_one_that_is_dead_is_none_of_them(client, gone):
+    appear(client, "w1")
+    if gone == "record":
+        client.delete("rq:worker:w1")
+    else:
+        client.hset("rq:worker:w1", "death", "2026-01-01T00:00:00Z")
+    assert workers(client) == ()
+
+
+def test_a_worker_of_rqs_own_says_less(client):
+    client.hset("rq:worker:w1", "birth", "2026-01-01T00:00:00Z")
+    client.sadd("rq:workers:generate.tiny.low", "rq:worker:w1")
+    assert workers(client) == (WorkerRecord("w1", None, None, None),)

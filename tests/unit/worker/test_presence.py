@@ -1,0 +1,339 @@
+"""Who is known to be dead, and who never is: beats on Redis, connections as the server would list them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import pytest
+import redis
+from fakeredis import FakeAsyncRedis, FakeServer
+
+from producer.ledger.sweep import Beat, Member, RingEntry
+from worker.presence import CONFIRM_S, TRUSTED_AGE_S, Dead, Presence, watch
+
+from .jobs import KEYS
+
+TTL_S = 6.0
+INTERVAL_S = 2.0
+
+
+class Host:
+    """A server, as far as fakeredis is none: its run, and who is connected. With it, the time."""
+
+    def __init__(self) -> None:
+        self.run_id = "run-1"
+        self.connected: set[int] = set()
+        self.refusal: redis.ResponseError | None = None
+        self.asked_for: list[int] = []
+        self.now = 1000.0
+
+
+class Link(FakeAsyncRedis):
+    """The one connection of a worker."""
+
+    def at(self, host: Host, client_id: int) -> "Link":
+        """Connect it."""
+        self.host, self.number = host, client_id
+        host.connected.add(client_id)
+        return self
+
+    async def client_id(self, **_: object) -> int:
+        if self.host.refusal:
+            raise self.host.refusal
+        return self.number
+
+    async def info(self, *_: object, **__: object) -> dict[str, str]:
+        return {"run_id": self.host.run_id}
+
+    async def client_list(self, *_: object, client_id: list[str], **__: object) -> list[dict[str, str]]:
+        if self.host.refusal:
+            raise self.host.refusal
+        self.host.asked_for = [int(each) for each in client_id]
+        return [{"id": each} for each in client_id if int(each) in self.host.connected]
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+@pytest.fixture
+def join(fake_server: FakeServer, host: Host) -> Callable[..., Presence]:
+    """Workers of one model, each with a connection."""
+    numbers = iter(range(1, 100))
+
+    def join(name: str, *, beat_interval_s: float = INTERVAL_S) -> Presence:
+        link = Link(server=fake_server).at(host, next(numbers))
+        record = {"birth": "2026-01-01T00:00:00Z"}
+        options = {"ttl_s": TTL_S, "keep_s": 1000, "beat_interval_s": beat_interval_s}
+        return Presence(link, KEYS, "tiny", name, lambda: record, clock=lambda: host.now, **options)
+
+    return join
+
+
+async def ring_of(join, names: str) -> dict[str, Presence]:
+    """Workers that know each other, and whose connections are as old as they have to be."""
+    members = {name: join(name) for name in names}
+    for _ in range(2):
+        for member in members.values():
+            await member.beat()
+    return members
+
+
+def break_link(host: Host, presence: Presence) -> None:
+    """Its process was killed, and the kernel closed the socket."""
+    host.connected.discard(presence._client.number)
+
+
+async def found(host: Host, presence: Presence, *, after_s: float = CONFIRM_S) -> list[str]:
+    """Those whom it finds dead in two looks."""
+    first = await presence.look()
+    assert first == []
+    host.now += after_s
+    return [dead.member.worker for dead in await presence.look()]
+
+
+# -- connections
+
+
+async def test_a_worker_whose_connection_is_gone_is_dead_within_a_second_or_so(join, host):
+    ring = await ring_of(join, "abc")
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    assert await ring["a"].look() == []
+    assert ring["a"].suspects_somebody
+    host.now += CONFIRM_S - 0.01
+    assert await ring["a"].look() == []
+    host.now += 0.01
+    assert await ring["a"].look() == [Dead(Member("b", "tiny"), "gone", RingEntry("b", "run-1", 2))]
+    assert not ring["a"].suspects_somebody
+
+
+async def test_it_is_found_by_those_before_it_in_the_ring_and_by_no_other(join, host):
+    ring = await ring_of(join, "abcd")
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["d"])
+    finders = []
+    for name in "abc":
+        await ring[name].look()
+    host.now += CONFIRM_S
+    for name in "abc":
+        finders += [name for _ in await ring[name].look()]
+    assert finders == ["b", "c"]
+
+
+async def test_what_a_look_costs_does_not_grow_with_the_number_of_workers(join, host):
+    ring = await ring_of(join, "abcdefghij")
+    await ring["a"].look()
+    assert len(host.asked_for) == 3
+
+
+async def test_a_worker_that_came_back_with_another_connection_lives(join, host):
+    ring = await ring_of(join, "ab")
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    assert await ring["a"].look() == []
+    ring["b"]._client.at(host, 99)
+    ring["b"].connected()
+    assert ring["b"].needs_beat
+    await ring["b"].beat()
+    assert not ring["b"].needs_beat
+    host.now += CONFIRM_S
+    await ring["a"].beat()
+    assert await ring["a"].look() == []
+    assert not ring["a"].suspects_somebody
+
+
+async def test_two_that_are_gone_at_once_were_cut_off_by_the_network(join, host):
+    ring = await ring_of(join, "abcd")
+    host.now += TRUSTED_AGE_S
+    for name in "bc":
+        break_link(host, ring[name])
+    assert await found(host, ring["a"]) == []
+
+
+@pytest.mark.parametrize(("names", "gone"), [("ab", "b"), ("abc", "b"), ("abcde", "bc")])
+async def test_one_that_is_gone_is_dead_and_so_are_some_of_many(join, host, names, gone):
+    ring = await ring_of(join, names)
+    host.now += TRUSTED_AGE_S
+    for name in gone:
+        break_link(host, ring[name])
+    assert await found(host, ring["a"]) == list(gone)
+
+
+async def test_with_a_new_connection_nobody_is_judged(join, host):
+    """What broke ours may have broken theirs, and they are not back yet."""
+    ring = await ring_of(join, "ab")
+    break_link(host, ring["b"])
+    assert await found(host, ring["a"]) == []
+    host.now += TRUSTED_AGE_S
+    ring["a"].connected()
+    assert await ring["a"].look() == []
+    await ring["a"].beat()
+    assert await found(host, ring["a"]) == []
+    host.now += TRUSTED_AGE_S
+    assert [dead.member.worker for dead in await ring["a"].look()] == ["b"]
+
+
+async def test_workers_on_another_run_of_the_server_are_not_judged(join, host):
+    """Ids of clients begin anew with each start, and on each node."""
+    ring = await ring_of(join, "ab")
+    host.run_id = "run-2"
+    ring["a"].connected()
+    await ring["a"].beat()
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    assert await found(host, ring["a"]) == []
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+async def test_where_the_command_is_refused_beats_decide_and_it_is_said_once(join, host, caplog, from_the_start):
+    refusal = redis.exceptions.NoPermissionError("this user has no permissions to run the 'client|list' command")
+    host.refusal = refusal if from_the_start else None
+    ring = await ring_of(join, "ab")
+    host.refusal = refusal
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    with caplog.at_level(logging.WARNING):
+        assert await found(host, ring["a"]) == []
+        assert await found(host, ring["a"]) == []
+    said = [record for record in caplog.records if "noticed by their beats, after 6 s" in record.message]
+    assert len(said) == (2 if from_the_start else 1), "once by each worker that has tried"
+    assert not ring["a"].needs_beat
+
+
+async def test_behind_a_proxy_beats_decide(join, host, caplog):
+    ring = await ring_of(join, "ab")
+    host.now += TRUSTED_AGE_S
+    host.connected.clear()
+    assert await found(host, ring["a"]) == []
+    assert "a proxy stands in between" in caplog.text
+
+
+async def test_a_connection_that_breaks_while_it_is_made_is_no_connection(join, host, monkeypatch):
+    presence = join("a")
+
+    async def info(*_: object) -> dict[str, str]:
+        presence.connected()
+        return {"run_id": "run-1"}
+
+    monkeypatch.setattr(presence._client, "info", info)
+    with pytest.raises(redis.ConnectionError):
+        await presence.beat()
+    assert presence.needs_beat
+
+
+async def test_nobody_is_looked_for_before_the_first_beat(join):
+    assert await join("a").look() == []
+
+
+# -- beats
+
+
+async def overdue(presence: Presence) -> list[str]:
+    return [dead.member.worker for dead in presence.overdue(await presence.beat())]
+
+
+async def late(presence: Presence) -> None:
+    """Its beat is over on Redis' clock."""
+    await presence._client.zadd(KEYS.beats, {str(Member(presence._worker, "tiny")): 0})
+
+
+async def test_beats_decide_after_one_ttl_in_which_our_own_went_through(join, host):
+    ring = await ring_of(join, "ab")
+    await late(ring["b"])
+    waited_s = 0.0
+    while waited_s < TTL_S:
+        assert await overdue(ring["a"]) == []
+        assert not ring["a"].trusts_beats
+        host.now += INTERVAL_S
+        waited_s += INTERVAL_S
+    assert await overdue(ring["a"]) == ["b"]
+    assert ring["a"].trusts_beats
+
+
+async def test_after_a_break_nobody_is_judged_for_one_ttl(join, host):
+    """Redis could not take the others' beats either."""
+    ring = await ring_of(join, "ab")
+    for _ in range(4):
+        host.now += INTERVAL_S
+        await ring["a"].beat()
+    await late(ring["b"])
+    host.now += TTL_S
+    assert not ring["a"].trusts_beats, "not before the first beat after the break, either"
+    for _ in range(3):
+        assert await overdue(ring["a"]) == []
+        host.now += INTERVAL_S
+    assert await overdue(ring["a"]) == ["b"]
+
+
+async def test_a_worker_that_beats_seldom_judges_too(join, host):
+    rare = join("a", beat_interval_s=5.0)
+    await rare.beat()
+    await late(join("b"))
+    host.now += 5.0
+    assert await overdue(rare) == []
+    host.now += 5.0
+    assert await overdue(rare) == ["b"]
+
+
+async def test_nobody_judges_itself(join, host):
+    presence = join("a")
+    seen = await presence.beat()
+    host.now += INTERVAL_S
+    for _ in range(3):
+        await presence.beat()
+        host.now += INTERVAL_S
+    ourselves = Beat(seen.now_ms, True, (), (Member("a", "tiny"), Member("b", "other")), False, False)
+    assert presence.overdue(ourselves) == [Dead(Member("b", "other"), "overdue")]
+
+
+async def test_a_worker_that_leaves_is_watched_by_nobody(join):
+    ring = await ring_of(join, "ab")
+    await ring["b"].leave()
+    assert (await ring["a"].beat()).after == ()
+    await join("never seen").leave()
+
+
+# -- the watch
+
+
+async def test_a_watch_beats_at_once_and_tells_of_the_dead(join, host):
+    ring = await ring_of(join, "ab")
+    host.now += TRUSTED_AGE_S
+    await ring["a"].beat()
+    break_link(host, ring["b"])
+    assert await ring["a"].look() == []
+    host.now += CONFIRM_S
+    beats: list[Beat] = []
+    dead: asyncio.Queue[Dead] = asyncio.Queue()
+
+    async def on_beat(seen: Beat) -> None:
+        beats.append(seen)
+
+    task = asyncio.create_task(watch(ring["a"], beat_interval_s=1000, on_beat=on_beat, on_dead=dead.put))
+    async with asyncio.timeout(30):
+        found_dead = await dead.get()
+    task.cancel()
+    assert (found_dead.member.worker, found_dead.sign) == ("b", "gone")
+    assert len(beats) == 1
+
+
+async def test_a_watch_beats_again_at_once_when_another_connection_stands_for_the_worker(join, host):
+    presence = join("a")
+    beats: asyncio.Queue[Beat] = asyncio.Queue()
+    task = asyncio.create_task(watch(presence, beat_interval_s=1000, on_beat=beats.put, on_dead=beats.put))
+    async with asyncio.timeout(30):
+        await beats.get()
+        presence._client.at(host, 77)
+        presence.connected()
+        await beats.get()
+    task.cancel()
+    assert await presence._client.zrange(KEYS.ring("tiny"), 0, -1) == [b"a run-1 77"]
+
+
+async def test_a_watch_ends_when_redis_fails(join, fake_server):
+    presence = join("a")
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        await watch(presence, beat_interval_s=1000, on_beat=None, on_dead=None)
