@@ -82,7 +82,9 @@ def test_out_of_a_script_on_an_older_server(text, expected):
     assert meaning(error) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [case for case in CASES if not case[0].startswith(("MOVED", "ASK"))])
+@pytest.mark.parametrize(
+    ("text", "expected"), [case for case in CASES if not case[0].startswith(("MOVED", "ASK"))]
+)
 def test_out_of_a_script_on_a_newer_one(text, expected):
     """It keeps the code in front. A cluster's redirections do not come out of a script."""
     error = off_the_wire(f"{text} script: 6b1bf486c81ceb7edf3c093f4c48582e38c0e791, on @user_script:12.")
@@ -129,6 +131,9 @@ def test_finer_questions():
     assert not is_read_only(off_the_wire("NOPERM no"))
     assert is_unknown_command(off_the_wire("ERR unknown command 'LMOVE', with args beginning with: "))
     assert not is_unknown_command(off_the_wire("ERR index out of range"))
-    for text in ("No permissions to access a key", "this user has no permissions to access one of the keys used as"):
+    for text in (
+        "No permissions to access a key",
+        "this user has no permissions to access one of the keys used as",
+    ):
         assert is_forbidden_key(off_the_wire(f"NOPERM {text} arguments"))
     assert not is_forbidden_key(off_the_wire("NOPERM this user has no permissions to run the 'hset' command"))
