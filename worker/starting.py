@@ -121,10 +121,10 @@ class _Registration:
 
     def _check_commands(self, worker: GenerationWorker) -> None:
         """Raises ResponseError from a server without the newest commands that we use, before anything is taken."""
-        ours, queue = worker.keys.taken(worker.name), worker.queue_keys()[0]
+        ours = worker.keys.taken(worker.name)  # nothing stands there yet
         self._links.rq.lpos(ours, "")
         self._links.rq.lmove(ours, ours, "LEFT", "LEFT")
-        self._links.rq.blmove(queue, queue, 0.001, "LEFT", "LEFT")  # type: ignore[arg-type]
+        self._links.rq.blmove(ours, ours, 0.001, "LEFT", "LEFT")  # type: ignore[arg-type]
 
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()

@@ -39,9 +39,9 @@ async def test_answers_and_errors_come_back():
 
 def test_a_thread_that_is_idle_serves_the_next_call():
     threads = DaemonThreads()
-    names = {threads.submit(lambda: threading.current_thread()).result(30)}
+    names = {threads.submit(threading.current_thread).result(30)}
     for _ in range(50):
-        names.add(threads.submit(lambda: threading.current_thread()).result(30))
+        names.add(threads.submit(threading.current_thread).result(30))
     # One may still be on its way to being idle when the next call comes.
     assert len(names) < 50
 
