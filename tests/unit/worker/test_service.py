@@ -1,4 +1,4 @@
-"""The whole worker but for torch: started, at work, and leaving, on a real server. A test speaks for the engine."""
+"""The whole worker but for torch: started, at work, and leaving, on a real server. A test plays the engine."""
 
 import asyncio
 import contextlib
