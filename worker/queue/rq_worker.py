@@ -298,6 +298,8 @@ class GenerationWorker(Bookkeeper):
             self._scheduler = RQScheduler(
                 self.queues, connection=self.connection, serializer=self.serializer, logging_level=logging.WARNING
             )
+            # RQ's would have a pool of its own, and stay with a server whose connections we have dropped.
+            self._scheduler._connection = self.connection  # noqa: SLF001
         if self._scheduler.should_reacquire_locks:
             self._scheduler.acquire_locks()
         if self._scheduler.acquired_locks:

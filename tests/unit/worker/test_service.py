@@ -187,7 +187,58 @@ def own() -> Iterator[EmbeddedBroker]:
             os.kill(broker.pid, signal.SIGCONT)
 
 
+class Address:
+    """One address that leads each new connection to `target`; those that exist stay where they are."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._pipes: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for pipe in self._pipes:
+                pipe.cancel()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, to_them = await asyncio.open_connection("127.0.0.1", self.target)
+        for pipe in (self._pipe(reader, to_them), self._pipe(theirs, writer)):
+            self._pipes.add(asyncio.create_task(pipe))
+
+    @staticmethod
+    async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
 class TestAtWork:
+    async def test_a_fail_over_behind_one_address_is_followed(self, world, own, caplog):
+        """The demoted server kept the old connections, and answered READONLY on them for ever."""
+        caplog.set_level("INFO")
+        address = Address(own.port)
+        with EmbeddedBroker() as other, redis.Redis(port=other.port) as new, redis.Redis(port=own.port) as old:
+            new.replicaof("127.0.0.1", str(own.port))
+            async with address.served() as port:
+                here = world(own, redis_url=f"redis://127.0.0.1:{port}/0", broker_wait_s=BOUND_S)
+                async with here.running() as task:
+                    await here.until(lambda: here.state() == b"ready")
+                    await here.until(lambda: new.info("replication")["master_link_status"] == "up")
+                    new.replicaof("no", "one")
+                    old.replicaof("127.0.0.1", str(other.port))
+                    address.target = other.port
+                    key = here.service.worker.key
+                    await here.until(lambda: any("read-only" in line for line in caplog.messages))
+                    await here.until(lambda: not here.service._outage.is_on and new.hget(key, "model_state"))
+                    await here.until(lambda: new.scard("rq:workers"))
+                    assert not task.done()
+
     async def test_a_job_from_its_queue_to_its_end(self, world):
         here = world()
         async with here.running():
