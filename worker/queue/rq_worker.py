@@ -299,7 +299,7 @@ class GenerationWorker(Bookkeeper):
                 self.queues, connection=self.connection, serializer=self.serializer, logging_level=logging.WARNING
             )
             # RQ's would have a pool of its own, and stay with a server whose connections we have dropped.
-            self._scheduler._connection = self.connection  # noqa: SLF001
+            self._scheduler._connection = self.connection  # type: ignore[assignment]  # noqa: SLF001
         if self._scheduler.should_reacquire_locks:
             self._scheduler.acquire_locks()
         if self._scheduler.acquired_locks:

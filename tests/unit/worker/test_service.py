@@ -278,6 +278,29 @@ class TestAtWork:
                 await here.ended(task)
         assert here.client.smembers("rq:workers") == set()
 
+    async def test_a_job_whose_own_keys_are_at_fault_fails_and_the_next_one_runs(self, world, monkeypatch):
+        """Any error of Redis was taken for an outage, and waited out for ever."""
+        here = world()
+        async with here.running() as task:
+            run_order = here.service.runner.run
+
+            async def refuse_once(order) -> None:
+                monkeypatch.setattr(here.service.runner, "run", run_order)
+                raise redis.ResponseError("string exceeds maximum allowed size")
+
+            monkeypatch.setattr(here.service.runner, "run", refuse_once)
+            broken, job_id = [await asyncio.to_thread(here.submit) for _ in range(2)]
+            run = await here.next_run()
+            run.accept()
+            run.steps("a", "b", finish="length")
+            run.end()
+            await here.until(lambda: here.status(job_id) == b"finished")
+            assert here.status(broken) == b"failed"
+            result = here.producer.result(broken, timeout_s=BOUND_S)
+            assert (result.error.code, "maximum allowed size" in result.error.message) == ("engine_error", True)
+            await here.until(lambda: not here.held())
+            assert not task.done()
+
     async def test_something_else_in_place_of_a_queue_does_not_end_it(self, world):
         """It waited for Redis for ever, and said that it was away."""
         here = world()
