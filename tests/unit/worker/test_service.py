@@ -451,6 +451,14 @@ class TestStarting:
         with pytest.raises(BrokerUnavailable, match=r"does not answer \(no answer within 0.5 s\)"):
             await here.start()
 
+    async def test_no_server_is_waited_for_and_then_named_with_what_it_met(self, world, own):
+        here = world(own, broker_wait_s=0.5)
+        own.kill()
+        with pytest.raises(
+            BrokerUnavailable, match=r"Redis at 127.0.0.1:\d+ cannot be used: .*refused.*check the URL"
+        ):
+            await here.start()
+
     async def test_a_server_that_is_too_old_is_named(self, world):
         options = tuple(part for name in ("LMOVE", "BLMOVE") for part in ("--rename-command", name, ""))
         with EmbeddedBroker(options=options) as old:
