@@ -81,6 +81,12 @@ class Leaving:
                 await cancel((task,))
         return None if task.cancelled() else task.result()
 
+    async def pause(self, delay_s: float) -> None:
+        """Wait for that long, or until the worker is told to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self.asked.wait()
+
     def _at(self, delay_s: float, then: Callable[[], None]) -> None:
         self._times.append(asyncio.get_running_loop().call_later(delay_s, then))
 

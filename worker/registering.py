@@ -5,6 +5,7 @@ written down. Until it is, the job stays in the worker's list of taken jobs, whe
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -88,7 +89,9 @@ class Registrar:
             await self._tell(job, execution, outcome)
             await self.call(self._worker.put_down, job.id)
         except redis.RedisError:
-            logger.exception("job %s has ended, and its place in the worker's list cannot be given up", job.id)
+            logger.exception("job %s has ended, and RQ cannot be told", job.id)
+            with contextlib.suppress(redis.RedisError):
+                await self.call(self._worker.put_down, job.id)  # or it would be taken again
         logger.info("job %s: %s", job.id, _summary(outcome))
 
     async def _tell(self, job: Job, execution: Execution, outcome: Outcome) -> None:

@@ -23,6 +23,7 @@ from producer.contract.keys import check_job_id
 from producer.ledger.take import Taken
 
 from .engine_process.process import EngineProcess
+from .goodbye import leave
 from .intake import check_deaths, read_order
 from .job import Done, Order, Outcome, PutBack
 from .leaving import Leaving, cancel
@@ -44,8 +45,6 @@ TAKE_AGAIN_S = 15.0
 IDLE_MOMENT_S = 1.0
 """A worker that has no job leaves within this time, whatever Redis does."""
 KILLED_ENGINE_S = 0.2
-TEARDOWN_S = 2.0
-ENGINE_CLOSE_S = 5.0
 
 
 class Service:
@@ -115,7 +114,8 @@ class Service:
             overdue.cancel()
             await cancel((work,))
             self._registrar.abandon()
-            await self._leave(says_goodbye=not (work.cancelled() or self._is_busy or self._outage.is_on))
+            is_orderly = not (work.cancelled() or self._is_busy or self._outage.is_on)
+            await leave(self.engine, self.worker, self.presence, self.metrics, self._links, is_orderly=is_orderly)
         if not work.cancelled():
             work.result()
 
@@ -143,11 +143,11 @@ class Service:
             taken = await self._rq(self.worker.take)
         except redis.RedisError:
             logger.exception("no job can be taken: something else stands in place of a queue or of our list")
-            await self._unless_asked_within(BROKEN_RETRY_S)
+            await self._leaving.pause(BROKEN_RETRY_S)
             return
         if taken == "suspended":
             await self._rq(self.worker.note_state, WorkerStatus.SUSPENDED)
-            await self._unless_asked_within(SUSPENSION_POLL_S)
+            await self._leaving.pause(SUSPENSION_POLL_S)
         elif taken is None:
             await self._wait_for_work()
         else:
@@ -261,11 +261,6 @@ class Service:
             self._idle.clear()
             self._work.set()
 
-    async def _unless_asked_within(self, timeout_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._leaving.asked.wait()
-
     def on_stop_command(self) -> None:
         """RQ's stop command has come; called on the thread that handles it."""
         if self._loop is not None:
@@ -318,24 +313,3 @@ class Service:
         # Where it was the engine that kept the job, Redis may take it back even now.
         await asyncio.wait((work,), timeout=KILLED_ENGINE_S)
         await cancel((work,))
-
-    async def _leave(self, *, says_goodbye: bool) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ENGINE_CLOSE_S):
-                await self.engine.close()
-        if says_goodbye:
-            await self._say_goodbye()
-        self.metrics.close()
-        await self._links.close()
-
-    async def _say_goodbye(self) -> None:
-        """Take the worker out of RQ's records. Where that does not go through, its record expires by itself.
-
-        Not with a job in hand: RQ would keep the record of the dead for a minute, and the job with it.
-        """
-        try:
-            async with asyncio.timeout(TEARDOWN_S):
-                await self.presence.leave()
-                await asyncio.to_thread(self.worker.teardown)
-        except (redis.RedisError, TimeoutError) as error:
-            logger.info("leaving without RQ's noting it: %s", error)

@@ -28,7 +28,7 @@ from .settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 0.5
+RETRY_S = 0.2
 
 
 async def start(settings: WorkerSettings, engine: EngineProcess, leaving: Leaving) -> Service:
@@ -94,10 +94,11 @@ class _Registration:
             try:
                 worker = await self._try()
             except redis.RedisError as error:
-                if not self._can_help(error) or self._left_s() <= 0:
+                # A try for which no time is left would hide this error behind one of its own.
+                if not self._can_help(error) or self._left_s() <= RETRY_S:
                     raise self._explained(error) from error
                 await self._outage.note(error, "starting", self)
-                await asyncio.sleep(min(RETRY_S, max(self._left_s(), 0)))
+                await asyncio.sleep(RETRY_S)
             else:
                 self._outage.over(self)
                 for warning in self._report.warnings:

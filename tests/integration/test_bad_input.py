@@ -853,12 +853,11 @@ def test_a_redis_out_of_memory_holds_a_job_up_and_loses_nothing_of_it(start_work
         job = producer.submit(**LONG, model="tiny")
         wait_for_tokens(client, job.job_id)
         client.config_set("maxmemory", "1")
-        notice = f"events of job {job.job_id!r}: waiting for Redis"
-        wait_for(lambda: notice in worker.text(), "the worker to notice")
+        wait_for(lambda: "waiting for Redis" in worker.text(), "the worker to notice")
         held_up = client.xlen(f"gen:{{{job.job_id}}}:events")
         refused = refused_appends(client)
         wait_for(lambda: refused_appends(client) > refused + 3, "it to try again")
-        assert worker.text().count(notice) == 1, "and the log is spared that"
+        assert worker.text().count("waiting for Redis") == 1, "and the log is spared that"
         assert client.xlen(f"gen:{{{job.job_id}}}:events") == held_up
         assert not client.exists(f"gen:{{{job.job_id}}}:result")
         client.config_set("maxmemory", "0")

@@ -155,8 +155,9 @@ class Sweeper:
             flat = [entry_id, *(part for pair in fields.items() for part in pair)]
             discard_stream(self._keys, job_id, flat).run(self._redis)
             return None
-        is_end = isinstance(last, StreamedEvent) and isinstance(last.event.data, GenerationResult)
-        return last.event.data if is_end else None
+        if isinstance(last, StreamedEvent) and isinstance(last.event.data, GenerationResult):
+            return last.event.data
+        return None
 
     def _result_or_discard(self, job_id: str) -> GenerationResult | None:
         """The job's result, or None.  What is none is deleted: by the contract, nothing else has that name."""

@@ -1,6 +1,7 @@
 """The command line: what goes to stdout, what to stderr, and which exit code says what."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +72,27 @@ def test_an_error_that_is_ours_shows_its_traceback(monkeypatch):
     monkeypatch.setattr("worker.standalone.generate", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["python -m worker", "generate", "--model-name", "tiny"])
     with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_without_the_worker_extra_it_says_what_to_install(run, monkeypatch, capsys):
+    """A bare install is the producer alone, and has the command all the same."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    for name in ("worker.starting", "worker.service", "worker.metrics"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    options = ["--model-name", "tiny", "--device", "cpu", "--model-paths", str(tiny_model_paths())]
+    assert run("run", *options) == 2
+    err = capsys.readouterr().err
+    assert err == "error: prometheus_client is not installed: pip install 'genqueue[worker]'\n"
+
+
+def test_a_module_of_ours_that_is_missing_is_our_fault(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("no module", name="worker.gone")
+
+    monkeypatch.setattr("worker.standalone.generate", fail)
+    monkeypatch.setattr(sys, "argv", ["python -m worker", "generate", "--model-name", "tiny"])
+    with pytest.raises(ModuleNotFoundError):
         cli.main()
 
 
@@ -173,7 +195,7 @@ class TestCheck:
             asked.append(redis_url)
             return FakeRedis(server=fake_server)
 
-        monkeypatch.setattr("producer.client.connect", connect)
+        monkeypatch.setattr("producer.broker.urls.client", connect)
         return FakeRedis(server=fake_server)
 
     def add(self, client: redis.Redis, name: str, state: str | None, **fields: str) -> None:
@@ -182,8 +204,8 @@ class TestCheck:
         if state:
             client.hset(f"rq:worker:{name}", mapping={"birth": "2026-01-01", "model_state": state, **fields})
 
-    def check(self, run, model: str = "tiny") -> int:
-        return run("check", "--model-name", model)
+    def check(self, run, *options: str, model: str = "tiny") -> int:
+        return run("check", "--model-name", model, *options)
 
     def test_a_worker_that_is_ready(self, run, client, capsys):
         self.add(client, "w1", "ready")
@@ -197,9 +219,40 @@ class TestCheck:
         self.add(client, "w1", state)
         assert self.check(run) == 1
 
+    @pytest.mark.parametrize(
+        ("name", "code"),
+        [("gpu0", 0), ("gpu0-0123abcd", 0), ("gpu0-0123abce", 1), ("gpu", 1), ("gpu1", 1), ("gpu0.*", 1)],
+    )
+    def test_one_worker_by_its_stem_or_its_name(self, run, client, name, code):
+        """Another of the same model may be ready: a probe of a container is to see its own."""
+        self.add(client, "gpu0-0123abcd", "ready")
+        self.add(client, "gpu1-0123abcd", "loading")
+        assert self.check(run, "--name", name) == code
+
+    def test_only_those_of_this_host(self, run, client, capsys):
+        self.add(client, "w1", "ready", hostname="elsewhere")
+        self.add(client, "w2", "loading", hostname=socket.gethostname())
+        assert self.check(run, "--local") == 1
+        assert capsys.readouterr().err == "tiny: 0 ready, 1 loading\n"
+        self.add(client, "w2", "ready", hostname=socket.gethostname())
+        assert self.check(run, "--local") == 0
+
+    def test_a_prefix_may_be_given(self, run, client):
+        self.add(client, "w1", "ready")
+        assert self.check(run, "--prefix", "gen") == 0
+        assert self.check(run, "--prefix", "a b") == 2
+
+    def test_a_broker_that_says_nothing_is_no_broker_within_the_bound(self, run, monkeypatch, capsys):
+        """A frozen server takes the connection, and each command of the handshake had the time-out for itself."""
+        monkeypatch.setattr("worker.health.TIMEOUT_S", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as frozen:
+            port = frozen.getsockname()[1]
+            assert self.check(run, "--redis-url", f"redis://127.0.0.1:{port}/0") == 3
+        assert "does not answer" in capsys.readouterr().err
+
     def test_a_worker_of_another_model(self, run, client):
         self.add(client, "w1", "ready")
-        assert self.check(run, "other") == 1
+        assert self.check(run, model="other") == 1
 
     def test_a_worker_that_has_ended(self, run, client):
         """RQ keeps its record for a minute."""
@@ -254,7 +307,7 @@ def test_check_answers_without_torch(broker: EmbeddedBroker, redis_client: redis
     )
     assert (ended.returncode, ended.stderr) == (0, "tiny: 1 ready, 0 loading\n")
     modules = set(ended.stdout.split())
-    assert "producer.client" in modules
+    assert "worker.roster" in modules
     assert not modules & {"torch", "transformers", "worker.engine"}
 
 

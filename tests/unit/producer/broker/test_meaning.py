@@ -32,7 +32,7 @@ UNFIT = [
     "NOAUTH Authentication required.",
     "WRONGPASS invalid username-password pair or user is disabled.",
     "ERR invalid password",
-    "ERR AUTH <password> called without any password configured for the default user. Are you sure",
+    "ERR AUTH <password> called without any password configured for the default user",
     "ERR Client sent AUTH, but no password is set",
     "READONLY You can't write against a read only replica.",
     "MOVED 3999 127.0.0.1:6381",

@@ -1,9 +1,9 @@
-"""Waiting for Redis: soon again, said once for all who wait, and not for ever with a server that cannot serve."""
+"""Waiting for Redis: soon again, said once for all who wait, and not for ever with one that cannot serve us."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
 import redis
@@ -169,7 +169,7 @@ class TestUnfit:
         outage = Outage(patience_s=30, drop_connections=drop)
         assert await outage.wait_out(Server(*[READ_ONLY] * 9).ask, "heartbeat") == "answer"
         assert len(dropped) > 1
-        assert all(later - earlier > 1 for earlier, later in pairwise(dropped))
+        assert all(later - earlier > 1 for earlier, later in itertools.pairwise(dropped))
         assert len(said()) == 2
 
     async def test_an_outage_does_not_use_up_the_patience(self, clock):

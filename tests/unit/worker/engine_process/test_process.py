@@ -224,3 +224,12 @@ async def test_an_engine_that_cannot_load_says_why_on_stderr(model, capfd):
     assert "/no" in said
     for engine in mistakes:
         await engine.close()
+
+
+async def test_the_death_of_an_idle_engine_is_noticed(engine):
+    """Nobody reads from an engine that has nothing to do: its worker said ready for ever."""
+    waiting = asyncio.create_task(engine.wait_until_dead())
+    kill(engine, signal.SIGKILL)
+    async with asyncio.timeout(TIMEOUT_S):
+        await waiting
+    assert engine.died
