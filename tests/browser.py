@@ -15,7 +15,7 @@ BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 HINT = "no Chromium on the PATH: apt-get install -y chromium fonts-noto-cjk"
 PAGE_TIME_MS = 2_000
 """Virtual time in which a page may run its timers. It stands still while a request is under way."""
-TIMEOUT_S = 60
+TIMEOUT_S = 200
 
 
 class Browser:

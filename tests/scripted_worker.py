@@ -64,7 +64,7 @@ class ScriptedWorker:
     def pop(self, job_id: str | None = None) -> str:
         """Have the next job, or that one, in our list of taken jobs, and say nothing of it yet. Returns its id."""
         if job_id is None:
-            popped = self.client.blpop([f"rq:queue:{queue}" for queue in self.keys.queues(self.model)], timeout=10)
+            popped = self.client.blpop([f"rq:queue:{queue}" for queue in self.keys.queues(self.model)], timeout=60)
             assert popped is not None, "no job came"
             job_id = popped[1].decode()
         else:
@@ -105,7 +105,7 @@ class ScriptedWorker:
 
     def wait_for_reader(self) -> None:
         """Return once somebody's XREAD is blocked. For a real server: fakeredis lists no clients."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 100
         while not blocked_readers(self.client):
             assert time.monotonic() < deadline, "nobody reads"
             time.sleep(0.005)

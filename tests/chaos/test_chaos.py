@@ -7,11 +7,11 @@ import sys
 import pytest
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1300)
 def test_every_promise_holds_in_a_short_storm():
     """The process prints what it did; its own exit code is the verdict."""
     storm = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--short"], capture_output=True, text=True, timeout=400, check=False
+        [sys.executable, "-m", "tests.chaos", "--short"], capture_output=True, text=True, timeout=1200, check=False
     )
     told = storm.stderr + storm.stdout
     assert storm.returncode == 0, told

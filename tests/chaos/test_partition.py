@@ -50,7 +50,7 @@ def test_a_worker_that_lost_its_link_is_taken_over_and_fenced(star, start_worker
         with star.inside("b"):
             start_worker(f"redis://{star.hub_address('b')}:{broker.port}/0", **IMPATIENT)
 
-        result = job.result(timeout_s=60)
+        result = job.result(timeout_s=100)
         assert result.attempts == 2
         assert result.worker != first_name
         assert 0 < published < client.xlen(f"gen:{{{job.job_id}}}:events")

@@ -58,9 +58,9 @@ def test_a_poison_job_ends_as_worker_lost_and_holds_up_nobody(
         assert client.exists("gen:{poison}:result") == 0, "it had further attempts"
     start_worker(victim.redis_url, **IMPATIENT)
 
-    result = poison.result(timeout_s=60)
+    result = poison.result(timeout_s=100)
     assert (result.status, result.error.code) == ("failed", "worker_lost")
-    assert [each.result(timeout_s=30).status for each in behind] == ["finished", "finished"]
+    assert [each.result(timeout_s=100).status for each in behind] == ["finished", "finished"]
     wait_for(lambda: client.hget("rq:job:poison", "status") == JobStatus.FAILED.encode(), "RQ's bookkeeping")
     assert "poison" in FailedJobRegistry("generate.tiny", connection=client, serializer="json").get_job_ids()
     text, ids = joined(list(poison.stream()))
@@ -82,7 +82,7 @@ def test_orderly_ends_of_workers_are_no_deaths(client, producer, start_worker, d
         assert worker.wait() == 0
     assert client.hget(f"rq:job:{job.job_id}", "deaths") is None
     start_worker(durable.url)
-    assert job.result(timeout_s=60).status == "finished"
+    assert job.result(timeout_s=100).status == "finished"
 
 
 def test_a_job_that_waits_too_long_behind_a_busy_worker_expires(client, producer, start_worker, durable):
@@ -93,10 +93,10 @@ def test_a_job_that_waits_too_long_behind_a_busy_worker_expires(client, producer
     os.kill(engine := worker.engine_pid(), signal.SIGSTOP)  # the worker is alive, and busy for as long as we like
     late = producer.submit("hi", model="tiny", queue_ttl_s=0.1)
     patient = producer.submit("hi", model="tiny", max_new_tokens=2)
-    result = late.result(timeout_s=20)
+    result = late.result(timeout_s=100)
     assert (result.status, result.error.code) == ("failed", "expired")
     wait_for(lambda: client.hget(f"rq:job:{late.job_id}", "status") == b"failed", "RQ's bookkeeping")
     wait_for(lambda: client.lrange("rq:queue:generate.tiny", 0, -1) == [patient.job_id.encode()], "it to leave")
     os.kill(engine, signal.SIGCONT)
-    assert running.result(timeout_s=30).status == "finished"
-    assert patient.result(timeout_s=30).status == "finished"
+    assert running.result(timeout_s=100).status == "finished"
+    assert patient.result(timeout_s=100).status == "finished"

@@ -53,7 +53,7 @@ def serve_until(client: redis.Redis, producer: Producer, name: str) -> int:
     """Submit jobs until one was served by that worker, and RQ knows.  Returns how many others served meanwhile."""
     for others in range(1000):
         job = producer.submit("hi", model="tiny", max_new_tokens=2)
-        worker = job.result(timeout_s=20).worker
+        worker = job.result(timeout_s=100).worker
         wait_for(lambda: client.hget(f"rq:job:{job.job_id}", "status") == b"finished", "RQ's bookkeeping")  # noqa: B023
         if worker == name:
             return others
@@ -73,7 +73,7 @@ def test_a_zombie_changes_nothing_and_serves_its_next_job(durable, client, produ
     stopped_at = time.monotonic()
     other.wait_until_ready()
 
-    result = job.result(timeout_s=40)
+    result = job.result(timeout_s=100)
     assert (result.worker, result.attempts) == (other.name, 2)
     wait_for(lambda: client.hget(f"rq:job:{job.job_id}", "status") == b"finished", "RQ's bookkeeping")
     stop_for_three_ttls(stopped_at)

@@ -120,7 +120,7 @@ def outcome_of(serving: WorkerProcess, client: redis.Redis, producer: Producer):
 
     def outcome_of(job_id: str) -> Outcome:
         # It comes after whatever was pushed before.
-        assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=30).status == "finished"
+        assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=100).status == "finished"
         assert serving.engine_pid() == engine_pid, "the engine has been started anew"
         taken = f"gen:{{taken:{serving.name}}}"
         wait_for(lambda: job_id.encode() not in client.lrange(taken, 0, -1), "RQ to be told, and the job put down")
@@ -440,7 +440,7 @@ def test_a_job_id_that_names_another_key_of_rq_leaves_that_alone(client, outcome
 
 def test_a_job_id_that_is_no_text_is_dropped(client, producer, serving):
     client.rpush(QUEUE_KEY, b"\xff\xfe", b"")
-    assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=30).status == "finished"
+    assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=100).status == "finished"
     assert client.llen(QUEUE_KEY) == 0
     wait_for(lambda: not client.exists(f"gen:{{taken:{serving.name}}}"), "all to be put down")
 
@@ -651,7 +651,7 @@ def test_a_message_that_is_no_command_does_not_deafen_the_worker(client, serving
     job = producer.submit(**LONG, model="tiny")
     wait_for_tokens(client, job.job_id)
     client.publish(channel, json.dumps({"command": "stop-job", "job_id": job.job_id}))
-    assert job.result(timeout_s=30).status == "cancelled"
+    assert job.result(timeout_s=100).status == "cancelled"
 
 
 def _write(client: redis.Redis, key: str, kind: str) -> None:
@@ -697,10 +697,11 @@ def no_broker() -> str:
 
 
 def test_no_redis_at_all(start_worker, no_broker):
-    began = time.monotonic()
     worker = start_worker(no_broker, GENQUEUE_BROKER_WAIT_S="2")
+    wait_for(lambda: "waiting for Redis" in worker.text(), "it to find none")
+    began = time.monotonic()
     refused_start(worker, 3, "refused", "check the URL")
-    assert 2 < time.monotonic() - began < 20
+    assert 1 < time.monotonic() - began < 25, "without the setting it waits for 30 s"
 
 
 def wait_until_registered(url: str) -> None:
@@ -748,10 +749,9 @@ def guarded() -> Iterator[EmbeddedBroker]:
     ],
 )
 def test_a_redis_that_lets_nobody_in(start_worker, guarded, credentials, words):
-    began = time.monotonic()
-    worker = start_worker(guarded.url.replace("//", f"//{credentials}"), GENQUEUE_BROKER_WAIT_S="60")
+    # Longer than we wait for its end: waiting cannot help.
+    worker = start_worker(guarded.url.replace("//", f"//{credentials}"), GENQUEUE_BROKER_WAIT_S="1000")
     refused_start(worker, 3, *words)
-    assert time.monotonic() - began < 30, "waiting cannot help"
     assert "wrong" not in worker.text()
 
 
@@ -769,11 +769,9 @@ def test_tls_at_one_end_alone(start_worker, scheme, answer, advice):
             self.request.recv(1000)
             self.request.sendall(answer)
 
-    began = time.monotonic()
     with served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)) as port:
-        worker = start_worker(f"{scheme}://127.0.0.1:{port}/0", GENQUEUE_BROKER_WAIT_S="60")
+        worker = start_worker(f"{scheme}://127.0.0.1:{port}/0", GENQUEUE_BROKER_WAIT_S="1000")
         refused_start(worker, 3, advice)
-    assert time.monotonic() - began < 30, "waiting cannot help"
     assert "waiting for Redis" not in worker.text()
 
 
@@ -861,10 +859,10 @@ def test_a_redis_out_of_memory_holds_a_job_up_and_loses_nothing_of_it(start_work
         assert client.xlen(f"gen:{{{job.job_id}}}:events") == held_up
         assert not client.exists(f"gen:{{{job.job_id}}}:result")
         client.config_set("maxmemory", "0")
-        result = job.result(timeout_s=30)
+        result = job.result(timeout_s=100)
         assert joined(list(job.stream())) == (result.text, list(result.token_ids))
         assert (result.status, result.attempts) == ("finished", 1)
         assert len(result.token_ids) == LONG["max_new_tokens"]
         wait_for(lambda: Job.fetch(job.job_id, client, "json").get_status() == JobStatus.FINISHED, "RQ's books")
-        assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=30).status == "finished"
+        assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=100).status == "finished"
         assert worker.process.poll() is None

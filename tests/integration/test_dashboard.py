@@ -122,7 +122,7 @@ def page_of(browser: Browser, url: str, name: str) -> str:
 def status_of(url: str, method: str = "GET", **headers: str) -> int:
     """HTTP status of one request."""
     try:
-        with urlopen(Request(url, method=method, headers=headers), timeout=10) as response:
+        with urlopen(Request(url, method=method, headers=headers), timeout=100) as response:
             return int(response.status)
     except HTTPError as error:
         error.close()
@@ -209,7 +209,7 @@ def test_a_busy_worker_whose_job_was_deleted_is_listed(
     dashboard: str, jobs_in_every_state: SimpleWorker, redis_client: redis.Redis
 ) -> None:
     redis_client.delete(Job.key_for("running"))
-    with urlopen(f"{dashboard}/0/data/workers.json", timeout=10) as response:
+    with urlopen(f"{dashboard}/0/data/workers.json", timeout=100) as response:
         (worker,) = json.load(response)["workers"]
     assert (worker["name"], worker["current_job"]) == (jobs_in_every_state.name, "idle")
 

@@ -137,7 +137,7 @@ def test_sentinels_that_name_no_primary_are_said_to_be_at_fault() -> None:
         [sys.executable, "-m", "producer", "submit", "hi", "--model-name", "tiny", "--redis-url", url],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 3
@@ -152,7 +152,7 @@ async def result_of(url: str, job_id: str) -> str:
 
 def python_m(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-m", *arguments], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -51,7 +51,7 @@ class Terminal:
 
     def wait_for(self, words: str) -> None:
         with self._came:
-            came = self._came.wait_for(lambda: words in self.seen, timeout=20)
+            came = self._came.wait_for(lambda: words in self.seen, timeout=100)
         assert came, f"{words!r} did not come: {self.seen!r}"
 
     def type(self, text: str) -> None:
@@ -62,14 +62,14 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
 
     def exit_code(self) -> int:
-        code = self.process.wait(20)
-        self._reader.join(20)
+        code = self.process.wait(100)
+        self._reader.join(100)
         return code
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._reader.join(20)
+        self._reader.join(100)
         os.close(self._fd)
 
     def _read(self) -> None:
@@ -153,7 +153,7 @@ def test_ctrl_c_without_a_terminal_does_as_the_flag_says(
     worker.take()
     worker.wait_for_reader()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=100)
 
     assert process.returncode == 130
     assert bool(worker.client.exists(KEYS.cancel(worker.job_id))) is cancelled
@@ -182,7 +182,7 @@ def test_tokens_come_one_by_one_through_a_pipe(environment: dict[str, str], work
 
     with process:
         assert stdout.read() == b"\n"
-        assert process.wait(20) == 0
+        assert process.wait(100) == 0
 
 
 def test_a_reader_that_leaves_gets_no_traceback(environment: dict[str, str], worker: ScriptedWorker) -> None:
@@ -195,7 +195,7 @@ def test_a_reader_that_leaves_gets_no_traceback(environment: dict[str, str], wor
     worker.publish("two")
 
     with process:
-        assert process.wait(20) == 141
+        assert process.wait(100) == 141
         assert re.fullmatch(r"job [0-9a-f-]+\n", stderr.read().decode())
 
 
@@ -216,4 +216,4 @@ def test_a_broker_that_is_not_there_is_reported_soon(environment: dict[str, str]
     assert "check the URL and that the server runs" in ran.stderr
     assert "hunter2" not in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 60

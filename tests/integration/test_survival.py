@@ -56,7 +56,7 @@ class Follower:
         self._thread.start()
 
     def _follow(self, producer: Producer, job_id: str) -> None:
-        for streamed in producer.stream(job_id, timeout_s=50):
+        for streamed in producer.stream(job_id, timeout_s=100):
             self.events.append(streamed)
 
     def all(self) -> list:
@@ -77,7 +77,7 @@ def test_redis_restarted_during_a_generation(durable, start_worker, undisturbed,
         time.sleep(0.5)  # an outage of that length, and not a wait for anything
         durable.start()
         seen = joined(follower.all())
-        result = job.result(timeout_s=30)
+        result = job.result(timeout_s=100)
     assert seen == undisturbed == (result.text, list(result.token_ids))
     assert result.attempts == 1
     assert worker.process.poll() is None
@@ -96,7 +96,7 @@ def test_redis_that_comes_back_empty_gets_the_stream_again(forgetful, start_work
             wait_for(lambda: _there(client, key), "the result")
         assert joined(list(job.stream())) == undisturbed
         # The worker is back in the registries, and serves.
-        assert producer.submit("hi", model="tiny", max_new_tokens=2).result(timeout_s=30).status == "finished"
+        assert producer.submit("hi", model="tiny", max_new_tokens=2).result(timeout_s=100).status == "finished"
     assert worker.process.poll() is None
 
 
@@ -130,9 +130,9 @@ def test_a_job_that_outlasts_the_grace_is_put_back_and_goes_on_elsewhere(durable
         assert job.status().position == 0, "it goes before the one that came later"
         start_worker(durable.url).wait_until_ready()
         assert joined(follower.all()) == undisturbed
-        result = job.result(timeout_s=30)
+        result = job.result(timeout_s=100)
         assert result.attempts == 2
-        assert behind.result(timeout_s=30).status == "finished"
+        assert behind.result(timeout_s=100).status == "finished"
 
 
 def test_an_engine_killed_during_a_generation_is_replaced_and_the_job_goes_on(durable, start_worker, undisturbed):
@@ -165,7 +165,7 @@ def test_a_job_popped_by_a_worker_that_died_before_it_started_is_not_lost(durabl
         client.lmove("rq:queue:generate.tiny", "gen:{taken:dead-worker}", "LEFT", "RIGHT")
         client.sadd("gen:takers", "dead-worker")
         start_worker(durable.url).wait_until_ready()
-        assert job.result(timeout_s=30).status == "finished"
+        assert job.result(timeout_s=100).status == "finished"
         wait_for(lambda: not client.sismember("gen:takers", "dead-worker"), "the dead worker to be buried")
         assert not client.exists("gen:{taken:dead-worker}")
 
@@ -175,7 +175,7 @@ def test_an_end_that_rq_has_not_heard_of_is_registered_by_the_sweep(durable, sta
     with Producer(durable.url) as producer, client_of(durable) as client:
         worker = start_worker(durable.url).wait_until_ready()
         job = producer.submit("hi", model="tiny", max_new_tokens=2)
-        job.result(timeout_s=30)
+        job.result(timeout_s=100)
         wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "RQ's bookkeeping")
         client.hset(f"rq:job:{job.job_id}", "status", "started")
         client.rpush("gen:{taken:dead-worker}", job.job_id)

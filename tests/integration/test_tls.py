@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -55,7 +54,7 @@ class TlsProxy:
     def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(100)
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,7 +110,7 @@ class Authority:
         return self._folder / "server.pem", self._folder / "server.key"
 
     def _openssl(self, *arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=self._folder, capture_output=True, timeout=30, check=True)
+        subprocess.run(["openssl", *arguments], cwd=self._folder, capture_output=True, timeout=100, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +166,12 @@ def untrusted(
 def test_a_job_streams_over_tls_to_a_sync_and_an_async_producer(url: str) -> None:
     with Producer(url) as producer:
         job = producer.submit(**SHORT, model="tiny")
-        text, ids = joined(list(job.stream(timeout_s=20)))
+        text, ids = joined(list(job.stream(timeout_s=100)))
 
     async def follow() -> str:
         async with AsyncProducer(url) as producer:
             other = await producer.submit(**SHORT, model="tiny")
-            return (await other.result(timeout_s=20)).text
+            return (await other.result(timeout_s=100)).text
 
     assert len(ids) == 3
     assert asyncio.run(follow()) == text
@@ -196,7 +195,7 @@ def test_plain_rq_and_the_workers_scheduler_use_tls(url: str) -> None:
 
 
 def test_the_dashboard_uses_tls(url: str, tls_worker: WorkerProcess) -> None:
-    with dashboard(url) as address, urlopen(f"{address}/0/data/workers.json", timeout=10) as response:
+    with dashboard(url) as address, urlopen(f"{address}/0/data/workers.json", timeout=100) as response:
         assert tls_worker.name in response.read().decode()
 
 
@@ -225,19 +224,17 @@ def test_a_command_that_cannot_trust_the_server_says_so_and_exits_with_3(
     untrusted: str, command: tuple[str, ...], model_paths: Path
 ) -> None:
     paths = ("--model-paths", str(model_paths)) if "run" in command else ()
-    started = time.monotonic()
     done = python_m(*command, *paths, "--redis-url", untrusted)
     assert done.returncode == 3, done.stderr
     assert "certificate verify failed" in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
-    assert time.monotonic() - started < 25, "a worker waits 30 s for what may pass, and this does not"
 
 
 def test_a_dashboard_that_cannot_trust_the_server_says_so(untrusted: str) -> None:
     with dashboard(untrusted) as address:
         with pytest.raises(HTTPError) as caught:
-            urlopen(f"{address}/0/data/queues.json", timeout=30)
+            urlopen(f"{address}/0/data/queues.json", timeout=100)
         with caught.value as response:
             page = response.read().decode()
     assert caught.value.code == 503
@@ -250,7 +247,9 @@ def python_m(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", "-m", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
         start_new_session=True,
+        # Longer than we wait for its end: it must not wait for what does not pass.
+        env={**os.environ, "GENQUEUE_BROKER_WAIT_S": "1000"},
     )

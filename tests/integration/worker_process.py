@@ -14,7 +14,7 @@ import redis
 
 from producer.broker.urls import client as client_of
 
-START_TIMEOUT_S = 90
+START_TIMEOUT_S = 300
 
 
 class WorkerProcess:

@@ -19,6 +19,8 @@ import yaml
 from producer.broker.embedded import EmbeddedBroker
 from worker.settings import WorkerSettings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
 SECRETS = {"REDIS_PASSWORD": "s3cret", "DASHBOARD_PASSWORD": "s3same"}

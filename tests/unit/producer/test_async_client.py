@@ -45,7 +45,7 @@ async def test_a_job_from_submission_to_result(producer: AsyncProducer, worker: 
     assert (await handle.status()).position == 0
     playing = asyncio.create_task(asyncio.to_thread(worker.play, "你", "好"))
 
-    events = [event async for event in handle.stream(timeout_s=10)]
+    events = [event async for event in handle.stream(timeout_s=60)]
     await playing
 
     assert texts_of(events) == ["你", "好"]
@@ -67,7 +67,7 @@ async def test_what_one_shell_submits_the_other_follows(
 
 async def test_the_result_waits_for_the_end(producer: AsyncProducer, worker: ScriptedWorker) -> None:
     handle = await producer.submit("Hi", model="tiny")
-    waiting = asyncio.create_task(handle.result(timeout_s=10))
+    waiting = asyncio.create_task(handle.result(timeout_s=60))
     await _until_followed(producer, 1)
     worker.take()
     worker.publish("a")
@@ -80,7 +80,7 @@ async def test_one_process_follows_many_jobs(producer: AsyncProducer, worker: Sc
     handles = await producer.submit_many([f"prompt {number}" for number in range(20)], model="tiny")
 
     async def follow(job_id: str) -> list[str]:
-        return texts_of([event async for event in producer.stream(job_id, timeout_s=20)])
+        return texts_of([event async for event in producer.stream(job_id, timeout_s=60)])
 
     followers = [asyncio.create_task(follow(handle.job_id)) for handle in handles]
     for handle in handles:
@@ -115,7 +115,7 @@ async def test_a_slow_reader_gets_more_than_its_inbox_holds(
     pipeline.execute()
     worker.finish()
 
-    stream = handle.stream(timeout_s=3)
+    stream = handle.stream(timeout_s=60)
     await anext(stream)
     (subscription,) = producer._hub._subscriptions._by_stream[KEYS.events(handle.job_id)]
     # One less where the first event was taken out of a full inbox: nothing is read again before RESUME_AT.
@@ -127,8 +127,8 @@ async def test_a_slow_reader_gets_more_than_its_inbox_holds(
 
 async def test_a_cancelled_reader_leaves_the_others_alone(producer: AsyncProducer, worker: ScriptedWorker) -> None:
     handle = await producer.submit("Hi", model="tiny")
-    gone = asyncio.create_task(handle.result(timeout_s=20))
-    stays = asyncio.create_task(handle.result(timeout_s=20))
+    gone = asyncio.create_task(handle.result(timeout_s=60))
+    stays = asyncio.create_task(handle.result(timeout_s=60))
     await _until_followed(producer, 2)
     gone.cancel()
     await asyncio.wait([gone])
@@ -170,7 +170,7 @@ async def test_a_stream_survives_an_outage(
     async with AsyncProducer(connection=connection) as producer:
         handle = await producer.submit("Hi", model="tiny")
         worker.take()
-        stream = handle.stream(timeout_s=20)
+        stream = handle.stream(timeout_s=60)
         await anext(stream)
 
         fake_server.connected = False

@@ -35,7 +35,7 @@ class Shown:
 
     def wait_for(self, words: str) -> bool:
         with self._came:
-            return self._came.wait_for(lambda: any(words in text for text in self.texts), timeout=10)
+            return self._came.wait_for(lambda: any(words in text for text in self.texts), timeout=60)
 
 
 def test_where_stderr_is_no_terminal_nothing_is_shown(

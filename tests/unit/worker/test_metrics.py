@@ -59,5 +59,5 @@ def test_two_workers_in_one_process_do_not_share_counters(metrics):
 def test_they_are_served_on_any_free_port(metrics):
     metrics.busy.set(1)
     port = metrics.serve("127.0.0.1", 0)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert b"genqueue_busy 1.0" in answer.read()

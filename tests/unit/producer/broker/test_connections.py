@@ -154,7 +154,7 @@ def listener(serve: Callable[[socket.socket], None]) -> Iterator[int]:
         thread.start()
         yield int(server.getsockname()[1])
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(20)
+        thread.join(60)
 
 
 def speak_tls(connection: socket.socket) -> None:

@@ -416,6 +416,7 @@ def compiled(request: pytest.FixtureRequest, tokenizer: Tokenizer):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @needs_compiler
 class TestCompiled:
     def test_says_so(self, compiled):
@@ -447,6 +448,7 @@ class TestCompiled:
             assert torch.allclose(*logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_step_runs_all_the_same(model, tokenizer: Tokenizer, reference):
     torch._dynamo.reset()
     engine = Engine(model, tokenizer, CPU, EngineOptions(path="static", compile="always"))

@@ -19,9 +19,9 @@ from worker.engine_process.process import EngineProcess, ProcessRun
 from worker.engine_process.protocol import Accepted, Ended, EngineConfig, RunFailed, StepMessage
 from worker.errors import ConfigError
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
-TIMEOUT_S = 30
+TIMEOUT_S = 200
 LONG = {"prompt": "hi", "max_new_tokens": 4000}
 """Long enough not to end by itself before a test has done something about it."""
 

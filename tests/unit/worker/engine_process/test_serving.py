@@ -24,7 +24,7 @@ from worker.engine_process.protocol import (
 )
 from worker.engine_process.serving import EngineServer
 
-TIMEOUT_S = 20
+TIMEOUT_S = 100
 LONG = {"prompt": "hi", "max_new_tokens": 100}
 
 

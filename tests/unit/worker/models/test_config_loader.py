@@ -234,7 +234,7 @@ class TestTiny:
 
         def slow(folder: Path, *, progress: bool) -> None:
             first_trains.set()
-            assert second_is_at_lock.wait(20)
+            assert second_is_at_lock.wait(60)
             train(folder, progress=progress)
 
         monkeypatch.setattr(fcntl, "flock", watched_flock)
@@ -242,10 +242,10 @@ class TestTiny:
         found = []
         threads = [threading.Thread(target=lambda: found.append(locate_model("tiny", paths))) for _ in range(2)]
         threads[0].start()
-        assert first_trains.wait(30)
+        assert first_trains.wait(60)
         threads[1].start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert found == [tmp_path / "tiny"] * 2
         assert len(trained) == 1
 

@@ -11,6 +11,8 @@ from worker.errors import ConfigError
 from worker.models import tiny_corpus, tiny_model
 from worker.models.config_loader import locate_model
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = {question: lesson.answer for lesson in tiny_corpus.LESSONS for question in lesson.questions}
 
 

@@ -338,7 +338,7 @@ def test_two_sweepers_at_once_move_or_settle_a_job_once(client, start, dead, end
     failures: list[BaseException] = []
 
     def sweep(worker: GenerationWorker) -> None:
-        gate.wait(10)
+        gate.wait(60)
         try:
             bury(worker, dead)
         except BaseException as error:  # noqa: BLE001 - shown to the test
@@ -348,7 +348,7 @@ def test_two_sweepers_at_once_move_or_settle_a_job_once(client, start, dead, end
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert failures == []
     assert sorted(in_queue(client)) == ([] if ended else sorted(known))
     for job_id in known:
@@ -370,13 +370,13 @@ def test_an_end_is_settled_by_the_sweeper_that_has_claimed_it(client, start, dea
 
     def succeed_later(*args: object) -> None:
         settling.set()
-        assert may_settle.wait(10)
+        assert may_settle.wait(60)
         succeed(*args)
 
     def overtaken(job_id: str) -> GenerationResult | None:
         if not settling.is_set():
             thread.start()
-            assert settling.wait(10)
+            assert settling.wait(60)
         return ended(job_id)
 
     thread = threading.Thread(target=bury, args=(fast, dead))
@@ -384,7 +384,7 @@ def test_an_end_is_settled_by_the_sweeper_that_has_claimed_it(client, start, dea
     monkeypatch.setattr(slow_sweeper, "_result_or_discard", overtaken)
     slow_sweeper.sweep(Dead(member_of(dead), "overdue"))
     may_settle.set()
-    thread.join(10)
+    thread.join(60)
     assert len(Job.fetch(job.id, client, "json").results()) == 1
     assert_nothing_is_left(client, fast, slow, dead)
 

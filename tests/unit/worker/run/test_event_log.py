@@ -116,7 +116,7 @@ async def test_the_channel_mirrors_the_stream(client):
     await write(log)
     messages = []
     while len(messages) < 2:
-        message = await pubsub.get_message(timeout=1)
+        message = await pubsub.get_message(timeout=60)
         assert message is not None
         if message["type"] == "message":
             messages.append(json.loads(message["data"]))
