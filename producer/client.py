@@ -20,7 +20,7 @@ from .following import Subscription
 from .hub import AsyncHub
 from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks, Link
-from .operations import CancelOutcome, Operation, describe_by
+from .operations import CancelOutcome, Operation, answer_by
 from .settings import ProducerSettings
 from .submission import Batch
 
@@ -272,14 +272,14 @@ class Producer(BaseProducer):
 
     def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
         operation = self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-        event = self._link.run(operation, describe_by(deadline, bound_s))
+        event = self._link.run(operation, answer_by(deadline, bound_s))
         self._hub.resume(subscription)
         return event
 
     def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
         """As a part of a wait of bound_s."""
-        in_time = self._operations.in_time(operation, job_id, deadline=deadline, waited_s=bound_s)
-        return self._link.run(in_time, deadline)
+        by = answer_by(deadline, bound_s)
+        return self._link.run(self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s), by)
 
     def _run(self, operation: Operation[T]) -> T:
         return self._link.run(operation)
@@ -436,13 +436,14 @@ class AsyncProducer(BaseProducer):
     async def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
         link = await self._links.get()
         operation = self._operations.next_event(subscription, link.hub.wait, deadline=deadline, waited_s=bound_s)
-        event = await link.run(operation, describe_by(deadline, bound_s))
+        event = await link.run(operation, answer_by(deadline, bound_s))
         link.hub.resume(subscription)
         return event
 
     async def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
-        in_time = self._operations.in_time(operation, job_id, deadline=deadline, waited_s=bound_s)
-        return await (await self._links.get()).run(in_time, deadline)
+        by = answer_by(deadline, bound_s)
+        in_time = self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s)
+        return await (await self._links.get()).run(in_time, by)
 
     async def _run(self, operation: Operation[T]) -> T:
         return await (await self._links.get()).run(operation)
