@@ -4,7 +4,6 @@ Two thin shells: what is done is in `operations`, how it gets to Redis in `links
 one connection in `hub`. A Producer can be used from many threads, an AsyncProducer from one event loop at a time.
 """
 
-import os
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,20 +13,18 @@ from typing import Any, Self, TypeVar
 import redis
 import redis.asyncio
 
+from .base import BaseProducer, Request
 from .broker.connections import check_suits, connect
-from .contract import EventId, GenerationRequest, GenerationResult, Keys, Message, Priority, StreamedEvent
+from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .following import Subscription
 from .hub import AsyncHub
 from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks, Link
-from .operations import CancelOutcome, Operation, Operations, describe_by
+from .operations import CancelOutcome, Operation, answer_by
 from .settings import ProducerSettings
-from .submission import Batch, SubmitOptions, parse_request, prepare
+from .submission import Batch
 
 T = TypeVar("T")
-
-Request = GenerationRequest | Mapping[str, Any] | str
-"""A request of submit_many: its fields, or a prompt alone."""
 
 
 @dataclass(frozen=True)
@@ -88,60 +85,7 @@ class AsyncJobHandle:
         return await self._producer.status(self.job_id)
 
 
-class _Shared:
-    """What both producers have: settings, keys, operations, and the check that they can still be used."""
-
-    def __init__(self, redis_url: str | None, settings: ProducerSettings | None, prefix: str | None) -> None:
-        overrides = {"redis_url": redis_url, "prefix": prefix}
-        if settings is None:
-            settings = ProducerSettings.load(**overrides)
-        else:
-            given = {name: value for name, value in overrides.items() if value is not None}
-            settings = ProducerSettings.load(**{**settings.model_dump(), **given})
-        self.settings = settings
-        self._keys = Keys(settings.prefix)
-        self._operations = Operations(self._keys, settings)
-        self._pid = os.getpid()
-        self._closed = False
-
-    def _check_usable(self) -> None:
-        name = type(self).__name__
-        if self._closed:
-            raise RuntimeError(f"this {name} is closed: make a new one")
-        if self._pid != os.getpid():
-            raise RuntimeError(f"this {name} belongs to the process that forked this one: make a new one here")
-
-    def _prepare_one(self, fields: Mapping[str, Any], *, model: str, job_id: str | None, **options: Any) -> Batch:
-        return prepare(
-            [parse_request(fields, {})],
-            model=model,
-            options=SubmitOptions.parse(options),
-            settings=self.settings,
-            job_ids=None if job_id is None else [job_id],
-        )
-
-    def _prepare_many(
-        self,
-        requests: Iterable[Request],
-        sampling: Mapping[str, Any],
-        *,
-        model: str,
-        job_ids: Sequence[str] | None,
-        **options: Any,
-    ) -> Batch:
-        return prepare(
-            (parse_request(request, sampling) for request in requests),
-            model=model,
-            options=SubmitOptions.parse(options),
-            settings=self.settings,
-            job_ids=job_ids,
-        )
-
-    def _bound(self, timeout_s: float | None) -> float:
-        return self.settings.wait_s if timeout_s is None else timeout_s
-
-
-class Producer(_Shared):
+class Producer(BaseProducer):
     """Submits jobs and follows them. A context manager; it can be shared between threads.
 
         with Producer("redis://127.0.0.1:6379/0") as producer:
@@ -310,10 +254,8 @@ class Producer(_Shared):
 
     def close(self) -> None:
         """End all streams and close the connections that are its own."""
-        if self._closed or self._pid != os.getpid():
-            return
-        self._closed = True
-        self._link.close()
+        if self._must_close():
+            self._link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -330,20 +272,20 @@ class Producer(_Shared):
 
     def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
         operation = self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-        event = self._link.run(operation, describe_by(deadline, bound_s))
+        event = self._link.run(operation, answer_by(deadline, bound_s))
         self._hub.resume(subscription)
         return event
 
     def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
         """As a part of a wait of bound_s."""
-        in_time = self._operations.in_time(operation, job_id, deadline=deadline, waited_s=bound_s)
-        return self._link.run(in_time, deadline)
+        by = answer_by(deadline, bound_s)
+        return self._link.run(self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s), by)
 
     def _run(self, operation: Operation[T]) -> T:
         return self._link.run(operation)
 
 
-class AsyncProducer(_Shared):
+class AsyncProducer(BaseProducer):
     """`Producer` for asyncio: the same methods, to be awaited; `stream` is an async iterator.
 
     One event loop at a time uses it. Where each call has a loop of its own, as with `asyncio.run` in a Celery
@@ -469,10 +411,8 @@ class AsyncProducer(_Shared):
 
     async def aclose(self) -> None:
         """End all streams and close the connections that are its own."""
-        if self._closed or self._pid != os.getpid():
-            return
-        self._closed = True
-        await self._links.aclose()
+        if self._must_close():
+            await self._links.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -496,13 +436,14 @@ class AsyncProducer(_Shared):
     async def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
         link = await self._links.get()
         operation = self._operations.next_event(subscription, link.hub.wait, deadline=deadline, waited_s=bound_s)
-        event = await link.run(operation, describe_by(deadline, bound_s))
+        event = await link.run(operation, answer_by(deadline, bound_s))
         link.hub.resume(subscription)
         return event
 
     async def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
-        in_time = self._operations.in_time(operation, job_id, deadline=deadline, waited_s=bound_s)
-        return await (await self._links.get()).run(in_time, deadline)
+        by = answer_by(deadline, bound_s)
+        in_time = self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s)
+        return await (await self._links.get()).run(in_time, by)
 
     async def _run(self, operation: Operation[T]) -> T:
         return await (await self._links.get()).run(operation)

@@ -88,7 +88,7 @@ class Link:
                 self._check_usable()
                 delay_s = tries.delay_s(error)
                 if delay_s is None:
-                    raise
+                    raise tries.reason(error) from None
                 if is_elsewhere(error):
                     drop_idle(self.client)
             except Exception:
@@ -153,11 +153,11 @@ class AsyncLink:
                     async with asyncio.timeout(bound.left_s if is_bounded else None):
                         return await command(self.client)
             except TimeoutError:
-                raise redis.TimeoutError("Timeout reading from socket") from None
+                raise tries.reason(redis.TimeoutError("Timeout reading from socket")) from None
             except redis.RedisError as error:
                 delay_s = tries.delay_s(error)
                 if delay_s is None:
-                    raise
+                    raise tries.reason(error) from None
                 if is_elsewhere(error):
                     await drop_idle_async(self.client)
             await asyncio.sleep(delay_s)

@@ -80,14 +80,13 @@ _MARGIN_S = 0.05
 """A time-out so close before the caller's own bound is that bound's."""
 
 
-def describe_by(deadline: float, waited_s: float) -> float:
-    """Until when a wait that is over at the deadline may ask what is known of its job.
+def answer_by(deadline: float, bound_s: float) -> float:
+    """Until when Redis may answer what a wait asks of it: first how the job stands, last what is known of it.
 
-    It is less than a fifth of the bound and 0.5 s later, which is how exactly bounds are kept.
-
-    Times are those of time.monotonic().
+    A wait of no time at all still gets an answer. It is less than a fifth of the bound and 0.5 s after the
+    deadline, which is how exactly bounds are kept. Times are those of time.monotonic().
     """
-    return deadline + min(1.0, 0.3 + 0.1 * waited_s)
+    return deadline + min(3.0, 0.4 + 0.1 * bound_s)
 
 
 class Operations:

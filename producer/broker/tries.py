@@ -45,6 +45,7 @@ class Tries:
         self.bound = Bound(answer_by=answer_by, connect_by=min(now + connect_s, answer_by))
         self._sits_out_outages = sits_out_outages
         self._failed_at: float | None = None
+        self._refusal: redis.RedisError | None = None
         self._delay_s = FIRST_DELAY_S
 
     @contextmanager
@@ -57,10 +58,16 @@ class Tries:
         """How long to wait before the next try; None when there is to be none, and the error stands."""
         now = time.monotonic()
         self._failed_at = self._failed_at or now
+        if not isinstance(error, redis.TimeoutError):
+            self._refusal = error
         if now + self._delay_s >= self._give_up_at(error):
             return None
         delay_s, self._delay_s = self._delay_s, min(LONGEST_DELAY_S, 2 * self._delay_s)
         return delay_s
+
+    def reason(self, error: redis.RedisError) -> redis.RedisError:
+        """What to raise after the last try. A time-out there may be of what little the others had left."""
+        return (self._refusal or error) if isinstance(error, redis.TimeoutError) else error
 
     def _give_up_at(self, error: redis.RedisError) -> float:
         assert self._failed_at is not None

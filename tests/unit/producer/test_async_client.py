@@ -149,6 +149,16 @@ async def test_waiting_past_the_bound_says_what_is_known(producer: AsyncProducer
         await anext(handle.stream(timeout_s=0.05))
 
 
+async def test_a_wait_of_no_time_finds_what_is_there(producer: AsyncProducer, worker: ScriptedWorker) -> None:
+    handle = await producer.submit("Hi", model="tiny")
+    with pytest.raises(WaitTimeout, match="1st in line"):
+        await handle.result(timeout_s=0)
+
+    worker.play("a")
+
+    assert (await handle.result(timeout_s=0)).text == "a"
+
+
 async def test_errors_are_those_of_the_other_shell(producer: AsyncProducer, fake_server: FakeServer) -> None:
     with pytest.raises(NoSuchJob):
         await producer.result("unknown")

@@ -86,3 +86,15 @@ def test_the_delays_grow_and_stay_bounded() -> None:
 
     assert delays == sorted(delays)  # type: ignore[type-var]
     assert delays[-1] == 0.5
+
+
+def test_a_last_try_that_is_cut_short_does_not_hide_what_the_others_said() -> None:
+    made = tries()
+    refusal, cut_short = exceptions.ReadOnlyError("read only replica"), exceptions.TimeoutError("Timeout")
+
+    assert made.reason(cut_short) is cut_short
+    made.delay_s(refusal)
+    made.delay_s(cut_short)
+    assert made.reason(cut_short) is refusal
+    other = exceptions.ResponseError("other")
+    assert made.reason(other) is other

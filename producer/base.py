@@ -1,0 +1,72 @@
+"""What both producers have in common, and does no I/O: settings, operations, and batches out of arguments."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .contract import GenerationRequest, Keys
+from .operations import Operations
+from .settings import ProducerSettings
+from .submission import Batch, SubmitOptions, parse_request, prepare
+
+Request = GenerationRequest | Mapping[str, Any] | str
+"""A request of submit_many: its fields, or a prompt alone."""
+
+
+class BaseProducer:
+    """What both producers have: settings, keys, operations, and the check that they can still be used."""
+
+    def __init__(self, redis_url: str | None, settings: ProducerSettings | None, prefix: str | None) -> None:
+        overrides = {"redis_url": redis_url, "prefix": prefix}
+        if settings is None:
+            settings = ProducerSettings.load(**overrides)
+        else:
+            given = {name: value for name, value in overrides.items() if value is not None}
+            settings = ProducerSettings.load(**{**settings.model_dump(), **given})
+        self.settings = settings
+        self._keys = Keys(settings.prefix)
+        self._operations = Operations(self._keys, settings)
+        self._pid = os.getpid()
+        self._closed = False
+
+    def _check_usable(self) -> None:
+        name = type(self).__name__
+        if self._closed:
+            raise RuntimeError(f"this {name} is closed: make a new one")
+        if self._pid != os.getpid():
+            raise RuntimeError(f"this {name} belongs to the process that forked this one: make a new one here")
+
+    def _must_close(self) -> bool:
+        """Whether this is the first close, and in the process that the connections belong to."""
+        must = not self._closed and self._pid == os.getpid()
+        self._closed = self._closed or must
+        return must
+
+    def _prepare_one(self, fields: Mapping[str, Any], *, model: str, job_id: str | None, **options: Any) -> Batch:
+        return prepare(
+            [parse_request(fields, {})],
+            model=model,
+            options=SubmitOptions.parse(options),
+            settings=self.settings,
+            job_ids=None if job_id is None else [job_id],
+        )
+
+    def _prepare_many(
+        self,
+        requests: Iterable[Request],
+        sampling: Mapping[str, Any],
+        *,
+        model: str,
+        job_ids: Sequence[str] | None,
+        **options: Any,
+    ) -> Batch:
+        return prepare(
+            (parse_request(request, sampling) for request in requests),
+            model=model,
+            options=SubmitOptions.parse(options),
+            settings=self.settings,
+            job_ids=job_ids,
+        )
+
+    def _bound(self, timeout_s: float | None) -> float:
+        return self.settings.wait_s if timeout_s is None else timeout_s
