@@ -26,16 +26,20 @@ import redis
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import BEFORE_FIRST, Entry, EventId, JobExpired, Keys
+from producer.broker.outage import Outage
+from producer.contract import BEFORE_FIRST, Entry, EventId, Keys
 from producer.ledger.step import script
 from producer.ledger.stream import Appender
 from tests.integration.worker_process import WorkerProcess
 from tests.models import tiny_model_paths
-from worker.presence import Presence, watch
+from worker.links import Links
+from worker.metrics import Metrics
+from worker.presence import Presence
 from worker.queue.rq_worker import GenerationWorker
+from worker.registering import Registrar
 from worker.run.runner import Runner
-from worker.service import _async_client, _client
 from worker.settings import WorkerSettings
+from worker.side_tasks import run_beside
 from worker.upkeep import Upkeep
 
 LOOPS_A_PROCESS = 50
@@ -220,13 +224,13 @@ async def run_loops(url: str, loops: int) -> None:
 
 
 async def _run_loop(url: str) -> None:
+    """What `worker.upkeep` does for one worker beside its jobs, and how it ends those that wait too long."""
     settings = WorkerSettings(model_name=MODEL, redis_url=url)
-    client = _client(url)
-    worker = await asyncio.to_thread(GenerationWorker, settings, client, lambda: None)
+    links, outage = Links.to(url), Outage()
+    worker = GenerationWorker(settings, links.rq, lambda: None)
     await asyncio.to_thread(worker.bootstrap)
-    link = _async_client(url, 5, max_connections=1, redis_connect_func=None)
     presence = Presence(
-        link,
+        links.presence,
         worker.keys,
         MODEL,
         worker.name,
@@ -234,33 +238,12 @@ async def _run_loop(url: str) -> None:
         ttl_s=settings.heartbeat_ttl_s,
         keep_s=settings.max_result_ttl_s,
     )
-
-    async def end_late(job: Any) -> None:
-        """As the service does, less the metrics."""
-        runner = Runner(
-            None,  # type: ignore[arg-type] - it runs no job
-            link,
-            worker.keys,
-            worker_name=worker.name,
-            cancel_poll_s=1,
-            live_ttl_s=60,
-        )
-        await runner.refuse(job.id, MODEL, JobExpired(), result_ttl_s=60)
-        await asyncio.to_thread(worker.refuse, job, JobExpired())
-        await asyncio.to_thread(worker.put_down, job.id)
-
-    upkeep = Upkeep(worker, presence, link, end_late)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(
-            watch(
-                presence,
-                beat_interval_s=settings.heartbeat_interval_s,
-                on_beat=upkeep.note_beat,
-                on_dead=upkeep.note_dead,
-            )
-        )
-        while True:
-            await upkeep.step()
+    links.on_presence.listener = presence.connected
+    engine: Any = None  # no job runs here
+    runner = Runner(engine, links.events, worker.keys, worker_name=worker.name, cancel_poll_s=1, live_ttl_s=60)
+    registrar = Registrar(settings, worker, runner, Metrics(), outage)
+    upkeep = Upkeep(settings, worker, runner, registrar, presence=presence, links=links)
+    await run_beside(asyncio.Event().wait(), upkeep.side_tasks(), outage)
 
 
 def show(figures: dict[str, Any]) -> None:
