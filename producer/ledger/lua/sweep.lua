@@ -26,6 +26,7 @@ local function drop_runs(id, origin)
       redis.call('DEL', key)
       redis.call('ZREM', ARGV[7] .. 'executions:' .. id, run)
       redis.call('ZREM', ARGV[7] .. 'wip:' .. origin, id .. ':' .. run)
+      redis.call('SREM', ARGV[7] .. 'worker:' .. worker .. ':executions', id .. ':' .. run)
     end
   end
 end
