@@ -96,4 +96,6 @@ def test_the_other_version_goes_on(workers, durable, client, producer, model_pat
     wait_for(lambda: not list(client.scan_iter("gen:{taken:*")), "RQ's bookkeeping", 100)
     reference = Workload(random.Random(0), model_paths, size=0).reference(LONG, LONG["seed"])
     ids = [job.job_id, *(other.job_id for other in others)]
-    assert check(client, [Expected(job_id, *reference) for job_id in ids]) == []
+    violations = check(client, [Expected(job_id, *reference) for job_id in ids])
+    # An earlier version knows nothing of who waits for a job: the key's time to live takes it away.
+    assert [each for each in violations if not each.detail.endswith(":waiters is left behind")] == []
