@@ -361,6 +361,26 @@ def test_a_failure_that_redis_did_not_take_is_said_and_can_be_said_again(client,
     assert_nothing_runs(client, worker, job, execution)
 
 
+@pytest.mark.parametrize("interval", [0, 60])
+def test_a_retry_that_redis_did_not_take_at_first_is_one_retry(client, worker, monkeypatch, interval):
+    """RQ counts it before its transaction, and logs that this has failed."""
+    job = taken_job_of(client, worker, retry=Retry(2, interval=interval))
+    execution = worker.begin(job)
+    execute, refused = Pipeline._execute_transaction, []
+
+    def refuse(*args):
+        if not refused:
+            refused.append(True)
+            raise redis.ConnectionError("Connection closed by server.")
+        return execute(*args)
+
+    monkeypatch.setattr(Pipeline, "_execute_transaction", refuse)
+    worker.fail(job, execution, JobTimeout())
+    assert refused
+    assert Job.fetch(job.id, client, "json").retries_left == 1
+    assert in_queue(client) + registered(ScheduledJobRegistry, client) == [job.id]
+
+
 @pytest.mark.parametrize("key", ["rq:results:{}", "rq:executions:{}"])
 def test_a_failure_is_noted_but_for_a_key_of_somebody_elses_making(client, worker, job, key):
     """Redis runs the other commands of a transaction all the same."""

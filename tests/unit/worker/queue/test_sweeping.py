@@ -170,15 +170,18 @@ def take_of(client: Server, worker: GenerationWorker, **options) -> Job:
     return taken_job(worker)
 
 
-@pytest.mark.parametrize("status", ["finished", "failed"])
+@pytest.mark.parametrize("status", IN_RQ)
 def test_an_end_that_was_registered_and_not_put_down_is_left_alone(client, worker, dead, status):
     job = take_of(client, dead)
     execution = dead.begin(job)
     result = write_result(client, job.id, status)
     if status == "finished":
         dead.succeed(job, execution, result)
-    else:
+    elif status == "failed":
         dead.fail(job, execution, JobTimeout())
+    else:
+        dead.stopped(job, execution)
+    client.rpush(KEYS.taken(dead.name), job.id)
     before = client.hgetall(job.key)
     die(client, dead)
     bury(worker, dead)
