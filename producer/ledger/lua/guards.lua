@@ -55,6 +55,11 @@ local function tell_waiters(waiters, job_id, ttl_s)
   redis.call('DEL', waiters)
 end
 
+-- A worker's places in the ring, whatever the connections.
+local function leave_ring(ring, worker)
+  redis.call('ZREMRANGEBYLEX', ring, '[' .. worker .. ' ', '(' .. worker .. '!')
+end
+
 -- One death more of those in whose hands the job was. Anybody can write the field: what is no number becomes one.
 local function count_death(job, dead)
   if type(redis.pcall('HINCRBY', job, 'deaths', 1)) == 'table' then redis.call('HSET', job, 'deaths', 1) end

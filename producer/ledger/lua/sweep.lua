@@ -63,7 +63,7 @@ if not held or redis.call('EXISTS', KEYS[4]) == 0 then
   redis.call('SREM', KEYS[3], name)
   if name == worker then
     redis.call('ZREM', KEYS[1], ARGV[11])
-    redis.call('ZREMRANGEBYLEX', KEYS[2], '[' .. worker .. ' ', '(' .. worker .. '!')
+    leave_ring(KEYS[2], worker)
   end
 end
 return {back, ended}

@@ -9,7 +9,7 @@ import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.ledger.sweep import Beat, Member, RingEntry
-from worker.presence import CONFIRM_S, TRUSTED_AGE_S, Dead, Presence, watch
+from worker.presence import CONFIRM_S, TRUSTED_AGE_S, Dead, Presence, Watch
 
 from .jobs import KEYS
 
@@ -288,6 +288,29 @@ async def test_nobody_judges_itself(join, host):
     assert presence.overdue(ourselves) == [Dead(Member("b", "other"), "overdue")]
 
 
+async def test_a_beat_whose_answer_was_lost_is_no_death_after_another_connection(join, host, monkeypatch):
+    ring = await ring_of(join, "ab")
+    host.now += TRUSTED_AGE_S
+    link = ring["b"]._client
+
+    async def lose_the_answer(*args: object) -> None:
+        await type(link).evalsha(link, *args)
+        raise redis.ConnectionError("lost")
+
+    with monkeypatch.context() as patch, pytest.raises(redis.ConnectionError):
+        patch.setattr(link, "evalsha", lose_the_answer)
+        host.connected.discard(link.number)
+        link.at(host, 50)
+        ring["b"].connected()
+        await ring["b"].beat()
+    host.connected.discard(50)
+    link.at(host, 51)
+    ring["b"].connected()
+    for name in "ba":
+        await ring[name].beat()
+    assert await found(host, ring["a"]) == []
+
+
 async def test_a_worker_that_leaves_is_watched_by_nobody(join):
     ring = await ring_of(join, "ab")
     await ring["b"].leave()
@@ -296,6 +319,13 @@ async def test_a_worker_that_leaves_is_watched_by_nobody(join):
 
 
 # -- the watch
+
+
+async def watch(presence: Presence, **options) -> None:
+    """One round after another."""
+    rounds = Watch(presence, **options)
+    while True:
+        await rounds.step()
 
 
 async def test_a_watch_beats_at_once_and_tells_of_the_dead(join, host):

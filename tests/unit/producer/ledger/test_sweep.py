@@ -37,10 +37,10 @@ DEAD = KEYS.taken("dead")
 QUEUE = KEYS.queue("tiny")
 
 
-def beat(client, worker="w1", *, before=None, client_id=0, ttl_s=100, model="tiny", **record):
+def beat(client, worker="w1", *, client_id=0, ttl_s=100, model="tiny", **record):
     entry = RingEntry(worker, "run" if client_id else "-", client_id)
     fields = {**RECORD, **record}
-    return beat_step(KEYS, model, entry, before, fields, ttl_s=ttl_s, keep_s=1000).run(client)
+    return beat_step(KEYS, model, entry, fields, ttl_s=ttl_s, keep_s=1000).run(client)
 
 
 def ring(client):
@@ -89,11 +89,17 @@ def test_a_small_ring_is_watched_once(client, others, watched):
 
 
 def test_a_worker_with_a_new_connection_has_one_place_in_the_ring(client):
-    old = RingEntry("w1", "run", 7)
-    beat(client, client_id=7)
-    beat(client, client_id=8, before=old)
-    beat(client, client_id=8, before=RingEntry("w1", "run", 8))
+    for client_id in (7, 8, 8):
+        beat(client, client_id=client_id)
     assert ring(client) == [RingEntry("w1", "run", 8)]
+
+
+def test_a_worker_that_goes_has_no_place_in_the_ring_left(client):
+    """What stood there for ever might be the first of the ring, which does for all what need not be done by each."""
+    beat(client, "w1", client_id=7)
+    leave(KEYS, Member("w1", "tiny")).run(client)
+    assert ring(client) == []
+    assert beat(client, "w2").is_first
 
 
 def test_a_worker_whose_beat_is_over_is_seen_by_all(client):
@@ -124,14 +130,14 @@ def test_a_worker_that_goes_leaves_nothing(client):
     submit_jobs(client, "a")
     take_next(client)
     client.delete(KEYS.taken("w1"))
-    leave(KEYS, "tiny", RingEntry("w1")).run(client)
+    leave(KEYS, Member("w1", "tiny")).run(client)
     assert not client.exists(KEYS.beats, RING, KEYS.takers)
 
 
 def test_what_a_worker_that_goes_still_holds_is_free_at_once(client):
     beat(client)
     running(client, "a")
-    leave(KEYS, "tiny", RingEntry("w1")).run(client)
+    leave(KEYS, Member("w1", "tiny")).run(client)
     assert ring(client) == []
     assert beat(client, "w2").overdue == (Member("w1", "tiny"),)
     assert bury(client, "w1").back == ("a",)
