@@ -5,7 +5,6 @@ broker; 130 interrupted. Answers go to stdout, everything else to stderr.
 """
 
 import asyncio
-import logging
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -15,6 +14,7 @@ import click
 from producer.broker.options import DEFAULT_REDIS_URL
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest, Keys
 
+from . import logs
 from .engine_options import Dtype
 from .errors import ConfigError
 from .models.config_loader import locate_model
@@ -64,7 +64,7 @@ def cli() -> None:
 def run(config_file: Path | None, **options: Any) -> None:
     """Serve the jobs of one model, one prompt at a time, until SIGTERM or Ctrl-C."""
     settings = load_settings(config_file, **options)
-    _configure_logging(settings.log_level)
+    logs.configure(settings.log_level)
     model_path = locate_model(settings.model_name, settings.model_paths)
     asyncio.run(_serve(settings, model_path))
 
@@ -142,12 +142,6 @@ def check(config_file: Path | None, name: str | None, local: bool, **options: An
     click.echo(f"{settings.model_name}: {ready} ready, {loading} loading", err=True)
     if not ready:
         sys.exit(EXIT_FAILED)
-
-
-def _configure_logging(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=level.upper(), stream=sys.stderr)
-    # RQ logs each step at info; what matters of it is said by us.
-    logging.getLogger("rq").setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
 
 
 def main() -> NoReturn:

@@ -3,8 +3,6 @@
 How a job fails is in producer.contract.errors, and what an error of Redis means is in producer.broker.meaning.
 """
 
-import redis
-
 from producer.contract import GenqueueError
 
 
@@ -18,8 +16,3 @@ class BookkeepingFailed(GenqueueError):
     """RQ could not note what became of a job, and trying again will not help: the job's own keys are at fault."""
 
     code = "bookkeeping_failed"
-
-
-def is_wrong_type(error: redis.RedisError) -> bool:
-    """Whether a key holds something of another kind than ours: unlike an outage, that does not pass."""
-    return "WRONGTYPE" in str(error)  # redis-py has no class for it; out of a script it stands within the text

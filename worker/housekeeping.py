@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
-from rq.job import Job
-from rq.utils import now, utcformat
 
 from producer.contract import BrokerUnavailable
 from producer.ledger.sweep import Beat, schedule
 
 from .presence import Dead, Presence
+from .queue.rq_types import Job, now_in_rqs_form
 from .queue.rq_worker import GenerationWorker
 from .queue.sweeping import Sweeper
 
@@ -93,7 +92,7 @@ class Housekeeping:
 
     async def _keep_house(self, seen: Beat) -> None:
         if seen.has_scheduled:
-            step = schedule(self._worker.keys, self._worker.settings.model_name, now=utcformat(now()))
+            step = schedule(self._worker.keys, self._worker.settings.model_name, now=now_in_rqs_form())
             await step.run_async(self._client)
         if seen.has_late:
             await self._expire()

@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from rq.exceptions import DeserializationError
-from rq.job import Job
-
 from producer.contract import (
     FUNCTION,
     GenerationRequest,
@@ -24,6 +21,7 @@ from producer.contract import (
 from producer.ledger.take import Taken
 
 from .job import Order
+from .queue.rq_types import DeserializationError, Job
 from .settings import WorkerSettings
 
 MIN_RESULT_TTL_S = 60.0

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import redis
-from rq.executions import Execution
-from rq.job import Job
 
 from producer.broker.meaning import is_forbidden_key, meaning
 from producer.broker.outage import Outage
@@ -23,6 +21,7 @@ from .errors import BookkeepingFailed
 from .intake import MIN_RESULT_TTL_S, result_ttl_s
 from .job import Done, Outcome, PutBack, Retry, Superseded
 from .metrics import Metrics
+from .queue.rq_types import Execution, Job
 from .queue.rq_worker import GenerationWorker
 from .run.runner import Runner
 from .settings import WorkerSettings

@@ -13,9 +13,6 @@ import time
 from functools import partial
 
 import redis
-from rq.executions import Execution
-from rq.job import Job
-from rq.worker.base import WorkerStatus
 
 from producer.broker.outage import Outage
 from producer.contract import EngineError, JobError, JobExpired, Keys
@@ -30,6 +27,7 @@ from .leaving import Leaving, cancel
 from .links import PEEK_S, Links
 from .metrics import Metrics
 from .presence import Presence
+from .queue.rq_types import Execution, Job, WorkerStatus
 from .queue.rq_worker import GenerationWorker
 from .registering import Registrar
 from .run.runner import Runner

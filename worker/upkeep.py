@@ -5,14 +5,13 @@ One table of side tasks, each a short step. RQ's part of a step runs in a thread
 
 import asyncio
 
-from rq.job import Job
-
 from producer.contract import JobExpired
 
 from .housekeeping import Housekeeping
 from .links import Links
 from .presence import Presence, Watch
 from .queue.commands import Commands
+from .queue.rq_types import Job
 from .queue.rq_worker import GenerationWorker
 from .registering import Registrar
 from .run.runner import Runner

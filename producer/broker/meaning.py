@@ -40,6 +40,11 @@ def is_unknown_command(error: redis.RedisError) -> bool:
     return bool(_UNKNOWN_WORDS.search(_said(error)))
 
 
+def is_wrong_type(error: redis.RedisError) -> bool:
+    """Whether a key holds something of another kind than ours: unlike an outage, that does not pass."""
+    return "WRONGTYPE" in str(error)  # redis-py has no class for it; out of a script it stands within the text
+
+
 def is_forbidden_key(error: redis.RedisError) -> bool:
     """Whether the user may not touch a key that was named. Where the keys are a job's, the job is at fault."""
     return bool(_FORBIDDEN_KEY_WORDS.search(_said(error)))

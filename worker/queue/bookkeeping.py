@@ -28,10 +28,11 @@ from rq.timeouts import TimerDeathPenalty
 from rq.utils import now, utcformat
 from rq.worker.base import BaseWorker, WorkerStatus
 
+from producer.broker.meaning import is_wrong_type
 from producer.contract import GenerationResult, JobError, Keys
 from producer.ledger.take import Run, begin, come_back, put_back
 
-from ..errors import BookkeepingFailed, is_wrong_type
+from ..errors import BookkeepingFailed
 from ..settings import WorkerSettings
 
 logger = logging.getLogger(__name__)

@@ -12,17 +12,19 @@ import redis
 from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job
-from rq.utils import as_text, now, utcformat
+from rq.utils import as_text
 
+from producer.broker.meaning import is_wrong_type
 from producer.contract import GenerationResult, StreamedEvent, parse_entry
 from producer.contract.keys import worker_of_taker
 from producer.ledger import rq_names
 from producer.ledger.stream import discard_result, discard_stream
 from producer.ledger.sweep import Member, Swept, claim, settled, sweep
 
-from ..errors import BookkeepingFailed, is_wrong_type
+from ..errors import BookkeepingFailed
 from ..presence import Dead
 from .bookkeeping import ENDED
+from .rq_types import now_in_rqs_form
 from .rq_worker import GenerationWorker
 
 logger = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Sweeper:
 
     def _sweep_list(self, taker: str, dead: Dead) -> None:
         for _ in range(ROUNDS):
-            now_text = utcformat(now())
+            now_text = now_in_rqs_form()
             step = sweep(self._keys, taker, dead.member, dead.sign, entry=dead.entry, now=now_text)
             swept = step.run(self._redis)
             if swept is None:

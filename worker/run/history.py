@@ -18,6 +18,7 @@ import redis
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from producer.broker.meaning import is_wrong_type
 from producer.broker.outage import Outage
 from producer.contract import (
     BEFORE_FIRST,
@@ -31,8 +32,6 @@ from producer.contract import (
     UnknownEvent,
 )
 from producer.ledger.stream import discard_stream, last_id
-
-from ..errors import is_wrong_type
 
 logger = logging.getLogger(__name__)
 

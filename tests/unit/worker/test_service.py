@@ -19,9 +19,10 @@ from worker.engine_process.protocol import EngineInfo
 from worker.errors import ConfigError
 from worker.leaving import Leaving
 from worker.links import Links
+from worker.logs import rq_level
 from worker.service import Service
 from worker.settings import WorkerSettings
-from worker.starting import rq_log_level, start
+from worker.starting import start
 
 from .jobs import KEYS, enqueue
 from .scripted_engine import ScriptedEngine, ScriptedRun
@@ -412,6 +413,7 @@ class TestLeaving:
 class TestStarting:
     async def test_it_says_who_it_is_and_mutes_rqs_lines(self, world, caplog):
         caplog.set_level("INFO")
+        logging.getLogger("rq").setLevel(rq_level("info"))
         here = world()
         async with here.running():
             await here.until(lambda: here.state() == b"ready")
@@ -425,7 +427,7 @@ class TestStarting:
         ("ours", "rqs"), [("debug", "WARNING"), ("info", "WARNING"), ("warning", "WARNING"), ("error", "ERROR")]
     )
     def test_rqs_own_level(self, ours, rqs):
-        assert logging.getLevelName(rq_log_level(ours)) == rqs
+        assert logging.getLevelName(rq_level(ours)) == rqs
 
     async def test_a_metrics_port_that_is_taken_is_told_before_anybody_hears_of_the_worker(self, world):
         """A traceback, and a record of a worker that never was."""
@@ -463,7 +465,10 @@ class TestStarting:
         options = tuple(part for name in ("LMOVE", "BLMOVE") for part in ("--rename-command", name, ""))
         with EmbeddedBroker(options=options) as old:
             here = world(old)
-            with pytest.raises(BrokerUnavailable, match=r"version \d.*does not know a command.*use Redis 6.2"):
+            with pytest.raises(
+                BrokerUnavailable,
+                match=r"Redis at 127.0.0.1:\d+ .*Valkey \d.* has no LMOVE, BLMOVE; it takes Redis 6.2",
+            ):
                 await here.start()
             assert here.client.smembers("rq:workers") == set()
 
