@@ -297,15 +297,17 @@ async def test_a_beat_whose_answer_was_lost_is_no_death_after_another_connection
         await type(link).evalsha(link, *args)
         raise redis.ConnectionError("lost")
 
-    with monkeypatch.context() as patch, pytest.raises(redis.ConnectionError):
-        patch.setattr(link, "evalsha", lose_the_answer)
+    def connect_anew(number: int) -> None:
         host.connected.discard(link.number)
-        link.at(host, 50)
+        link.at(host, number)
         ring["b"].connected()
-        await ring["b"].beat()
-    host.connected.discard(50)
-    link.at(host, 51)
-    ring["b"].connected()
+
+    connect_anew(50)
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "evalsha", lose_the_answer)
+        with pytest.raises(redis.ConnectionError):
+            await ring["b"].beat()
+    connect_anew(51)
     for name in "ba":
         await ring[name].beat()
     assert await found(host, ring["a"]) == []

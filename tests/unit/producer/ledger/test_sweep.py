@@ -1,6 +1,7 @@
 """Who is alive, what the dead have left, and what waits too long."""
 
 import pytest
+import redis
 
 from producer.ledger.sweep import (
     JOBS_AT_ONCE,
@@ -95,7 +96,7 @@ def test_a_worker_with_a_new_connection_has_one_place_in_the_ring(client):
 
 
 def test_a_worker_that_goes_has_no_place_in_the_ring_left(client):
-    """What stood there for ever might be the first of the ring, which does for all what need not be done by each."""
+    """What stood there for ever might be the first of the ring, and nobody would keep house."""
     beat(client, "w1", client_id=7)
     leave(KEYS, Member("w1", "tiny")).run(client)
     assert ring(client) == []
@@ -269,6 +270,41 @@ def test_no_step_moves_many_jobs(client):
     assert client.smembers(KEYS.takers) == {b"dead"}
     assert len(bury(client).back) == 1
     assert not client.exists(KEYS.takers)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("priority", ["high", "normal"])
+def test_of_a_job_whose_hash_is_gone_no_run_is_shown(client, priority, ended):
+    """RQ shows it as running for ever: what stands in its registry of started jobs does not expire."""
+    queue = KEYS.queue("tiny", priority)
+    running(client, "a", "dead")
+    client.hset("rq:execution:a:1", "worker_name", "dead")
+    client.zadd("rq:executions:a", {"1": 1})
+    client.zadd(f"rq:wip:{queue}", {"a:1": "+inf"})
+    if ended:
+        finish(client, "a", worker="dead")
+    client.delete("rq:job:a")
+    bury(client)
+    assert not client.exists("rq:execution:a:1", "rq:executions:a", f"rq:wip:{queue}")
+
+
+@pytest.mark.parametrize("name", [f"rq:failed:{QUEUE}", f"rq:wip:{QUEUE}"])
+def test_no_job_is_lost_to_what_stands_in_place_of_a_registry(client, name):
+    running(client, "a", "dead")
+    client.zadd("rq:executions:a", {"1": 1})
+    client.set(name, "foreign")
+    assert bury(client).back == ("a",)
+    assert items(client, NORMAL) == ["a"]
+
+
+def test_a_job_whose_queue_is_none_stays_where_it_is_found_again(client):
+    running(client, "a", "dead")
+    client.set(NORMAL, "foreign")
+    with pytest.raises(redis.ResponseError):
+        bury(client)
+    assert items(client, DEAD) == ["a"]
+    client.delete(NORMAL)
+    assert bury(client).back == ("a",)
 
 
 # -- signs of a death
