@@ -16,10 +16,12 @@ from producer.broker.embedded import EmbeddedBroker
 from tests.models import tiny_model_paths
 
 from .amnesia import Amnesia
-from .storm import Plan, Report, Storm
+from .deaths import NO_REWRITE
+from .report import Report
+from .storm import Plan, Storm
 from .workload import Workload
 
-SHORT = {"jobs": 12, "workers": 3, "kills": 4, "server_kills": 1}
+SHORT = {"jobs": 12, "workers": 3, "kills": 4, "server_kills": 1, "outages": 1}
 
 
 def main() -> int:
@@ -29,7 +31,12 @@ def main() -> int:
     say(f"seed {options.seed}")
     paths = tiny_model_paths()
     plan = Plan(
-        options.jobs, options.workers, options.kills, options.server_kills, pool=8 if options.short else 24
+        options.jobs,
+        options.workers,
+        options.kills,
+        options.server_kills,
+        options.outages,
+        pool=8 if options.short else 24,
     )
     workload = Workload(rng, paths, size=plan.pool)
     report = Report()
@@ -38,7 +45,7 @@ def main() -> int:
             started_at = time.monotonic()
             own = Path(options.keep or folder) / phase
             own.mkdir(parents=True, exist_ok=True)
-            with EmbeddedBroker(append_only=phase == "aof") as broker:
+            with EmbeddedBroker(append_only=phase == "aof", options=NO_REWRITE) as broker:
                 if phase == "aof":
                     report += Storm(broker, workload, plan, rng=rng, folder=own, paths=paths).run()
                 else:
@@ -58,8 +65,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--jobs", type=int, help="at least so many")
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--kills", type=int, help="of workers and of the server, at least so many")
-    parser.add_argument("--server-kills", type=int, help="how many of the kills are the server's, about")
+    parser.add_argument("--kills", type=int, help="of workers and engines, at least so many")
+    parser.add_argument("--server-kills", type=int, help="of the server, which is back within seconds")
+    parser.add_argument("--outages", type=int, help="of 8 to 15 s, in which nobody dies")
     parser.add_argument("--aof", action=argparse.BooleanOptionalAction, help="only with, only without AOF")
     parser.add_argument("--short", action="store_true", help="about a minute")
     parser.add_argument("--keep", help="folder for the logs of workers and subscribers")

@@ -18,7 +18,7 @@ from producer.contract import BrokerUnavailable
 from tests.integration.worker_process import WorkerProcess
 
 from .checker import Expected, Violation, check
-from .storm import Report
+from .report import Report
 from .workload import Workload
 
 WAIT_S = 60.0

@@ -16,6 +16,7 @@ import redis
 
 from tests.integration.worker_process import WorkerProcess
 
+from .checker import TERMINAL
 from .mortal_worker import POINTS
 
 APPENDS = {"between a token and its append", "between an append and its answer"}
@@ -27,16 +28,22 @@ PATIENT = {"GENQUEUE_MAX_ATTEMPTS": "1000"}
 
 @dataclass(frozen=True)
 class Death:
-    """A worker that was killed, and the job that it held."""
+    """A worker, or its engine, that was killed, and the job that it held."""
 
     at: float
     """`time.monotonic()`."""
+    worker: str
+    """The stem of its name."""
     job_id: str | None
     attempt: int
     """The job's last attempt at that moment."""
     point: str
     heirs: frozenset[str]
     """Workers that could be counted on to take over."""
+    ran: bool = False
+    """The job ran there, as all could see, and had not ended."""
+    of_engine: bool = False
+    """The engine alone was killed."""
 
 
 class Gone(Exception):
@@ -74,6 +81,11 @@ class Member(WorkerProcess):
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=output, start_new_session=True, env=environment
             )
+
+    @property
+    def name_in_rq(self) -> str:
+        """Its whole name, once it is known."""
+        return self.hash_key.rpartition(":")[2]
 
     @property
     def alive(self) -> bool:
@@ -115,6 +127,7 @@ class Fleet:
         self._started = 0
         self.members: list[Member] = []
         self.deaths: list[Death] = []
+        self.hung: set[str] = set()
         self.disabled: list[tuple[float, str]] = []
         """When a worker could not be counted on any more, and which."""
         self.points_wanted = True
@@ -127,10 +140,10 @@ class Fleet:
             self._start()
         self._see_who_is_ready(client)
 
-    def held_by(self, member: Member, client: redis.Redis) -> str | None:
-        """The job that the worker has taken."""
-        held = client.lrange(f"gen:{{taken:{member.hash_key.rpartition(':')[2]}}}", -1, -1)
-        return held[0].decode() if held else None
+    def held_by(self, member: Member, client: redis.Redis) -> list[str]:
+        """The jobs that the worker has taken, the newest last."""
+        held = client.lrange(f"gen:{{taken:{member.name_in_rq}}}", 0, -1)
+        return [job_id.decode() for job_id in held]
 
     def fit(self) -> list[Member]:
         """Those that can be counted on."""
@@ -142,6 +155,7 @@ class Fleet:
         member.unfit_until = until
         if stopped:
             member.stopped_until = until
+            self.hung.add(member.log.stem)
 
     def wake(self, *, everybody: bool = False) -> None:
         """Continue those whose stop is over."""
@@ -179,14 +193,24 @@ class Fleet:
 
     def _bury(self, member: Member, client: redis.Redis) -> None:
         assert member.process.returncode == -signal.SIGKILL, f"a worker ended by itself:\n{member.text()}"
-        job_id = self.held_by(member, client)
-        last = client.xrevrange(f"gen:{{{job_id}}}:events", count=1) if job_id else []
         at, point = member.died_at()
+        death = self.death_of(member, client, at=at, point=point)
         self.members.remove(member)
+        self.deaths.append(death)
+        self.disabled.append((at, death.worker))
+
+    def death_of(self, member: Member, client: redis.Redis, *, at: float, point: str) -> Death:
+        """What a death leaves behind, looked at before anybody has had the time to notice it."""
+        held = self.held_by(member, client)
+        heirs = frozenset(other.log.stem for other in self.fit() if other is not member)
+        if not held:
+            return Death(at, member.log.stem, None, 0, point, heirs)
+        last = client.xrevrange(f"gen:{{{held[-1]}}}:events", count=1)
+        status, runner = client.hmget(f"rq:job:{held[-1]}", "status", "worker_name")
         attempt = int(last[0][0].split(b"-")[0]) if last else 0
-        heirs = frozenset(other.log.stem for other in self.fit())
-        self.deaths.append(Death(at, job_id, attempt, point, heirs))
-        self.disabled.append((at, member.log.stem))
+        has_ended = bool(last) and last[0][1][b"type"].decode() in TERMINAL
+        ran = not has_ended and (status, runner) == (b"started", member.name_in_rq.encode())
+        return Death(at, member.log.stem, held[-1], attempt, point, heirs, ran=ran)
 
     def _see_who_is_ready(self, client: redis.Redis) -> None:
         waiting = [member for member in self.members if not member.ready]

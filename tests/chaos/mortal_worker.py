@@ -19,10 +19,11 @@ from typing import Any
 
 from worker.cli import main
 from worker.queue.rq_worker import GenerationWorker
-from worker.queue.sweeping import Recovery
+from worker.queue.sweeping import Sweeper
 from worker.registering import Registrar
+from worker.run.attempt import Attempt
 from worker.run.event_log import EventLog
-from worker.run.runner import Attempt, Runner
+from worker.run.runner import Runner
 
 POINTS: dict[str, tuple[type, str, bool]] = {
     "between pop and start": (Runner, "run", False),
@@ -33,10 +34,10 @@ POINTS: dict[str, tuple[type, str, bool]] = {
     "between an append and its answer": (EventLog, "_send", True),
     "between the end and RQ's bookkeeping": (Registrar, "_register", False),
     "between RQ's bookkeeping and putting down": (GenerationWorker, "succeed", True),
-    "during the sweep, before a job is put back": (Recovery, "_recover", False),
-    "during the sweep, after a job is put back": (Recovery, "_recover", True),
-    "during the sweep, before an end is settled": (Recovery, "_settle", False),
-    "during the sweep, after an end is settled": (Recovery, "_settle", True),
+    "during the sweep, before a job is put back": (Sweeper, "_sweep_list", False),
+    "during the sweep, after a job is put back": (Sweeper, "_sweep_list", True),
+    "during the sweep, before an end is settled": (Sweeper, "_settle", False),
+    "during the sweep, after an end is settled": (Sweeper, "_settle", True),
 }
 """Each point: a method, and whether it lies after the call or before it."""
 

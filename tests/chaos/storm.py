@@ -6,17 +6,15 @@ logs to the checker. The seed decides what is done and in which order; the momen
 """
 
 import contextlib
+import os
 import random
 import signal
-import statistics
-import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -26,9 +24,12 @@ from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable
 
-from .checker import Entry, Evidence, Expected, Violation, check, check_subscriber, read
-from .fleet import Death, Fleet, Gone, Member
-from .subscriber import read_log
+from .checker import TERMINAL, Evidence, Expected, Violation, check, check_subscriber, read
+from .deaths import Casualties, check_deaths, read_counted, signs
+from .fleet import Fleet, Gone, Member
+from .recovery import recoveries
+from .report import Report
+from .watchers import Seen, Watchers
 from .workload import Workload
 
 TICK_S = 0.02
@@ -36,7 +37,14 @@ ENGINE_START_S = 8.0
 """A worker whose engine was killed is not counted on for so long."""
 QUIET_S = 30.0
 """How long the end may take: the sweep's patience with the last dead worker, and its bookkeeping."""
-SUBSCRIBERS = ("raw", "client", "client")
+CALM_S = 120.0
+"""Within this time, all workers are whole again."""
+OUTAGE_S = (8.0, 15.0)
+"""Longer than a beat counts."""
+AFTER_OUTAGE_S = 8.0
+"""Whoever takes somebody for dead because of an outage has done so by then."""
+DECK = 12
+"""Kills of workers, engines and the server, as they are shuffled."""
 
 
 @dataclass(frozen=True)
@@ -46,127 +54,15 @@ class Plan:
     jobs: int = 200
     workers: int = 3
     kills: int = 60
-    """Of workers and of the server."""
+    """Of workers and engines."""
     server_kills: int = 10
+    """It is back within seconds."""
+    outages: int = 4
+    """Of 8 to 15 s, with all workers alive."""
     pool: int = 24
     """Different requests."""
-    limit_s: float = 900.0
+    limit_s: float = 1500.0
     """A storm that has not come to its end by then has found a job that never ends."""
-
-
-@dataclass
-class Report:
-    """What was done, and what came of it."""
-
-    jobs: int = 0
-    worker_kills: int = 0
-    server_kills: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    resumes: int = 0
-    recovery_s: list[float] = field(default_factory=list)
-    recovery_alone_s: list[float] = field(default_factory=list)
-    violations: list[Violation] = field(default_factory=list)
-
-    def __add__(self, other: "Report") -> "Report":
-        return Report(
-            self.jobs + other.jobs,
-            self.worker_kills + other.worker_kills,
-            self.server_kills + other.server_kills,
-            self.faults + other.faults,
-            self.resumes + other.resumes,
-            self.recovery_s + other.recovery_s,
-            self.recovery_alone_s + other.recovery_alone_s,
-            self.violations + other.violations,
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """The figures.
-
-        recovery_s: from the kill of a worker to the next token of the job that it held, while another worker was
-        there to take over; recoveries_alone, as many as had to wait for one to be started, the longest so long.
-        """
-        return {
-            "jobs": self.jobs,
-            "worker_kills": self.worker_kills,
-            "server_kills": self.server_kills,
-            "resumes": self.resumes,
-            "violations": len(self.violations),
-            "recovery_s_p50": percentile(self.recovery_s, 50),
-            "recovery_s_p95": percentile(self.recovery_s, 95),
-            "recoveries": len(self.recovery_s),
-            "recoveries_alone": len(self.recovery_alone_s),
-            "recovery_alone_s_max": round(max(self.recovery_alone_s, default=0.0), 2),
-            "faults": dict(sorted(self.faults.items())),
-        }
-
-
-class Seen(NamedTuple):
-    """An event as a live subscriber saw it."""
-
-    entry: Entry
-    at: float
-
-
-class Watchers:
-    """The live subscribers: processes that are told of each job, and their logs."""
-
-    def __init__(self, url: str, folder: Path, rng: random.Random) -> None:
-        self.logs = {
-            f"{kind} {number}": folder / f"{kind}-{number}.log" for number, kind in enumerate(SUBSCRIBERS)
-        }
-        self._processes = [
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.chaos.subscriber",
-                    name.split()[0],
-                    url,
-                    str(log),
-                    str(rng.random()),
-                ],
-                stdin=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-            for name, log in self.logs.items()
-        ]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-
-    def tell(self, job_id: str) -> None:
-        """Let them follow one job more."""
-        for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.write(job_id + "\n")
-            process.stdin.flush()
-
-    def collect(self, timeout_s: float) -> dict[str, dict[str, list[Seen]]]:
-        """What each saw of each job, once they have seen every end; less, where one does not come to that."""
-        deadline = time.monotonic() + timeout_s
-        for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.close()
-        for process in self._processes:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
-        return {name: _by_job(log) for name, log in self.logs.items()}
-
-
-def _by_job(log: Path) -> dict[str, list[Seen]]:
-    seen: dict[str, list[Seen]] = defaultdict(list)
-    for line in read_log(log):
-        seen[line["job"]].append(Seen(Entry(line["id"], line["type"], line["data"]), line["at"]))
-    return seen
 
 
 class Storm:
@@ -182,7 +78,7 @@ class Storm:
         folder: Path,
         paths: Path,
     ) -> None:
-        self._broker, self._workload, self._plan, self._rng = broker, workload, plan, rng
+        self._broker, self._workload, self._plan, self._rng, self._folder = broker, workload, plan, rng, folder
         self._client = redis.Redis(port=broker.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         self._producer = Producer(broker.url)
         self._fleet = Fleet(broker.url, paths, folder, plan.workers, rng)
@@ -193,6 +89,7 @@ class Storm:
         self._started_at = time.monotonic()
         self._next_fault = 0.0
         self._deck: list[str] = []
+        self._broken: list[float] = []
 
     def run(self) -> Report:
         """Let it rage, let it end, and judge."""
@@ -214,15 +111,27 @@ class Storm:
                 self._report.violations.append(Violation("-", "end", f"not done in {self._plan.limit_s:.0f} s"))
                 return
             self._tick()
-            if time.monotonic() > self._next_fault and self._kills < self._plan.kills:
+            if self._outages_due:
+                self._outage()
+            elif time.monotonic() > self._next_fault and self._wants_more:
                 self._strike()
 
     def _enough(self) -> bool:
-        return self._kills >= self._plan.kills and len(self._requests) >= self._plan.jobs
+        return not (self._wants_more or self._outages_due) and len(self._requests) >= self._plan.jobs
+
+    @property
+    def _wants_more(self) -> bool:
+        return self._kills < self._plan.kills or self._report.server_kills < self._plan.server_kills
 
     @property
     def _kills(self) -> int:
-        return len(self._fleet.deaths) + self._report.server_kills
+        return len(self._fleet.deaths)
+
+    @property
+    def _outages_due(self) -> bool:
+        """They are spread over the storm."""
+        due = self._plan.outages * min(1.0, self._kills / max(self._plan.kills, 1))
+        return len(self._report.outages_s) < int(due)
 
     def _tick(self) -> None:
         # Cut connections are part of the storm: whatever did not get through is tried again at the next tick.
@@ -264,14 +173,17 @@ class Storm:
 
     def _say(self, text: str) -> None:
         elapsed_s = time.monotonic() - self._started_at
-        figures = f"{self._kills} kills, {len(self._requests)} jobs, {len(self._fleet.fit())} workers fit"
+        kills = f"{self._kills}+{self._report.server_kills} kills"
+        figures = f"{kills}, {len(self._requests)} jobs, {len(self._fleet.fit())} workers fit"
         print(f"{elapsed_s:6.1f} s  {text:16}  {figures}", file=sys.stderr, flush=True)
 
     def _draw(self) -> str:
-        """The next fault of a shuffled deck, in the proportions of the plan."""
+        """The next fault of a shuffled deck, in the proportions of the plan; in the end, what is missing yet."""
+        if self._kills >= self._plan.kills:
+            return "kill_server"
         if not self._deck:
-            servers = max(1, round(12 * self._plan.server_kills / max(self._plan.kills, 1)))
-            self._deck = ["kill_worker"] * (12 - servers) + ["kill_server"] * servers
+            servers = max(1, round(DECK * self._plan.server_kills / max(self._plan.kills, 1)))
+            self._deck = ["kill_worker"] * (DECK - servers - 2) + ["kill_server"] * servers
             self._deck += ["kill_engine"] * 2 + ["stop_worker"] * 2 + ["cut_connections"] * 3
             self._rng.shuffle(self._deck)
         return self._deck.pop()
@@ -283,15 +195,19 @@ class Storm:
         return self._rng.choice(busy or fit)
 
     def _kill_worker(self) -> None:
-        victim = self._victim()
+        self._kill(self._victim())
+
+    def _kill(self, victim: Member) -> None:
         victim.send(signal.SIGKILL)
         victim.wait()
         self._fleet.keep_up(self._client)
 
     def _kill_engine(self) -> None:
         victim = self._victim()
+        before = self._fleet.death_of(victim, self._client, at=time.monotonic(), point="engine")
         victim.signal_engine(signal.SIGKILL)
         self._fleet.disable(victim, until=time.monotonic() + ENGINE_START_S, stopped=False)
+        self._fleet.deaths.append(replace(before, of_engine=True))
 
     def _stop_worker(self) -> None:
         """A worker that hangs: shorter than its time to live, or longer."""
@@ -302,16 +218,62 @@ class Storm:
 
     def _cut_connections(self) -> None:
         """Cut about half of all connections, our own and the subscribers' included."""
+        self._broken.append(time.monotonic())
         for other in self._client.client_list():
             if self._rng.random() < 0.5:
                 with contextlib.suppress(redis.ResponseError):
                     self._client.client_kill_filter(_id=other["id"], skipme=False)
 
     def _kill_server(self) -> None:
+        self._broken.append(time.monotonic())
         self._broker.kill()
         self._report.server_kills += 1
-        time.sleep(self._rng.choice((0.0, 0.3, 1.0, 2.5)))  # the outage
+        time.sleep(self._rng.choice((0.0, 0.3, 1.0, 2.5)))
         self._broker.start()
+        self._broken.append(time.monotonic())
+
+    # -- an outage in which nobody dies
+
+    def _outage(self) -> None:
+        """Take the server away for longer than a beat counts, killed or frozen, while all workers live."""
+        if not self._calm():
+            self._report.violations.append(Violation("-", "end", f"no peace within {CALM_S:.0f} s"))
+        length_s = self._rng.uniform(*OUTAGE_S)
+        is_frozen = len(self._report.outages_s) % 2 == 0
+        self._say(f"{'frozen' if is_frozen else 'away'} {length_s:.0f} s")
+        self._broken.append(time.monotonic())
+        if is_frozen:
+            os.kill(self._broker.pid, signal.SIGSTOP)
+            time.sleep(length_s)
+            os.kill(self._broker.pid, signal.SIGCONT)
+        else:
+            self._broker.kill()
+            time.sleep(length_s)
+            self._broker.start()
+        self._broken.append(time.monotonic())
+        self._report.outages_s.append(length_s)
+        self._say("back")
+        for _ in self._ticks(AFTER_OUTAGE_S):
+            pass
+        self._fleet.points_wanted = True
+
+    def _calm(self) -> bool:
+        """Let all workers become whole, and none of them mortal."""
+        self._fleet.points_wanted = False
+        for _ in self._ticks(CALM_S):
+            with contextlib.suppress(redis.RedisError):
+                for member in [each for each in self._fleet.fit() if each.point]:
+                    self._kill(member)
+                if len(self._fleet.fit()) == self._plan.workers and len(self._running) >= self._plan.workers:
+                    return True
+        return False
+
+    def _ticks(self, length_s: float) -> Iterator[None]:
+        """Let it go on, for so long."""
+        deadline = time.monotonic() + length_s
+        while time.monotonic() < deadline:
+            self._tick()
+            yield
 
     # -- the end
 
@@ -336,12 +298,35 @@ class Storm:
             for job_id, each in evidence.items():
                 report.violations += check_subscriber(name, each, [one.entry for one in by_job.get(job_id, ())])
         report.jobs += len(self._requests)
-        report.worker_kills += len(deaths)
+        report.engine_kills += sum(death.of_engine for death in deaths)
+        report.worker_kills += sum(not death.of_engine for death in deaths)
         report.faults.update(f"died {death.point}" for death in deaths)
         report.resumes += sum(
             entry.type == "started" and entry.attempt > 1 for each in evidence.values() for entry in each.entries
         )
-        report.recovery_s, report.recovery_alone_s = recoveries(deaths, self._fleet.disabled, seen["raw 0"])
+        self._judge_deaths(evidence)
+        report.recoveries = recoveries(
+            deaths,
+            seen["raw 0"],
+            disabled=self._fleet.disabled,
+            broken=self._broken,
+            signs=signs(self._folder.glob("chaos*.log")),
+        )
+
+    def _judge_deaths(self, evidence: Mapping[str, Evidence]) -> None:
+        casualties = Casualties(hung=self._fleet.hung)
+        for death in self._fleet.deaths:
+            if death.of_engine:
+                casualties.engines[death.job_id or ""] += 1
+                continue
+            casualties.killed.add(death.worker)
+            if death.ran and death.job_id and not _has_ended_in(evidence[death.job_id], death.attempt):
+                casualties.ran[death.worker] = death.job_id
+        counted = read_counted(self._broker.directory)
+        self._report.deaths_over_jobs += len(casualties.ran)
+        self._report.deaths_counted += sum(not each.is_taken_back for each in counted)
+        self._report.deaths_taken_back += sum(each.is_taken_back for each in counted)
+        self._report.violations += check_deaths(counted, casualties)
 
     def _expected(self, evidence: Iterable[Evidence]) -> Iterator[Expected]:
         for each in evidence:
@@ -351,30 +336,6 @@ class Storm:
             yield Expected(each.job_id, *self._workload.reference(request, seed))
 
 
-def recoveries(
-    deaths: Sequence[Death], disabled: Sequence[tuple[float, str]], seen: dict[str, list[Seen]]
-) -> tuple[list[float], list[float]]:
-    """Seconds from the kill of a worker until a live subscriber saw the next token of the job that it held.
-
-    A later attempt's token, that is; of a job that had nothing left but its end, that. A job whose next worker was
-    killed too before it came so far counts from the last of these kills. First those during which another worker
-    was there all the time to take over, then those in which the storm had left none.
-    """
-    recovered: dict[tuple[str, str], tuple[Death, float]] = {}
-    for death in sorted(deaths, key=lambda death: death.at):
-        for entry, at in seen.get(death.job_id or "", ()):
-            if entry.attempt > death.attempt and entry.type != "started" and at > death.at:
-                recovered[death.job_id or "", entry.id] = death, at
-                break
-    with_heir, without = [], []
-    for death, at in recovered.values():
-        lost = {name for moment, name in disabled if death.at <= moment <= at}
-        (with_heir if death.heirs - lost else without).append(at - death.at)
-    return with_heir, without
-
-
-def percentile(values: Sequence[float], percent: int) -> float | None:
-    """None of nothing."""
-    if len(values) < 2:
-        return round(values[0], 2) if values else None
-    return round(statistics.quantiles(values, n=100, method="inclusive")[percent - 1], 2)
+def _has_ended_in(evidence: Evidence, attempt: int) -> bool:
+    """Whether it was that attempt that ended the job: Redis may have heard of it after the writer's death."""
+    return any(entry.type in TERMINAL and entry.attempt == attempt for entry in evidence.entries)

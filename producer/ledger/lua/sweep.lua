@@ -27,6 +27,7 @@ local function drop_runs(id, origin)
       redis.call('DEL', key)
       redis.call('ZREM', ARGV[7] .. 'executions:' .. id, run)
       for _, each in ipairs(origins) do unless_wrong_type('ZREM', ARGV[7] .. 'wip:' .. each, id .. ':' .. run) end
+      unless_wrong_type('SREM', ARGV[7] .. 'worker:' .. worker .. ':executions', id .. ':' .. run)
     end
   end
 end

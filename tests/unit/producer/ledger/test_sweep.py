@@ -158,6 +158,7 @@ def test_a_running_job_of_the_dead_goes_to_the_front_and_its_death_counts(client
     client.hset("rq:execution:a:1", "worker_name", "dead")
     client.zadd("rq:executions:a", {"1": 1})
     client.zadd(f"rq:wip:{QUEUE}", {"a:1": 1})
+    client.sadd("rq:worker:dead:executions", "a:1")
     client.zadd(f"rq:failed:{QUEUE}", {"a": 1})
     swept = bury(client)
     assert (swept.back, swept.ended) == (("a",), ())
@@ -165,6 +166,7 @@ def test_a_running_job_of_the_dead_goes_to_the_front_and_its_death_counts(client
     names = ("status", "worker_name", "taken_by", "deaths", "lost_by", "started_at")
     assert [field(client, "a", name) for name in names] == ["queued", "", "", "1", "dead", NOW]
     left = ("rq:execution:a:1", "rq:executions:a", f"rq:wip:{QUEUE}", f"rq:failed:{QUEUE}")
+    left += ("rq:worker:dead:executions",)
     assert not client.exists(*left, DEAD, KEYS.takers, KEYS.beats, RING)
 
 
