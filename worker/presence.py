@@ -71,7 +71,6 @@ class Presence:
         self._break_s = (ttl_s + beat_interval_s) / 2
         self._clock = clock
         self._entry: RingEntry | None = None
-        self._before: RingEntry | None = None
         self._connected_at: float | None = None
         self._is_new = True
         self._last_beat_at: float | None = None
@@ -98,13 +97,11 @@ class Presence:
             self._keys,
             self._model,
             self._entry,
-            self._before,
             self._record(),
             ttl_s=self._ttl_s,
             keep_s=self._keep_s,
         )
         seen = await step.run_async(self._client)
-        self._before = self._entry
         self._note_beat()
         self._watched = seen.after
         return seen
@@ -142,8 +139,7 @@ class Presence:
 
     async def leave(self) -> None:
         """Go in good order: what is still held here is free for others at once.  Raises errors of Redis."""
-        if self._entry is not None:
-            await leave(self._keys, self._model, self._entry).run_async(self._client)
+        await leave(self._keys, Member(self._worker, self._model)).run_async(self._client)
 
     # -- inside
 

@@ -82,13 +82,12 @@ def beat(
     keys: Keys,
     model: str,
     entry: RingEntry,
-    before: RingEntry | None,
     record: Mapping[str, Any],
     *,
     ttl_s: float,
     keep_s: int,
 ) -> Step[Beat]:
-    """Say that the worker is alive.  record: RQ's, of the worker.  before: our last entry, if this one differs."""
+    """Say that the worker is alive.  record: RQ's, of the worker."""
     queues = keys.queues(model)
     names = [
         keys.beats,
@@ -101,14 +100,14 @@ def beat(
     ]
     flat = [part for pair in record.items() for part in pair]
     member = Member(entry.worker, model)
-    args = [str(member), round(ttl_s * 1000), str(entry), str(before or ""), len(queues), keep_s, *flat]
+    args = [str(member), round(ttl_s * 1000), str(entry), entry.worker, len(queues), keep_s, *flat]
     return Step("beat", names, args, _read_beat)
 
 
-def leave(keys: Keys, model: str, entry: RingEntry) -> Step[None]:
+def leave(keys: Keys, member: Member) -> Step[None]:
     """The worker goes in good order: what it still holds is free for others at once."""
-    names = [keys.beats, keys.ring(model), keys.takers, keys.taken(entry.worker)]
-    return Step("leave", names, [entry.worker, str(Member(entry.worker, model)), str(entry)], nothing)
+    names = [keys.beats, keys.ring(member.model), keys.takers, keys.taken(member.worker)]
+    return Step("leave", names, [member.worker, str(member)], nothing)
 
 
 def sweep(

@@ -1,7 +1,7 @@
 -- Say that a worker is alive, and see what there is to be done.
 -- KEYS  1 deadlines of the workers' beats  2 the model's ring  3 the worker's record  4 the model's deadlines
 --       5 all workers of RQ  6.. RQ's workers of each queue, then RQ's scheduled registry of each
--- ARGV  1 name and model  2 ttl, ms  3 our entry in the ring  4 our entry before, or ''  5 how many queues
+-- ARGV  1 name and model  2 ttl, ms  3 our entry in the ring  4 name  5 how many queues
 --       6 ttl of ring and beats, s  7.. fields and values of the record
 -- Returns {now in ms, 1 if we are the first of the ring, {the entries after ours}, {names and models of those whose beat is overdue},
 -- 1 if jobs wait for longer than they may, 1 if jobs are scheduled}. The last two are looked at by the first alone.
@@ -13,16 +13,17 @@ if new * 2 == #ARGV - 6 then -- a Redis that came back empty has forgotten us
 end
 if redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
 
-if ARGV[4] ~= '' and ARGV[4] ~= ARGV[3] then redis.call('ZREM', KEYS[2], ARGV[4]) end
-local from_us = redis.call('ZRANGEBYLEX', KEYS[2], '[' .. ARGV[3], '+', 'LIMIT', 0, 3)
-if from_us[1] ~= ARGV[3] then
+local function from_us() return redis.call('ZRANGEBYLEX', KEYS[2], '[' .. ARGV[3], '+', 'LIMIT', 0, 3) end
+local onward = from_us()
+if onward[1] ~= ARGV[3] then
+  leave_ring(KEYS[2], ARGV[4]) -- by whichever entry: we may not know of one, whose beat's answer was lost
   redis.call('ZADD', KEYS[2], 0, ARGV[3])
   redis.call('EXPIRE', KEYS[2], ARGV[6])
-  table.insert(from_us, 1, ARGV[3])
+  onward = from_us()
 end
 local start = redis.call('ZRANGE', KEYS[2], 0, 1)
 local after, seen = {}, {[ARGV[3]] = true}
-for _, entries in ipairs({from_us, start}) do -- it is a ring: after the last comes the first
+for _, entries in ipairs({onward, start}) do -- it is a ring: after the last comes the first
   for _, entry in ipairs(entries) do
     if not seen[entry] and #after < 2 then after[#after + 1] = entry end
     seen[entry] = true

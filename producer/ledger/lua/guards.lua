@@ -55,15 +55,26 @@ local function tell_waiters(waiters, job_id, ttl_s)
   redis.call('DEL', waiters)
 end
 
+-- A worker's places in the ring, whatever the connections.
+local function leave_ring(ring, worker)
+  redis.call('ZREMRANGEBYLEX', ring, '[' .. worker .. ' ', '(' .. worker .. '!')
+end
+
 -- One death more of those in whose hands the job was. Anybody can write the field: what is no number becomes one.
 local function count_death(job, dead)
   if type(redis.pcall('HINCRBY', job, 'deaths', 1)) == 'table' then redis.call('HSET', job, 'deaths', 1) end
   redis.call('HSET', job, 'lost_by', dead)
 end
 
--- Back to the front of its queue, whatever RQ believes of it by now.
-local function to_front(job, queue, failed, job_id)
-  redis.call('HSET', job, 'status', 'queued', 'worker_name', '', 'taken_by', '')
-  redis.call('ZREM', failed, job_id)
+-- From the list of who had it to the front of its queue, whatever RQ believes of it by now. In that order: a script
+-- that fails undoes nothing, and a job that is in both is better than one that is in neither.
+local function to_front(taken, queue, job_id)
   redis.call('LPUSH', queue, job_id)
+  redis.call('LREM', taken, 1, job_id)
+end
+
+-- What RQ is to believe of a job that is back in its queue.
+local function show_queued(job, failed, job_id)
+  redis.call('HSET', job, 'status', 'queued', 'worker_name', '', 'taken_by', '')
+  unless_wrong_type('ZREM', failed, job_id)
 end

@@ -1,7 +1,7 @@
 -- A worker goes in good order. What it still holds goes to others at once.
 -- KEYS  1 deadlines of the workers' beats  2 the model's ring  3 takers  4 its list of taken jobs
--- ARGV  1 name  2 name and model  3 its entry in the ring
-redis.call('ZREM', KEYS[2], ARGV[3])
+-- ARGV  1 name  2 name and model
+leave_ring(KEYS[2], ARGV[1])
 if redis.call('EXISTS', KEYS[4]) == 1 then
   redis.call('ZADD', KEYS[1], 0, ARGV[2])
 else

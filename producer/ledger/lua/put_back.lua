@@ -2,11 +2,10 @@
 -- KEYS  1 our list of taken jobs  2 RQ hash  3 queue  4 RQ's failed registry
 -- ARGV  1 job id  2 '1' if the engine died over it, else ''
 -- Returns 0 where a sweep that took us for dead has put it back already.
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+if not is_held(KEYS[1], ARGV[1]) then return 0 end
+to_front(KEYS[1], KEYS[3], ARGV[1]) -- without a hash, too: whoever takes it refuses it
 if redis.call('TYPE', KEYS[2]).ok == 'hash' then
   if ARGV[2] ~= '' then count_death(KEYS[2], '') end -- no worker's, which could come back
-  to_front(KEYS[2], KEYS[3], KEYS[4], ARGV[1])
-else
-  redis.call('LPUSH', KEYS[3], ARGV[1]) -- whoever takes it refuses it
+  show_queued(KEYS[2], KEYS[4], ARGV[1])
 end
 return 1

@@ -17,16 +17,17 @@ local function is_dead()
 end
 if not is_dead() then return false end
 
--- What RQ shows as a run of the job by the dead.
+-- What RQ shows as a run of the job by the dead. A job whose hash is gone may have come from any queue of the model.
 local function drop_runs(id, origin)
+  local origins = origin and {origin} or {ARGV[9], ARGV[9] .. '.high', ARGV[9] .. '.low'}
   for _, run in ipairs(unless_wrong_type('ZRANGE', ARGV[7] .. 'executions:' .. id, 0, -1) or {}) do
     local key = ARGV[7] .. 'execution:' .. id .. ':' .. run
     local by = fields_of(key, 'worker_name')[1] or ''
     if by == '' or by == worker then
       redis.call('DEL', key)
       redis.call('ZREM', ARGV[7] .. 'executions:' .. id, run)
-      redis.call('ZREM', ARGV[7] .. 'wip:' .. origin, id .. ':' .. run)
-      redis.call('SREM', ARGV[7] .. 'worker:' .. worker .. ':executions', id .. ':' .. run)
+      for _, each in ipairs(origins) do unless_wrong_type('ZREM', ARGV[7] .. 'wip:' .. each, id .. ':' .. run) end
+      unless_wrong_type('SREM', ARGV[7] .. 'worker:' .. worker .. ':executions', id .. ':' .. run)
     end
   end
 end
@@ -41,19 +42,19 @@ for _, id in ipairs(held or {}) do
     ended[#ended + 1] = id
   elseif over or name ~= worker then
     redis.call('LREM', KEYS[4], 1, id) -- its time is over, and nobody can be told of its end any more
+    drop_runs(id)
   else
-    redis.call('LREM', KEYS[4], 1, id)
-    local origin, status, runner, started_at = unpack(fields_of(job, 'origin', 'status', 'worker_name', 'started_at'))
+    local from, runner, started_at = unpack(fields_of(job, 'origin', 'worker_name', 'started_at'))
+    local origin = from
     if not origin or string.sub(origin, 1, #ARGV[8]) ~= ARGV[8] then origin = ARGV[9] end
+    to_front(KEYS[4], ARGV[7] .. 'queue:' .. origin, id) -- without a hash, too: whoever takes it refuses it
+    drop_runs(id, from and origin)
     if kind == 'hash' then
       -- A death counts only for the job that ran in the dead. What RQ has made of it meanwhile changes nothing.
       if runner == worker then count_death(job, worker) end
       -- Where RQ had not heard of the start: the wait for a worker was over all the same, and a deadline was met.
       if not started_at or started_at == '' then redis.call('HSET', job, 'started_at', ARGV[5]) end
-      drop_runs(id, origin)
-      to_front(job, ARGV[7] .. 'queue:' .. origin, ARGV[7] .. 'failed:' .. origin, id)
-    else
-      redis.call('LPUSH', ARGV[7] .. 'queue:' .. origin, id) -- whoever takes it refuses it
+      show_queued(job, ARGV[7] .. 'failed:' .. origin, id)
     end
     back[#back + 1] = id
   end
@@ -64,7 +65,7 @@ if not held or redis.call('EXISTS', KEYS[4]) == 0 then
   redis.call('SREM', KEYS[3], name)
   if name == worker then
     redis.call('ZREM', KEYS[1], ARGV[11])
-    redis.call('ZREMRANGEBYLEX', KEYS[2], '[' .. worker .. ' ', '(' .. worker .. '!')
+    leave_ring(KEYS[2], worker)
   end
 end
 return {back, ended}

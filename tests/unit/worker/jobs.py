@@ -37,7 +37,7 @@ def taken_job_of(client: Server, worker: GenerationWorker, **options) -> Job:
 def beat(worker: GenerationWorker, *, ttl_s: float = 1000) -> Beat:
     """As its presence does. The long TTL is so that a machine that stands still buries nobody."""
     entry = RingEntry(worker.name)
-    step = ledger.beat(KEYS, worker.settings.model_name, entry, None, worker.record(), ttl_s=ttl_s, keep_s=1000)
+    step = ledger.beat(KEYS, worker.settings.model_name, entry, worker.record(), ttl_s=ttl_s, keep_s=1000)
     return step.run(worker.connection)
 
 

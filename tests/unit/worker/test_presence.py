@@ -288,6 +288,31 @@ async def test_nobody_judges_itself(join, host):
     assert presence.overdue(ourselves) == [Dead(Member("b", "other"), "overdue")]
 
 
+async def test_a_beat_whose_answer_was_lost_is_no_death_after_another_connection(join, host, monkeypatch):
+    ring = await ring_of(join, "ab")
+    host.now += TRUSTED_AGE_S
+    link = ring["b"]._client
+
+    async def lose_the_answer(*args: object) -> None:
+        await type(link).evalsha(link, *args)
+        raise redis.ConnectionError("lost")
+
+    def connect_anew(number: int) -> None:
+        host.connected.discard(link.number)
+        link.at(host, number)
+        ring["b"].connected()
+
+    connect_anew(50)
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "evalsha", lose_the_answer)
+        with pytest.raises(redis.ConnectionError):
+            await ring["b"].beat()
+    connect_anew(51)
+    for name in "ba":
+        await ring[name].beat()
+    assert await found(host, ring["a"]) == []
+
+
 async def test_a_worker_that_leaves_is_watched_by_nobody(join):
     ring = await ring_of(join, "ab")
     await ring["b"].leave()

@@ -22,7 +22,7 @@ def workers(client):
 
 def appear(client, name, model="tiny", **record):
     fields = {**RECORD, **record}
-    beat(KEYS, model, RingEntry(name), None, fields, ttl_s=100, keep_s=1000).run(client)
+    beat(KEYS, model, RingEntry(name), fields, ttl_s=100, keep_s=1000).run(client)
 
 
 def test_the_workers_of_a_model_are_those_that_beat_for_it(client):

@@ -1,6 +1,7 @@
 """Who is alive, what the dead have left, and what waits too long."""
 
 import pytest
+import redis
 
 from producer.ledger.sweep import (
     JOBS_AT_ONCE,
@@ -37,10 +38,10 @@ DEAD = KEYS.taken("dead")
 QUEUE = KEYS.queue("tiny")
 
 
-def beat(client, worker="w1", *, before=None, client_id=0, ttl_s=100, model="tiny", **record):
+def beat(client, worker="w1", *, client_id=0, ttl_s=100, model="tiny", **record):
     entry = RingEntry(worker, "run" if client_id else "-", client_id)
     fields = {**RECORD, **record}
-    return beat_step(KEYS, model, entry, before, fields, ttl_s=ttl_s, keep_s=1000).run(client)
+    return beat_step(KEYS, model, entry, fields, ttl_s=ttl_s, keep_s=1000).run(client)
 
 
 def ring(client):
@@ -89,11 +90,17 @@ def test_a_small_ring_is_watched_once(client, others, watched):
 
 
 def test_a_worker_with_a_new_connection_has_one_place_in_the_ring(client):
-    old = RingEntry("w1", "run", 7)
-    beat(client, client_id=7)
-    beat(client, client_id=8, before=old)
-    beat(client, client_id=8, before=RingEntry("w1", "run", 8))
+    for client_id in (7, 8, 8):
+        beat(client, client_id=client_id)
     assert ring(client) == [RingEntry("w1", "run", 8)]
+
+
+def test_a_worker_that_goes_has_no_place_in_the_ring_left(client):
+    """What stood there for ever might be the first of the ring, and nobody would keep house."""
+    beat(client, "w1", client_id=7)
+    leave(KEYS, Member("w1", "tiny")).run(client)
+    assert ring(client) == []
+    assert beat(client, "w2").is_first
 
 
 def test_a_worker_whose_beat_is_over_is_seen_by_all(client):
@@ -124,14 +131,14 @@ def test_a_worker_that_goes_leaves_nothing(client):
     submit_jobs(client, "a")
     take_next(client)
     client.delete(KEYS.taken("w1"))
-    leave(KEYS, "tiny", RingEntry("w1")).run(client)
+    leave(KEYS, Member("w1", "tiny")).run(client)
     assert not client.exists(KEYS.beats, RING, KEYS.takers)
 
 
 def test_what_a_worker_that_goes_still_holds_is_free_at_once(client):
     beat(client)
     running(client, "a")
-    leave(KEYS, "tiny", RingEntry("w1")).run(client)
+    leave(KEYS, Member("w1", "tiny")).run(client)
     assert ring(client) == []
     assert beat(client, "w2").overdue == (Member("w1", "tiny"),)
     assert bury(client, "w1").back == ("a",)
@@ -265,6 +272,41 @@ def test_no_step_moves_many_jobs(client):
     assert client.smembers(KEYS.takers) == {b"dead"}
     assert len(bury(client).back) == 1
     assert not client.exists(KEYS.takers)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("priority", ["high", "normal"])
+def test_of_a_job_whose_hash_is_gone_no_run_is_shown(client, priority, ended):
+    """RQ shows it as running for ever: what stands in its registry of started jobs does not expire."""
+    queue = KEYS.queue("tiny", priority)
+    running(client, "a", "dead")
+    client.hset("rq:execution:a:1", "worker_name", "dead")
+    client.zadd("rq:executions:a", {"1": 1})
+    client.zadd(f"rq:wip:{queue}", {"a:1": "+inf"})
+    if ended:
+        finish(client, "a", worker="dead")
+    client.delete("rq:job:a")
+    bury(client)
+    assert not client.exists("rq:execution:a:1", "rq:executions:a", f"rq:wip:{queue}")
+
+
+@pytest.mark.parametrize("name", [f"rq:failed:{QUEUE}", f"rq:wip:{QUEUE}"])
+def test_no_job_is_lost_to_what_stands_in_place_of_a_registry(client, name):
+    running(client, "a", "dead")
+    client.zadd("rq:executions:a", {"1": 1})
+    client.set(name, "foreign")
+    assert bury(client).back == ("a",)
+    assert items(client, NORMAL) == ["a"]
+
+
+def test_a_job_whose_queue_is_none_stays_where_it_is_found_again(client):
+    running(client, "a", "dead")
+    client.set(NORMAL, "foreign")
+    with pytest.raises(redis.ResponseError):
+        bury(client)
+    assert items(client, DEAD) == ["a"]
+    client.delete(NORMAL)
+    assert bury(client).back == ("a",)
 
 
 # -- signs of a death

@@ -1,6 +1,7 @@
 """A worker takes jobs, shows how far it is, and lets go of them."""
 
 import pytest
+import redis
 
 from producer.ledger.take import (
     DUE_AT_ONCE,
@@ -277,6 +278,18 @@ def test_a_job_without_a_hash_is_put_back_for_whoever_refuses_it(client, foreign
     assert back(client, engine_died=True) is True
     assert items(client, NORMAL) == ["a"]
     assert client.get("rq:job:a") == (b"foreign" if foreign else None)
+
+
+def test_no_job_is_lost_to_what_stands_in_place_of_a_registry_or_of_its_queue(client):
+    running(client, "a")
+    client.set(f"rq:failed:{KEYS.queue('tiny')}", "foreign")
+    client.set(NORMAL, "foreign")
+    with pytest.raises(redis.ResponseError):
+        back(client)
+    assert items(client, MINE) == ["a"]
+    client.delete(NORMAL)
+    assert back(client) is True
+    assert (items(client, MINE), items(client, NORMAL)) == ([], ["a"])
 
 
 def test_a_job_is_put_down(client):
