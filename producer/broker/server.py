@@ -6,6 +6,7 @@ from typing import Any
 import redis
 
 from ..contract import BrokerUnavailable
+from .connections import address
 
 NEEDED = ("LMOVE", "BLMOVE", "LPOS", "XADD", "XREAD", "XTRIM", "HSTRLEN", "EVALSHA", "ZRANGEBYLEX", "PUBLISH")
 """Commands that not every server has: LMOVE and BLMOVE came with Redis 6.2."""
@@ -29,7 +30,9 @@ def inspect_server(client: redis.Redis) -> ServerReport:
     version = _version(info)
     missing = _missing_commands(client)
     if missing:
-        raise BrokerUnavailable(f"Redis cannot be used: {version} has no {', '.join(missing)}; it takes {MINIMUM}")
+        raise BrokerUnavailable(
+            f"Redis at {address(client)} cannot be used: {version} has no {', '.join(missing)}; it takes {MINIMUM}"
+        )
     return ServerReport(version, tuple(_warnings(info)))
 
 
