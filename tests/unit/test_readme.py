@@ -12,7 +12,7 @@ from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-FOLDERS = ("producer", "producer/contract", "producer/ledger", "worker")
+FOLDERS = ("producer", "producer/contract", "producer/ledger", "worker", "tests/benchmarks")
 UNITS = {"GiB": 2**30, "MiB": 2**20, "days": 86_400}
 
 
