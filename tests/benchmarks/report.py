@@ -23,7 +23,8 @@ def main() -> None:
     """Draw both."""
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("engine-*.json"))]
     PICTURE.write_text(picture(runs))
-    parts = [BEGIN, f"![Tokens per second by engine]({PICTURE.relative_to(README.parent)})", *map(table, runs), END]
+    link = f"![Tokens per second by engine]({PICTURE.relative_to(README.parent)})"
+    parts = [BEGIN, link, *map(table, runs), END]
     text = README.read_text()
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     README.write_text(pattern.sub(lambda _: "\n\n".join(parts), text))
