@@ -28,7 +28,7 @@ def begin(worker: GenerationWorker, client: redis.Redis, **options: object):
     taken = worker.take()
     assert isinstance(taken, Taken)
     job = worker.read(taken)
-    return job, worker.begin(job)
+    return job, worker.begin(job, "digest of the request")
 
 
 def test_a_success_is_registered_once(worker, redis_client):

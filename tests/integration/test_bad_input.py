@@ -414,7 +414,7 @@ def test_retry_intervals_that_are_no_seconds(client, outcome_of, intervals):
 # -- ids
 
 
-@pytest.mark.parametrize("job_id", ["a:b", "a b", "a}b{", "päivä", "a\nb", "*", "x" * 200])
+@pytest.mark.parametrize("job_id", ["a:b", "a b", "a}b{", "a\nb", "*"])
 @pytest.mark.parametrize("with_hash", [True, False])
 def test_a_job_id_that_is_none(client, outcome_of, job_id, with_hash):
     client.delete(f"gen:{{{job_id}}}:events", f"gen:{{{job_id}}}:result", f"rq:job:{job_id}")
@@ -439,7 +439,7 @@ def test_a_job_id_that_names_another_key_of_rq_leaves_that_alone(client, outcome
 
 
 def test_a_job_id_that_is_no_text_is_dropped(client, producer, serving):
-    client.rpush(QUEUE_KEY, b"\xff\xfe", b"")
+    client.rpush(QUEUE_KEY, b"\xff\xfe", b"", "päivä", "x" * 200)
     assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=100).status == "finished"
     assert client.llen(QUEUE_KEY) == 0
     wait_for(lambda: not client.exists(f"gen:{{taken:{serving.name}}}"), "all to be put down")

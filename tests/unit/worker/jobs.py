@@ -15,6 +15,7 @@ from .server import Server
 
 HIGH, NORMAL, LOW = "generate.tiny.high", "generate.tiny", "generate.tiny.low"
 KEYS = Keys()
+DIGEST = "digest of the request"
 
 
 def enqueue(client: Server, queue: str = NORMAL, **options) -> Job:

@@ -9,7 +9,7 @@ import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.ledger.sweep import Beat, Member, RingEntry
-from worker.presence import CONFIRM_S, TRUSTED_AGE_S, Dead, Presence, watch
+from worker.presence import CONFIRM_S, TRUSTED_AGE_S, Dead, Presence, Watch
 
 from .jobs import KEYS
 
@@ -298,6 +298,12 @@ async def test_a_worker_that_leaves_is_watched_by_nobody(join):
 # -- the watch
 
 
+async def for_ever(rounds: Watch) -> None:
+    """As its side task does."""
+    while True:
+        await rounds.step()
+
+
 async def test_a_watch_beats_at_once_and_tells_of_the_dead(join, host):
     ring = await ring_of(join, "ab")
     host.now += TRUSTED_AGE_S
@@ -311,7 +317,8 @@ async def test_a_watch_beats_at_once_and_tells_of_the_dead(join, host):
     async def on_beat(seen: Beat) -> None:
         beats.append(seen)
 
-    task = asyncio.create_task(watch(ring["a"], beat_interval_s=1000, on_beat=on_beat, on_dead=dead.put))
+    rounds = Watch(ring["a"], beat_interval_s=1000, on_beat=on_beat, on_dead=dead.put)
+    task = asyncio.create_task(for_ever(rounds))
     async with asyncio.timeout(30):
         found_dead = await dead.get()
     task.cancel()
@@ -322,7 +329,8 @@ async def test_a_watch_beats_at_once_and_tells_of_the_dead(join, host):
 async def test_a_watch_beats_again_at_once_when_another_connection_stands_for_the_worker(join, host):
     presence = join("a")
     beats: asyncio.Queue[Beat] = asyncio.Queue()
-    task = asyncio.create_task(watch(presence, beat_interval_s=1000, on_beat=beats.put, on_dead=beats.put))
+    rounds = Watch(presence, beat_interval_s=1000, on_beat=beats.put, on_dead=beats.put)
+    task = asyncio.create_task(for_ever(rounds))
     async with asyncio.timeout(30):
         await beats.get()
         presence._client.at(host, 77)
@@ -332,8 +340,8 @@ async def test_a_watch_beats_again_at_once_when_another_connection_stands_for_th
     assert await presence._client.zrange(KEYS.ring("tiny"), 0, -1) == [b"a run-1 77"]
 
 
-async def test_a_watch_ends_when_redis_fails(join, fake_server):
+async def test_a_round_fails_when_redis_does(join, fake_server):
     presence = join("a")
     fake_server.connected = False
     with pytest.raises(redis.ConnectionError):
-        await watch(presence, beat_interval_s=1000, on_beat=None, on_dead=None)
+        await Watch(presence, beat_interval_s=1000, on_beat=None, on_dead=None).step()

@@ -5,6 +5,8 @@ import pytest
 from producer.ledger.take import (
     DUE_AT_ONCE,
     Dropped,
+    Run,
+    begin,
     come_back,
     put_back,
     put_down,
@@ -174,6 +176,58 @@ def test_a_job_is_read_by_its_size_first(client):
     assert read_job("none", max_bytes=99).run(client) is None
     client.set("rq:job:foreign", "x")
     assert read_job("foreign", max_bytes=99).run(client) is None
+
+
+# -- the start of a run
+
+
+def start(client, worker="w1"):
+    run = Run("run", {"worker_name": worker}, {"status": "started", "worker_name": worker}, 600, 4e9)
+    return begin(KEYS, worker, "a", KEYS.queue("tiny"), run).run(client)
+
+
+RUN_KEYS = ("rq:execution:a:run", "rq:executions:a", "rq:wip:generate.tiny", "rq:worker:w1:executions")
+
+
+def test_a_job_that_is_ours_is_shown_as_running_for_ever(client):
+    taken(client, "a")
+    assert start(client) is True
+    assert (field(client, "a", "status"), field(client, "a", "worker_name")) == ("started", "w1")
+    assert client.ttl("rq:job:a") == -1
+    assert client.zscore("rq:wip:generate.tiny", "a:run") == float("inf")
+    assert client.smembers("rq:worker:w1:executions") == {b"a:run"}
+    assert client.zrange("rq:executions:a", 0, -1) == [b"run"]
+    assert client.hget("rq:worker:w1", "state") == b"busy"
+    for key in ("rq:execution:a:run", "rq:executions:a", "rq:worker:w1:executions"):
+        assert 590 < client.ttl(key) <= 600
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"status": "queued"}, {"status": "started", "worker_name": "w2"}],
+    ids=["back in its queue", "with another"],
+)
+def test_a_job_that_was_moved_on_is_not_shown_as_running(client, fields):
+    running(client, "a")
+    client.delete(MINE)
+    client.hset("rq:job:a", mapping=fields)
+    before = state(client)
+    assert start(client) is False
+    assert state(client) == before
+
+
+def test_a_redis_that_came_back_empty_shows_the_run_and_makes_no_job(client):
+    assert start(client) is True
+    assert not client.exists("rq:job:a")
+
+
+@pytest.mark.parametrize("foreign", RUN_KEYS)
+def test_a_foreign_key_in_place_of_one_of_rqs_keeps_no_job_from_its_start(client, foreign):
+    taken(client, "a")
+    client.set(foreign, "foreign")
+    assert start(client) is True
+    assert field(client, "a", "status") == "started"
+    assert client.exists(*RUN_KEYS) == len(RUN_KEYS)
 
 
 # -- letting go

@@ -24,6 +24,7 @@ from worker.errors import BookkeepingFailed
 from worker.queue.rq_worker import GenerationWorker
 
 from ..jobs import (
+    DIGEST,
     KEYS,
     NORMAL,
     beat,
@@ -43,7 +44,7 @@ from ..server import Server
 
 
 def test_begin_shows_the_job_as_running_here(client, worker, job):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     seen = Job.fetch(job.id, client, "json")
     assert (seen.get_status(), seen.worker_name) == (JobStatus.STARTED, worker.name)
     assert registered(StartedJobRegistry, client) == [job.id]
@@ -55,8 +56,8 @@ def test_begin_shows_the_job_as_running_here(client, worker, job):
 
 
 def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, job):
-    first = worker.begin(job)
-    second = worker.begin(job)
+    first = worker.begin(job, DIGEST)
+    second = worker.begin(job, DIGEST)
     assert [each.id for each in Job.fetch(job.id, client, "json").get_executions()] == [second.id]
     assert client.zrange(f"rq:wip:{NORMAL}", 0, -1) == [f"{job.id}:{second.id}".encode()]
     assert not client.exists(first.key)
@@ -65,7 +66,7 @@ def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, jo
 
 def test_begin_writes_nothing_for_a_job_that_a_sweep_has_moved_on(client, worker, job):
     client.delete(KEYS.taken(worker.name))
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     assert registered(StartedJobRegistry, client) == []
     assert not client.exists(execution.key)
     assert client.hget(job.key, "status") == b"queued"
@@ -82,7 +83,7 @@ def assert_nothing_runs(client: Server, worker: GenerationWorker, job: Job, exec
 
 
 def test_success(client, worker, job):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     worker.succeed(job, execution, result(job, timings=Timings(queued_ms=1.5)))
     seen = Job.fetch(job.id, client, "json")
     assert seen.get_status() == JobStatus.FINISHED
@@ -96,7 +97,7 @@ def test_success(client, worker, job):
 def test_a_result_is_kept_as_asked_within_bounds(client, start, asked, kept):
     worker = start(result_ttl_s=1000)
     job = taken_job_of(client, worker, result_ttl=asked)
-    worker.succeed(job, worker.begin(job), result(job))
+    worker.succeed(job, worker.begin(job, DIGEST), result(job))
     assert kept - 5 < client.ttl(job.key) <= kept
 
 
@@ -104,20 +105,20 @@ def test_a_result_is_kept_as_asked_within_bounds(client, start, asked, kept):
 def test_a_failure_is_kept_as_asked_within_bounds(client, start, asked, kept):
     worker = start(result_ttl_s=1000)
     job = taken_job_of(client, worker, failure_ttl=asked)
-    worker.fail(job, worker.begin(job), JobTimeout("too slow"))
+    worker.fail(job, worker.begin(job, DIGEST), JobTimeout("too slow"))
     assert kept - 5 < client.ttl(job.key) <= kept
 
 
 @pytest.mark.parametrize("ends", ["succeed", "fail"])
 def test_a_job_that_is_to_be_forgotten_at_once_is(client, worker, ends):
     job = taken_job_of(client, worker, result_ttl=0, failure_ttl=0)
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     worker.succeed(job, execution, result(job)) if ends == "succeed" else worker.fail(job, execution, JobTimeout())
     assert not client.exists(job.key)
 
 
 def test_failure(client, worker, job):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     worker.fail(job, execution, JobTimeout("too slow"))
     seen = Job.fetch(job.id, client, "json")
     assert seen.get_status() == JobStatus.FAILED
@@ -128,7 +129,7 @@ def test_failure(client, worker, job):
 
 def test_a_job_that_rqs_upkeep_gave_up_and_that_finishes_leaves_the_registry_of_failures(client, worker, job):
     """That of an earlier version, say, in which a running job stood with a time."""
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     client.hset(job.key, "status", "failed")
     client.zadd(f"rq:failed:{NORMAL}", {job.id: 2e9})
     worker.succeed(job, execution, result(job))
@@ -164,7 +165,7 @@ def test_a_refusal_is_registered_once_also_for_a_job_that_waits_in_its_queue(cli
 
 
 def test_stopped(client, worker, job):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     worker.stopped(job, execution)
     assert Job.fetch(job.id, client, "json").get_status() == JobStatus.STOPPED
     assert_nothing_runs(client, worker, job, execution)
@@ -173,18 +174,18 @@ def test_stopped(client, worker, job):
 def test_the_job_after_a_stopped_one_fails_as_itself(client, worker, job):
     """RQ keeps the id of the job that a command has asked it to stop."""
     worker._stopped_job_id = job.id
-    worker.fail(job, worker.begin(job), JobTimeout())
+    worker.fail(job, worker.begin(job, DIGEST), JobTimeout())
     assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
 
 
 def test_a_failure_that_may_pass_is_retried_and_one_that_will_not_is_not(client, worker):
     job = taken_job_of(client, worker, retry=Retry(2))
-    worker.fail(job, worker.begin(job), JobTimeout())
+    worker.fail(job, worker.begin(job, DIGEST), JobTimeout())
     worker.put_down(job.id)
     assert in_queue(client) == [job.id]
     assert Job.fetch(job.id, client, "json").retries_left == 1
     job = taken_job(worker)
-    worker.fail(job, worker.begin(job), InvalidRequest("no"))
+    worker.fail(job, worker.begin(job, DIGEST), InvalidRequest("no"))
     assert in_queue(client) == []
     assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
 
@@ -194,7 +195,7 @@ def test_a_failure_that_may_pass_is_retried_and_one_that_will_not_is_not(client,
 
 def test_put_back_goes_to_the_front(client, worker, job):
     later = enqueue(client)
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     worker.put_back(job, execution)
     assert in_queue(client) == [job.id, later.id]
     assert in_list(client, worker) == []
@@ -204,13 +205,13 @@ def test_put_back_goes_to_the_front(client, worker, job):
 
 def test_a_job_over_which_the_engine_died_goes_back_with_one_death_more(client, worker, job):
     client.hset(job.key, "deaths", 1)
-    worker.put_back_after_death(job, worker.begin(job))
+    worker.put_back_after_death(job, worker.begin(job, DIGEST))
     assert in_queue(client) == [job.id]
     assert client.hget(job.key, "deaths") == b"2"
 
 
 def test_a_death_is_counted_once_though_its_answer_was_lost(client, worker, job):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     worker.put_back_after_death(job, execution)
     worker.put_back_after_death(job, execution)
     assert in_queue(client) == [job.id]
@@ -219,14 +220,14 @@ def test_a_death_is_counted_once_though_its_answer_was_lost(client, worker, job)
 
 def test_deaths_that_are_no_number_do_not_keep_a_job_from_its_queue(client, worker, job):
     client.hset(job.key, "deaths", "many")
-    worker.put_back_after_death(job, worker.begin(job))
+    worker.put_back_after_death(job, worker.begin(job, DIGEST))
     assert in_queue(client) == [job.id]
     assert client.hget(job.key, "deaths") == b"1"
 
 
 @pytest.mark.parametrize("foreign", [True, False])
 def test_put_back_of_a_job_without_a_hash_leaves_it_to_whoever_refuses_it(client, worker, job, foreign):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     client.delete(job.key)
     if foreign:
         client.set(job.key, "foreign")
@@ -236,7 +237,7 @@ def test_put_back_of_a_job_without_a_hash_leaves_it_to_whoever_refuses_it(client
 
 
 def test_put_back_of_a_job_that_a_sweep_has_put_back_already_does_not_double_it(client, worker, job):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     client.lrem(KEYS.taken(worker.name), 1, job.id)
     client.lpush(f"rq:queue:{NORMAL}", job.id)
     worker.put_back(job, execution)
@@ -244,10 +245,10 @@ def test_put_back_of_a_job_that_a_sweep_has_put_back_already_does_not_double_it(
 
 
 def test_forget_leaves_the_other_workers_record_alone(client, worker, start, job):
-    ours = worker.begin(job)
+    ours = worker.begin(job, DIGEST)
     heir = start()
     client.rename(KEYS.taken(worker.name), KEYS.taken(heir.name))
-    theirs = heir.begin(job)
+    theirs = heir.begin(job, DIGEST)
     worker.forget(ours)
     assert worker.get_current_job_id() is None
     assert not client.exists(ours.key)
@@ -256,7 +257,7 @@ def test_forget_leaves_the_other_workers_record_alone(client, worker, start, job
 
 
 def test_a_job_is_lost_once_a_sweep_has_moved_it_and_not_when_redis_has_lost_everything(client, worker, job):
-    worker.begin(job)
+    worker.begin(job, DIGEST)
     assert not worker.has_lost(job.id)
     client.lrem(KEYS.taken(worker.name), 1, job.id)
     client.hset(job.key, mapping={"status": "queued", "worker_name": ""})
@@ -297,7 +298,7 @@ def amid(monkeypatch):
 
 @pytest.mark.parametrize("end", ["success", "failure", "stopped"])
 def test_the_workers_own_beat_breaks_no_transaction(client, worker, job, amid, end):
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     conflicts = amid(lambda: beat(worker))
     ENDS[end](worker, job, execution)
     assert conflicts == []
@@ -307,7 +308,7 @@ def test_the_workers_own_beat_breaks_no_transaction(client, worker, job, amid, e
 @pytest.mark.parametrize("end", ["success", "failure", "stopped"])
 def test_progress_breaks_no_transaction_that_registers_an_end(client, worker, job, amid, end):
     """It is written on another task, at any time."""
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     conflicts = amid(lambda: worker.save_progress(job, {"phase": "decode", "tokens": 1}))
     ENDS[end](worker, job, execution)
     assert conflicts == []
@@ -317,7 +318,7 @@ def test_progress_breaks_no_transaction_that_registers_an_end(client, worker, jo
 @pytest.mark.parametrize("end", ["success", "failure", "stopped"])
 def test_the_meta_of_a_job_that_has_ended_says_how(client, worker, end):
     job = taken_job_of(client, worker, meta={"mine": 1})
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     worker.save_progress(job, {"phase": "decode", "tokens": 1, "tokens_per_second": None})
     worker.note_end(job, result(job, usage=Usage(prompt_tokens=1, completion_tokens=2)))
     ENDS[end](worker, job, execution)
@@ -335,7 +336,7 @@ def test_the_meta_of_a_job_that_has_ended_says_how(client, worker, end):
 def test_a_worker_that_comes_back_takes_its_death_back_and_no_other(client, worker, start):
     job = taken_job_of(client, worker)
     client.hset(job.key, "deaths", 1)
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     die(client, worker)
     bury(start("other"), worker)
     assert client.hget(job.key, "deaths") == b"2"
@@ -350,7 +351,7 @@ def test_a_worker_that_comes_back_takes_its_death_back_and_no_other(client, work
 def test_a_failure_that_redis_did_not_take_is_said_and_can_be_said_again(client, worker, fake_server):
     """RQ logs the error and goes on, as if the failure stood in Redis."""
     job = taken_job_of(client, worker, retry=Retry(1))
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     fake_server.connected = False
     with pytest.raises(redis.ConnectionError):
         worker.fail(job, execution, JobTimeout())
@@ -361,10 +362,30 @@ def test_a_failure_that_redis_did_not_take_is_said_and_can_be_said_again(client,
     assert_nothing_runs(client, worker, job, execution)
 
 
+@pytest.mark.parametrize("interval", [0, 60])
+def test_a_retry_that_redis_did_not_take_at_first_is_one_retry(client, worker, monkeypatch, interval):
+    """RQ counts it before its transaction, and logs that this has failed."""
+    job = taken_job_of(client, worker, retry=Retry(2, interval=interval))
+    execution = worker.begin(job, DIGEST)
+    execute, refused = Pipeline._execute_transaction, []
+
+    def refuse(*args):
+        if not refused:
+            refused.append(True)
+            raise redis.ConnectionError("Connection closed by server.")
+        return execute(*args)
+
+    monkeypatch.setattr(Pipeline, "_execute_transaction", refuse)
+    worker.fail(job, execution, JobTimeout())
+    assert refused
+    assert Job.fetch(job.id, client, "json").retries_left == 1
+    assert in_queue(client) + registered(ScheduledJobRegistry, client) == [job.id]
+
+
 @pytest.mark.parametrize("key", ["rq:results:{}", "rq:executions:{}"])
 def test_a_failure_is_noted_but_for_a_key_of_somebody_elses_making(client, worker, job, key):
     """Redis runs the other commands of a transaction all the same."""
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     client.set(key.format(job.id), "foreign")
     worker.fail(job, execution, JobTimeout())
     assert client.hget(job.key, "status") == b"failed"
@@ -375,7 +396,7 @@ def test_a_failure_is_noted_but_for_a_key_of_somebody_elses_making(client, worke
 
 def test_a_failure_that_redis_never_takes_is_given_up(client, worker, job, monkeypatch):
     """As with an ACL that forbids one of RQ's commands: Redis then refuses the whole transaction."""
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     execute = Pipeline._execute_transaction
 
     def forbidden(pipeline, connection, commands, raise_on_error):
@@ -394,7 +415,7 @@ def test_a_failure_that_redis_never_takes_is_given_up(client, worker, job, monke
 
 def test_a_job_whose_start_rq_cannot_note_runs(client, worker, job):
     client.set(f"rq:executions:{job.id}", "foreign")
-    assert worker.begin(job).job_id == job.id
+    assert worker.begin(job, DIGEST).job_id == job.id
     assert client.hget(job.key, "status") == b"started"
 
 
@@ -450,7 +471,7 @@ def test_a_callback_that_is_allowed_is_called_once(worker, job, kind):
 
 
 def _end(worker: GenerationWorker, job: Job, kind: str) -> None:
-    ENDS[kind](worker, job, worker.begin(job))
+    ENDS[kind](worker, job, worker.begin(job, DIGEST))
 
 
 @pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
@@ -458,7 +479,7 @@ def test_a_callback_is_called_once_though_redis_has_to_be_told_twice(client, wor
     called.clear()
     setattr(job, f"_{kind}_callback", note)
     setattr(job, f"_{kind}_callback_name", "note")
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     fake_server.connected = False
     with pytest.raises(redis.ConnectionError):
         ENDS[kind](worker, job, execution)
@@ -474,7 +495,7 @@ def test_a_callback_is_called_for_each_failure(client, worker):
     for _ in range(2):
         job = taken_job(worker)
         job._failure_callback, job._failure_callback_name = note, "note"
-        worker.fail(job, worker.begin(job), JobTimeout())
+        worker.fail(job, worker.begin(job, DIGEST), JobTimeout())
     assert [called_for for called_for, *_ in called] == [job_id, job_id]
 
 
@@ -521,7 +542,7 @@ class Heir:
         die(self.client, self._dead)
         bury(self._heir, self._dead)
         job = taken_job(self._heir)
-        execution = self._heir.begin(job)
+        execution = self._heir.begin(job, DIGEST)
         if self._finishes:
             self._heir.succeed(job, execution, result(job))
         self.left = self.traces()
@@ -554,7 +575,7 @@ def test_an_end_is_not_registered_for_a_job_that_was_taken_over_at_the_last_mome
 ):
     """A stall of more than one time to live, exactly between our look at the job and RQ's write."""
     job = taken_job_of(heir.client, worker, retry=retry)
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     last_moment(heir.take_over)
     ENDS[end](worker, job, execution)
     assert heir.left
@@ -563,18 +584,17 @@ def test_an_end_is_not_registered_for_a_job_that_was_taken_over_at_the_last_mome
     assert heir.deaths(job) == 0 or end == "let expire"
 
 
-def test_a_start_is_not_registered_for_a_job_that_was_taken_over_at_the_last_moment(
-    worker, heir, job, last_moment
-):
-    last_moment(heir.take_over)
-    worker.begin(job)
+def test_a_start_is_not_registered_for_a_job_that_was_taken_over_before(worker, heir, job):
+    heir.take_over()
     assert heir.left
+    worker.begin(job, DIGEST)
     assert heir.traces() == heir.left
+    assert worker.executions == {}
 
 
 def test_a_change_that_is_no_takeover_does_not_keep_an_end_from_being_registered(client, worker, job, last_moment):
     """As the heartbeat does, and the taking of the next job."""
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     last_moment(lambda: client.expire(KEYS.taken(worker.name), 500))
     worker.fail(job, execution, JobTimeout())
     assert client.hget(job.key, "status") == b"failed"
@@ -586,7 +606,7 @@ def test_a_change_that_is_no_takeover_does_not_keep_an_end_from_being_registered
 def test_deaths_before_an_end_do_not_count_for_a_job_that_is_run_again(client, worker, end, retry):
     job = taken_job_of(client, worker, retry=retry)
     client.hset(job.key, "deaths", 2)
-    ENDS[end](worker, job, worker.begin(job))
+    ENDS[end](worker, job, worker.begin(job, DIGEST))
     assert client.exists(job.key)
     assert not client.hexists(job.key, "deaths")
 
@@ -595,7 +615,7 @@ def test_deaths_before_an_end_do_not_count_for_a_job_that_is_run_again(client, w
 @pytest.mark.parametrize("end", ["success", "failure", "stopped"])
 def test_an_end_whose_answer_was_lost_is_registered_once(client, worker, monkeypatch, end, retry):
     job = taken_job_of(client, worker, retry=retry)
-    execution = worker.begin(job)
+    execution = worker.begin(job, DIGEST)
     execute, lost = Pipeline._execute_transaction, []
 
     def lose_answer(*args):
@@ -624,6 +644,6 @@ def test_a_job_that_depends_on_another_is_enqueued_with_the_end_of_that(client, 
     second = enqueue(client, depends_on=first)
     job = taken_job(worker)
     assert (job.id, in_queue(client)) == (first.id, [])
-    worker.succeed(job, worker.begin(job), result(job))
+    worker.succeed(job, worker.begin(job, DIGEST), result(job))
     assert in_queue(client) == [second.id]
     assert taken_job(worker).id == second.id

@@ -23,6 +23,7 @@ from worker.queue.rq_worker import GenerationWorker
 from worker.settings import WorkerSettings
 
 from ..jobs import (
+    DIGEST,
     HIGH,
     KEYS,
     LOW,
@@ -107,7 +108,7 @@ def test_a_state_is_written_once(client, worker):
 
 @pytest.mark.parametrize("data", [b"\xff", b"{", b"[]", b"7", b'{"command": ["x"]}', b'{"command": "stop-job"}'])
 def test_a_message_that_is_no_command_is_survived_and_the_next_one_heard(client, worker, job, data):
-    worker.begin(job)
+    worker.begin(job, DIGEST)
     worker.handle_payload({"data": data})
     assert not client.exists(KEYS.cancel(job.id))
     stop(worker, job.id)
@@ -119,7 +120,7 @@ def test_rqs_stop_command_reaches_the_running_generation(client, fake_server):
     options = WorkerSettings(model_name="tiny")
     worker = GenerationWorker(options, Server(server=fake_server), on_stop=lambda: stopped.append(True))
     job = enqueue(client)
-    execution = worker.begin(taken_job(worker))
+    execution = worker.begin(taken_job(worker), DIGEST)
     stop(worker, "another")
     assert not stopped
     stop(worker, job.id)
@@ -139,12 +140,12 @@ def stop(worker: GenerationWorker, job_id: str) -> None:
 def test_a_stop_command_stops_the_job_that_it_names_and_no_other(client, worker):
     """A job runs while RQ hears of the end of the one before, which counts as running for RQ until then."""
     ended = taken_job_of(client, worker)
-    worker.begin(ended)
+    worker.begin(ended, DIGEST)
     client.set(KEYS.result(ended.id), result(ended).model_dump_json())
     stop(worker, ended.id)  # too late, and the next job may have begun without RQ's knowing
     enqueue(client)
     running = taken_job(worker)
-    worker.begin(running)
+    worker.begin(running, DIGEST)
     stop(worker, ended.id)
     assert client.keys("*:cancel") == []
     stop(worker, running.id)
@@ -282,7 +283,7 @@ def test_a_trouble_of_redis_is_no_fault_of_the_job(worker, fake_server):
 
 def test_a_retry_with_an_interval_waits_in_the_schedule_until_its_time(client, worker):
     job = taken_job_of(client, worker, retry=Retry(1, interval=60))
-    worker.fail(job, worker.begin(job), JobTimeout())
+    worker.fail(job, worker.begin(job, DIGEST), JobTimeout())
     assert registered(ScheduledJobRegistry, client) == [job.id]
     assert schedule_due(worker) == 0
     assert in_queue(client) == []
@@ -306,7 +307,7 @@ def schedule_due(worker: GenerationWorker) -> int:
 
 
 def test_maintenance_drops_what_has_expired_and_leaves_running_jobs(client, worker, job):
-    worker.begin(job)
+    worker.begin(job, DIGEST)
     client.zadd(f"rq:failed:{NORMAL}", {"old": 1})
     client.zadd(f"rq:wip:{NORMAL}", {f"{job.id}:x": 1})
     worker.maintain()

@@ -15,7 +15,7 @@ from worker.queue import sweeping
 from worker.queue.rq_worker import GenerationWorker
 from worker.queue.sweeping import Sweeper
 
-from ..jobs import KEYS, NORMAL, bury, die, enqueue, in_list, in_queue, member_of, taken_job
+from ..jobs import DIGEST, KEYS, NORMAL, bury, die, enqueue, in_list, in_queue, member_of, taken_job
 from ..server import Server
 
 
@@ -52,7 +52,7 @@ def test_a_job_that_was_popped_and_not_started_goes_to_the_front(client, worker,
 
 def test_a_running_job_goes_to_the_front_and_nothing_runs_it(client, worker, dead):
     job = enqueue(client)
-    execution = dead.begin(taken_job(dead))
+    execution = dead.begin(taken_job(dead), DIGEST)
     die(client, dead)
     bury(worker, dead)
     seen = Job.fetch(job.id, client, "json")
@@ -86,7 +86,7 @@ def test_each_death_over_a_running_job_counts(client, worker, start):
     job = enqueue(client)
     for _ in range(3):
         victim = start("dead")
-        victim.begin(taken_job(victim))
+        victim.begin(taken_job(victim), DIGEST)
         die(client, victim)
         bury(worker, victim)
     assert client.hget(job.key, "deaths") == b"3"
@@ -95,7 +95,7 @@ def test_each_death_over_a_running_job_counts(client, worker, start):
 def test_a_live_worker_keeps_its_jobs(client, worker, start):
     busy = start("busy")
     job = enqueue(client)
-    execution = busy.begin(taken_job(busy))
+    execution = busy.begin(taken_job(busy), DIGEST)
     bury(worker, busy)
     assert in_queue(client) == []
     assert client.exists(execution.key)
@@ -115,7 +115,7 @@ def test_a_worker_of_an_earlier_version_is_dead_once_its_record_has_expired(clie
     busy, earlier = start("busy"), start("earlier")
     jobs = [enqueue(client) for _ in range(2)]
     for each in (busy, earlier):
-        each.begin(taken_job(each))
+        each.begin(taken_job(each), DIGEST)
     client.zrem(KEYS.beats, str(member_of(earlier)))
     sweeper = Sweeper(worker)
     assert sweeper.dead_of_earlier_versions() == []
@@ -150,7 +150,7 @@ def test_an_end_of_which_rq_has_not_heard_is_registered(client, worker, dead, st
     """Died between the terminal event and RQ's bookkeeping; or even before RQ had heard of the start."""
     job = take_of(client, dead)
     if begun:
-        dead.begin(job)
+        dead.begin(job, DIGEST)
     result = write_result(client, job.id, status)
     die(client, dead)
     bury(worker, dead)
@@ -170,15 +170,18 @@ def take_of(client: Server, worker: GenerationWorker, **options) -> Job:
     return taken_job(worker)
 
 
-@pytest.mark.parametrize("status", ["finished", "failed"])
+@pytest.mark.parametrize("status", IN_RQ)
 def test_an_end_that_was_registered_and_not_put_down_is_left_alone(client, worker, dead, status):
     job = take_of(client, dead)
-    execution = dead.begin(job)
+    execution = dead.begin(job, DIGEST)
     result = write_result(client, job.id, status)
     if status == "finished":
         dead.succeed(job, execution, result)
-    else:
+    elif status == "failed":
         dead.fail(job, execution, JobTimeout())
+    else:
+        dead.stopped(job, execution)
+    client.rpush(KEYS.taken(dead.name), job.id)
     before = client.hgetall(job.key)
     die(client, dead)
     bury(worker, dead)
@@ -193,7 +196,7 @@ def test_a_job_that_has_ended_for_rq_alone_goes_back_to_its_queue(client, worker
     """RQ's upkeep of its registries has given it up, say. Without an end of ours, a subscriber waits for one."""
     job = take_of(client, dead)
     if begun:
-        dead.begin(job)
+        dead.begin(job, DIGEST)
     client.hset(job.key, "status", status)
     client.zadd(f"rq:failed:{NORMAL}", {job.id: 2e9})
     die(client, dead)
@@ -207,7 +210,7 @@ def test_a_job_that_has_ended_for_rq_alone_goes_back_to_its_queue(client, worker
 def test_no_upkeep_of_rqs_gives_up_a_job_that_runs(client, worker, dead):
     """Of `rq info`, of an exporter or of a host whose clock is ahead."""
     job = take_of(client, dead)
-    dead.begin(job)
+    dead.begin(job, DIGEST)
     StartedJobRegistry(NORMAL, client, serializer="json").cleanup(timestamp=4e9)
     assert client.hget(job.key, "status") == b"started"
     die(client, dead)
@@ -316,7 +319,7 @@ def test_a_job_with_a_foreign_key_does_not_hold_up_the_others(client, worker, de
 def test_a_retry_that_rq_has_not_heard_of_is_made_up_for(client, worker, dead):
     """The attempt timed out and left no terminal event: the job is as good as running."""
     job = take_of(client, dead, retry=Retry(2))
-    dead.begin(job)
+    dead.begin(job, DIGEST)
     die(client, dead)
     bury(worker, dead)
     assert in_queue(client) == [job.id]
@@ -328,7 +331,7 @@ def test_two_sweepers_at_once_move_or_settle_a_job_once(client, start, dead, end
     known = []
     for _ in range(10):
         job = take_of(client, dead)
-        dead.begin(job)
+        dead.begin(job, DIGEST)
         known.append(job.id)
     for job_id in known if ended else ():
         write_result(client, job_id)
@@ -448,7 +451,7 @@ def test_a_result_that_has_come_since_the_look_is_not_deleted(client, worker, de
 def test_a_job_whose_retry_rq_has_noted_is_not_put_back_once_more(client, worker, dead):
     """Its worker died before it had put the job down: the retry and the putting down are one step."""
     job = take_of(client, dead, retry=Retry(2))
-    dead.fail(job, dead.begin(job), JobTimeout())
+    dead.fail(job, dead.begin(job, DIGEST), JobTimeout())
     die(client, dead)
     bury(worker, dead)
     assert in_queue(client) == [job.id]
@@ -487,7 +490,7 @@ def test_a_job_that_was_taken_in_time_does_not_expire_when_its_worker_dies(clien
     client.hset(enqueued.key, "expires_at_ms", 1)
     job = taken_job(dead)
     if begun:
-        dead.begin(job)
+        dead.begin(job, DIGEST)
     die(client, dead)
     bury(worker, dead)
     client.zadd(KEYS.deadlines("tiny"), {job.id: 1})

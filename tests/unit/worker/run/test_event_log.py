@@ -169,8 +169,9 @@ async def test_two_workers_cannot_claim_the_same_attempt(client):
     one.start(started(1, "one"))
     other.start(started(1, "other"))
     await write(one)
-    with pytest.raises(Fenced):
+    with pytest.raises(Fenced) as refused:
         await write(other)
+    assert not isinstance(refused.value, Moved), "it would claim the job again, and both would run it"
     assert [streamed.event.data.worker for streamed in await history(client)] == ["one"]
 
 

@@ -1,0 +1,42 @@
+"""Whoever waits for a job's end is told of it, or finds it there."""
+
+from producer.ledger.stream import last_id
+from producer.ledger.waiting import await_end
+
+from .steps import KEYS, append, entry, finish, running
+
+WAKE = KEYS.wake("1")
+
+
+def wait(client):
+    return await_end(KEYS, "a", WAKE, ttl_s=300).run(client)
+
+
+def test_who_waits_for_a_job_is_told_of_its_end(client):
+    running(client, "a")
+    assert wait(client) is None
+    assert client.smembers(KEYS.waiters("a")) == {WAKE.encode()}
+    assert 290 < client.ttl(KEYS.waiters("a")) <= 300
+    finish(client, "a")
+    assert client.xlen(WAKE) == 1
+
+
+def test_who_comes_after_the_end_gets_it_and_waits_for_nothing(client):
+    finish(client, running(client, "a"))
+    assert wait(client)[0] == b"1-0"
+    assert not client.exists(KEYS.waiters("a"))
+
+
+def test_where_the_waiters_are_something_else_the_wait_goes_on(client):
+    running(client, "a")
+    client.set(KEYS.waiters("a"), "foreign")
+    assert wait(client) is None
+
+
+def test_the_last_id_of_a_stream_is_read_without_its_event(client):
+    assert str(last_id(KEYS, "a").run(client)) == "0-0"
+    running(client, "a")
+    append(client, "a", "0-0", entry("1-0"), entry("1-1"))
+    assert str(last_id(KEYS, "a").run(client)) == "1-1"
+    client.set(KEYS.events("b"), "foreign")
+    assert str(last_id(KEYS, "b").run(client)) == "0-0"
