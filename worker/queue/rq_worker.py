@@ -95,7 +95,7 @@ class GenerationWorker(Bookkeeper):
         self.set_state(WorkerStatus.STARTED)
 
     def subscribe(self) -> None:
-        """Commands are heard by `commands.listen`."""
+        """Commands are heard by `commands`."""
 
     def handle_payload(self, message: dict[str, Any]) -> None:
         """RQ's commands. What is none must not end the thread that listens for the next."""
@@ -204,7 +204,7 @@ class GenerationWorker(Bookkeeper):
     def maintain(self) -> None:
         """What RQ's maintenance does for registries, less the parts that give up on running jobs.
 
-        RQ declares a job abandoned, and fails it, where we put it back: see `recovery`.
+        RQ declares a job abandoned, and fails it, where we put it back: see `sweeping`.
         """
         for queue in self.queues:
             for registry_class in (FinishedJobRegistry, FailedJobRegistry, ReadyJobRegistry):
