@@ -271,10 +271,9 @@ def status(job_id: str, as_json: bool, redis_url: str | None, prefix: str | None
 @click.option("--port", type=click.IntRange(0, 65535), default=9181, show_default=True)
 @click.option("--username", envvar="GENQUEUE_DASHBOARD_USERNAME", show_envvar=True)
 @click.option("--password", envvar="GENQUEUE_DASHBOARD_PASSWORD", show_envvar=True)
-@redis_url_option
+@connection_options
 @click.option(
-    "--prefix",
-    help="Show what is of this prefix only. [env: GENQUEUE_PREFIX; default: all that uses RQ on the server]",
+    "--all", "everything", is_flag=True, help="Show all that uses RQ on the server, whatever its prefix."
 )
 def dashboard(
     *,
@@ -284,12 +283,13 @@ def dashboard(
     password: str | None,
     redis_url: str | None,
     prefix: str | None,
+    everything: bool,
 ) -> int:
-    """Serve rq-dashboard, set up for these jobs."""
+    """Serve rq-dashboard, set up for these jobs: those of one prefix."""
     from .dashboard import serve  # Flask, which no other command needs
 
     settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
-    shown = settings.prefix if "prefix" in settings.model_fields_set else None
+    shown = None if everything else settings.prefix
     serve(settings.redis_url, host=host, port=port, username=username, password=password, prefix=shown)
     return 0
 

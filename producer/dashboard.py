@@ -5,7 +5,7 @@ pickle, RQ's default, wherever it builds one of RQ's classes itself. With JSON j
 page as soon as a worker is busy, on every job that depends on another and on every unknown id; with a hostile job
 it is code run inside the dashboard. `_mend` replaces names of its module, so that it reads JSON and nothing else.
 
-With a prefix it shows one of several deployments on a server: queues, workers and jobs of that prefix alone.
+It shows one of several deployments on a server, the queues, workers and jobs of one prefix, unless asked for all.
 
 It is meant for looking. Deleting is switched off, because it would take a job away from its subscribers without a
 terminal event (`genqueue cancel JOB` ends it properly); a requeue is accepted from the dashboard's own pages only.

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def dashboard(redis_url: str) -> Iterator[str]:
-    """A dashboard of that server; gives its address."""
-    command = [sys.executable, "-m", "producer", "dashboard", "--port", "0", "--redis-url", redis_url]
+    """A dashboard of all that uses RQ on that server; gives its address."""
+    command = [sys.executable, "-m", "producer", "dashboard", "--all", "--port", "0", "--redis-url", redis_url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         try:
