@@ -45,7 +45,7 @@ def workload(model_paths: Path) -> Workload:
 def requests(workload: Workload) -> dict[str, dict[str, Any]]:
     """The storm: every fourth job is long enough to be struck in its midst."""
     return {
-        f"job-{number}": workload.long(number) if number % 4 == 0 else workload.requests[number % 8]
+        f"job-{number}": workload.long(number % 3) if number % 4 == 0 else workload.requests[number % 8]
         for number in range(JOBS)
     }
 
