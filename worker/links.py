@@ -83,10 +83,17 @@ class Links:
         return address(self.rq)
 
     async def drop(self) -> None:
-        """Have every call from now on made on a new connection, which may lead to another server."""
+        """Have every call from now on made on a new connection, which may lead to another server.
+
+        Calls that are under way end as those do whose connection breaks: a demoted server refuses neither a read
+        nor a subscription, so that one that is spared would stay with it.
+        """
         self._hang_up()
         for client in self._for_tasks:
-            # What is in use gets its own refusal, is given back, and goes with the next drop.
+            for connection in list(getattr(client.connection_pool, "_in_use_connections", ())):
+                # redis-py's own `disconnect` takes the stream away under the task that reads it.
+                if writer := getattr(connection, "_writer", None):
+                    writer.transport.abort()
             await self._bounded(client.connection_pool.disconnect(inuse_connections=False))
 
     async def close(self) -> None:

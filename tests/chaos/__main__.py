@@ -17,8 +17,9 @@ from tests.models import tiny_model_paths
 
 from .amnesia import Amnesia
 from .deaths import NO_REWRITE
+from .plan import Plan
 from .report import Report
-from .storm import Plan, Storm
+from .storm import Storm
 from .workload import Workload
 
 SHORT = {"jobs": 12, "workers": 3, "kills": 4, "server_kills": 1, "outages": 0}

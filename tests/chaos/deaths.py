@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from .checker import Violation
 
@@ -104,14 +105,21 @@ def _job_id(key: bytes) -> str:
 
 
 def _commands(directory: Path) -> Iterator[list[bytes]]:
-    """The writes in the order in which they were made. A kill may have cut the last one short."""
+    """The writes in their order, up to one that is not whole yet, or that a kill has cut short."""
     [path] = (directory / "appendonlydir").glob("*.incr.aof")
     with path.open("rb") as lines:
         while head := lines.readline():
             if not head.startswith(b"*"):
                 continue  # a comment
-            parts = []
-            for _ in range(int(head[1:])):
-                size = int(lines.readline()[1:])
-                parts.append(lines.read(size + 2)[:-2])
+            parts = [part for _ in range(int(head[1:])) if (part := _part(lines)) is not None]
+            if len(parts) < int(head[1:]):
+                return
             yield parts
+
+
+def _part(lines: BinaryIO) -> bytes | None:
+    head = lines.readline()
+    if not head.endswith(b"\n"):
+        return None
+    part = lines.read(int(head[1:]) + 2)
+    return part[:-2] if part.endswith(b"\r\n") else None

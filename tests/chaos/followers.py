@@ -26,6 +26,13 @@ class Followed:
         """Whether its end was seen."""
         return bool(self.events) and self.events[-1].is_terminal
 
+    def taken_over_s(self, since: float) -> float | None:
+        """From that moment until the first event of a later attempt was seen; None where there was none."""
+        later = [
+            at for event, at in zip(self.events, self.seen_at, strict=True) if event.id.attempt > 1 and at > since
+        ]
+        return later[0] - since if later else None
+
     def stood_still_s(self, since: float) -> float | None:
         """From that moment until the next event was seen; None where nothing was under way, or nothing came."""
         later = [at for at in self.seen_at if at > since]

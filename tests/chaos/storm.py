@@ -11,8 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +23,26 @@ from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable
 
-from .checker import TERMINAL, Evidence, Expected, Violation, check, check_subscriber, read
-from .deaths import Casualties, check_deaths, read_counted, signs
-from .fleet import Fleet, Gone, Member
+from .checker import Violation
+from .deaths import read_counted, signs
+from .fleet import Fleet, Gone
+from .plan import Plan
 from .recovery import recoveries
 from .report import Report
-from .watchers import Seen, Watchers
+from .strikes import Strikes
+from .verdict import counted_by_outage, judge
+from .watchers import Watchers
 from .workload import Workload
 
 TICK_S = 0.02
-ENGINE_START_S = 8.0
-"""A worker whose engine was killed is not counted on for so long."""
 QUIET_S = 30.0
 """How long the end may take: the sweep's patience with the last dead worker, and its bookkeeping."""
-CALM_S = 120.0
+CALM_S = 300.0
 """Within this time, all workers are whole again."""
 OUTAGE_S = (8.0, 15.0)
 """Longer than a beat counts."""
 AFTER_OUTAGE_S = 8.0
 """Whoever takes somebody for dead because of an outage has done so by then."""
-DECK = 12
-"""Kills of workers, engines and the server, as they are shuffled."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do to whom."""
-
-    jobs: int = 200
-    workers: int = 3
-    kills: int = 60
-    """Of workers and engines."""
-    server_kills: int = 10
-    """It is back within seconds."""
-    outages: int = 4
-    """Of 8 to 15 s, with all workers alive."""
-    pool: int = 24
-    """Different requests."""
-    limit_s: float = 1500.0
-    """A storm that has not come to its end by then has found a job that never ends."""
 
 
 class Storm:
@@ -88,8 +68,7 @@ class Storm:
         self._report = Report()
         self._started_at = time.monotonic()
         self._next_fault = 0.0
-        self._deck: list[str] = []
-        self._broken: list[float] = []
+        self._strikes = Strikes(broker, self._client, self._fleet, plan, rng)
 
     def run(self) -> Report:
         """Let it rage, let it end, and judge."""
@@ -99,7 +78,22 @@ class Storm:
             self._settle()
             self._say("all has ended")
             seen = self._watchers.collect(QUIET_S)
-            self._judge(seen)
+            self._report.server_kills = self._strikes.server_kills
+            self._report += judge(
+                self._client,
+                self._requests,
+                seen,
+                fleet=self._fleet,
+                workload=self._workload,
+                directory=self._broker.directory,
+            )
+            self._report.recoveries = recoveries(
+                self._fleet.deaths,
+                seen["raw 0"],
+                disabled=self._fleet.disabled,
+                broken=self._strikes.broken,
+                signs=signs(self._folder.glob("chaos*.log")),
+            )
         return self._report
 
     # -- raging
@@ -121,7 +115,7 @@ class Storm:
 
     @property
     def _wants_more(self) -> bool:
-        return self._kills < self._plan.kills or self._report.server_kills < self._plan.server_kills
+        return self._kills < self._plan.kills or self._strikes.server_kills < self._plan.server_kills
 
     @property
     def _kills(self) -> int:
@@ -161,9 +155,9 @@ class Storm:
         """One fault, if the fleet can bear it: another worker must be there to take over."""
         if len(self._fleet.fit()) < min(2, self._plan.workers):
             return
-        fault = self._draw()
+        fault = self._strikes.draw()
         try:
-            getattr(self, f"_{fault}")()
+            getattr(self._strikes, fault)()
         except (redis.RedisError, Gone) as error:
             self._say(f"no {fault}: {error!r:.80}")
         else:
@@ -173,64 +167,9 @@ class Storm:
 
     def _say(self, text: str) -> None:
         elapsed_s = time.monotonic() - self._started_at
-        kills = f"{self._kills}+{self._report.server_kills} kills"
+        kills = f"{self._kills}+{self._strikes.server_kills} kills"
         figures = f"{kills}, {len(self._requests)} jobs, {len(self._fleet.fit())} workers fit"
         print(f"{elapsed_s:6.1f} s  {text:16}  {figures}", file=sys.stderr, flush=True)
-
-    def _draw(self) -> str:
-        """The next fault of a shuffled deck, in the proportions of the plan; in the end, what is missing yet."""
-        if self._kills >= self._plan.kills:
-            return "kill_server"
-        if not self._deck:
-            servers = max(1, round(DECK * self._plan.server_kills / max(self._plan.kills, 1)))
-            self._deck = ["kill_worker"] * (DECK - servers - 2) + ["kill_server"] * servers
-            self._deck += ["kill_engine"] * 2 + ["stop_worker"] * 2 + ["cut_connections"] * 3
-            self._rng.shuffle(self._deck)
-        return self._deck.pop()
-
-    def _victim(self) -> Member:
-        """A worker; if possible one that holds a job."""
-        fit = self._fleet.fit()
-        busy = [member for member in fit if self._fleet.held_by(member, self._client)]
-        return self._rng.choice(busy or fit)
-
-    def _kill_worker(self) -> None:
-        self._kill(self._victim())
-
-    def _kill(self, victim: Member) -> None:
-        victim.send(signal.SIGKILL)
-        victim.wait()
-        self._fleet.keep_up(self._client)
-
-    def _kill_engine(self) -> None:
-        victim = self._victim()
-        before = self._fleet.death_of(victim, self._client, at=time.monotonic(), point="engine")
-        victim.signal_engine(signal.SIGKILL)
-        self._fleet.disable(victim, until=time.monotonic() + ENGINE_START_S, stopped=False)
-        self._fleet.deaths.append(replace(before, of_engine=True))
-
-    def _stop_worker(self) -> None:
-        """A worker that hangs: shorter than its time to live, or longer."""
-        victim = self._victim()
-        victim.signal_all(signal.SIGSTOP, engine=self._rng.random() < 0.5)
-        length_s = self._rng.choice((0.5, 2, 9, 18))
-        self._fleet.disable(victim, until=time.monotonic() + length_s, stopped=True)
-
-    def _cut_connections(self) -> None:
-        """Cut about half of all connections, our own and the subscribers' included."""
-        self._broken.append(time.monotonic())
-        for other in self._client.client_list():
-            if self._rng.random() < 0.5:
-                with contextlib.suppress(redis.ResponseError):
-                    self._client.client_kill_filter(_id=other["id"], skipme=False)
-
-    def _kill_server(self) -> None:
-        self._broken.append(time.monotonic())
-        self._broker.kill()
-        self._report.server_kills += 1
-        time.sleep(self._rng.choice((0.0, 0.3, 1.0, 2.5)))
-        self._broker.start()
-        self._broken.append(time.monotonic())
 
     # -- an outage in which nobody dies
 
@@ -241,7 +180,8 @@ class Storm:
         length_s = self._rng.uniform(*OUTAGE_S)
         is_frozen = len(self._report.outages_s) % 2 == 0
         self._say(f"{'frozen' if is_frozen else 'away'} {length_s:.0f} s")
-        self._broken.append(time.monotonic())
+        before = len(read_counted(self._broker.directory))
+        self._strikes.broken.append(time.monotonic())
         if is_frozen:
             os.kill(self._broker.pid, signal.SIGSTOP)
             time.sleep(length_s)
@@ -250,11 +190,12 @@ class Storm:
             self._broker.kill()
             time.sleep(length_s)
             self._broker.start()
-        self._broken.append(time.monotonic())
+        self._strikes.broken.append(time.monotonic())
         self._report.outages_s.append(length_s)
         self._say("back")
         for _ in self._ticks(AFTER_OUTAGE_S):
             pass
+        self._report.violations += counted_by_outage(read_counted(self._broker.directory)[before:], self._fleet)
         self._fleet.points_wanted = True
 
     def _calm(self) -> bool:
@@ -263,7 +204,7 @@ class Storm:
         for _ in self._ticks(CALM_S):
             with contextlib.suppress(redis.RedisError):
                 for member in [each for each in self._fleet.fit() if each.point]:
-                    self._kill(member)
+                    self._strikes.kill(member)
                 if len(self._fleet.fit()) == self._plan.workers and len(self._running) >= self._plan.workers:
                     return True
         return False
@@ -289,53 +230,3 @@ class Storm:
                 if not self._running and not list(self._client.scan_iter("gen:{taken:*", count=1000)):
                     return
             time.sleep(TICK_S)
-
-    def _judge(self, seen: dict[str, dict[str, list[Seen]]]) -> None:
-        report, deaths = self._report, self._fleet.deaths
-        evidence = {each.job_id: each for each in read(self._client, self._requests)}
-        report.violations += check(self._client, self._expected(evidence.values()))
-        for name, by_job in seen.items():
-            for job_id, each in evidence.items():
-                report.violations += check_subscriber(name, each, [one.entry for one in by_job.get(job_id, ())])
-        report.jobs += len(self._requests)
-        report.engine_kills += sum(death.of_engine for death in deaths)
-        report.worker_kills += sum(not death.of_engine for death in deaths)
-        report.faults.update(f"died {death.point}" for death in deaths)
-        report.resumes += sum(
-            entry.type == "started" and entry.attempt > 1 for each in evidence.values() for entry in each.entries
-        )
-        self._judge_deaths(evidence)
-        report.recoveries = recoveries(
-            deaths,
-            seen["raw 0"],
-            disabled=self._fleet.disabled,
-            broken=self._broken,
-            signs=signs(self._folder.glob("chaos*.log")),
-        )
-
-    def _judge_deaths(self, evidence: Mapping[str, Evidence]) -> None:
-        casualties = Casualties(hung=self._fleet.hung)
-        for death in self._fleet.deaths:
-            if death.of_engine:
-                casualties.engines[death.job_id or ""] += 1
-                continue
-            casualties.killed.add(death.worker)
-            if death.ran and death.job_id and not _has_ended_in(evidence[death.job_id], death.attempt):
-                casualties.ran[death.worker] = death.job_id
-        counted = read_counted(self._broker.directory)
-        self._report.deaths_over_jobs += len(casualties.ran)
-        self._report.deaths_counted += sum(not each.is_taken_back for each in counted)
-        self._report.deaths_taken_back += sum(each.is_taken_back for each in counted)
-        self._report.violations += check_deaths(counted, casualties)
-
-    def _expected(self, evidence: Iterable[Evidence]) -> Iterator[Expected]:
-        for each in evidence:
-            request = self._requests[each.job_id]
-            started = next((entry for entry in each.entries if entry.type == "started"), None)
-            seed = request.get("seed", started.data["seed"] if started else 0)
-            yield Expected(each.job_id, *self._workload.reference(request, seed))
-
-
-def _has_ended_in(evidence: Evidence, attempt: int) -> bool:
-    """Whether it was that attempt that ended the job: Redis may have heard of it after the writer's death."""
-    return any(entry.type in TERMINAL and entry.attempt == attempt for entry in evidence.entries)

@@ -122,11 +122,9 @@ class _Stream:
             pipeline.xrange(self.events)
             pipeline.xinfo_stream(self.events)
             # Last: while the job is ours, nobody else can have gone on from what was read before.
-            pipeline.lpos(self.taken, self.job_id)
-            entries, info, position = await pipeline.execute(raise_on_error=False)
-        if isinstance(position, redis.RedisError):
-            raise position
-        held = position is not None
+            self._ask_whether_held(pipeline)
+            entries, info, *last = await pipeline.execute(raise_on_error=False)
+        held = self._is_held(last)
         try:
             if isinstance(entries, redis.RedisError):
                 raise entries
@@ -159,11 +157,25 @@ class _Stream:
     async def _unread(self, fault: InvalidRequest) -> History:
         """The past of a job whose stream is too large to be read: it can be ended, and not gone on with."""
         last = await last_id(self.keys, self.job_id).run_async(self.client)
-        held = await self.client.lpos(self.taken, self.job_id) is not None
+        async with self.client.pipeline(transaction=False) as pipeline:
+            self._ask_whether_held(pipeline)
+            held = self._is_held(await pipeline.execute(raise_on_error=False))
         if last.attempt > MAX_ATTEMPT:
             await self._discard([str(last).encode()], "its ids are of no worker's making")
             return History(held=held)
         return History(last_attempt=last.attempt, after=last, fault=fault, held=held)
+
+    def _ask_whether_held(self, pipeline: Any) -> None:
+        """Of a primary alone: a demoted one answers reads from its past. A write it refuses, even of nothing."""
+        pipeline.lrem(self.taken, 0, "")
+        pipeline.lpos(self.taken, self.job_id)
+
+    @staticmethod
+    def _is_held(replies: Sequence[Any]) -> bool:
+        for reply in replies:
+            if isinstance(reply, redis.RedisError):
+                raise reply
+        return replies[-1] is not None
 
     async def _discard(self, seen: list[bytes], why: str) -> None:
         logger.warning("job %.80r: what stands in place of its stream is deleted: %s", self.job_id, why)

@@ -11,7 +11,16 @@ from redis.asyncio import Redis
 
 from producer.broker.embedded import EmbeddedBroker
 from producer.broker.outage import Outage
-from producer.contract import BEFORE_FIRST, EventId, GenerationResult, InvalidRequest, Keys, Started, StartedData
+from producer.contract import (
+    BEFORE_FIRST,
+    BrokerUnavailable,
+    EventId,
+    GenerationResult,
+    InvalidRequest,
+    Keys,
+    Started,
+    StartedData,
+)
 from worker.job import Done, Superseded
 from worker.run import history
 from worker.run.event_log import EventLog, Moved
@@ -304,3 +313,17 @@ async def test_a_seed_that_is_drawn_is_one_that_a_double_can_hold(client, monkey
     run.end()
     assert (await task).result.seed == 2**53 - 1
     assert bounds == [2**53]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bounds", [{}, {"max_entries": 0}], ids=["read", "too large to be read"])
+async def test_a_demoted_server_is_not_asked_whose_the_job_is(bounds):
+    """It answers every read, from its past: the job would seem to be somebody else's, and nobody would run it."""
+    with EmbeddedBroker() as broker, redis.Redis(port=broker.port) as server:
+        server.xadd(KEYS.events(JOB), {"type": "started", "data": STARTED}, id="1-0")
+        async with Redis(port=broker.port) as client:
+            held = (await read_history(client, KEYS, JOB, "w1", Outage(), **bounds)).held
+            server.replicaof("127.0.0.1", 1)
+            with pytest.raises(BrokerUnavailable, match="read-only"):
+                await read_history(client, KEYS, JOB, "w1", Outage(patience_s=0.0), **bounds)
+    assert not held
