@@ -1,14 +1,11 @@
 """Many jobs, each followed to its end by one producer, and when each event was seen."""
 
 import asyncio
-import contextlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from producer import AsyncProducer
-from producer.contract import BrokerUnavailable, Started, StreamedEvent, WaitTimeout
+from producer.contract import Started, StreamedEvent
 
 RETRY_S = 0.05
 
