@@ -14,7 +14,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 RUN useradd --uid 10001 --create-home genqueue
 WORKDIR /app
-# On SIGTERM a worker ends or puts back its job; the grace for it is the container's stop time-out.
+# On SIGTERM a worker ends or puts back its job, within shutdown_grace_s and engine_stop_s: the container's stop
+# time-out has to be above their sum.
 STOPSIGNAL SIGTERM
 
 # What both images are built from. The folders are empty here, so that an edited source file does not install
@@ -43,7 +44,7 @@ USER 10001
 CMD ["genqueue", "--help"]
 
 FROM base AS worker
-# Compiled and tuned kernels outlive the container where a volume is mounted there.
+# Compiled and tuned kernels outlive the container where a volume is mounted there that its user can write to.
 ENV HF_HUB_OFFLINE=1 \
     TORCHINDUCTOR_CACHE_DIR=/var/cache/genqueue
 RUN install --directory --owner=10001 /var/cache/genqueue

@@ -85,8 +85,8 @@ class GenerationRequest(SamplingParams):
     add_special_tokens: StrictBool = True
     """Whether the tokenizer adds its special tokens to `prompt`. A chat template brings its own."""
     prompt_lookup: StrictBool | None = None
-    """Whether drafts are taken from the prompt and the output, which changes the speed and never the text.
-    None: as the worker is set."""
+    """Whether drafts are taken from the prompt and the output: for speed. The text is the same, up to near-ties of
+    two tokens. None: as the worker is set."""
     cache_salt: Annotated[StrictStr, Field(min_length=1, max_length=256)] | None = None
     """Only requests with the same salt share what has been read of a common beginning, which `usage.cached_tokens`
     and the time of the first token tell. None is a salt like any other. The name is vLLM's."""

@@ -1,6 +1,6 @@
-"""From the files in results/ to the table and the picture in README.md: `python -m tests.benchmarks.report`.
+"""From the files in results/ to the table and the picture in README.md here: `python -m tests.benchmarks.report`.
 
-Nothing in README's part between the markers is written by hand.
+Nothing in its part between the markers is written by hand.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path("README.md")
+README = Path(__file__).parent / "README.md"
 PICTURE = RESULTS / "engine.svg"
 BEGIN, END = "<!-- engine figures: tests/benchmarks/report.py -->", "<!-- end of engine figures -->"
 
@@ -23,7 +23,8 @@ def main() -> None:
     """Draw both."""
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("engine-*.json"))]
     PICTURE.write_text(picture(runs))
-    parts = [BEGIN, f"![Tokens per second by engine]({PICTURE.relative_to(Path.cwd())})", *map(table, runs), END]
+    link = f"![Tokens per second by engine]({PICTURE.relative_to(README.parent)})"
+    parts = [BEGIN, link, *map(table, runs), END]
     text = README.read_text()
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     README.write_text(pattern.sub(lambda _: "\n\n".join(parts), text))

@@ -21,7 +21,7 @@ from .report import Report
 from .storm import Plan, Storm
 from .workload import Workload
 
-SHORT = {"jobs": 12, "workers": 3, "kills": 4, "server_kills": 1, "outages": 1}
+SHORT = {"jobs": 12, "workers": 3, "kills": 4, "server_kills": 1, "outages": 0}
 
 
 def main() -> int:

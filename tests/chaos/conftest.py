@@ -8,8 +8,9 @@ import redis
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
 from tests.integration.conftest import model_paths, start_worker
+from tests.integration.test_address_failover import pair
 
-__all__ = ["model_paths", "start_worker"]
+__all__ = ["model_paths", "pair", "start_worker"]
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@
 
 Two workers on one server, jobs at a steady pace, each waited for, with results that expire after a minute. Every
 few seconds it writes down memory, file descriptors, connections and keys. The first fifth is warm-up; the
-slope of what follows must be flat. The last line of stdout is one JSON object; exit 1 on any violation.
+slope of what follows must be flat. In the end it looks at the keys of ours that are no job's: each has a time to
+live, and none holds more than its few members. The last line of stdout is one JSON object; exit 1 on any
+violation.
 """
 
 import argparse
@@ -29,6 +31,10 @@ SAMPLE_S = 5.0
 RESULT_TTL_S = 60
 MEMORY_GROWTH_LIMIT = 0.03
 """Of a process's resident memory, from the warm-up's end to the end of the run."""
+MEMBERS_LIMIT = 8
+"""Of a key that is no job's: one for each worker and producer."""
+WAKE_LIMIT = 1200
+"""Of a producer's wake stream, which is trimmed to about a thousand."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,29 @@ def growth(values: list[float]) -> float:
     return (after - before) / max(before, 1.0)
 
 
-def judge(samples: list[Sample], results: list[Any], logs: list[str]) -> dict[str, Any]:
-    """What grew, and who was wrongly declared dead."""
+_SIZE = {"list": "llen", "set": "scard", "zset": "zcard", "hash": "hlen", "stream": "xlen", "string": "strlen"}
+
+
+def left(client: redis.Redis, results: list[Any]) -> dict[str, tuple[int, int]]:
+    """Our keys that are no job's: how much each holds, and its time to live in seconds; -1 for one that stays."""
+    of_jobs = {result.job_id for result in results}
+    found = {}
+    for key in sorted(each.decode() for each in client.scan_iter("gen:*", count=1000)):
+        if key.partition("{")[2].partition("}")[0] not in of_jobs:
+            kind = client.type(key).decode()
+            if kind != "none":  # it has expired meanwhile
+                found[key] = int(getattr(client, _SIZE[kind])(key)), client.ttl(key)
+    return found
+
+
+def _limit(key: str) -> int:
+    return WAKE_LIMIT if "{wake:" in key else MEMBERS_LIMIT
+
+
+def judge(
+    samples: list[Sample], results: list[Any], logs: list[str], remaining: dict[str, tuple[int, int]]
+) -> dict[str, Any]:
+    """What grew, who was wrongly declared dead, and what was left behind."""
     rss = [growth([s.rss_bytes[i] for s in samples]) for i in range(len(samples[0].rss_bytes))]
     fds = [growth([s.descriptors[i] for s in samples]) for i in range(len(samples[0].descriptors))]
     keys = growth([s.keys for s in samples])
@@ -111,6 +138,8 @@ def judge(samples: list[Sample], results: list[Any], logs: list[str]) -> dict[st
             if (r.status, r.attempts) != ("finished", 1)
         ),
         *("a live worker was declared dead" for log in logs if "is dead" in log),
+        *(f"{key} never expires" for key, (_, ttl_s) in remaining.items() if ttl_s == -1),
+        *(f"{key} holds {size}" for key, (size, _) in remaining.items() if size > _limit(key)),
     ]
     return {
         "jobs": len(results),
@@ -121,6 +150,7 @@ def judge(samples: list[Sample], results: list[Any], logs: list[str]) -> dict[st
         "connections": samples[-1].connections,
         "keys": samples[-1].keys,
         "keys_growth": round(keys, 4),
+        "remaining": {key: {"size": size, "ttl_s": ttl_s} for key, (size, ttl_s) in remaining.items()},
         "violations": violations,
     }
 
@@ -139,7 +169,8 @@ def main() -> None:
                 worker.wait_until_ready()
             with Producer(broker.url) as producer, redis.Redis(port=broker.port) as client:
                 samples, results = load(producer, client, workers, options.minutes, 60 / options.jobs_per_minute)
-            verdict = judge(samples, results, [worker.text() for worker in workers])
+                remaining = left(client, results)
+            verdict = judge(samples, results, [worker.text() for worker in workers], remaining)
         finally:
             for worker in workers:
                 worker.stop()

@@ -66,9 +66,9 @@ def start_worker(model_paths: Path, tmp_path: Path) -> Iterator[Callable[..., Wo
     """Starts workers of the test's own, and ends them."""
     started: list[WorkerProcess] = []
 
-    def start(redis_url: str, *options: str, **environment: str) -> WorkerProcess:
+    def start(redis_url: str, *options: str, checkout: Path | None = None, **environment: str) -> WorkerProcess:
         log = tmp_path / f"worker-{len(started)}.log"
-        started.append(WorkerProcess(redis_url, model_paths, log, *options, **environment))
+        started.append(WorkerProcess(redis_url, model_paths, log, *options, checkout=checkout, **environment))
         return started[-1]
 
     yield start

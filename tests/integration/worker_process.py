@@ -20,7 +20,16 @@ START_TIMEOUT_S = 300
 class WorkerProcess:
     """`python -m worker run` with the tiny model on the CPU, its log in a file."""
 
-    def __init__(self, redis_url: str, model_paths: Path, log: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        model_paths: Path,
+        log: Path,
+        *options: str,
+        checkout: Path | None = None,
+        **environment: str,
+    ) -> None:
+        """checkout: of the version to run; None: this one."""
         self.redis_url = redis_url
         self.log = log
         command = [sys.executable, "-m", "worker", "run", "--model-name", "tiny", "--device", "cpu"]
@@ -34,6 +43,7 @@ class WorkerProcess:
                 stderr=output,
                 start_new_session=True,
                 env={**os.environ, "GENQUEUE_THREADS": "1", **environment},
+                cwd=checkout,
             )
 
     @property

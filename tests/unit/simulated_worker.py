@@ -281,6 +281,8 @@ class SimulatedWorker:
         for member in seen.overdue:
             if member.worker != self.service.worker.name:
                 self._sweeper.sweep(Dead(member, "overdue"))
+        for dead in self._sweeper.dead_of_earlier_versions():
+            self._sweeper.sweep(dead)
         self._sweeper.settle()
 
     def failures(self) -> list[BaseException]:

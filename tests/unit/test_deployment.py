@@ -143,6 +143,11 @@ def test_commands_exist_with_these_options(services: dict[str, Any], name: str, 
     assert done.returncode == 0, done.stderr
 
 
+def test_the_probe_asks_for_the_worker_in_its_own_container(services: dict[str, Any]) -> None:
+    """Another one that serves the model must not make a worker that has failed look well."""
+    assert "--local" in services["worker"]["healthcheck"]["test"]
+
+
 def test_dashboard_asks_for_a_password(services: dict[str, Any]) -> None:
     assert services["dashboard"]["environment"]["GENQUEUE_DASHBOARD_PASSWORD"] == SECRETS["DASHBOARD_PASSWORD"]
 

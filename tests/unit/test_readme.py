@@ -1,4 +1,4 @@
-"""README's tables of settings name what there is, with the defaults that the code has."""
+"""README's tables of settings name what there is, with the defaults that the code has; maps name every file."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,9 @@ from pydantic.fields import FieldInfo
 from producer import ProducerSettings
 from worker.settings import WorkerSettings
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FOLDERS = ("producer", "producer/contract", "producer/ledger", "worker", "tests/benchmarks")
 UNITS = {"GiB": 2**30, "MiB": 2**20, "days": 86_400}
 
 
@@ -60,3 +62,19 @@ def test_the_tables_name_every_setting_with_its_default(side: str, settings: typ
     options, fields = documented(side), fields_of(settings)
     assert options.keys() == fields.keys()
     assert {name: text for name, text in options.items() if not is_default(fields[name], text)} == {}
+
+
+@pytest.mark.parametrize("folder", ["worker", "producer"])
+def test_a_folders_map_names_each_of_its_modules_and_no_other(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text()
+    there = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py", "__main__.py"}
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    assert there - named == set()
+    assert {name for name in named if not any((ROOT / base / name).exists() for base in (folder, ""))} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"{folder}/README.md" for folder in FOLDERS)])
+def test_links_within_the_project_lead_somewhere(name: str) -> None:
+    readme = ROOT / name
+    links = re.findall(r"\]\(([^)#:]+)\)", readme.read_text())
+    assert [link for link in links if not (readme.parent / link).exists()] == []

@@ -97,7 +97,7 @@ class GenerationWorker(Bookkeeper):
         self.set_state(WorkerStatus.STARTED)
 
     def subscribe(self) -> None:
-        """Commands are heard by `commands.listen`."""
+        """Commands are heard by `commands`."""
 
     def handle_payload(self, message: dict[str, Any]) -> None:
         """RQ's commands. What is none must not end the thread that listens for the next."""

@@ -29,6 +29,7 @@ class HalfServer:
             while head := await reader.readline():
                 words = [await self._word(reader) for _ in range(int(head[1:]))]
                 writer.write(self._answer(words))
+        writer.close()
 
     async def _word(self, reader: asyncio.StreamReader) -> bytes:
         length = int((await reader.readline())[1:])
@@ -63,6 +64,12 @@ def short_silences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "HEALTH_CHECK_S", 0.1)
 
 
+async def for_ever(hears: Commands) -> None:
+    """As its side task does."""
+    while True:
+        await hears.step()
+
+
 async def test_a_connection_that_leads_nowhere_is_given_up_and_made_anew(worker, short_silences, half_server):
     half, client = half_server
     hears = Commands(client, worker)
@@ -72,8 +79,7 @@ async def test_a_connection_that_leads_nowhere_is_given_up_and_made_anew(worker,
                 await hears.step()
         half.answers = False
         with pytest.raises(redis.TimeoutError):
-            while True:
-                await hears.step()
+            await for_ever(hears)
         before = half.subscriptions
         await hears.step()
         await hears.step()
