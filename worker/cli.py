@@ -108,9 +108,9 @@ def generate(
     model_name: str, prompt: str, max_new_tokens: int | None, device: str, model_paths: Path | None
 ) -> None:
     """Answer one prompt, without Redis."""
-    from . import standalone as api
+    from . import standalone
 
-    api.generate(
+    standalone.generate(
         model_name,
         prompt,
         max_new_tokens,

@@ -10,10 +10,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+import redis
 from redis.asyncio import Redis
 
+from producer.broker.meaning import meaning
 from producer.contract import BrokerUnavailable
-from producer.ledger.sweep import Beat, schedule
+from producer.ledger.sweep import SCHEDULED_AT_ONCE, Beat, schedule
 
 from .presence import Dead, Presence
 from .queue.rq_types import Job, now_in_rqs_form
@@ -86,14 +88,19 @@ class Housekeeping:
 
     async def _bury(self) -> None:
         while self._dead:
-            await asyncio.to_thread(self._sweeper.sweep, self._dead[0])
+            try:
+                await asyncio.to_thread(self._sweeper.sweep, self._dead[0])
+            except Exception as error:
+                if isinstance(error, redis.RedisError) and meaning(error) != "broken":
+                    raise
+                # Something else stands in place of what is swept. It is tried again once this one is found again.
+                logger.exception("what worker %.80r has left cannot be swept", self._dead[0].member.worker)
             self._dead.popleft()
         await asyncio.to_thread(self._sweeper.settle)
 
     async def _keep_house(self, seen: Beat) -> None:
         if seen.has_scheduled:
-            step = schedule(self._worker.keys, self._worker.settings.model_name, now=now_in_rqs_form())
-            await step.run_async(self._client)
+            await self._start_scheduled()
         if seen.has_late:
             await self._expire()
         if self._earlier_are_due:
@@ -101,12 +108,24 @@ class Housekeeping:
             for dead in await asyncio.to_thread(self._sweeper.dead_of_earlier_versions):
                 await asyncio.to_thread(self._sweeper.sweep, dead)
 
+    async def _start_scheduled(self) -> None:
+        while not self._dead:  # they come first: `_due` is set for them, and the next step goes on here
+            step = schedule(self._worker.keys, self._worker.settings.model_name, now=now_in_rqs_form())
+            done = await step.run_async(self._client)
+            if done.limited:
+                await asyncio.to_thread(self._worker.keep_rate_limits)
+            if done.due < SCHEDULED_AT_ONCE:
+                return
+
     async def _expire(self) -> None:
-        while late := await asyncio.to_thread(self._worker.take_late):
+        while not self._dead and (late := await asyncio.to_thread(self._worker.take_late)):
             gate = asyncio.Semaphore(EXPIRE_AT_ONCE)
-            async with asyncio.TaskGroup() as tasks:
-                for job in late:
-                    tasks.create_task(self._end_one(gate, job))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for job in late:
+                        tasks.create_task(self._end_one(gate, job))
+            except* BrokerUnavailable as several:
+                raise several.exceptions[0] from several
 
     async def _end_one(self, gate: asyncio.Semaphore, job: Job | str) -> None:
         """One that cannot be ended so must not hold up the others: it is taken as the next job, from our list."""

@@ -61,7 +61,7 @@ Outcome = Done | PutBack | Retry | Superseded
 
 
 @dataclass(slots=True)
-class Progress:
+class AttemptProgress:
     """Where the running job stands."""
 
     phase: Literal["starting", "prefill", "decode"] = "starting"

@@ -119,7 +119,7 @@ class Service:
 
     def _side_tasks(self) -> list[SideTask]:
         watches = [
-            SideTask(f"watching {key}", 0, partial(self._watch, key), blocks=True)
+            SideTask(_looking_at(key), 0, partial(self._watch, key), blocks=True)
             for key in self.worker.queue_keys()
         ]
         return [*self.upkeep.side_tasks(), *watches]
@@ -253,8 +253,10 @@ class Service:
         job is then taken by the script that knows the priorities, and a worker that dies here holds nothing.
         """
         if not self._idle.is_set():
+            # A look that failed before the job came does not wait for Redis while the job runs.
+            self._outage.leave(_looking_at(queue_key))
             await self._idle.wait()
-            return  # a look that failed before a job came must not count as waiting while the job runs
+            return
         if await self._links.looks.blmove(queue_key, queue_key, PEEK_S, "LEFT", "LEFT"):
             self._idle.clear()
             self._work.set()
@@ -311,3 +313,8 @@ class Service:
         # Where it was the engine that kept the job, Redis may take it back even now.
         await asyncio.wait((work,), timeout=KILLED_ENGINE_S)
         await cancel((work,))
+
+
+def _looking_at(queue_key: str) -> str:
+    """The name of that side task, by which the outage knows it."""
+    return f"watching {queue_key}"

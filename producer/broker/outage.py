@@ -77,7 +77,7 @@ class Outage:
                     self.over(who)
                     return answer
         finally:
-            self._leave(who)
+            self.leave(who)
 
     async def note(self, error: redis.RedisError, what: str, who: Hashable) -> None:
         """A try has failed.  who: stands for one caller, until its `over`; `what` as in `wait_out`.
@@ -86,7 +86,7 @@ class Outage:
         for too long.
         """
         if (means := meaning(error)) == "broken":
-            self._leave(who)
+            self.leave(who)
             raise error
         self._waiting.add(who)
         if means == "unfit":
@@ -100,11 +100,16 @@ class Outage:
 
     def over(self, who: Hashable) -> None:
         """A try of this caller's has gone through."""
-        self._leave(who)
+        self.leave(who)
         if self._began_at is not None and not self._waiting:
             logger.info("going on after %.1f s without Redis", time.monotonic() - self._began_at)
             self._began_at = None
             self._said.clear()
+
+    def leave(self, who: Hashable) -> None:
+        """Somebody waits no more. That says nothing of Redis: whoever gets through next ends the outage."""
+        self._waiting.discard(who)
+        self._admit(who)
 
     async def _note_refusal(self, error: redis.RedisError, what: str, who: Hashable) -> None:
         now = self._begin()
@@ -125,11 +130,6 @@ class Outage:
         if self._began_at is None:
             self._began_at = now
         return now
-
-    def _leave(self, who: Hashable) -> None:
-        """Somebody waits no more. That says nothing of Redis: whoever gets through next ends the outage."""
-        self._waiting.discard(who)
-        self._admit(who)
 
     def _admit(self, who: Hashable) -> None:
         self._refused.discard(who)

@@ -5,6 +5,8 @@ QUEUES = "rq:queues"
 WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
 JOB_PREFIX = "rq:job:"
+RATE_LIMITS = "rq:rl-keys"
+RATE_LIMIT_PREFIX = "rq:rl:"
 
 JOB_FIELDS = (
     "created_at",

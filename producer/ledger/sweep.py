@@ -78,6 +78,16 @@ class Swept:
     """Jobs that have ended, and that are still in the dead worker's list: RQ is to be told."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """What has become of scheduled jobs whose time had come."""
+
+    due: int
+    """Jobs that are scheduled no more."""
+    limited: int
+    """Those of them that RQ has yet to let through a rate limit."""
+
+
 def beat(
     keys: Keys,
     model: str,
@@ -135,12 +145,13 @@ def settled(keys: Keys, worker: str, job_id: bytes) -> Step[None]:
     return Step("settled", [keys.settling(worker), keys.takers], [job_id, keys.settler(worker)], nothing)
 
 
-def schedule(keys: Keys, model: str, *, now: str) -> Step[int]:
-    """Put scheduled jobs whose time has come into their queues.  Returns how many."""
+def schedule(keys: Keys, model: str, *, now: str) -> Step[Scheduled]:
+    """Put scheduled jobs whose time has come into their queues, SCHEDULED_AT_ONCE of each at most."""
     queues = keys.queues(model)
     pairs = [(rq_names.registry("scheduled", queue), rq_names.queue(queue)) for queue in queues]
     names = [rq_names.QUEUES, *(name for pair in pairs for name in pair)]
-    return Step("schedule", names, [rq_names.JOB_PREFIX, now, SCHEDULED_AT_ONCE], int)
+    args = [rq_names.JOB_PREFIX, now, SCHEDULED_AT_ONCE, rq_names.RATE_LIMITS, rq_names.RATE_LIMIT_PREFIX]
+    return Step("schedule", names, args, lambda reply: Scheduled(*reply))
 
 
 def _read_beat(reply: Any) -> Beat:

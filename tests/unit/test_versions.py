@@ -30,7 +30,7 @@ from worker import intake
 from worker.job import Done, Order
 from worker.run import attempt
 from worker.run.event_log import EventLog
-from worker.run.history import read_history
+from worker.run.history import read_or_discard_history
 from worker.run.runner import Runner
 from worker.settings import WorkerSettings
 
@@ -285,7 +285,7 @@ async def test_the_stream_of_the_version_before_is_filled_up_again_as_it_was(cli
     recording = Recording.load("cut-off")
     recording.restore(client)
     await async_client.rpush(KEYS.taken("w2"), recording.job_id)
-    past = await read_history(async_client, KEYS, recording.job_id, "w2", Outage())
+    past = await read_or_discard_history(async_client, KEYS, recording.job_id, "w2", Outage())
     log = EventLog(
         async_client,
         KEYS,
@@ -311,7 +311,7 @@ async def test_the_stream_of_the_version_before_is_filled_up_again_as_it_was(cli
 async def test_an_end_of_the_version_before_is_an_end(client, async_client, name):
     recording = Recording.load(name)
     recording.restore(client)
-    past = await read_history(async_client, KEYS, recording.job_id, "w2", Outage())
+    past = await read_or_discard_history(async_client, KEYS, recording.job_id, "w2", Outage())
 
     assert past.fault is None
     assert past.ended == GenerationResult.model_validate_json(recording.result)

@@ -336,11 +336,13 @@ class Bookkeeper(BaseWorker):
         for key in self._own_lists:
             pipeline.lrem(key, 1, job.id)
         # Whoever has RQ enqueue it again begins anew; and RQ may have given it up while it ran here.
-        pipeline.hdel(job.key, "deaths", "lost_by", "taken_by")
+        pipeline.hdel(job.key, "deaths", "lost_by", "taken_by", "queued_at_ms")
         pipeline.zrem(job.failed_job_registry.key, job.id)
         is_deleted = job.get_status(refresh=False) == JobStatus.FINISHED and job.result_ttl == 0
-        if job.meta and not is_deleted:
-            pipeline.hset(job.key, "meta", self.serializer.dumps(job.meta))
+        if not is_deleted:
+            pipeline.hset(job.key, "expires_at_ms", "")  # the wait that it bounded is over
+            if job.meta:
+                pipeline.hset(job.key, "meta", self.serializer.dumps(job.meta))
         if execution is not None:
             execution.delete(job=job, pipeline=pipeline)
 

@@ -15,11 +15,13 @@ import redis
 from redis import Redis
 from redis.client import Pipeline
 from rq.job import Job
+from rq.rate_limit import RateLimitRegistry
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ReadyJobRegistry
 from rq.utils import now
 from rq.worker.base import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
+from producer.broker.meaning import is_forbidden_key, meaning
 from producer.contract import InvalidRequest, Keys
 from producer.contract.compatibility import REQUEST_FIELDS
 from producer.ledger.cancel import request_stop
@@ -211,3 +213,23 @@ class GenerationWorker(Bookkeeper):
                 registry_class(queue=queue, job_class=self.job_class).cleanup()
             clean_worker_registry(queue)
         self.clean_group_registries()
+        self.keep_rate_limits()
+
+    def keep_rate_limits(self) -> None:
+        """Let jobs through that wait for RQ's rate limits, also where those before them never gave way."""
+        try:
+            limits = RateLimitRegistry.all(self.connection)
+            for limit in limits:
+                self._keep_rate_limit(limit)
+        except redis.ResponseError as error:
+            if not is_forbidden_key(error):  # by an ACL of before there were any
+                raise
+
+    @staticmethod
+    def _keep_rate_limit(limit: RateLimitRegistry) -> None:
+        try:
+            limit.cleanup()
+        except (redis.ResponseError, ValueError) as error:
+            if isinstance(error, redis.ResponseError) and meaning(error) != "broken":
+                raise
+            logger.warning("something else stands in place of RQ's rate limit %.80r: %s", limit.key, error)

@@ -6,22 +6,22 @@ puts back what has not ended; there is no lock, and a sweep survives its own dea
 """
 
 import logging
+from contextlib import suppress
 from typing import Any, cast
 
 import redis
 from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.utils import as_text
 
-from producer.broker.meaning import is_wrong_type
+from producer.broker.meaning import is_wrong_type, meaning
 from producer.contract import GenerationResult, StreamedEvent, parse_entry
 from producer.contract.keys import worker_of_taker
 from producer.ledger import rq_names
 from producer.ledger.stream import discard_result, discard_stream
 from producer.ledger.sweep import Member, Swept, claim, settled, sweep
 
-from ..errors import BookkeepingFailed
 from ..presence import Dead
 from .bookkeeping import ENDED
 from .rq_types import now_in_rqs_form
@@ -33,6 +33,8 @@ MAX_RESULT_BYTES = 256 * 2**20
 """A result is text and ids of one answer. What is larger is none, and is not loaded."""
 ROUNDS = 1000
 """Of one sweep. A list of taken jobs is short; what somebody pushes into one must not hold a sweeper for ever."""
+
+_IN_RQ = {"finished": JobStatus.FINISHED, "failed": JobStatus.FAILED, "cancelled": JobStatus.STOPPED}
 
 
 class Sweeper:
@@ -67,12 +69,7 @@ class Sweeper:
         """Tell RQ of the ends that this worker has taken on."""
         claimed = self._keys.settling(self._worker.name)
         for raw in cast("list[bytes]", self._redis.lrange(claimed, 0, -1)):
-            try:
-                self._settle(raw.decode(errors="replace"))
-            except (redis.ResponseError, BookkeepingFailed) as error:
-                if isinstance(error, redis.ResponseError) and not is_wrong_type(error):
-                    raise  # Redis is full, say: it is settled when that is over
-                logger.exception("job %.80r had ended, and RQ cannot note that", raw)
+            self._settle(raw.decode(errors="replace"))
             settled(self._keys, self._worker.name, raw).run(self._redis)
 
     # -- the dead
@@ -119,10 +116,20 @@ class Sweeper:
         if job is None or ended is None:
             return  # its time is over
         executions = self._executions(job)  # of now: whoever runs the job again later has others
-        if job.get_status(refresh=False) not in ENDED:
-            self._tell_rq(job, ended, executions)
-            logger.warning("job %s had ended; RQ knows of it now", job.id)
-        self._drop(job, executions)
+        try:
+            if job.get_status(refresh=False) not in ENDED:
+                self._tell_rq(job, ended, executions)
+                logger.warning("job %s had ended; RQ knows of it now", job.id)
+            self._drop(job, executions)
+        except Exception as error:
+            # RQ raises any class over what somebody has written into a job: that must not hold up the others.
+            if isinstance(error, redis.RedisError) and meaning(error) != "broken":
+                raise  # Redis is full, say: it is settled when that is over
+            logger.exception("job %.80r had ended, and RQ cannot note that", job_id)
+            job._status = _IN_RQ.get(ended.status, JobStatus.FAILED)  # noqa: SLF001 - as RQ's own workers set it
+            self._worker.let_expire(job)
+            with suppress(redis.ResponseError):
+                self._drop(job, executions)
 
     def _tell_rq(self, job: Job, result: GenerationResult, executions: list[Execution]) -> None:
         execution = executions[0] if executions else Execution("settled", job.id, self._redis)

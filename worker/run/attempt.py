@@ -34,7 +34,7 @@ from producer.contract.requests import DRAWN_SEEDS
 
 from ..engine_process.client import EngineClient, EngineDied, EngineNotRunning
 from ..engine_process.protocol import Accepted, Answer, Ended as EngineEnded, RunFailed, StepMessage
-from ..job import AbortReason, Clock, Done, Order, Outcome, Progress, PutBack, Retry
+from ..job import AbortReason, AttemptProgress, Clock, Done, Order, Outcome, PutBack, Retry
 from .event_log import EventLog
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Attempt:
         self._abort: AbortReason | Literal["cancelled"] | None = None
         self._look = asyncio.Event()
         self._over = False
-        self.progress = Progress(tokens=len(self._resumed_ids))
+        self.progress = AttemptProgress(tokens=len(self._resumed_ids))
         self._engine_run = engine.generate(order.request.to_wire(), seed=self._seed, resumed_ids=self._resumed_ids)
 
     async def run(self) -> Outcome:

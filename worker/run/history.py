@@ -75,7 +75,7 @@ class History:
         return None
 
 
-async def read_history(
+async def read_or_discard_history(
     client: "Redis",
     keys: Keys,
     job_id: str,
@@ -85,7 +85,7 @@ async def read_history(
     max_bytes: int = MAX_BYTES,
     max_entries: int = MAX_ENTRIES,
 ) -> History:
-    """Read a job's past. Waits for Redis as long as it takes.
+    """A job's past. What cannot be its stream is deleted. Waits for Redis as long as it takes.
 
     max_bytes, max_entries: a stream above either is not read; the history's `fault` says so.
     """

@@ -22,7 +22,7 @@ from ..engine_process.client import EngineClient
 from ..job import AbortReason, Done, Order, Outcome, Superseded
 from .attempt import Attempt, error_info
 from .event_log import EventLog, Fenced, Moved
-from .history import History, read_history
+from .history import History, read_or_discard_history
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Runner:
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
         while True:
-            history = await read_history(self.client, self.keys, order.job_id, self.worker_name, self._outage)
+            history = await self._history(order.job_id)
             if not history.held:
                 logger.warning("job %s has been taken over before it began", order.job_id)
                 return Superseded()
@@ -96,6 +96,9 @@ class Runner:
         if self.attempt is not None:
             self.attempt.look_for_cancel()
 
+    async def _history(self, job_id: str) -> History:
+        return await read_or_discard_history(self.client, self.keys, job_id, self.worker_name, self._outage)
+
     async def _clear(self, job_id: str) -> bool:
         """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in.
 
@@ -108,7 +111,7 @@ class Runner:
     async def refuse(self, job_id: str, model: str, error: JobError, *, result_ttl_s: float) -> Outcome:
         """End a job that cannot be run: `failed`, with its result."""
         while True:
-            history = await read_history(self.client, self.keys, job_id, self.worker_name, self._outage)
+            history = await self._history(job_id)
             if ended := history.ended:
                 return Done(ended)
             log = self.log(job_id, history, result_ttl_s)

@@ -27,7 +27,7 @@ if origin then
   for _, registry in ipairs({'deferred:', 'scheduled:', 'failed:', 'finished:'}) do
     redis.call('ZREM', ARGV[12] .. registry .. origin, ARGV[1])
   end
-  redis.call('HSET', KEYS[3], 'status', 'canceled', 'ended_at', ARGV[9])
+  redis.call('HSET', KEYS[3], 'status', 'canceled', 'ended_at', ARGV[9], 'expires_at_ms', '')
   redis.call('EXPIRE', KEYS[3], ttl_s)
   local canceled = ARGV[12] .. 'canceled:' .. origin
   redis.call('ZADD', canceled, math.floor(now_ms() / 1000) + ttl_s, ARGV[1])

@@ -307,7 +307,7 @@ def test_check_answers_without_torch(broker: EmbeddedBroker, redis_client: redis
     )
     assert (ended.returncode, ended.stderr) == (0, "tiny: 1 ready, 0 loading\n")
     modules = set(ended.stdout.split())
-    assert "worker.roster" in modules
+    assert "worker.health" in modules
     assert not modules & {"torch", "transformers", "worker.engine"}
 
 

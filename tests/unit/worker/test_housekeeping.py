@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import redis
 from fakeredis import FakeAsyncRedis, FakeServer
+from rq import Queue
 from rq.job import Job
+from rq.rate_limit import RateLimit
 
-from producer.ledger.sweep import Beat
+from producer.contract import FUNCTION, BrokerUnavailable
+from producer.ledger.sweep import SCHEDULED_AT_ONCE, Beat, Member
+from producer.ledger.take import DUE_AT_ONCE
 from worker.housekeeping import EXPIRE_AT_ONCE, Housekeeping
 from worker.presence import Dead
 from worker.queue.rq_worker import GenerationWorker
@@ -111,6 +116,72 @@ async def test_scheduled_jobs_are_started(client, house):
     await house.keeper.note_beat(seen(scheduled=True))
     await house.step()
     assert in_queue(client) == ["a"]
+
+
+async def test_many_jobs_of_one_time_are_started_at_once(client, house):
+    due = [f"job-{number}" for number in range(2 * SCHEDULED_AT_ONCE + 1)]
+    client.zadd(f"rq:scheduled:{NORMAL}", dict.fromkeys(due, 1))
+    await house.keeper.note_beat(seen(scheduled=True))
+    await house.step()
+    assert sorted(in_queue(client)) == sorted(due)
+
+
+async def test_rqs_rate_limit_holds_for_scheduled_jobs_and_none_waits_for_ever(client, house):
+    limit = RateLimit("mine", concurrency=1)
+    queue = Queue(NORMAL, connection=client, serializer="json")
+    jobs = [queue.enqueue_in(timedelta(0), FUNCTION, request={}, rate_limit=limit) for _ in range(2)]
+    client.zadd(f"rq:scheduled:{NORMAL}", {job.id: place for place, job in enumerate(jobs)})
+    await house.keeper.note_beat(seen(scheduled=True))
+    await house.step()
+    assert in_queue(client) == [jobs[0].id]
+    # It was cancelled, say, by whoever tells RQ's limit nothing.
+    client.delete(f"rq:queue:{NORMAL}")
+    client.hset(jobs[0].key, "status", "canceled")
+    house.worker.maintain()
+    assert in_queue(client) == [jobs[1].id]
+
+
+async def test_the_dead_are_buried_between_the_ends_of_late_jobs(client, house, dead_with_job):
+    dead, job = dead_with_job
+    late = [enqueue(client).id for _ in range(2 * DUE_AT_ONCE)]
+    client.zadd(KEYS.deadlines("tiny"), dict.fromkeys(late, 1))
+    await house.keeper.note_beat(seen(late=True))
+    end_late = house.end_late
+
+    async def end_and_die(late_job: Job | str) -> None:
+        await end_late(late_job)
+        await house.keeper.note_dead(Dead(member_of(dead), "overdue"))
+
+    house.keeper._end_late = end_and_die
+    await house.step()
+    assert len(house.ended) == DUE_AT_ONCE
+    await house.step()
+    assert job.id in in_queue(client)
+    assert len(house.ended) == 2 * DUE_AT_ONCE
+
+
+async def test_a_server_that_cannot_serve_us_is_told_as_such(client, house):
+    client.zadd(KEYS.deadlines("tiny"), {enqueue(client).id: 1})
+    await house.keeper.note_beat(seen(late=True))
+
+    async def unfit(_: Job | str) -> None:
+        raise BrokerUnavailable("no")
+
+    house.keeper._end_late = unfit
+    with pytest.raises(BrokerUnavailable):
+        await house.step()
+
+
+async def test_one_that_cannot_be_buried_holds_up_nothing_else(client, house, dead_with_job):
+    dead, job = dead_with_job
+    late = enqueue(client).id
+    client.zadd(KEYS.deadlines("tiny"), {late: 1})
+    await house.keeper.note_dead(Dead(Member("somebody's", "no/model"), "overdue"))
+    await house.keeper.note_dead(Dead(member_of(dead), "overdue"))
+    await house.keeper.note_beat(seen(late=True))
+    await house.step()
+    assert in_queue(client) == [job.id]
+    assert house.ended == [late]
 
 
 async def test_only_the_first_of_the_ring_does_it_for_all(client, house, dead_with_job):

@@ -51,6 +51,22 @@ def test_a_job_that_is_refused_is_counted_and_makes_no_request_look_fast(simulat
     assert value("gen_ai_server_request_duration_seconds_count") == 0
 
 
+def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):
+    """It looks again when the job is over, and no sooner: the outage would last as long, and the worker could not
+    leave in good order meanwhile."""
+    service = simulated.service
+    look = next(side for side in service._side_tasks() if side.name.startswith("watching"))
+    simulated.do(lambda: service._outage.note(redis.ConnectionError("gone"), look.name, look.name))
+    simulated.turn_until(service._idle.is_set)
+    assert service._outage.is_on
+    service._idle.clear()  # a job has come
+    looking = simulated.loop.create_task(look.step())
+    simulated.loop.turn()
+    assert not looking.done()
+    service._outage.over("presence")
+    assert not service._outage.is_on
+
+
 class Engine(ScriptedEngine):
     """One that can be started and killed."""
 

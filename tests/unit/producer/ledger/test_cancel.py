@@ -39,6 +39,7 @@ def test_a_job_that_waits_is_ended_at_once(client):
     assert client.get(KEYS.result("a")) == last.event.data.model_dump_json().encode()
     assert items(client, NORMAL) == ["b"]
     assert (field(client, "a", "status"), field(client, "a", "ended_at")) == ("canceled", NOW)
+    assert field(client, "a", "expires_at_ms") == "", "put into its queue again, it waits anew"
     assert client.zrange(KEYS.deadlines("tiny"), 0, -1) == [b"b"]
     assert client.xlen(KEYS.wake("1")) == 1
     assert not client.exists(KEYS.cancel("a"), KEYS.waiters("a"))

@@ -8,6 +8,7 @@ from producer.ledger.sweep import (
     SCHEDULED_AT_ONCE,
     Member,
     RingEntry,
+    Scheduled,
     beat as beat_step,
     claim,
     leave,
@@ -409,7 +410,7 @@ def scheduled(client, job_id, at_s, queue=QUEUE, **fields):
 
 
 def start_due(client):
-    return schedule(KEYS, "tiny", now=NOW).run(client)
+    return schedule(KEYS, "tiny", now=NOW).run(client).due
 
 
 def test_scheduled_jobs_are_enqueued_once_their_time_has_come(client):
@@ -431,6 +432,32 @@ def test_a_scheduled_job_goes_to_the_end_of_its_queue_or_to_the_front_if_it_says
     scheduled(client, "urgent", 2, enqueue_at_front="1")
     assert start_due(client) == 2
     assert items(client, NORMAL) == ["urgent", "waits", "plain"]
+
+
+@pytest.mark.parametrize(("ended_at", "order"), [(NOW, ["again", "waits"]), ("", ["waits", "again"])])
+def test_a_retry_goes_to_the_front_if_its_job_asks_for_that_and_a_first_run_does_not(client, ended_at, order):
+    submit_jobs(client, "waits")
+    scheduled(client, "again", 1, enqueue_at_front="0", enqueue_at_front_on_retry="1", ended_at=ended_at)
+    assert start_due(client) == 1
+    assert items(client, NORMAL) == order
+
+
+def test_a_scheduled_job_with_a_rate_limit_waits_for_rq_to_let_it_through(client):
+    scheduled(client, "a", 1, rate_limit_key="mine", rate_limit_concurrency="2", enqueue_at_front="1")
+    assert schedule(KEYS, "tiny", now=NOW).run(client) == Scheduled(due=1, limited=1)
+    assert items(client, NORMAL) == []
+    assert client.zrange("rq:rl:mine:rate_limited", 0, -1) == [b"a"]
+    assert (field(client, "a", "status"), field(client, "a", "enqueue_at_front")) == ("rate_limited", "1")
+    assert client.smembers("rq:rl-keys") == {b"mine"}
+    assert client.hget("rq:rl:mine", "concurrency") == b"2"
+
+
+@pytest.mark.parametrize("key", ["rq:rl-keys", "rq:rl:mine:rate_limited"])
+def test_a_rate_limit_that_nobody_can_keep_is_none(client, key):
+    client.set(key, "foreign")
+    scheduled(client, "a", 1, rate_limit_key="mine", rate_limit_concurrency="2")
+    assert schedule(KEYS, "tiny", now=NOW).run(client) == Scheduled(due=1, limited=0)
+    assert items(client, NORMAL) == ["a"]
 
 
 def test_a_scheduled_job_without_a_hash_goes_to_whoever_refuses_it(client):

@@ -21,6 +21,7 @@ from producer.contract import (
     WorkerLost,
 )
 from worker.errors import BookkeepingFailed
+from worker.intake import read_order
 from worker.queue.rq_worker import GenerationWorker
 
 from ..jobs import (
@@ -647,3 +648,20 @@ def test_a_job_that_depends_on_another_is_enqueued_with_the_end_of_that(client, 
     worker.succeed(job, worker.begin(job, DIGEST), result(job))
     assert in_queue(client) == [second.id]
     assert taken_job(worker).id == second.id
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped", "refused"])
+def test_a_job_that_is_enqueued_again_after_its_end_waits_anew(client, worker, job, end):
+    """Its wait of before was longer ago than it may wait: it ended as expired as soon as it was taken."""
+    client.hset(job.key, mapping={"queued_at_ms": 1, "expires_at_ms": 2, "meta": '{"expires_at": 1}'})
+    job.refresh()
+    if end == "refused":
+        worker.refuse(job, InvalidRequest("no"))
+    else:
+        execution = worker.begin(job, DIGEST)
+        worker.stopped(job, execution) if end == "stopped" else worker.fail(job, execution, JobTimeout())
+    worker.put_down(job.id)
+    Job.fetch(job.id, client, "json").requeue()
+    taken = worker.take()
+    order = read_order(worker.read(taken), taken, worker.settings, tuple(worker.queue_names()))
+    assert order.queued_ms < 600_000

@@ -9,11 +9,13 @@ import re
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from rq import suspension
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
 from rq.queue import Queue
+from rq.rate_limit import RateLimitRegistry
 from rq.registry import (
     CanceledJobRegistry,
     DeferredJobRegistry,
@@ -57,6 +59,9 @@ def test_names_of_keys():
     assert REDIS_WORKER_KEYS == rq_names.WORKERS
     assert rq_names.workers("a") == WORKERS_BY_QUEUE_KEY % "a"
     assert suspension.WORKERS_SUSPENDED == rq_names.SUSPENDED
+    assert RateLimitRegistry.rl_keys_key == rq_names.RATE_LIMITS
+    assert RateLimitRegistry("a", Redis()).config_key == f"{rq_names.RATE_LIMIT_PREFIX}a"
+    assert RateLimitRegistry("a", Redis()).rate_limited_key == f"{rq_names.RATE_LIMIT_PREFIX}a:rate_limited"
     assert rq_names.results("a") == Result.get_key("a")
 
 
@@ -78,7 +83,9 @@ def test_names_that_the_scripts_build_themselves():
         for script in ("sweep", "cancel")
         for name in re.findall(r"(?:\]|registry|\() \.\. '([a-z]+):'", (LUA / f"{script}.lua").read_text())
     }
-    assert built <= {"job", "queue", "executions", "execution", *REGISTRIES}, "a name that is not looked at here"
+    assert built <= {"job", "queue", "executions", "execution", "worker", *REGISTRIES}, (
+        "a name that is not looked at here"
+    )
 
 
 def test_the_channel_of_a_worker():

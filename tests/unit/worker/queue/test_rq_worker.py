@@ -7,6 +7,7 @@ import pytest
 import redis
 from rq import Queue, Retry
 from rq.job import Job
+from rq.rate_limit import RateLimitRegistry
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.suspension import resume, suspend
 from rq.utils import now, utcformat
@@ -303,7 +304,7 @@ def test_a_scheduled_job_that_cannot_be_read_goes_to_its_queue_and_holds_up_no_o
 
 
 def schedule_due(worker: GenerationWorker) -> int:
-    return schedule(KEYS, "tiny", now=utcformat(now())).run(worker.connection)
+    return schedule(KEYS, "tiny", now=utcformat(now())).run(worker.connection).due
 
 
 def test_maintenance_drops_what_has_expired_and_leaves_running_jobs(client, worker, job):
@@ -313,3 +314,28 @@ def test_maintenance_drops_what_has_expired_and_leaves_running_jobs(client, work
     worker.maintain()
     assert registered(FailedJobRegistry, client) == []
     assert client.hget(job.key, "status") == b"started", "RQ would have declared it abandoned"
+
+
+@pytest.mark.parametrize("put", [{"rq:rl:mine": "foreign"}, {"rq:rl:mine:allowed": "foreign"}, {}])
+def test_a_rate_limit_that_is_none_holds_up_no_maintenance(client, worker, put):
+    client.sadd("rq:rl-keys", "mine", "yours")
+    client.hset("rq:rl:mine", "concurrency", "many")
+    client.hset("rq:rl:yours", "concurrency", 1)
+    client.zadd("rq:rl:mine:rate_limited", {"a": 1})
+    job = enqueue(client)
+    client.delete(f"rq:queue:{NORMAL}")
+    client.hset(job.key, "status", "rate_limited")
+    client.zadd("rq:rl:yours:rate_limited", {job.id: 1})
+    for key, value in put.items():
+        client.delete(key)
+        client.set(key, value)
+    worker.maintain()
+    assert in_queue(client) == [job.id]
+
+
+def test_a_user_of_before_there_were_rate_limits_keeps_none(worker, monkeypatch):
+    def refuse(_: object) -> None:
+        raise redis.exceptions.NoPermissionError("No permissions to access a key")
+
+    monkeypatch.setattr(RateLimitRegistry, "all", refuse)
+    worker.keep_rate_limits()

@@ -165,6 +165,23 @@ def test_an_end_of_which_rq_has_not_heard_is_registered(client, worker, dead, st
     assert_nothing_is_left(client, worker, dead)
 
 
+@pytest.mark.parametrize("put", [{"meta": "[]"}, {"meta": "no JSON"}, {"data": ""}, {"retry_intervals": "1"}])
+@pytest.mark.parametrize("status", IN_RQ)
+def test_an_end_over_which_rq_stumbles_holds_up_no_other(client, worker, dead, status, put):
+    broken, sound = take_of(client, dead), take_of(client, dead)
+    for job in (broken, sound):
+        dead.begin(job, DIGEST)
+        write_result(client, job.id, status)
+    client.hset(broken.key, mapping=put)
+    die(client, dead)
+    bury(worker, dead)
+    assert Job.fetch(sound.id, client, "json").get_status() == IN_RQ[status][0]
+    assert client.hget(broken.key, "status") != b"started"
+    assert client.ttl(broken.key) > 0
+    assert_nothing_is_left(client, worker, dead)
+    assert not client.exists(KEYS.settling(worker.name))
+
+
 def take_of(client: Server, worker: GenerationWorker, **options) -> Job:
     enqueue(client, **options)
     return taken_job(worker)

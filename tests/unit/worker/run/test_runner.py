@@ -23,7 +23,7 @@ from producer.contract import (
 )
 from worker.engine_process.protocol import RunFailed
 from worker.job import Done, Order, PutBack, Retry, Superseded
-from worker.run.history import read_history
+from worker.run.history import read_or_discard_history
 from worker.run.runner import Runner
 
 from ..scripted_engine import ScriptedEngine, step
@@ -356,7 +356,7 @@ async def test_what_stands_in_place_of_the_stream_is_deleted_and_not_what_has_co
         return await run_script(*args)
 
     monkeypatch.setattr(client, "evalsha", stopped_before)
-    assert (await read_history(client, KEYS, JOB, "w1", Outage())).events == ()
+    assert (await read_or_discard_history(client, KEYS, JOB, "w1", Outage())).events == ()
     assert await client.exists(KEYS.events(JOB)) == overtaken
 
 
