@@ -259,17 +259,22 @@ class Operations:
     def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | UnknownEvent | None, bool]]:
         """The last event so far, and whether there is a result.  Raises NoSuchJob."""
         hash_key, events, result = self._existence_keys(check_job_id(job_id))
-        entries, has_result, has_hash = (
+        entries, has_result, origin = (
             yield lambda r: (
                 r.pipeline(transaction=True)
                 .xrevrange(events, count=1)
                 .exists(result)
-                .hexists(hash_key, "origin")
+                .hget(hash_key, "origin")
                 .execute()
             )
         )
-        if not (entries or has_result or has_hash):
-            raise NoSuchJob(f"job {job_id} is not known: it was never submitted, or its result_ttl_s has passed")
+        if not (entries or has_result):
+            if origin is None:
+                raise NoSuchJob(
+                    f"job {job_id} is not known: it was never submitted, its result_ttl_s has passed, or Redis "
+                    "has evicted it for memory"
+                )
+            self._check_ours(job_id, origin.decode(errors="replace"))
         return (parse_entry(*entries[0]) if entries else None), bool(has_result)
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
@@ -277,9 +282,14 @@ class Operations:
         key = rq_names.job(job_id)
         values, ttl_s = yield lambda r: r.pipeline(transaction=False).hmget(key, JOB_FIELDS).ttl(key).execute()
         fields = job_fields(values)
-        if fields and self.keys.model_of_queue(fields.get("origin", "")) is None:
-            raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {fields.get('origin')!r}, and not ours")
+        if fields:
+            self._check_ours(job_id, fields.get("origin", ""))
         return fields, ttl_s
+
+    def _check_ours(self, job_id: str, origin: str) -> None:
+        """Raises NoSuchJob for a job of RQ alone, or of another prefix: nobody would end it here."""
+        if self.keys.model_of_queue(origin) is None:
+            raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {origin!r:.80}, and not ours")
 
     def _cancel_step(
         self, job_id: str, fields: dict[str, str], ttl_s: int, events: list[StreamedEvent | UnknownEvent]

@@ -583,6 +583,16 @@ def test_a_job_of_another_queue_is_left_alone(producer: Producer, client: FakeRe
             operation(job.id)
 
 
+def test_nobody_waits_for_a_job_of_another_deployment(producer: Producer, fake_server: FakeServer) -> None:
+    """Their jobs share RQ's hashes, and nobody would ever end this one here: that is known at once."""
+    handle = producer.submit("Hi", model="tiny")
+
+    with Producer(connection=FakeRedis(server=fake_server), prefix="other") as other:
+        for wait in (other.result, lambda job_id, **options: next(other.stream(job_id, **options))):
+            with pytest.raises(NoSuchJob, match=r"another RQ queue, 'generate\.tiny'"):
+                wait(handle.job_id, timeout_s=1000)
+
+
 # --- status ---------------------------------------------------------------------------------------------------
 
 
