@@ -102,11 +102,14 @@ class Housekeeping:
                 await asyncio.to_thread(self._sweeper.sweep, dead)
 
     async def _expire(self) -> None:
-        while late := await asyncio.to_thread(self._worker.take_late):
-            gate = asyncio.Semaphore(EXPIRE_AT_ONCE)
-            async with asyncio.TaskGroup() as tasks:
-                for job in late:
-                    tasks.create_task(self._end_one(gate, job))
+        """End some of the late jobs. While there are more, the next step is due: it looks at the dead first."""
+        late = await asyncio.to_thread(self._worker.take_late)
+        gate = asyncio.Semaphore(EXPIRE_AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            for job in late:
+                tasks.create_task(self._end_one(gate, job))
+        if late:
+            self._due.set()
 
     async def _end_one(self, gate: asyncio.Semaphore, job: Job | str) -> None:
         """One that cannot be ended so must not hold up the others: it is taken as the next job, from our list."""
