@@ -11,10 +11,10 @@ Knows RQ's registries, its callbacks and its retries. Knows nothing of how jobs 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import RLock
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import uuid4
 
 import redis
@@ -51,14 +51,19 @@ class GenerationJob(Job):
     """RQ's job, with a retry that stands or falls with its transaction."""
 
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """RQ's own writes the status of a job that is to wait ahead of the transaction, and beside it."""
+        """RQ's own writes the status of a job that is to wait ahead of the transaction, and beside it.
+
+        And it counts from this host's clock: the job's time comes by Redis'.
+        """
         interval_s = self.get_retry_interval()
         if not interval_s:
             super().retry(queue, pipeline)
             return
         assert self.retries_left
         self.retries_left -= 1
-        queue.schedule_job(self, now() + timedelta(seconds=interval_s), pipeline=pipeline)
+        seconds, microseconds = cast("tuple[int, int]", self.connection.time())
+        at = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) + timedelta(seconds=interval_s)
+        queue.schedule_job(self, at, pipeline=pipeline)
 
 
 class Bookkeeper(BaseWorker):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ from rq import Retry
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
+from rq.utils import now
 
 from producer.contract import (
     GenerationResult,
@@ -21,6 +23,7 @@ from producer.contract import (
     WorkerLost,
 )
 from worker.errors import BookkeepingFailed
+from worker.queue import bookkeeping
 from worker.queue.rq_worker import GenerationWorker
 
 from ..jobs import (
@@ -188,6 +191,16 @@ def test_a_failure_that_may_pass_is_retried_and_one_that_will_not_is_not(client,
     worker.fail(job, worker.begin(job, DIGEST), InvalidRequest("no"))
     assert in_queue(client) == []
     assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
+
+
+@pytest.mark.parametrize("skew_s", [-900, 900])
+def test_another_try_waits_for_its_interval_whatever_this_hosts_clock_says(client, worker, monkeypatch, skew_s):
+    job = taken_job_of(client, worker, retry=Retry(1, interval=600))
+    monkeypatch.setattr(bookkeeping, "now", lambda: now() + timedelta(seconds=skew_s))
+    failed_at_s = client.time()[0]
+    worker.fail(job, worker.begin(job, "digest"), JobTimeout())
+    due_at_s = client.zscore(f"rq:scheduled:{NORMAL}", job.id)
+    assert failed_at_s + 599 <= due_at_s <= client.time()[0] + 600
 
 
 # -- jobs that go on elsewhere
