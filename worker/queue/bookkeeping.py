@@ -33,6 +33,7 @@ from producer.contract import GenerationResult, JobError, Keys
 from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..errors import BookkeepingFailed
+from ..intake import MIN_RESULT_TTL_S
 from ..settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -350,14 +351,14 @@ class Bookkeeper(BaseWorker):
             execution.delete(job=job, pipeline=pipeline)
 
     def _bounded_ttl(self, ttl_s: int | None) -> int:
-        """Of the job in RQ: as it asks, up to the bound. RQ's -1 (for ever) is the bound, and 0 is at once.
+        """Of the job in RQ: as it asks, within bounds. RQ's -1 (for ever) is the upper one, and 0 is at once.
 
-        `intake.result_ttl_s`, for events and result, has a lower bound too: subscribers read those, and not RQ's.
+        What stays, stays as long as events and result do, see `intake.result_ttl_s`: without it nobody could tell
+        that an id which is used again is another request's.
         """
-        if ttl_s is None:
-            return round(self.settings.result_ttl_s)
-        bound = round(self.settings.max_result_ttl_s)
-        return bound if ttl_s < 0 else min(ttl_s, bound)
+        asked = self.settings.result_ttl_s if ttl_s is None else ttl_s
+        bound = self.settings.max_result_ttl_s
+        return round(bound if asked < 0 else min(max(asked, MIN_RESULT_TTL_S), bound)) if asked else 0
 
     def _call_back(self, job: Job, kind: Literal["success", "failure", "stopped"], *args: Any) -> None:
         """Run a callback that a setting allows. Its failure is logged and changes nothing.
