@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import RLock
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from uuid import uuid4
 
 import redis
@@ -62,7 +62,7 @@ class GenerationJob(Job):
             return
         assert self.retries_left
         self.retries_left -= 1
-        seconds, microseconds = cast("tuple[int, int]", self.connection.time())
+        seconds, microseconds = self.connection.time()
         at = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) + timedelta(seconds=interval_s)
         queue.schedule_job(self, at, pipeline=pipeline)
 
