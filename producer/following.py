@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from .contract import BEFORE_FIRST, EventId, GenqueueError, Keys, StreamedEvent, UnknownEvent, parse_entry
 
 INBOX_LIMIT = 1024
@@ -213,17 +211,26 @@ class Subscriptions:
         error: GenqueueError | None = None
         for entry_id, fields in entries:
             try:
-                events.append(parse_entry(entry_id, fields))
-            except (ValidationError, KeyError, UnicodeDecodeError):
-                error = GenqueueError(
-                    f"the stream's entry {entry_id.decode()} is no event of contract version 1: producer and "
-                    "worker must speak the same version"
-                )
+                events.append(event_in(entry_id, fields))
+            except GenqueueError as fault:
+                error = fault
                 break
         for subscription in subscriptions:
             subscription.put_all(events)
             if error is not None and subscription.wants_more:
                 subscription.fail(error)
+
+
+def event_in(entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent | UnknownEvent:
+    """The event in an entry of a stream.  Raises GenqueueError for what is none: anybody could have written it."""
+    try:
+        return parse_entry(entry_id, fields)
+    except (KeyError, ValueError):
+        # From None: the error within would quote what stands there.
+        raise GenqueueError(
+            f"the stream's entry {entry_id.decode()} is no event of contract version 1: producer and worker must "
+            "speak the same version"
+        ) from None
 
 
 class ColdStreams:

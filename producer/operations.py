@@ -16,6 +16,7 @@ from .contract import (
     BEFORE_FIRST,
     EventId,
     GenerationResult,
+    GenqueueError,
     JobConflict,
     Keys,
     NoSuchJob,
@@ -24,12 +25,11 @@ from .contract import (
     StreamedEvent,
     UnknownEvent,
     WaitTimeout,
-    parse_entry,
 )
 from .contract.assemble import assemble
 from .contract.compatibility import check_understood
 from .contract.keys import check_job_id
-from .following import Subscription
+from .following import Subscription, event_in
 from .job_status import (
     JOB_FIELDS,
     JobState,
@@ -163,7 +163,7 @@ class Operations:
         if has_result and newest is None:  # beside a stream that goes on, it is no result
             raw = yield lambda r: r.get(self.keys.result(job_id))
             if raw is not None:
-                return GenerationResult.model_validate_json(raw)
+                return _stored_result(job_id, raw)
         return newest.id if newest else BEFORE_FIRST
 
     def announce(self, job_id: str, wake_key: str) -> Operation[GenerationResult | None]:
@@ -173,7 +173,7 @@ class Operations:
         """
         step = await_end(self.keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
         entry = step.read((yield step.send))
-        return _result_of(parse_entry(*entry)) if entry else None
+        return _result_of(event_in(*entry)) if entry else None
 
     def next_event(
         self,
@@ -214,7 +214,7 @@ class Operations:
         fields, ttl_s = yield from self._read_job(job_id)
         while True:
             entries = yield lambda r: r.xrange(self.keys.events(job_id))
-            step = self._cancel_step(job_id, fields, ttl_s, [parse_entry(*entry) for entry in entries])
+            step = self._cancel_step(job_id, fields, ttl_s, [event_in(*entry) for entry in entries])
             outcome = step.read((yield step.send))
             # 'changed': its worker has published since we read.
             if outcome != "changed":
@@ -259,27 +259,37 @@ class Operations:
     def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | UnknownEvent | None, bool]]:
         """The last event so far, and whether there is a result.  Raises NoSuchJob."""
         hash_key, events, result = self._existence_keys(check_job_id(job_id))
-        entries, has_result, has_hash = (
+        entries, has_result, origin = (
             yield lambda r: (
                 r.pipeline(transaction=True)
                 .xrevrange(events, count=1)
                 .exists(result)
-                .hexists(hash_key, "origin")
+                .hget(hash_key, "origin")
                 .execute()
             )
         )
-        if not (entries or has_result or has_hash):
-            raise NoSuchJob(f"job {job_id} is not known: it was never submitted, or its result_ttl_s has passed")
-        return (parse_entry(*entries[0]) if entries else None), bool(has_result)
+        if not (entries or has_result):
+            if origin is None:
+                raise NoSuchJob(
+                    f"job {job_id} is not known: it was never submitted, its result_ttl_s has passed, or Redis "
+                    "has evicted it for memory"
+                )
+            self._check_ours(job_id, origin.decode(errors="replace"))
+        return (event_in(*entries[0]) if entries else None), bool(has_result)
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
         """Fields of the RQ hash, none when it is gone or not ours; and its TTL in seconds, negative for none."""
         key = rq_names.job(job_id)
         values, ttl_s = yield lambda r: r.pipeline(transaction=False).hmget(key, JOB_FIELDS).ttl(key).execute()
         fields = job_fields(values)
-        if fields and self.keys.model_of_queue(fields.get("origin", "")) is None:
-            raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {fields.get('origin')!r}, and not ours")
+        if fields:
+            self._check_ours(job_id, fields.get("origin", ""))
         return fields, ttl_s
+
+    def _check_ours(self, job_id: str, origin: str) -> None:
+        """Raises NoSuchJob for a job of RQ alone, or of another prefix: nobody would end it here."""
+        if self.keys.model_of_queue(origin) is None:
+            raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {origin!r:.80}, and not ours")
 
     def _cancel_step(
         self, job_id: str, fields: dict[str, str], ttl_s: int, events: list[StreamedEvent | UnknownEvent]
@@ -331,7 +341,7 @@ class Operations:
                 state=_terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
-        result = GenerationResult.model_validate_json(raw)
+        result = _stored_result(job_id, raw)
         return JobStatus(
             job_id=job_id, model=result.model, state=result.status, has_result=True, worker=result.worker
         )
@@ -347,6 +357,13 @@ def _result_of(event: StreamedEvent | UnknownEvent) -> GenerationResult:
     assert isinstance(event, StreamedEvent)
     assert isinstance(event.event.data, GenerationResult)
     return event.event.data
+
+
+def _stored_result(job_id: str, raw: bytes) -> GenerationResult:
+    try:
+        return GenerationResult.model_validate_json(raw)
+    except ValueError:
+        raise GenqueueError(f"what stands in place of the result of job {job_id} is none") from None
 
 
 def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | None:

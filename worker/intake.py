@@ -26,7 +26,7 @@ from .settings import WorkerSettings
 
 MIN_RESULT_TTL_S = 60.0
 """A subscriber needs the time to read the end, also of a job whose result nobody wants to keep: RQ's own record of
-it goes at once where the job says so, see `Bookkeeper._bounded_ttl`."""
+it goes at once where the job asks for 0, see `Bookkeeper._bounded_ttl`."""
 MAX_RETRY_INTERVAL_S = 365 * 86_400
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -34,6 +34,8 @@ class Done:
     """The job has its terminal event and its result."""
 
     result: GenerationResult
+    is_news: bool = True
+    """Whether it was this worker that ended it. An end that stood there before has been counted by another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ import sys
 def configure(level: str) -> None:
     """Log to stderr from that level on: debug, info, warning, error."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=level.upper(), stream=sys.stderr)
-    logging.getLogger("rq").setLevel(rq_level(level))
+    # RQ's worker gives its logger a level of its own when it is imported, which the level above does not move.
+    for name in ("rq", "rq.worker"):
+        logging.getLogger(name).setLevel(rq_level(level))
 
 
 def rq_level(level: str) -> int:

@@ -119,7 +119,7 @@ class Registrar:
         """End a job that is not run, in its stream.  ttl_s: how long its result is to stay."""
         logger.info("job %.80r is refused: %s", job_id, error.code)
         outcome = await self._runner.refuse(job_id, self._settings.model_name, error, result_ttl_s=ttl_s)
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Done) and outcome.is_news:
             self._metrics.observe(outcome.result, None)
 
     async def fail_unrun(self, job: Job, error: JobError) -> None:

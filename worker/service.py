@@ -204,7 +204,7 @@ class Service:
             beginning.cancel()
             self.upkeep.running = None
             self.metrics.busy.set(0)
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Done) and outcome.is_news:
             self.metrics.observe(outcome.result, time.monotonic() - taken_at)
         await self._registrar.soon(job, execution, outcome)
 

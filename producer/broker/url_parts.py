@@ -173,7 +173,22 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
             "behind the last @, or from the start, it has host:port, where the port is a number up to 65535; "
             f"{_ENCODE}"
         )
-    return unquote(host), port or default_port
+    host = unquote(host)
+    # A socket would raise a UnicodeError for such a name; and what stands between a bracket and a colon gets lost.
+    if not _is_host(host) or re.search(r"\][^:]", text):
+        raise UrlFault(
+            "its host is malformed: a part of it between dots is empty or above 63 characters, or something "
+            "stands behind a closing bracket"
+        )
+    return host, port or default_port
+
+
+def _is_host(name: str) -> bool:
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _database(text: str) -> int:

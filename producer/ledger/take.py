@@ -42,7 +42,7 @@ def take(
     """
     script_keys, taken_parts = _names(keys, worker, model), keys.taken_parts
     args = [worker, list_ttl_s, rq_names.SUSPENDED, rq_names.JOB_PREFIX, *taken_parts, max_bytes, MAX_JOB_ID_CHARS]
-    return Step("take", script_keys, [*args, len(FIELDS), *FIELDS, *known], _read_taken)
+    return Step("take", script_keys, [*args, keys.prefix, len(FIELDS), *FIELDS, *known], _read_taken)
 
 
 def take_due(keys: Keys, worker: str, model: str, *, list_ttl_s: int) -> Step[list[bytes]]:

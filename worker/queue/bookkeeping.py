@@ -11,7 +11,7 @@ Knows RQ's registries, its callbacks and its retries. Knows nothing of how jobs 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import RLock
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from producer.contract import GenerationResult, JobError, Keys
 from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..errors import BookkeepingFailed
+from ..intake import MIN_RESULT_TTL_S
 from ..settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -51,14 +52,19 @@ class GenerationJob(Job):
     """RQ's job, with a retry that stands or falls with its transaction."""
 
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """RQ's own writes the status of a job that is to wait ahead of the transaction, and beside it."""
+        """RQ's own writes the status of a job that is to wait ahead of the transaction, and beside it.
+
+        And it counts from this host's clock: the job's time comes by Redis'.
+        """
         interval_s = self.get_retry_interval()
         if not interval_s:
             super().retry(queue, pipeline)
             return
         assert self.retries_left
         self.retries_left -= 1
-        queue.schedule_job(self, now() + timedelta(seconds=interval_s), pipeline=pipeline)
+        seconds, microseconds = self.connection.time()
+        at = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) + timedelta(seconds=interval_s)
+        queue.schedule_job(self, at, pipeline=pipeline)
 
 
 class Bookkeeper(BaseWorker):
@@ -347,14 +353,14 @@ class Bookkeeper(BaseWorker):
             execution.delete(job=job, pipeline=pipeline)
 
     def _bounded_ttl(self, ttl_s: int | None) -> int:
-        """Of the job in RQ: as it asks, up to the bound. RQ's -1 (for ever) is the bound, and 0 is at once.
+        """Of the job in RQ: as it asks, within bounds. RQ's -1 (for ever) is the upper one, and 0 is at once.
 
-        `intake.result_ttl_s`, for events and result, has a lower bound too: subscribers read those, and not RQ's.
+        What stays, stays as long as events and result do, see `intake.result_ttl_s`: without it nobody could tell
+        that an id which is used again is another request's.
         """
-        if ttl_s is None:
-            return round(self.settings.result_ttl_s)
-        bound = round(self.settings.max_result_ttl_s)
-        return bound if ttl_s < 0 else min(ttl_s, bound)
+        asked = self.settings.result_ttl_s if ttl_s is None else ttl_s
+        bound = self.settings.max_result_ttl_s
+        return round(bound if asked < 0 else min(max(asked, MIN_RESULT_TTL_S), bound)) if asked else 0
 
     def _call_back(self, job: Job, kind: Literal["success", "failure", "stopped"], *args: Any) -> None:
         """Run a callback that a setting allows. Its failure is logged and changes nothing.

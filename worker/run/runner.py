@@ -69,7 +69,7 @@ class Runner:
                 return await self.refuse(order.job_id, order.model, history.fault, result_ttl_s=order.result_ttl_s)
             ended = history.ended
             if ended and history.entries[-1].type == "finished" and not order.begins_anew:
-                return Done(ended)
+                return Done(ended, is_news=False)
             if ended or (order.begins_anew and history.entries):
                 # It failed or was cancelled, or was another job; somebody has had RQ enqueue it again.
                 if not await self._clear(order.job_id):
@@ -113,13 +113,14 @@ class Runner:
         while True:
             history = await self._history(job_id)
             if ended := history.ended:
-                return Done(ended)
+                return Done(ended, is_news=False)
             log = self.log(job_id, history, result_ttl_s)
             result = assemble(
                 job_id, model, history.events, status="failed", finish_reason="error", error=error_info(error)
             ).model_copy(update={"attempts": log.attempt, "worker": self.worker_name})
             if history.has_ended:
-                return Done(result)  # by an event that nobody can read, and that nothing can follow: RQ is told
+                # By an event that nobody can read, and that nothing can follow: RQ is told.
+                return Done(result, is_news=False)
             log.end(result)
             try:
                 await log.run()

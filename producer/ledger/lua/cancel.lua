@@ -23,7 +23,7 @@ redis.call('SET', KEYS[2], ARGV[4], 'EX', ttl_s)
 redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[6], ARGV[1])
 if origin then
-  redis.call('LREM', ARGV[12] .. 'queue:' .. origin, 1, ARGV[1])
+  redis.call('LREM', ARGV[12] .. 'queue:' .. origin, 0, ARGV[1]) -- RQ lets it stand there twice
   for _, registry in ipairs({'deferred:', 'scheduled:', 'failed:', 'finished:'}) do
     redis.call('ZREM', ARGV[12] .. registry .. origin, ARGV[1])
   end

@@ -2,18 +2,27 @@
 -- KEYS  1 takers  2 our list of taken jobs  3 the model's deadlines  4.. queues in the order of their priority
 -- ARGV  1 our name  2 ttl of the list, s  3 RQ's key of suspension  4 prefix of RQ's job hashes
 --       5 prefix and 6 suffix of the lists of taken jobs  7 bytes that a job may have  8 longest job id
---       9 how many fields, and their names; then the ids in our list that we know of
+--       9 prefix of our keys  10 how many fields, and their names; then the ids in our list that we know of
 -- Returns {id, now in ms, bytes of its fields, {values}} of a job that is now ours (no values where it has no hash,
 -- or is too large); or nothing; or 'suspended'; or {'', its length}: what is no job id was dropped.
 if redis.call('EXISTS', ARGV[3]) == 1 then return 'suspended' end
 local known, mine, names = {}, {}, {}
-for i = 10, 9 + ARGV[9] do names[#names + 1] = ARGV[i] end
-for i = 10 + ARGV[9], #ARGV do known[ARGV[i]] = true end
+for i = 11, 10 + ARGV[10] do names[#names + 1] = ARGV[i] end
+for i = 11 + ARGV[10], #ARGV do known[ARGV[i]] = true end
 
--- RQ may have put a job into its queue that is in somebody's list: it has been taken, and this entry is none.
-local function is_elsewhere(id)
-  local holder = fields_of(ARGV[4] .. id, 'taken_by')[1] or ''
-  return holder ~= '' and holder ~= ARGV[1] and is_held(ARGV[5] .. holder .. ARGV[6], id)
+local function is_job_id(id)
+  return id ~= '' and #id <= tonumber(ARGV[8]) and not string.find(id, '[\128-\255]')
+end
+
+-- RQ lets a job stand in its queue twice. It has been taken where it is in somebody's list, and it is over where it
+-- has ended and nobody has enqueued it since, which RQ's status would say: this entry is none then.
+local RQ_ENDED = {finished = true, failed = true, stopped = true, canceled = true}
+local function is_stale(id)
+  if not is_job_id(id) then return false end
+  local holder, status = unpack(fields_of(ARGV[4] .. id, 'taken_by', 'status'))
+  if holder and holder ~= '' and holder ~= ARGV[1] and is_held(ARGV[5] .. holder .. ARGV[6], id) then return true end
+  local own = ARGV[9] .. ':{' .. id .. '}:'
+  return RQ_ENDED[status] == true and has_ended(own .. 'events', own .. 'result')
 end
 
 local function next_id()
@@ -25,7 +34,7 @@ local function next_id()
     for _ = 1, 100 do
       local id = redis.call('LMOVE', KEYS[i], KEYS[2], 'LEFT', 'RIGHT')
       if not id then break end
-      if mine[id] or is_elsewhere(id) then
+      if mine[id] or is_stale(id) then
         redis.call('LREM', KEYS[2], -1, id)
       else
         return id
@@ -36,7 +45,7 @@ end
 
 local id = next_id()
 if not id then return false end
-if id == '' or #id > tonumber(ARGV[8]) or string.find(id, '[\128-\255]') then
+if not is_job_id(id) then
   redis.call('LREM', KEYS[2], 0, id)
   return {'', #id}
 end

@@ -583,6 +583,16 @@ def test_a_job_of_another_queue_is_left_alone(producer: Producer, client: FakeRe
             operation(job.id)
 
 
+def test_nobody_waits_for_a_job_of_another_deployment(producer: Producer, fake_server: FakeServer) -> None:
+    """Their jobs share RQ's hashes, and nobody would ever end this one here: that is known at once."""
+    handle = producer.submit("Hi", model="tiny")
+
+    with Producer(connection=FakeRedis(server=fake_server), prefix="other") as other:
+        for wait in (other.result, lambda job_id, **options: next(other.stream(job_id, **options))):
+            with pytest.raises(NoSuchJob, match=r"another RQ queue, 'generate\.tiny'"):
+                wait(handle.job_id, timeout_s=1000)
+
+
 # --- status ---------------------------------------------------------------------------------------------------
 
 
@@ -774,6 +784,30 @@ def test_a_foreign_event_is_an_error_and_no_hang(
 
     with pytest.raises(GenqueueError, match="contract version 1"):
         next(stream)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"type": "tokens", "data": "secret"}, {"data": "{}"}, {"type": b"\xff", "data": "{}"}]
+)
+def test_whoever_asks_for_a_job_with_a_foreign_event_is_told_so(
+    producer: Producer, client: FakeRedis, fields: dict[str, str]
+) -> None:
+    handle = producer.submit("Hi", model="tiny")
+    client.xadd(KEYS.events(handle.job_id), fields, id="1-0")
+
+    for operation in (handle.status, handle.cancel, lambda: handle.result(timeout_s=60)):
+        with pytest.raises(GenqueueError, match="entry 1-0 is no event of contract version 1") as told:
+            operation()
+        assert "secret" not in str(told.value)
+        assert told.value.__suppress_context__
+
+
+def test_what_stands_in_place_of_a_result_is_named_as_such(producer: Producer, client: FakeRedis) -> None:
+    client.set(KEYS.result("mine"), "secret")
+
+    for operation in (producer.status, producer.result):
+        with pytest.raises(GenqueueError, match="in place of the result of job mine is none"):
+            operation("mine")
 
 
 def test_an_event_of_a_later_version_is_passed_over_by_every_reader(

@@ -13,7 +13,7 @@ from fakeredis import FakeServer
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import BrokerUnavailable
+from producer.contract import BrokerUnavailable, GenerationResult, encode_entry, terminal_event
 from tests.unit.simulated_worker import SimulatedWorker
 from worker.engine_process.protocol import EngineInfo
 from worker.errors import ConfigError
@@ -65,6 +65,25 @@ def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):
     assert not looking.done()
     service._outage.over("presence")
     assert not service._outage.is_on
+
+
+def test_an_end_counts_for_the_worker_that_wrote_it_and_for_no_other(simulated, fake_server):
+    """Refused again, and enqueued again by RQ once it has finished."""
+    client = Server(server=fake_server)
+    finished, refused = enqueue(client), enqueue(client)
+    client.hset(refused.key, "meta", "no object")
+    end = GenerationResult(job_id=finished.id, status="finished", model="tiny", finish_reason="stop")
+    failure = {"code": "invalid_request", "message": "no"}
+    fault = end.model_copy(update={"job_id": refused.id, "status": "failed", "finish_reason": "error"})
+    fault = GenerationResult.model_validate({**fault.model_dump(), "error": failure})
+    for result in (end, fault):
+        client.xadd(KEYS.events(result.job_id), encode_entry(terminal_event(result)), id="1-0")
+    client.hset(finished.key, mapping={"status": "queued", "started_at": "2026-01-01T00:00:00.000000Z"})
+    for job, status in ((finished, b"finished"), (refused, b"failed")):
+        simulated.turn_until(lambda job=job, status=status: client.hget(job.key, "status") == status)
+    metrics = simulated.service.metrics.registry
+    samples = [sample for metric in metrics.collect() for sample in metric.samples]
+    assert [sample for sample in samples if sample.name == "genqueue_jobs_total"] == []
 
 
 class Engine(ScriptedEngine):

@@ -47,6 +47,14 @@ def test_a_job_that_waits_is_ended_at_once(client):
         assert 45 < client.ttl(key) <= 50
 
 
+def test_no_entry_of_it_stays_in_its_queue(client):
+    """RQ lets a job stand in its queue twice."""
+    submit_jobs(client, "a", "b")
+    client.rpush(NORMAL, "a")
+    assert cancel_job(client, "a") == "cancelled"
+    assert items(client, NORMAL) == ["b"]
+
+
 def test_it_stands_in_rqs_registry_until_its_record_is_gone(client):
     submit_jobs(client, "a")
     cancel_job(client, "a")

@@ -16,7 +16,7 @@ from producer.ledger.take import (
     take_due,
 )
 
-from .steps import KEYS, LOW, NORMAL, field, items, redis_ms, running, state, submit_jobs, take_next, taken
+from .steps import KEYS, LOW, NORMAL, field, finish, items, redis_ms, running, state, submit_jobs, take_next, taken
 
 MINE = KEYS.taken("w1")
 
@@ -99,6 +99,29 @@ def test_an_entry_of_a_job_that_we_have_is_none(client):
     assert take_next(client, known=("a",)) is None
     assert items(client, MINE) == ["a"]
     assert items(client, NORMAL) == []
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "stopped", "canceled"])
+def test_an_entry_of_a_job_that_has_ended_is_none(client, status):
+    """RQ let it stand in its queue twice: a job that was cancelled, say, must not run after all."""
+    finish(client, running(client, "a"))
+    put_down(KEYS, "w1", "a").run(client)
+    client.hset("rq:job:a", "status", status)
+    submit_jobs(client, "b")
+    client.lpush(NORMAL, "a")
+    assert take_next(client).job_id == "b"
+    assert items(client, NORMAL) == []
+
+
+@pytest.mark.parametrize(("status", "ended"), [("queued", True), ("failed", False), ("canceled", False)])
+def test_a_job_that_rq_has_enqueued_again_or_that_has_no_end_of_ours_is_taken(client, status, ended):
+    running(client, "a")
+    if ended:
+        finish(client, "a")
+    put_down(KEYS, "w1", "a").run(client)
+    client.hset("rq:job:a", "status", status)
+    client.lpush(NORMAL, "a")
+    assert take_next(client).job_id == "a"
 
 
 def test_a_worker_that_does_not_have_the_job_any_more_keeps_it_from_nobody(client):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ from rq import Retry
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
+from rq.utils import now
 
 from producer.contract import (
     GenerationResult,
@@ -21,7 +23,8 @@ from producer.contract import (
     WorkerLost,
 )
 from worker.errors import BookkeepingFailed
-from worker.intake import read_order
+from worker.intake import MIN_RESULT_TTL_S, read_order
+from worker.queue import bookkeeping
 from worker.queue.rq_worker import GenerationWorker
 
 from ..jobs import (
@@ -94,7 +97,11 @@ def test_success(client, worker, job):
     assert 0 < client.ttl(job.key) <= 3600
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(30, 30), (None, 1000), (-1, 1000), (10**9, 1000)])
+KEPT = [(70, 70), (5, MIN_RESULT_TTL_S), (None, 1000), (-1, 1000), (10**9, 1000)]
+"""As long as events and result: while those are there, the hash tells whose they are."""
+
+
+@pytest.mark.parametrize(("asked", "kept"), KEPT)
 def test_a_result_is_kept_as_asked_within_bounds(client, start, asked, kept):
     worker = start(result_ttl_s=1000)
     job = taken_job_of(client, worker, result_ttl=asked)
@@ -102,7 +109,7 @@ def test_a_result_is_kept_as_asked_within_bounds(client, start, asked, kept):
     assert kept - 5 < client.ttl(job.key) <= kept
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(30, 30), (None, 1000), (-1, 1000), (10**9, 1000)])
+@pytest.mark.parametrize(("asked", "kept"), KEPT)
 def test_a_failure_is_kept_as_asked_within_bounds(client, start, asked, kept):
     worker = start(result_ttl_s=1000)
     job = taken_job_of(client, worker, failure_ttl=asked)
@@ -189,6 +196,16 @@ def test_a_failure_that_may_pass_is_retried_and_one_that_will_not_is_not(client,
     worker.fail(job, worker.begin(job, DIGEST), InvalidRequest("no"))
     assert in_queue(client) == []
     assert Job.fetch(job.id, client, "json").get_status() == JobStatus.FAILED
+
+
+@pytest.mark.parametrize("skew_s", [-900, 900])
+def test_another_try_waits_for_its_interval_whatever_this_hosts_clock_says(client, worker, monkeypatch, skew_s):
+    job = taken_job_of(client, worker, retry=Retry(1, interval=600))
+    monkeypatch.setattr(bookkeeping, "now", lambda: now() + timedelta(seconds=skew_s))
+    failed_at_s = client.time()[0]
+    worker.fail(job, worker.begin(job, DIGEST), JobTimeout())
+    due_at_s = client.zscore(f"rq:scheduled:{NORMAL}", job.id)
+    assert failed_at_s + 599 <= due_at_s <= client.time()[0] + 600
 
 
 # -- jobs that go on elsewhere

@@ -285,8 +285,8 @@ async def test_decoding_goes_on_while_redis_is_away(client, runner, engine, fake
 async def test_a_refused_job_ends_once_with_its_result(client, runner):
     outcome = await runner.refuse(JOB, "tiny", InvalidRequest("no"), result_ttl_s=60)
     again = await runner.refuse(JOB, "tiny", InvalidRequest("no, again"), result_ttl_s=60)
-    assert isinstance(outcome, Done)
-    assert again == outcome
+    assert outcome == Done(outcome.result)
+    assert again == Done(outcome.result, is_news=False)
     assert [event.type for event in await events(client)] == ["failed"]
     assert (await result(client)).error.message == "no"
 
@@ -297,7 +297,8 @@ async def test_a_finished_job_that_comes_again_is_left_alone(client, runner, eng
     run.steps("a", finish="stop")
     run.end()
     first = await task
-    assert await runner.run(order()) == first
+    assert first == Done(first.result)
+    assert await runner.run(order()) == Done(first.result, is_news=False)
     assert engine.runs.empty()
 
 
