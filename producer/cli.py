@@ -128,6 +128,7 @@ sampling_options = _with_options(
     click.option("--logprobs", type=int, help="With each token its log-probability, and so many likeliest."),
     click.option("--skip-special-tokens/--keep-special-tokens", default=None, help="Of the text. [default: skip]"),
     click.option("--add-special-tokens/--no-special-tokens", default=None, help="To the prompt. [default: add]"),
+    click.option("--cache-salt", help="Share what was read of prompts only with requests of the same salt."),
     click.option(
         "--prompt-lookup/--no-prompt-lookup",
         default=None,

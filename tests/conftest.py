@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Kernels are kept by what they are compiled from, torch's version included: a second run finds those of the first.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "tests" / "inductor"))
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,10 @@ import redis
 from fakeredis import FakeServer
 
 from producer.broker.embedded import EmbeddedBroker
+
+# Whoever starts the tests in the background, or under nohup, has them ignore what a terminal sends.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

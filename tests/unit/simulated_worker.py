@@ -5,14 +5,17 @@ reaches Redis no more. Death can be set to a number of commands from now, and so
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.broker.outage import Outage
+from producer.ledger.sweep import Member
 from tests.unit.worker.server import Server
 from worker.engine_process.client import EngineDied
 from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, StepMessage
@@ -264,8 +267,18 @@ class SimulatedWorker:
         self.do(self.service.presence.beat)
 
     def sweep(self) -> None:
-        """Beat, and bury those whose beat is overdue."""
-        self.do(self._sweep)
+        """Bury those whose beat is overdue, beside the job that runs."""
+        self.do(partial(asyncio.to_thread, self.bury))
+
+    def bury(self) -> None:
+        """Bury those whose beat is overdue, and those of earlier versions whose record is gone."""
+        worker = self.service.worker
+        for raw in worker.connection.zrangebyscore(worker.keys.beats, "-inf", time.time() * 1000):
+            if (member := Member.parse(raw)).worker != worker.name:
+                self._sweeper.sweep(Dead(member, "overdue"))
+        for dead in self._sweeper.dead_of_earlier_versions():
+            self._sweeper.sweep(dead)
+        self._sweeper.settle()
 
     def expire(self) -> None:
         """End what has waited for too long."""
@@ -275,15 +288,6 @@ class SimulatedWorker:
         """Time passes without a beat of this worker."""
         client.zadd(self.service.worker.keys.beats, {f"{self.service.worker.name} tiny": 0}, xx=True)
         client.delete(self.key)
-
-    async def _sweep(self) -> None:
-        seen = await self.service.presence.beat()
-        for member in seen.overdue:
-            if member.worker != self.service.worker.name:
-                self._sweeper.sweep(Dead(member, "overdue"))
-        for dead in self._sweeper.dead_of_earlier_versions():
-            self._sweeper.sweep(dead)
-        self._sweeper.settle()
 
     def failures(self) -> list[BaseException]:
         """What went wrong in it and should not have."""

@@ -54,7 +54,7 @@ class World:
         self.run(worker)
         worker.line.commands_left = 0
         worker.outlive(self.client)
-        self.start().sweep()
+        self.start().bury()
 
     def result(self) -> GenerationResult:
         """Of the job, which the youngest worker takes to its end."""

@@ -31,7 +31,7 @@ class World:
     def bury(self) -> None:
         """The zombie is taken for dead, and the job is back in its queue."""
         self.zombie.outlive(self.client)
-        self.other.sweep()
+        self.other.bury()
 
 
 @pytest.fixture
