@@ -109,7 +109,7 @@ class Sweeper:
         if job is not None and job.get_status(refresh=False) not in ENDED and not self._end_of(job_id):
             return
         settings = self._worker.settings
-        claim(self._keys, taker, self._worker.name, raw_id, ttl_s=settings.max_result_ttl_s).run(self._redis)
+        claim(self._keys, taker, self._worker.name, raw_id, ttl_s=settings.keep_held_s).run(self._redis)
 
     # -- ends of which RQ has not heard
 
