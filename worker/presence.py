@@ -78,6 +78,7 @@ class Presence:
         self._suspects: dict[RingEntry, float] = {}
         self._watched: tuple[RingEntry, ...] = ()
         self._says_why_not = True
+        self._beating = asyncio.Lock()
 
     def connected(self) -> None:
         """A new connection stands for the worker: others are to know it before they miss the old one."""
@@ -90,6 +91,10 @@ class Presence:
 
     async def beat(self) -> Beat:
         """Say that the worker is alive.  Raises errors of Redis."""
+        async with self._beating:  # a connection that is made for another beat must not be taken for ours
+            return await self._beat()
+
+    async def _beat(self) -> Beat:
         if self._is_new or self._entry is None:
             await self._identify()
         assert self._entry is not None

@@ -84,7 +84,7 @@ class Service:
             worker.name,
             worker.record,
             ttl_s=settings.heartbeat_ttl_s,
-            keep_s=settings.max_result_ttl_s,
+            keep_s=settings.keep_held_s,
             beat_interval_s=settings.heartbeat_interval_s,
         )
         links.on_presence.listener = self.presence.connected

@@ -74,7 +74,7 @@ class WorkerSettings(BaseSettings):
     result_ttl_s: WholeSeconds = 3600
     """How long the events and the result of a job stay, where the job itself does not say."""
     max_result_ttl_s: WholeSeconds = 7 * DAY_S
-    """The bound for jobs that ask for more, and how long the list of what a dead worker held is kept."""
+    """The bound for jobs that ask for more, and how long the list of what a dead worker held is kept at least."""
     max_job_timeout_s: Seconds = 3600.0
     """The bound for jobs that ask for more, or for no bound at all."""
     max_request_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
@@ -93,6 +93,11 @@ class WorkerSettings(BaseSettings):
     """Port for Prometheus; None: no metrics server. 0: any free port, named in the log."""
     metrics_host: str = "127.0.0.1"
     log_level: LogLevel = "info"
+
+    @property
+    def keep_held_s(self) -> int:
+        """How long the list of what a worker holds is kept: for longer than a job may run, so that it is found."""
+        return max(self.max_result_ttl_s, round(self.max_job_timeout_s) + DAY_S)
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

@@ -174,7 +174,7 @@ class Bookkeeper(BaseWorker):
         job.worker_name = self.name
         job.last_heartbeat = job.started_at = now()
         job._status = JobStatus.STARTED  # noqa: SLF001 - as RQ's own workers set it
-        keep_s = self.settings.max_result_ttl_s
+        keep_s = self.settings.keep_held_s
         started_at = utcformat(job.started_at)
         fields = {"last_heartbeat": started_at, "started_at": started_at, "request_digest": request_digest}
         return Run(

@@ -139,7 +139,7 @@ class GenerationWorker(Bookkeeper):
                 self.name,
                 self.settings.model_name,
                 known=tuple(self.in_hand),
-                list_ttl_s=self.settings.max_result_ttl_s,
+                list_ttl_s=self.settings.keep_held_s,
                 max_bytes=self.settings.max_request_bytes,
             ).run(self.connection)
             if isinstance(taken, Taken):
@@ -149,7 +149,7 @@ class GenerationWorker(Bookkeeper):
     def take_late(self) -> list[Job | str]:
         """Take jobs that have waited for too long, to end them; the bare id of one that cannot be read."""
         settings = self.settings
-        step = take_due(self.keys, self.name, settings.model_name, list_ttl_s=settings.max_result_ttl_s)
+        step = take_due(self.keys, self.name, settings.model_name, list_ttl_s=settings.keep_held_s)
         with self._taking:
             job_ids = [raw_id.decode() for raw_id in step.run(self.connection)]
             self.in_hand.update(job_ids)

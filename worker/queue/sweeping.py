@@ -44,6 +44,7 @@ class Sweeper:
         self._worker = worker
         self._keys = worker.keys
         self._redis: Redis = worker.connection
+        self._silent: set[str] = set()
 
     def sweep(self, dead: Dead) -> None:
         """Put back what a dead worker has left, and tell RQ of what has ended."""
@@ -52,18 +53,20 @@ class Sweeper:
         self.settle()
 
     def dead_of_earlier_versions(self) -> list[Dead]:
-        """Workers whose record has expired, among those that do not beat as this version does."""
+        """Workers whose record has expired, among those that do not beat as this version does.
+
+        And which had expired at the look before, a TTL ago, too: after a Redis that came back empty, one of this
+        version may have taken a job before its next beat.
+        """
         takers = {as_text(name) for name in self._redis.smembers(self._keys.takers)}
         names = sorted({worker_of_taker(taker) for taker in takers} - {self._worker.name})
-        if not names:
-            return []
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.pttl(rq_names.worker(name))
             left_ms = pipeline.execute()
         model = self._worker.settings.model_name
-        silent = [name for name, left in zip(names, left_ms, strict=True) if left <= 0]
-        return [Dead(Member(name, model), "expired") for name in silent]
+        before, self._silent = self._silent, {name for name, left in zip(names, left_ms, strict=True) if left <= 0}
+        return [Dead(Member(name, model), "expired") for name in names if name in before & self._silent]
 
     def settle(self) -> None:
         """Tell RQ of the ends that this worker has taken on."""
@@ -106,7 +109,7 @@ class Sweeper:
         if job is not None and job.get_status(refresh=False) not in ENDED and not self._end_of(job_id):
             return
         settings = self._worker.settings
-        claim(self._keys, taker, self._worker.name, raw_id, ttl_s=settings.max_result_ttl_s).run(self._redis)
+        claim(self._keys, taker, self._worker.name, raw_id, ttl_s=settings.keep_held_s).run(self._redis)
 
     # -- ends of which RQ has not heard
 

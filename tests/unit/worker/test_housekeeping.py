@@ -220,11 +220,12 @@ async def test_workers_of_an_earlier_version_are_looked_at_while_beats_can_be_tr
     dead, job = dead_with_job
     client.delete(KEYS.beats)
     house.presence.trusts_beats = trusts_beats
-    house.keeper._checked_earlier_at = float("-inf")
-    await house.keeper.note_beat(seen())
-    assert house.keeper._due.is_set() == trusts_beats
-    if trusts_beats:
-        await house.step()
-        assert house.keeper._checked_earlier_at > 0
+    for _ in range(2):
+        house.keeper._checked_earlier_at = float("-inf")
+        await house.keeper.note_beat(seen())
+        assert house.keeper._due.is_set() == trusts_beats
+        if trusts_beats:
+            await house.step()
+            assert house.keeper._checked_earlier_at > 0
     assert in_queue(client) == ([job.id] if trusts_beats else [])
     assert (in_list(client, dead) == []) == trusts_beats

@@ -313,6 +313,27 @@ async def test_a_beat_whose_answer_was_lost_is_no_death_after_another_connection
     assert await found(host, ring["a"]) == []
 
 
+async def test_of_two_beats_at_once_none_names_a_connection_of_before(join, host, monkeypatch):
+    """The service beats beside the watch when its engine is ready."""
+    presence = join("a")
+    link = presence._client
+    info, calls = type(link).info, []
+
+    async def break_in_between(*args: object) -> dict[str, str]:
+        calls.append(args)
+        if len(calls) == 1:
+            link.at(host, 77)
+            presence.connected()
+            for _ in range(1000):  # time for the other beat to overtake this one
+                await asyncio.sleep(0)
+        return await info(link, *args)
+
+    monkeypatch.setattr(link, "info", break_in_between)
+    await asyncio.gather(presence.beat(), presence.beat(), return_exceptions=True)
+    assert not presence.needs_beat
+    assert await link.zrange(KEYS.ring("tiny"), 0, -1) == [b"a run-1 77"]
+
+
 async def test_a_worker_that_leaves_is_watched_by_nobody(join):
     ring = await ring_of(join, "ab")
     await ring["b"].leave()

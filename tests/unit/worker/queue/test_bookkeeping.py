@@ -54,7 +54,7 @@ def test_begin_shows_the_job_as_running_here(client, worker, job):
     assert registered(StartedJobRegistry, client) == [job.id]
     assert [each.id for each in seen.get_executions()] == [execution.id]
     assert worker.get_current_job_id() == job.id
-    assert 900 < client.ttl(execution.key) <= worker.settings.max_result_ttl_s
+    assert 900 < client.ttl(execution.key) <= worker.settings.keep_held_s
     assert client.zscore(f"rq:wip:{NORMAL}", execution.composite_key) == float("inf")
     assert client.ttl(job.key) == -1
 

@@ -259,8 +259,8 @@ def test_nothing_is_taken_while_rq_is_suspended(client, worker):
 def test_the_list_of_taken_jobs_expires_some_time(client, worker):
     enqueue(client)
     worker.take()
-    assert 0 < client.ttl(KEYS.taken(worker.name)) <= 1000
-    assert 0 < client.ttl(KEYS.takers) <= 1000
+    assert 0 < client.ttl(KEYS.taken(worker.name)) <= worker.settings.keep_held_s
+    assert 0 < client.ttl(KEYS.takers) <= worker.settings.keep_held_s
 
 
 @pytest.mark.parametrize("fields", [{"created_at": "yesterday"}, {"status": "dreaming"}, {"timeout": "soon"}])
@@ -339,3 +339,12 @@ def test_a_user_of_before_there_were_rate_limits_keeps_none(worker, monkeypatch)
 
     monkeypatch.setattr(RateLimitRegistry, "all", refuse)
     worker.keep_rate_limits()
+
+
+def test_what_a_worker_holds_is_known_for_longer_than_a_job_may_run(client, start):
+    """Else a worker that dies late in a job leaves nothing by which another one finds it."""
+    worker = start("long", max_result_ttl_s=600, max_job_timeout_s=3600)
+    job = enqueue(client)
+    worker.begin(taken_job(worker), DIGEST)
+    for key in (KEYS.takers, KEYS.taken(worker.name), f"rq:executions:{job.id}"):
+        assert client.ttl(key) > 3600

@@ -15,7 +15,7 @@ from worker.queue import sweeping
 from worker.queue.rq_worker import GenerationWorker
 from worker.queue.sweeping import Sweeper
 
-from ..jobs import DIGEST, KEYS, NORMAL, bury, die, enqueue, in_list, in_queue, member_of, taken_job
+from ..jobs import DIGEST, KEYS, NORMAL, beat, bury, die, enqueue, in_list, in_queue, member_of, taken_job
 from ..server import Server
 
 
@@ -120,6 +120,7 @@ def test_a_worker_of_an_earlier_version_is_dead_once_its_record_has_expired(clie
     sweeper = Sweeper(worker)
     assert sweeper.dead_of_earlier_versions() == []
     client.delete(earlier.key, busy.key)
+    assert sweeper.dead_of_earlier_versions() == [], "not at the first look"
     for dead in sweeper.dead_of_earlier_versions():
         assert dead.sign == "expired"
         sweeper.sweep(dead)
@@ -132,9 +133,24 @@ def test_the_record_of_an_earlier_version_that_never_expires_is_no_beat(client, 
     job = take_of(client, dead)
     client.delete(KEYS.beats, dead.key)
     client.hset(dead.key, "current_job", job.id)
-    [found] = Sweeper(worker).dead_of_earlier_versions()
-    Sweeper(worker).sweep(found)
+    sweeper = Sweeper(worker)
+    sweeper.dead_of_earlier_versions()
+    [found] = sweeper.dead_of_earlier_versions()
+    sweeper.sweep(found)
     assert in_queue(client) == [job.id]
+
+
+def test_a_worker_that_has_not_beaten_yet_is_not_taken_for_one_of_an_earlier_version(client, worker, dead):
+    """After a Redis that came back empty it may have begun a job, which makes a record, before its next beat."""
+    take_of(client, dead)
+    client.delete(KEYS.beats, dead.key)
+    sweeper = Sweeper(worker)
+    assert sweeper.dead_of_earlier_versions() == []
+    beat(dead)
+    assert sweeper.dead_of_earlier_versions() == []
+    client.delete(KEYS.beats, dead.key)
+    assert sweeper.dead_of_earlier_versions() == []
+    assert [each.member for each in sweeper.dead_of_earlier_versions()] == [member_of(dead)]
 
 
 IN_RQ = {
