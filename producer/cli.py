@@ -131,7 +131,7 @@ sampling_options = _with_options(
     click.option(
         "--prompt-lookup/--no-prompt-lookup",
         default=None,
-        help="Draft from prompt and output: for speed, the text stays the same. [default: as the worker is set]",
+        help="Draft from prompt and output: for speed. [default: as the worker is set]",
     ),
 )
 prompt_options = _with_options(

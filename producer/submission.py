@@ -162,7 +162,7 @@ def _prepare_one(
         result_ttl=result_ttl_s,
         failure_ttl=result_ttl_s,
         ttl=hash_ttl_s,
-        # For workers of before 0.2, on this host's clock. Later ones go by the deadline that Redis sets.
+        # For workers of earlier versions, on this host's clock. This one goes by the deadline that Redis sets.
         meta={"expires_at": time.time() + queue_ttl_s},
     )
     job.enqueued_at = now()

@@ -146,7 +146,7 @@ def _check_deadline(job: Job, taken: Taken) -> None:
     text already. The ledger's `take_due` follows the same rule.
     """
     expires_at_ms = _number(taken.raw.get(b"expires_at_ms"))
-    if b"expires_at_ms" not in taken.raw:  # of a producer of before 0.2, by its own clock
+    if b"expires_at_ms" not in taken.raw:  # of a producer of an earlier version, by its own clock
         expires_at = job.meta.get("expires_at")
         expires_at_ms = expires_at * 1000 if isinstance(expires_at, int | float) else None
     if job.started_at is None and expires_at_ms is not None and taken.now_ms > expires_at_ms:

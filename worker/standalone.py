@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.contract import GenerationRequest
-from producer.contract.requests import MAX_SEED
+from producer.contract.requests import DRAWN_SEEDS
 
 from .extras import worker_extra
 from .models.config_loader import locate_model
@@ -68,7 +68,7 @@ def load_engine(
 
 def run(engine: Engine, request: GenerationRequest, *, on_text: Callable[[str], None] | None = None) -> str:
     """Answer one request on a loaded engine; `on_text` as in `generate`.  Raises JobError."""
-    seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+    seed = secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed
     pieces = []
     with closing(engine.start(request, engine.encode(request), seed=seed)) as generation:
         for step in generation:
