@@ -69,7 +69,7 @@ _UNKNOWN_WORDS = _words(
     "unknown (redis |)command", "unknown subcommand", "wrong number of arguments", "syntax error",
     "unsupported option", "not allowed from script", "non deterministic commands",
 )  # fmt: skip
-_FORBIDDEN_KEY_WORDS = _words("(can't|cannot|no permissions to) access (a|one of the) key")
+_FORBIDDEN_KEY_WORDS = _words("(can't|cannot|no permissions to) access (a|(at least |)one of the) key")
 
 _BROKEN_WORDS = _words("WRONGTYPE")
 _UNFIT_CLASSES = (
@@ -91,6 +91,7 @@ _UNFIT_WORDS = re.compile(
             _UNKNOWN_WORDS,
             _words("NOPERM", "NOAUTH", "WRONGPASS", "NOPROTO", "DENIED", "MOVED", "ASK", "CROSSSLOT"),
             _words("has no permissions", "no permissions to", "ACL failure", "authentication required"),
+            _words("user executing the script can't"),  # Redis 7.0
             _words("invalid password", "invalid username-password", "client sent AUTH", "without any password"),
             _words("DB index", "non local key", "cluster mode", "cluster support disabled"),
             _words("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"),

@@ -8,7 +8,10 @@ import redis
 from ..contract import BrokerUnavailable
 from .connections import address
 
-NEEDED = ("LMOVE", "BLMOVE", "LPOS", "XADD", "XREAD", "XTRIM", "HSTRLEN", "EVALSHA", "ZRANGEBYLEX", "PUBLISH")
+NEEDED = (
+    *("LMOVE", "BLMOVE", "LPOS", "HSTRLEN", "ZRANGEBYLEX", "PUBLISH", "EVAL", "EVALSHA"),
+    *("XADD", "XREAD", "XRANGE", "XREVRANGE", "XTRIM"),
+)
 """Commands that not every server has: LMOVE and BLMOVE came with Redis 6.2."""
 MINIMUM = "Redis 6.2 or Valkey 7.2 (Redis 7 for configs/redis.acl)"
 

@@ -247,3 +247,19 @@ def test_builder_is_sent_what_the_images_copy_and_no_secret() -> None:
     assert {line[1:] for line in rest if line.startswith("!")} == {
         name for names in copied for name in names.split()
     }
+
+
+def test_users_of_redis_are_given_no_command_that_redis_7_0_does_not_know() -> None:
+    """It would not start with the file."""
+    rules = [
+        line for line in (ROOT / "configs" / "redis.acl").read_text().splitlines() if not line.startswith("#")
+    ]
+    named = {
+        word.lstrip("(+-").rstrip(")") for line in rules for word in line.split() if word.lstrip("(")[:1] in "+-"
+    }
+    later = {
+        *("client|setinfo", "client|no-touch", "client|capa", "client|import-source", "waitaof", "expirememory"),
+        *("hexpire", "hpexpire", "hpersist", "httl", "hpttl", "hgetdel", "hgetex", "hsetex", "xackdel", "xdelex"),
+    }
+    assert named & later == set()
+    assert {"eval", "hset", "client|list"} <= named

@@ -16,7 +16,7 @@ if (last_event(KEYS[1]) or '') ~= ARGV[2] then return 'changed' end
 
 local ttl_s = tonumber(ARGV[7])
 -- Without an event, and still there: cleared for another run, it refuses ids below those of the run before.
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) end
+if ARGV[2] == '' and redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
 redis.call('XADD', KEYS[1], ARGV[3], 'type', 'cancelled', 'data', ARGV[4])
 redis.call('EXPIRE', KEYS[1], ttl_s)
 redis.call('SET', KEYS[2], ARGV[4], 'EX', ttl_s)

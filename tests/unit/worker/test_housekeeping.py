@@ -111,19 +111,6 @@ async def test_a_late_job_that_cannot_be_ended_holds_up_no_other_and_is_taken_as
     assert house.worker.take().job_id == late[1]
 
 
-async def test_the_dead_do_not_wait_until_all_late_jobs_are_ended(client, house, dead_with_job):
-    dead, job = dead_with_job
-    late = [enqueue(client).id for _ in range(2 * DUE_AT_ONCE)]
-    client.zadd(KEYS.deadlines("tiny"), dict.fromkeys(late, 1))
-    await house.keeper.note_beat(seen(late=True))
-    await house.step()
-    assert len(house.ended) == DUE_AT_ONCE
-    await house.keeper.note_dead(Dead(member_of(dead), "overdue"))
-    await house.step()
-    assert in_queue(client) == [job.id]
-    assert sorted(house.ended) == sorted(late)
-
-
 async def test_scheduled_jobs_are_started(client, house):
     client.zadd(f"rq:scheduled:{NORMAL}", {"a": 1})
     await house.keeper.note_beat(seen(scheduled=True))

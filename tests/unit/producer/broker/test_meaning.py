@@ -7,6 +7,7 @@ from redis._parsers.base import BaseParser
 
 from producer.broker.meaning import is_forbidden_key, is_read_only, is_unknown_command, meaning
 
+IN_A_SCRIPT = "The user executing the script can't"
 OUTAGE = [
     "LOADING Redis is loading the dataset in memory",
     "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
@@ -29,6 +30,9 @@ UNFIT = [
     "ERR syntax error",
     "NOPERM User worker has no permissions to run the 'hset' command",
     "NOPERM No permissions to access a key",
+    f"ERR {IN_A_SCRIPT} run this command or subcommand",
+    f"ERR {IN_A_SCRIPT} access at least one of the keys mentioned in the command arguments",
+    f"ERR {IN_A_SCRIPT} publish to the channel mentioned in the command",
     "NOAUTH Authentication required.",
     "WRONGPASS invalid username-password pair or user is disabled.",
     "ERR invalid password",
@@ -137,3 +141,8 @@ def test_finer_questions():
     ):
         assert is_forbidden_key(off_the_wire(f"NOPERM {text} arguments"))
     assert not is_forbidden_key(off_the_wire("NOPERM this user has no permissions to run the 'hset' command"))
+    # Redis 7.0 has words of its own for a script.
+    assert is_forbidden_key(
+        off_the_wire(f"ERR {IN_A_SCRIPT} access at least one of the keys mentioned in the command")
+    )
+    assert not is_forbidden_key(off_the_wire(f"ERR {IN_A_SCRIPT} run this command or subcommand"))
