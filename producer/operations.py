@@ -214,7 +214,8 @@ class Operations:
         fields, ttl_s = yield from self._read_job(job_id)
         while True:
             entries = yield lambda r: r.xrange(self.keys.events(job_id))
-            step = self._cancel_step(job_id, fields, ttl_s, [event_in(*entry) for entry in entries])
+            events = [event_in(*entry) for entry in entries]
+            step = _cancel_step(self.keys, self.settings, job_id, fields, ttl_s=ttl_s, events=events)
             outcome = step.read((yield step.send))
             # 'changed': its worker has published since we read.
             if outcome != "changed":
@@ -227,7 +228,7 @@ class Operations:
         if not fields:
             return (yield from self._status_without_hash(job_id, newest))
         model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
-        position = yield from self._position(job_id, model)
+        position = yield from _position(self.keys, job_id, model)
         return JobStatus(
             job_id=job_id,
             model=model,
@@ -291,41 +292,6 @@ class Operations:
         if self.keys.model_of_queue(origin) is None:
             raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {origin!r:.80}, and not ours")
 
-    def _cancel_step(
-        self, job_id: str, fields: dict[str, str], ttl_s: int, events: list[StreamedEvent | UnknownEvent]
-    ) -> Step[CancelAnswer]:
-        model = self.keys.model_of_queue(fields.get("origin", "")) or _model_of(events)
-        return cancel(
-            self.keys,
-            job_id,
-            model,
-            events[-1].id if events else None,
-            assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
-            result_ttl_s=_positive(fields.get("result_ttl")) or self.settings.result_ttl_s,
-            request_ttl_s=max(ttl_s, int(self.settings.queue_ttl_s)),
-            now=utcformat(now()),
-        )
-
-    def _position(self, job_id: str, model: str) -> Operation[int | None]:
-        """Jobs of the model that are served before it; None when it is in none of the queues."""
-        names = [rq_names.queue(name) for name in self.keys.queues(model)]
-
-        def command(r: Any) -> Any:
-            """Place and length in each queue, at one moment: a job must not move between two of the questions."""
-            pipeline = r.pipeline(transaction=True)
-            for name in names:
-                pipeline.lpos(name, job_id)
-                pipeline.llen(name)
-            return pipeline.execute()
-
-        reply = yield command
-        before = 0
-        for place, length in zip(reply[::2], reply[1::2], strict=True):
-            if place is not None:
-                return before + int(place)
-            before += length
-        return None
-
     def _status_without_hash(
         self, job_id: str, newest: StreamedEvent | UnknownEvent | None
     ) -> Operation[JobStatus]:
@@ -345,6 +311,49 @@ class Operations:
         return JobStatus(
             job_id=job_id, model=result.model, state=result.status, has_result=True, worker=result.worker
         )
+
+
+def _cancel_step(
+    keys: Keys,
+    settings: ProducerSettings,
+    job_id: str,
+    fields: dict[str, str],
+    *,
+    ttl_s: int,
+    events: list[StreamedEvent | UnknownEvent],
+) -> Step[CancelAnswer]:
+    model = keys.model_of_queue(fields.get("origin", "")) or _model_of(events)
+    return cancel(
+        keys,
+        job_id,
+        model,
+        events[-1].id if events else None,
+        assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
+        result_ttl_s=_positive(fields.get("result_ttl")) or settings.result_ttl_s,
+        request_ttl_s=max(ttl_s, int(settings.queue_ttl_s)),
+        now=utcformat(now()),
+    )
+
+
+def _position(keys: Keys, job_id: str, model: str) -> Operation[int | None]:
+    """Jobs of the model that are served before it; None when it is in none of the queues."""
+    names = [rq_names.queue(name) for name in keys.queues(model)]
+
+    def command(r: Any) -> Any:
+        """Place and length in each queue, at one moment: a job must not move between two of the questions."""
+        pipeline = r.pipeline(transaction=True)
+        for name in names:
+            pipeline.lpos(name, job_id)
+            pipeline.llen(name)
+        return pipeline.execute()
+
+    reply = yield command
+    before = 0
+    for place, length in zip(reply[::2], reply[1::2], strict=True):
+        if place is not None:
+            return before + int(place)
+        before += length
+    return None
 
 
 def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:

@@ -24,7 +24,8 @@ from .goodbye import leave
 from .intake import check_deaths, read_order
 from .job import Done, Order, Outcome, PutBack
 from .leaving import Leaving, cancel
-from .links import PEEK_S, Links
+from .links import Links
+from .looks import Looks
 from .metrics import Metrics
 from .presence import Presence
 from .queue.rq_types import Execution, Job, WorkerStatus
@@ -32,14 +33,12 @@ from .queue.rq_worker import GenerationWorker
 from .registering import Registrar
 from .run.runner import Runner
 from .settings import WorkerSettings
-from .side_tasks import BROKEN_RETRY_S, SideTask, run_beside
+from .side_tasks import BROKEN_RETRY_S, run_beside
 from .upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
 SUSPENSION_POLL_S = 1.0
-TAKE_AGAIN_S = 15.0
-"""An idle worker tries to take a job though no look has found one: should a look be lost, no job is."""
 IDLE_MOMENT_S = 1.0
 """A worker that has no job leaves within this time, whatever Redis does."""
 KILLED_ENGINE_S = 0.2
@@ -90,8 +89,7 @@ class Service:
         links.on_presence.listener = self.presence.connected
         self.upkeep = Upkeep(settings, worker, self.runner, self._registrar, presence=self.presence, links=links)
         self._rq = self._registrar.call
-        self._work = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._looks = Looks(links.looks, worker.queue_keys(), outage)
         self._in_hand = False
         self._loop: asyncio.AbstractEventLoop | None = None
         leaving.on_grace_over = partial(self.runner.abort, "shutdown")
@@ -102,7 +100,8 @@ class Service:
         Raises BrokerUnavailable when Redis cannot serve us any more, ConfigError when the engine cannot load.
         """
         self._loop = asyncio.get_running_loop()
-        work = asyncio.create_task(run_beside(self._serve_all(), self._side_tasks(), self._outage), name="work")
+        side_tasks = [*self.upkeep.side_tasks(), *self._looks.side_tasks()]
+        work = asyncio.create_task(run_beside(self._serve_all(), side_tasks, self._outage), name="work")
         overdue = asyncio.create_task(self._overdue(), name="overdue")
         try:
             await asyncio.wait((work, overdue), return_when=asyncio.FIRST_COMPLETED)
@@ -116,13 +115,6 @@ class Service:
             await leave(self.engine, self.worker, self.presence, self.metrics, self._links, is_orderly=is_orderly)
         if not work.cancelled():
             work.result()
-
-    def _side_tasks(self) -> list[SideTask]:
-        watches = [
-            SideTask(_looking_at(key), 0, partial(self._watch, key), blocks=True)
-            for key in self.worker.queue_keys()
-        ]
-        return [*self.upkeep.side_tasks(), *watches]
 
     # -- one job after another
 
@@ -230,36 +222,10 @@ class Service:
         self.upkeep.running = job
         return execution
 
-    # -- waiting for work
-
     async def _wait_for_work(self) -> None:
         await self._registrar.all_registered()
-        self._work.clear()
-        self._idle.set()
         await self._rq(self.worker.note_state, WorkerStatus.IDLE)
-        reasons = (self._leaving.asked.wait(), self._work.wait(), self.engine.wait_until_dead())
-        waiting: list[asyncio.Future[object]] = [asyncio.ensure_future(each) for each in reasons]
-        try:
-            await asyncio.wait(waiting, timeout=TAKE_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waiting:
-                each.cancel()
-            self._idle.clear()
-
-    async def _watch(self, queue_key: str) -> None:
-        """Wake the loop when the queue holds a job.
-
-        BLMOVE from the head of a list to the head of the same list is a look that blocks and takes nothing: the
-        job is then taken by the script that knows the priorities, and a worker that dies here holds nothing.
-        """
-        if not self._idle.is_set():
-            # A look that failed before the job came does not wait for Redis while the job runs.
-            self._outage.leave(_looking_at(queue_key))
-            await self._idle.wait()
-            return
-        if await self._links.looks.blmove(queue_key, queue_key, PEEK_S, "LEFT", "LEFT"):
-            self._idle.clear()
-            self._work.set()
+        await self._looks.wait(self._leaving.asked.wait(), self.engine.wait_until_dead())
 
     def on_stop_command(self) -> None:
         """RQ's stop command has come; called on the thread that handles it."""
@@ -313,8 +279,3 @@ class Service:
         # Where it was the engine that kept the job, Redis may take it back even now.
         await asyncio.wait((work,), timeout=KILLED_ENGINE_S)
         await cancel((work,))
-
-
-def _looking_at(queue_key: str) -> str:
-    """The name of that side task, by which the outage knows it."""
-    return f"watching {queue_key}"

@@ -84,7 +84,7 @@ class _Bounded:
 
     @property
     def socket_timeout(self) -> float | None:
-        """redis-py's, in seconds."""
+        """redis-py's, in seconds: no more than what is left of the call."""
         return _tightened(self._socket_timeout)
 
     @socket_timeout.setter
@@ -93,7 +93,7 @@ class _Bounded:
 
     @property
     def socket_connect_timeout(self) -> float | None:
-        """redis-py's, in seconds."""
+        """redis-py's, in seconds: no more than what is left of the call."""
         return _tightened(self._socket_connect_timeout)
 
     @socket_connect_timeout.setter

@@ -246,7 +246,7 @@ class SimulatedWorker:
         for _ in range(turns):
             if self.is_dead:
                 return
-            self.service._work.set()
+            self.service._looks.wake()
             self.loop.turn()
 
     def turn_until(self, happened: Callable[[], object], turns: int = 500) -> None:

@@ -1,15 +1,14 @@
 """What RQ hears of a job's start and end, and of nothing that is not ours to tell.
 
-RQ writes what a job came to without a look at who has the job by then. So each of its transactions on a job is
-given the look, and Redis refuses the transaction if what was seen has changed meanwhile: a worker that was stopped
-for so long that another has the job, between any two steps, leaves nothing in RQ's records. The transaction that
-registers an end also takes the job out of the list of taken jobs, so that it cannot go through twice.
+RQ writes what a job came to without a look at who has the job by then: each of its transactions on a job is given
+the look of `holding`. The transaction that registers an end also takes the job out of the list of taken jobs, so
+that it cannot go through twice.
 
 Knows RQ's registries, its callbacks and its retries. Knows nothing of how jobs are taken or run.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,7 +16,6 @@ from threading import RLock
 from typing import Any, Literal
 from uuid import uuid4
 
-import redis
 from redis import Redis
 from redis.client import Pipeline
 from rq.executions import Execution
@@ -26,26 +24,19 @@ from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 from rq.utils import now, utcformat
-from rq.worker.base import BaseWorker, WorkerStatus
+from rq.worker.base import WorkerStatus
 
-from producer.broker.meaning import is_wrong_type
 from producer.contract import GenerationResult, JobError, Keys
 from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..errors import BookkeepingFailed
 from ..intake import MIN_RESULT_TTL_S
 from ..settings import WorkerSettings
+from .holding import HoldingWorker, NotHeld
 
 logger = logging.getLogger(__name__)
 
 NOTING_TRIES = 3
-
-ENDED = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
-"""RQ's words for a job that is over."""
-
-
-class NotHeld(Exception):
-    """The job is not ours any more, or its end stands in RQ already: nothing of it is ours to write."""
 
 
 class GenerationJob(Job):
@@ -67,7 +58,7 @@ class GenerationJob(Job):
         queue.schedule_job(self, at, pipeline=pipeline)
 
 
-class Bookkeeper(BaseWorker):
+class Bookkeeper(HoldingWorker):
     """The part of an RQ worker that registers the starts and the ends of its jobs, while they are its own."""
 
     def __init__(
@@ -96,62 +87,6 @@ class Bookkeeper(BaseWorker):
     def queue_of(self, job: Job) -> Queue:
         """The queue that the job came from."""
         return self.queue_class(job.origin, connection=self.connection, serializer=self.serializer)
-
-    # -- whose the job is
-
-    def has_lost(self, job_id: str) -> bool:
-        """Whether a sweep has taken us for dead and moved the job on: what RQ knows of it is not ours to write.
-
-        A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
-        Where another kind of key stands in place of list or job, it is lost to RQ, which can read it no more and
-        would refuse each write. To the stream it is ours (`append.lua`): the job must have its end.
-        """
-        return self._has_lost(job_id, self.connection.execute_command)
-
-    def _has_lost(self, job_id: str, command: Callable[..., Any]) -> bool:
-        try:
-            if any(command("LPOS", key, job_id) is not None for key in self._own_lists):
-                return False
-            status, worker_name = command("HMGET", self.job_class.key_for(job_id), "status", "worker_name")
-        except redis.ResponseError as error:
-            if not is_wrong_type(error):
-                raise
-            return True
-        return status is not None and not (status == b"started" and worker_name == self.name.encode())
-
-    @property
-    def _own_lists(self) -> tuple[str, str]:
-        """Lists of jobs that are ours: those to run, and those of the dead whose end we tell RQ of."""
-        return self.keys.taken(self.name), self.keys.settling(self.name)
-
-    def _only_while_held(self, job_id: str, pipeline: Pipeline, *, unrun: bool = False) -> None:
-        """Let a transaction through only while the job is ours.  Raises NotHeld when it is not.
-
-        unrun: nobody has run the job, and it may still wait in its queue; its end is to be registered once.
-        The look is sent at once. All else that the pipeline has been given, and is given yet, waits for `execute`,
-        which raises WatchError if what was seen has changed.
-        """
-        command = pipeline.immediate_execute_command
-        key = self.job_class.key_for(job_id)
-        command("WATCH", *self._own_lists, key)
-        pipeline.explicit_transaction = True
-        lost = self._is_registered(key, command) if unrun else self._has_lost(job_id, command)
-        if lost:
-            raise NotHeld
-
-    @staticmethod
-    def _is_registered(key: str, command: Callable[..., Any]) -> bool:
-        status = (command("HGET", key, "status") or b"").decode(errors="replace")
-        return status in ENDED
-
-    def _write_while_held(self, job_id: str, write: Callable[[Pipeline], None]) -> None:
-        """Have the commands of `write` carried out as one transaction, while the job is ours.  Raises NotHeld."""
-        while True:
-            with suppress(redis.WatchError), self.connection.pipeline() as pipeline:
-                self._only_while_held(job_id, pipeline)
-                write(pipeline)
-                pipeline.execute()
-                return
 
     # -- starts
 

@@ -23,7 +23,7 @@ from producer.ledger.stream import discard_result, discard_stream
 from producer.ledger.sweep import Member, Swept, claim, settled, sweep
 
 from ..presence import Dead
-from .bookkeeping import ENDED
+from .holding import ENDED
 from .rq_types import now_in_rqs_form
 from .rq_worker import GenerationWorker
 

@@ -55,11 +55,11 @@ def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):
     """It looks again when the job is over, and no sooner: the outage would last as long, and the worker could not
     leave in good order meanwhile."""
     service = simulated.service
-    look = next(side for side in service._side_tasks() if side.name.startswith("watching"))
+    look = service._looks.side_tasks()[0]
     simulated.do(lambda: service._outage.note(redis.ConnectionError("gone"), look.name, look.name))
-    simulated.turn_until(service._idle.is_set)
+    simulated.turn_until(service._looks._wanted.is_set)
     assert service._outage.is_on
-    service._idle.clear()  # a job has come
+    service._looks._wanted.clear()  # a job has come
     looking = simulated.loop.create_task(look.step())
     simulated.loop.turn()
     assert not looking.done()

@@ -31,7 +31,8 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 import producer.ledger
 from producer.ledger import rq_names
-from worker.queue.bookkeeping import ENDED, Bookkeeper, GenerationJob
+from worker.queue.bookkeeping import Bookkeeper, GenerationJob
+from worker.queue.holding import ENDED
 from worker.queue.rq_worker import GenerationWorker
 
 LUA = Path(producer.ledger.__file__).parent / "lua"
