@@ -87,6 +87,7 @@ class _Registration:
         self._settings, self._links, self._outage, self._on_stop = settings, links, outage, on_stop
         self._deadline = time.monotonic() + settings.broker_wait_s
         self._report = ServerReport("the server", ())
+        self._met: redis.RedisError | None = None
 
     async def worker(self) -> GenerationWorker:
         """The worker, as RQ knows it from now on.  Raises BrokerUnavailable."""
@@ -97,6 +98,7 @@ class _Registration:
                 # A try for which no time is left would hide this error behind one of its own.
                 if not self._can_help(error) or self._left_s() <= RETRY_S:
                     raise self._explained(error) from error
+                self._met = error
                 await self._outage.note(error, "starting", self)
                 await asyncio.sleep(RETRY_S)
             else:
@@ -111,6 +113,8 @@ class _Registration:
             async with asyncio.timeout(self._left_s()):
                 return await asyncio.to_thread(self._register)
         except TimeoutError:
+            if self._met is not None:
+                raise self._met from None  # that says more than a try for which the time was too short
             raise redis.TimeoutError(f"no answer within {self._settings.broker_wait_s:g} s") from None
 
     def _register(self) -> GenerationWorker:

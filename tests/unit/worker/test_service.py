@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -15,6 +17,7 @@ from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable, GenerationResult, encode_entry, terminal_event
 from tests.unit.simulated_worker import SimulatedWorker
+from worker import starting
 from worker.engine_process.protocol import EngineInfo
 from worker.errors import ConfigError
 from worker.leaving import Leaving
@@ -489,12 +492,29 @@ class TestStarting:
             await here.start()
 
     async def test_no_server_is_waited_for_and_then_named_with_what_it_met(self, world, own):
-        here = world(own, broker_wait_s=0.5)
+        here = world(own, broker_wait_s=2)
         own.kill()
         with pytest.raises(
             BrokerUnavailable, match=r"Redis at 127.0.0.1:\d+ cannot be used: .*refused.*check the URL"
         ):
             await here.start()
+
+    async def test_what_was_met_is_named_and_not_a_try_that_ran_out_of_time(self, world, monkeypatch):
+        over, tries = threading.Event(), itertools.count()
+
+        def register(_: object) -> None:
+            if next(tries):
+                over.wait(BOUND_S)
+            raise redis.ConnectionError("Connection refused.")
+
+        monkeypatch.setattr(starting._Registration, "_register", register)
+        here = world(broker_wait_s=1)
+        try:
+            with pytest.raises(BrokerUnavailable, match="refused"):
+                await here.start()
+        finally:
+            over.set()
+        assert next(tries) == 2
 
     async def test_a_server_that_is_too_old_is_named(self, world):
         options = tuple(part for name in ("LMOVE", "BLMOVE") for part in ("--rename-command", name, ""))
