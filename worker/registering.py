@@ -21,6 +21,7 @@ from .errors import BookkeepingFailed
 from .intake import MIN_RESULT_TTL_S, result_ttl_s
 from .job import Done, Outcome, PutBack, Retry, Superseded
 from .metrics import Metrics
+from .queue.bookkeeping import note_end
 from .queue.rq_types import Execution, Job
 from .queue.rq_worker import GenerationWorker
 from .run.runner import Runner
@@ -97,13 +98,13 @@ class Registrar:
         worker = self._worker
         match outcome:
             case Done(result) if result.status == "finished":
-                worker.note_end(job, result)
+                note_end(job, result)
                 await self.book(worker.succeed, job, execution, result)
             case Done(result) if result.status == "cancelled":
-                worker.note_end(job, result)
+                note_end(job, result)
                 await self.book(worker.stopped, job, execution)
             case Done(result):
-                worker.note_end(job, result)
+                note_end(job, result)
                 await self.book(worker.fail, job, execution, result.failure)
             case Retry(error):
                 await self.book(worker.fail, job, execution, error)

@@ -83,13 +83,13 @@ def jobs_in_every_state(redis_client: redis.Redis) -> SimpleWorker:
 
 
 @pytest.fixture
-def dashboard(broker: EmbeddedBroker) -> Iterator[str]:
-    """URL of a dashboard in a process of its own."""
+def dashboard(broker: EmbeddedBroker, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a dashboard in a process of its own; with more options, where the test names some."""
     options = ["-W", "error", "-m", "producer", "dashboard", "--port", "0", "--redis-url"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GENQUEUE_")}
     # A signal to the terminal's process group is the tests' to handle.
     with subprocess.Popen(
-        [sys.executable, *options, broker.url],
+        [sys.executable, *options, broker.url, *getattr(request, "param", [])],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -231,6 +231,7 @@ class PickledJob(Job):
         return Bomb(Path(self.description))
 
 
+@pytest.mark.parametrize("dashboard", [["--all"]], indirect=True, ids=["all"])
 def test_nothing_is_ever_unpickled(dashboard: str, redis_client: redis.Redis, tmp_path: Path) -> None:
     """Arguments, meta and results are pickles here; each page still lists the jobs, and none of them went off."""
     exploded = tmp_path / "exploded"

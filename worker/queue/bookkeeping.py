@@ -261,11 +261,6 @@ class Bookkeeper(HoldingWorker):
                 pipeline.zrem(queue.started_job_registry.key, execution.composite_key)
             pipeline.execute()
 
-    def note_end(self, job: Job, result: GenerationResult) -> None:
-        """Let the job's meta say how it ended; it is written in the transaction that registers the end."""
-        speed = result.timings.tokens_per_second
-        job.meta.update(phase=result.status, tokens=result.usage.completion_tokens, tokens_per_second=speed)
-
     # -- inside the transactions of RQ
 
     def cleanup_execution(self, job: Job, pipeline: Pipeline, execution: Execution | None = None) -> None:
@@ -282,7 +277,7 @@ class Bookkeeper(HoldingWorker):
         is_deleted = job.get_status(refresh=False) == JobStatus.FINISHED and job.result_ttl == 0
         if not is_deleted:
             pipeline.hset(job.key, "expires_at_ms", "")  # the wait that it bounded is over
-            if job.meta:
+            if job._unreadable_meta is None and isinstance(job.meta, dict):  # noqa: SLF001 - else it stays as it is
                 pipeline.hset(job.key, "meta", self.serializer.dumps(job.meta))
         if execution is not None:
             execution.delete(job=job, pipeline=pipeline)
@@ -310,3 +305,9 @@ class Bookkeeper(HoldingWorker):
                 getattr(job, f"{kind}_callback")(job, self.connection, *args)
         except Exception:
             logger.exception("job %s: its callback failed", job.id)
+
+
+def note_end(job: Job, result: GenerationResult) -> None:
+    """Let the job's meta say how it ended; it is written in the transaction that registers the end."""
+    speed = result.timings.tokens_per_second
+    job.meta.update(phase=result.status, tokens=result.usage.completion_tokens, tokens_per_second=speed)

@@ -23,6 +23,7 @@ from producer.ledger.stream import discard_result, discard_stream
 from producer.ledger.sweep import Member, Swept, claim, settled, sweep
 
 from ..presence import Dead
+from .bookkeeping import note_end
 from .holding import ENDED
 from .rq_types import now_in_rqs_form
 from .rq_worker import GenerationWorker
@@ -136,7 +137,7 @@ class Sweeper:
 
     def _tell_rq(self, job: Job, result: GenerationResult, executions: list[Execution]) -> None:
         execution = executions[0] if executions else Execution("settled", job.id, self._redis)
-        self._worker.note_end(job, result)
+        note_end(job, result)
         if result.status == "finished":
             job.started_at = job.started_at or execution.created_at
             self._worker.succeed(job, execution, result)

@@ -25,6 +25,7 @@ from producer.contract import (
 from worker.errors import BookkeepingFailed
 from worker.intake import MIN_RESULT_TTL_S, read_order
 from worker.queue import bookkeeping
+from worker.queue.bookkeeping import note_end
 from worker.queue.rq_worker import GenerationWorker
 
 from ..jobs import (
@@ -338,7 +339,7 @@ def test_the_meta_of_a_job_that_has_ended_says_how(client, worker, end):
     job = taken_job_of(client, worker, meta={"mine": 1})
     execution = worker.begin(job, DIGEST)
     worker.save_progress(job, {"phase": "decode", "tokens": 1, "tokens_per_second": None})
-    worker.note_end(job, result(job, usage=Usage(prompt_tokens=1, completion_tokens=2)))
+    note_end(job, result(job, usage=Usage(prompt_tokens=1, completion_tokens=2)))
     ENDS[end](worker, job, execution)
     meta = {"mine": 1, "phase": "finished", "tokens": 2, "tokens_per_second": None}
     assert Job.fetch(job.id, client, "json").meta == meta
