@@ -109,3 +109,15 @@ def test_signals_are_blocked_until_the_engine_has_been_started():
     with signals_blocked():
         assert set(WORKERS_BUSINESS) <= signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_starts_that_overlap_leave_no_signal_blocked():
+    """A worker that came out of it so could not be told to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    first, second = signals_blocked(), signals_blocked()
+    for start in (first, second):
+        start.__enter__()
+    for start in (first, second):
+        start.__exit__(None, None, None)
+    left = signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert left == before
