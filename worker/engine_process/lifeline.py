@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def signals_blocked() -> Iterator[None]:
     """For starting an engine: it inherits the mask, and so no signal can end it before `ignore_signals`.
 
-    Starts may overlap, as asyncio goes on with others once a process is there: each lets through what it has blocked.
+    Starts may overlap, as asyncio goes on once a process is there: each lets through what it has blocked.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WORKERS_BUSINESS)
     try:
