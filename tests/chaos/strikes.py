@@ -55,8 +55,11 @@ class Strikes:
     def kill_engine(self) -> None:
         """The engine alone."""
         victim = self._victim()
+        # Stopped first, or it may go on to another job between the look and the kill.
+        victim.signal_all(signal.SIGSTOP, engine=True)
         before = self._fleet.death_of(victim, self._client, at=time.monotonic(), point="engine")
         victim.signal_engine(signal.SIGKILL)
+        victim.signal_all(signal.SIGCONT, engine=False)
         self._fleet.disable(victim, until=time.monotonic() + ENGINE_START_S, stopped=False)
         self._fleet.deaths.append(replace(before, of_engine=True))
 
