@@ -20,7 +20,7 @@ demo: $(STAMP) ## One job from a prompt to its answer: broker, worker and tiny m
 test: $(STAMP) lint ## Linters, types and all tests but the long and the whole matrices; what was skipped is named
 	$(BIN)/python -m pytest $(PARALLEL) -m "not long and not matrix"
 
-test-fast: $(STAMP) ## Under a minute, for the work in between: unit tests that compile nothing and start nothing
+test-fast: $(STAMP) ## For the work in between: unit tests that compile nothing and start nothing
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not matrix" tests/unit
 
 test-models: $(STAMP) ## The engine in every combination of its settings, where `make test` has each pair once

@@ -89,6 +89,7 @@ class _Bounded:
 
     @socket_timeout.setter
     def socket_timeout(self, value: float | None) -> None:
+        """In seconds; None waits for ever."""
         self._socket_timeout = value
 
     @property
@@ -98,6 +99,7 @@ class _Bounded:
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, value: float | None) -> None:
+        """In seconds; None waits for ever."""
         self._socket_connect_timeout = value
 
     def connect(self) -> Any:
