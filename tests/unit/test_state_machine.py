@@ -337,6 +337,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quiet")
 def test_no_interleaving_breaks_the_contract() -> None:
     run_state_machine_as_test(

@@ -258,6 +258,7 @@ class Address:
 
 
 class TestAtWork:
+    @pytest.mark.slow
     async def test_a_fail_over_behind_one_address_is_followed(self, world, own, caplog):
         """The demoted server kept the old connections, and answered READONLY on them for ever."""
         caplog.set_level("INFO")
