@@ -11,7 +11,7 @@ class EngineDied(Exception):
 
 
 class EngineNotRunning(EngineDied):
-    """The engine was dead before the run began: nothing was sent, and the job has no part in its death."""
+    """The engine died before it began the run: the job has no part in its death."""
 
 
 class EngineRun(Protocol):
@@ -20,7 +20,7 @@ class EngineRun(Protocol):
     def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
         """What the engine says, in batches of what has come by then; ends with Ended or RunFailed.
 
-        Raises EngineDied; EngineNotRunning where the engine had died before."""
+        Raises EngineDied; EngineNotRunning where that was before it had begun."""
         ...
 
     def stop(self, *, flush: bool) -> None:

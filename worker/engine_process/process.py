@@ -88,7 +88,6 @@ class EngineProcess:
         self._start_s, self._stop_s = start_s, stop_s
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.WriteTransport | None = None
-        self._socket: socket.socket | None = None
         self._lines = _Lines()
         self._runs = 0
 
@@ -98,7 +97,7 @@ class EngineProcess:
         Raises ConfigError when it does not come to that; the engine's stderr, which is ours, says why.
         """
         await self.close()
-        self._socket, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
         with theirs, signals_blocked():
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "worker.engine_process.server", str(theirs.fileno()), str(os.getpid())),
@@ -108,9 +107,7 @@ class EngineProcess:
                 # A session of its own: a Ctrl-C in the terminal must not reach it before the worker decides.
                 start_new_session=True,
             )
-        self._transport, self._lines = await asyncio.get_running_loop().create_connection(
-            _Lines, sock=self._socket
-        )
+        self._transport, self._lines = await asyncio.get_running_loop().create_connection(_Lines, sock=ours)
         try:
             async with asyncio.timeout(self._start_s):
                 return await self._ready()
@@ -146,15 +143,9 @@ class EngineProcess:
         await self._lines.wait_closed()
 
     def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> "ProcessRun":
-        """Begin a job.  request: the wire form of a valid GenerationRequest.
-
-        On an engine that has died nothing is begun, and the run's batches raise EngineNotRunning.
-        """
+        """Begin a job.  request: the wire form of a valid GenerationRequest."""
         self._runs += 1
-        if self._has_gone():
-            return ProcessRun(self, self._runs, begun=False)
-        command = Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids))
-        self.send(command)
+        self.send(Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids)))
         return ProcessRun(self, self._runs)
 
     def send(self, command: Generate | Stop) -> None:
@@ -162,18 +153,6 @@ class EngineProcess:
         assert self._transport is not None, "the engine has not been started"
         if not self._lines.closed:
             self._transport.write(command.model_dump_json().encode() + b"\n")
-
-    def _has_gone(self) -> bool:
-        """Whether the engine has closed its end by now, even if the loop has not come to hear of it."""
-        assert self._socket is not None, "the engine has not been started"
-        if self._lines.closed:
-            return True
-        try:
-            return self._socket.recv(1, socket.MSG_PEEK) == b""
-        except BlockingIOError:  # it is there, and has nothing to say
-            return False
-        except OSError:
-            return True
 
     async def take(self) -> list[Answer | StepMessage]:
         """What the engine has said since the last call.  Raises EngineDied."""
@@ -219,26 +198,29 @@ class EngineProcess:
 class ProcessRun:
     """One job on the engine process."""
 
-    def __init__(self, engine: EngineProcess, run: int, *, begun: bool = True) -> None:
-        """begun: False where the engine was dead already."""
+    def __init__(self, engine: EngineProcess, run: int) -> None:
         self._engine = engine
         self._run = run
-        self._begun = begun
+        self._has_begun = False
         self._ended = False
         self._killer: asyncio.TimerHandle | None = None
 
     async def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
         """What the engine says; the last message of the last batch is Ended or RunFailed."""
-        if not self._begun:
-            raise EngineNotRunning
         while not self._ended:
-            batch = await self._engine.take()
+            try:
+                batch = await self._engine.take()
+            except EngineDied:
+                if not self._has_begun:
+                    raise EngineNotRunning from None
+                raise
+            self._has_begun = True
             self._note_end(batch[-1])
             yield batch
 
     def stop(self, *, flush: bool) -> None:
         """End the run at its next step."""
-        if self._begun and not self._ended and self._killer is None:
+        if not self._ended and self._killer is None:
             self._engine.send(Stop(run=self._run, flush=flush))
             self._killer = self._engine.kill_if_silent()
 

@@ -2,8 +2,9 @@
 
 worker -> engine      Generate, Stop
 engine -> worker      Loading*, EngineInfo       while it starts
-                      Accepted, steps*, Ended    a job; or RunFailed in place of any of them, or Ended alone for
-                                                 one that was stopped before its prompt was tokenized
+                      Begun, Accepted, steps*, Ended
+                                                 a job; or RunFailed in place of any but the first, or Ended
+                                                 without Accepted where it was stopped while it was tokenized
 
 A step is one token and there are thousands of them a second: those that leave together are one line, a list of
 lists in the order of `StepMessage`. Everything else is an object told apart by `op`. JSON, because nothing in
@@ -97,6 +98,12 @@ class EngineInfo(_Message):
         )
 
 
+class Begun(_Message):
+    """The command has been read. An engine that dies before it says so has not died over this run."""
+
+    op: Literal["begun"] = "begun"
+
+
 class Accepted(_Message):
     """The request is valid and tokenized; prefill follows.
 
@@ -141,7 +148,7 @@ class StepMessage(NamedTuple):
 
 
 Command = Generate | Stop
-Answer = Loading | EngineInfo | Accepted | Ended | RunFailed
+Answer = Loading | EngineInfo | Begun | Accepted | Ended | RunFailed
 
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)

@@ -20,6 +20,7 @@ from .protocol import (
     COMMANDS,
     Accepted,
     Answer,
+    Begun,
     Command,
     Ended,
     EngineConfig,
@@ -75,6 +76,7 @@ class EngineServer:
         self._send(Loading(stage=stage, done=done, total=total))
 
     def _run(self, engine: Engine, command: Generate) -> None:
+        self._send(Begun())
         try:
             self._generate(engine, command)
         except JobError as error:

@@ -16,7 +16,7 @@ from tests.models import save_random_model
 from worker.engine_process import process
 from worker.engine_process.client import EngineDied, EngineNotRunning
 from worker.engine_process.process import EngineProcess, ProcessRun
-from worker.engine_process.protocol import Accepted, Ended, EngineConfig, RunFailed, StepMessage
+from worker.engine_process.protocol import Accepted, Begun, Ended, EngineConfig, RunFailed, StepMessage
 from worker.errors import ConfigError
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
@@ -86,7 +86,8 @@ def kill(engine: EngineProcess, number: int) -> None:
 async def test_one_run_after_another_and_a_stop_between(engine, model):
     short = {"prompt": "hi", "max_new_tokens": 5}
 
-    accepted, *steps, ended = await hear(begin(engine, short))
+    begun, accepted, *steps, ended = await hear(begin(engine, short))
+    assert isinstance(begun, Begun)
     assert isinstance(accepted, Accepted)
     assert isinstance(ended, Ended)
     assert [step.finish_reason for step in steps] == [None] * 4 + ["length"]
@@ -103,7 +104,7 @@ async def test_one_run_after_another_and_a_stop_between(engine, model):
     await left.finish()
 
     again = await hear(begin(engine, short))
-    assert [step.token_id for step in again[1:-1]] == [step.token_id for step in steps]
+    assert [step.token_id for step in again[2:-1]] == [step.token_id for step in steps]
     assert isinstance((await hear(begin(engine, {"prompt": ""})))[-1], RunFailed)
     await asyncio.sleep(0.6)  # longer than stop_s: a stop that was obeyed leaves no timer that kills
     assert not engine.died
@@ -121,7 +122,7 @@ async def test_a_killed_engine_is_noticed_at_once_and_another_is_started(engine)
         await hear(begin(engine))
     await engine.start()
     assert not engine.died
-    assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 5
+    assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 6
 
 
 async def test_the_death_of_an_idle_engine_is_noticed_at_once(engine):
@@ -148,6 +149,16 @@ async def test_a_run_has_no_part_in_a_death_that_came_before_it(engine):
     await asyncio.wait_for(engine.wait_until_dead(), TIMEOUT_S)
 
 
+async def test_a_run_has_no_part_in_a_death_that_was_on_its_way(engine):
+    """A killed process with much memory takes a while to go, and its socket takes what is sent to it meanwhile."""
+    kill(engine, signal.SIGSTOP)
+    run = begin(engine)
+    assert not engine.died
+    kill(engine, signal.SIGKILL)
+    with pytest.raises(EngineNotRunning):
+        await hear(run)
+
+
 async def test_what_tells_the_worker_to_stop_does_not_end_the_engine(engine):
     """A supervisor may signal every process of the service: the running job is finished all the same."""
     run = begin(engine)
@@ -156,7 +167,7 @@ async def test_what_tells_the_worker_to_stop_does_not_end_the_engine(engine):
         kill(engine, number)
     run.stop(flush=False)
     assert isinstance((await hear(run))[-1], Ended)
-    assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 5
+    assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 6
 
 
 async def test_closing_does_not_wait_for_a_process_that_cannot_die(model, monkeypatch, caplog):

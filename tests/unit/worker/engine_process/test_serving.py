@@ -13,6 +13,7 @@ from tests.models import engine_for, random_model, save_tokenizer
 from worker.engine import Engine, Tokenizer
 from worker.engine_process.protocol import (
     Accepted,
+    Begun,
     Ended,
     EngineInfo,
     Generate,
@@ -110,9 +111,10 @@ def test_it_says_what_it_holds(engine):
 
 def test_a_run_says_what_the_engine_generates(worker, engine):
     worker.send(generate())
-    accepted, *steps, ended = worker.hear_all()
+    begun, accepted, *steps, ended = worker.hear_all()
     request = GenerationRequest.parse(LONG)
     expected = list(engine.start(request, engine.encode(request), seed=0))
+    assert begun == Begun()
     assert accepted == Accepted(prompt_tokens=len(engine.encode(request)))
     assert [step.token_id for step in steps] == [step.token_id for step in expected]
     assert [step.text for step in steps] == [step.text for step in expected]
@@ -122,7 +124,7 @@ def test_a_run_says_what_the_engine_generates(worker, engine):
 
 def test_logprobs_come_along(worker):
     worker.send(generate(request={**LONG, "max_new_tokens": 2, "logprobs": 3}))
-    _, first, second, _ = worker.hear_all()
+    _, _, first, second, _ = worker.hear_all()
     assert [len(step.logprob["top"]) for step in (first, second)] == [3, 3]
 
 
@@ -137,7 +139,7 @@ def test_a_run_that_had_ended_already_has_no_step(worker):
     worker.send(generate(1))
     whole = token_ids(worker.hear_all())
     worker.send(generate(2, resumed_ids=tuple(whole)))
-    accepted, ended = worker.hear_all()
+    _, accepted, ended = worker.hear_all()
     assert (accepted.finish_reason, ended) == ("length", Ended(prefill_ms=ended.prefill_ms))
 
 
@@ -182,12 +184,12 @@ class TestTokenizing:
     def test_a_stop_is_obeyed_at_once(self, worker, held):
         worker.send(generate(1))
         worker.send(Stop(run=0, flush=True), Stop(run=1, flush=True))
-        assert worker.hear_all() == [Ended()]
+        assert worker.hear_all() == [Begun(), Ended()]
 
     def test_what_is_given_up_does_not_pile_up(self, worker, held):
         for run in (1, 2, 3):
             worker.send(generate(run), Stop(run=run, flush=False))
-            assert worker.hear_all() == [Ended()]
+            assert worker.hear_all() == [Begun(), Ended()]
         assert len(self.begun) <= 1
         held.set()
         worker.send(generate(4))
@@ -198,7 +200,7 @@ class TestTokenizing:
         while not self.begun:
             time.sleep(0.001)
         worker.send(Stop(run=1, flush=False), generate(2))
-        assert worker.hear_all() == [Ended()]
+        assert worker.hear_all() == [Begun(), Ended()]
         held.set()
         assert len(token_ids(worker.hear_all())) == 100
 
@@ -211,7 +213,7 @@ class TestTokenizing:
         request = {**LONG, "stop": [f"{held_back}\0"]}
         resumed = tuple(step.token_id for step in steps[:30])
         worker.send(generate(2, request, resumed_ids=resumed), Stop(run=2, flush=True))
-        [ended] = worker.hear_all()
+        *_, ended = worker.hear_all()
         assert ended.tail.startswith(held_back)
         assert shown
 
