@@ -225,7 +225,8 @@ class Service:
     async def _wait_for_work(self) -> None:
         await self._registrar.all_registered()
         await self._rq(self.worker.note_state, WorkerStatus.IDLE)
-        await self._looks.wait(self._leaving.asked.wait(), self.engine.wait_until_dead())
+        if not self._leaving.asked.is_set():  # meanwhile: a look that has just begun is slow to be cancelled
+            await self._looks.wait(self._leaving.asked.wait(), self.engine.wait_until_dead())
 
     def on_stop_command(self) -> None:
         """RQ's stop command has come; called on the thread that handles it."""

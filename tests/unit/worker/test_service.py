@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -23,6 +25,8 @@ from worker.errors import ConfigError
 from worker.leaving import Leaving
 from worker.links import Links
 from worker.logs import rq_level
+from worker.looks import Looks
+from worker.queue.rq_worker import GenerationWorker
 from worker.service import Service
 from worker.settings import WorkerSettings
 from worker.starting import start
@@ -387,6 +391,27 @@ class TestLeaving:
             run.end()
             await here.ended(task)
         assert (here.status(job_id), here.status(behind)) == (b"finished", b"queued")
+
+    async def test_a_worker_that_is_told_while_it_becomes_idle_looks_for_no_job(self, world, monkeypatch):
+        """A look that has just begun may swallow its cancellation, and be waited for."""
+        here = world()
+        begun = []
+
+        def tell(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not here.leaving.asked.is_set():
+                time.sleep(0.001)
+
+        async def look(looks: Looks, *others: Coroutine[Any, Any, object]) -> None:
+            begun.append(looks)
+            for each in others:
+                each.close()
+
+        monkeypatch.setattr(GenerationWorker, "note_state", tell)
+        monkeypatch.setattr(Looks, "wait", look)
+        async with here.running() as task:
+            await here.ended(task)
+        assert begun == []
 
     async def test_a_second_signal_puts_the_running_job_back(self, world):
         here = world()
