@@ -25,9 +25,11 @@ from producer.ledger.sweep import Beat, Member, RingEntry, Sign, beat, leave
 
 logger = logging.getLogger(__name__)
 
-LOOK_INTERVAL_S = 0.7
+LOOK_INTERVAL_S = 1.0
 CONFIRM_S = 1.0
 """A connection that is gone may be followed by another: its worker comes back within this, or is dead."""
+LOOK_AGAIN_S = 0.2
+"""At a suspect that is due and could not be judged yet."""
 TRUSTED_AGE_S = 3.0
 """Of our own connection. Before, others may not have come back yet from whatever broke ours."""
 
@@ -73,6 +75,7 @@ class Presence:
         self._entry: RingEntry | None = None
         self._connected_at: float | None = None
         self._is_new = True
+        self._is_listed = False
         self._last_beat_at: float | None = None
         self._steady_since = 0.0
         self._suspects: dict[RingEntry, float] = {}
@@ -132,15 +135,19 @@ class Presence:
         watched = [each for each in self._watched if each.run_id == ours.run_id and each.client_id]
         if not watched:
             return []
-        present = await self._present([ours, *watched])
+        # Ours is looked for once, and again before anybody is judged: each that is listed costs the server time.
+        present = await self._present(watched if self._is_listed else [ours, *watched])
         if present is None:
             return []
         return await self._judge([each for each in watched if each.client_id not in present])
 
     @property
-    def suspects_somebody(self) -> bool:
-        """Whether the next look is due soon."""
-        return bool(self._suspects)
+    def next_look_s(self) -> float:
+        """Until the next look is due: at the latest when a suspect has been gone for as long as it may."""
+        if not self._suspects:
+            return LOOK_INTERVAL_S
+        due_in_s = min(self._suspects.values()) + CONFIRM_S - self._clock()
+        return max(due_in_s, LOOK_AGAIN_S)
 
     async def leave(self) -> None:
         """Go in good order: what is still held here is free for others at once.  Raises errors of Redis."""
@@ -161,6 +168,7 @@ class Presence:
         if self._is_new:  # it broke in between
             raise redis.ConnectionError("the connection broke while it was made")
         self._connected_at = self._clock()
+        self._is_listed = False
         self._suspects.clear()
         self._entry = RingEntry(self._worker, run_id, client_id)
 
@@ -171,17 +179,21 @@ class Presence:
         self._last_beat_at = now
 
     async def _present(self, entries: list[RingEntry]) -> set[int] | None:
-        """Client ids that the server has, of those; None where it cannot be asked."""
+        """Client ids that the server has, of those; None where it cannot be asked, or does not list ours."""
         try:
             listed = await self._client.client_list(client_id=[str(entry.client_id) for entry in entries])
         except redis.ResponseError as error:
             self._say_why_not(str(error))
             return None
-        present = {int(each["id"]) for each in listed}
-        if not self._is_new and entries[0].client_id not in present:
-            self._say_why_not("it does not list our own connection: a proxy stands in between")
+        if self._is_new:
             return None
-        return None if self._is_new else present
+        present = {int(each["id"]) for each in listed}
+        if self._entry and self._entry in entries:
+            self._is_listed = self._entry.client_id in present
+            if not self._is_listed:
+                self._say_why_not("it does not list our own connection: a proxy stands in between")
+                return None
+        return present
 
     def _say_why_not(self, why: str) -> None:
         if self._says_why_not:
@@ -250,5 +262,4 @@ class Watch:
             await self._on_beat(seen)
         for dead in await presence.look():
             await self._on_dead(dead)
-        interval_s = CONFIRM_S / 4 if presence.suspects_somebody else LOOK_INTERVAL_S
-        await asyncio.sleep(min(interval_s, max(0.0, self._next_beat_at - time.monotonic())))
+        await asyncio.sleep(min(presence.next_look_s, max(0.0, self._next_beat_at - time.monotonic())))

@@ -9,7 +9,7 @@ import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.ledger.sweep import Beat, Member, RingEntry
-from worker.presence import CONFIRM_S, TRUSTED_AGE_S, Dead, Presence, Watch
+from worker.presence import CONFIRM_S, LOOK_AGAIN_S, LOOK_INTERVAL_S, TRUSTED_AGE_S, Dead, Presence, Watch
 
 from .jobs import KEYS
 
@@ -101,12 +101,29 @@ async def test_a_worker_whose_connection_is_gone_is_dead_within_a_second_or_so(j
     host.now += TRUSTED_AGE_S
     break_link(host, ring["b"])
     assert await ring["a"].look() == []
-    assert ring["a"].suspects_somebody
     host.now += CONFIRM_S - 0.01
     assert await ring["a"].look() == []
     host.now += 0.01
     assert await ring["a"].look() == [Dead(Member("b", "tiny"), "gone", RingEntry("b", "run-1", 2))]
-    assert not ring["a"].suspects_somebody
+
+
+async def test_the_next_look_comes_when_a_suspect_is_due_and_soon_again_where_it_cannot_be_judged_yet(join, host):
+    ring = await ring_of(join, "abc")
+    watcher = ring["a"]
+    assert watcher.next_look_s == LOOK_INTERVAL_S
+    for name in "bc":
+        break_link(host, ring[name])
+        await watcher.look()
+        host.now += CONFIRM_S / 4
+    assert watcher.next_look_s == pytest.approx(CONFIRM_S / 2)
+    host.now += CONFIRM_S / 2
+    assert await watcher.look() == []
+    assert watcher.next_look_s == LOOK_AGAIN_S
+    host.now += TRUSTED_AGE_S
+    for name in "bc":
+        ring[name]._client.at(host, ring[name]._client.number)
+    assert await watcher.look() == []
+    assert watcher.next_look_s == LOOK_INTERVAL_S
 
 
 async def test_it_is_found_by_those_before_it_in_the_ring_and_by_no_other(join, host):
@@ -124,8 +141,15 @@ async def test_it_is_found_by_those_before_it_in_the_ring_and_by_no_other(join, 
 
 async def test_what_a_look_costs_does_not_grow_with_the_number_of_workers(join, host):
     ring = await ring_of(join, "abcdefghij")
+    asked_for = []
+    for _ in range(3):
+        await ring["a"].look()
+        asked_for.append(host.asked_for)
+    assert asked_for == [[1, 2, 3], [2, 3], [2, 3]]
+    ring["a"].connected()
+    await ring["a"].beat()
     await ring["a"].look()
-    assert len(host.asked_for) == 3
+    assert host.asked_for == [1, 2, 3], "whether a new connection is listed is not known yet"
 
 
 async def test_a_worker_that_came_back_with_another_connection_lives(join, host):
@@ -141,7 +165,7 @@ async def test_a_worker_that_came_back_with_another_connection_lives(join, host)
     host.now += CONFIRM_S
     await ring["a"].beat()
     assert await ring["a"].look() == []
-    assert not ring["a"].suspects_somebody
+    assert ring["a"].next_look_s == LOOK_INTERVAL_S
 
 
 async def test_two_that_are_gone_at_once_were_cut_off_by_the_network(join, host):
