@@ -87,6 +87,11 @@ def worker(name: str) -> str:
     return f"rq:worker:{name}"
 
 
+def commands(name: str) -> str:
+    """Channel on which a worker hears RQ's commands."""
+    return f"rq:pubsub:{name}"
+
+
 def workers(queue_name: str) -> str:
     """Set of the workers of a queue, by the keys of their hashes."""
     return f"rq:workers:{queue_name}"

@@ -141,15 +141,56 @@ async def test_it_is_found_by_those_before_it_in_the_ring_and_by_no_other(join, 
 
 async def test_what_a_look_costs_does_not_grow_with_the_number_of_workers(join, host):
     ring = await ring_of(join, "abcdefghij")
-    asked_for = []
-    for _ in range(3):
-        await ring["a"].look()
-        asked_for.append(host.asked_for)
-    assert asked_for == [[1, 2, 3], [2, 3], [2, 3]]
-    ring["a"].connected()
-    await ring["a"].beat()
     await ring["a"].look()
-    assert host.asked_for == [1, 2, 3], "whether a new connection is listed is not known yet"
+    assert host.asked_for == [1, 2, 3]
+
+
+async def test_connections_are_asked_for_where_one_does_not_hear_commands_and_before_anything_is_known(join, host):
+    """A list of connections costs the server far more than a number of listeners."""
+    ring = await ring_of(join, "abcd")
+
+    async def asked_for() -> list[int]:
+        host.asked_for = []
+        assert await ring["a"].look() == []
+        return host.asked_for
+
+    async with ring["b"]._client.pubsub() as b, ring["c"]._client.pubsub() as c:
+        await b.subscribe("rq:pubsub:b")
+        await c.subscribe("rq:pubsub:c")
+        assert await asked_for() == [1, 2, 3], "is our own listed at all?"
+        assert await asked_for() == []
+        await c.unsubscribe()
+        assert await asked_for() == [1, 3]
+        await c.subscribe("rq:pubsub:c")
+        ring["a"].connected()
+        await ring["a"].beat()
+        assert await asked_for() == [1, 2, 3], "is the new one listed?"
+
+
+async def test_one_who_hears_commands_lives_and_is_suspected_no_more(join, host):
+    ring = await ring_of(join, "ab")
+    await ring["a"].look()
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    await ring["a"].look()
+    async with ring["b"]._client.pubsub() as b:
+        await b.subscribe("rq:pubsub:b")
+        host.now += CONFIRM_S
+        assert await ring["a"].look() == []
+        assert ring["a"].next_look_s == LOOK_INTERVAL_S
+
+
+async def test_one_who_may_not_ask_for_listeners_asks_for_connections(join, host, monkeypatch):
+    ring = await ring_of(join, "ab")
+
+    async def refuse(*_: object) -> None:
+        raise redis.exceptions.NoPermissionError("pubsub|numsub")
+
+    monkeypatch.setattr(ring["a"]._client, "pubsub_numsub", refuse)
+    await ring["a"].look()
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    assert await found(host, ring["a"]) == ["b"]
 
 
 async def test_a_worker_that_came_back_with_another_connection_lives(join, host):

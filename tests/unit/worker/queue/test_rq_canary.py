@@ -58,6 +58,7 @@ def test_names_of_keys():
     assert Queue.redis_queues_keys == rq_names.QUEUES
     assert rq_names.worker("a") == f"{BaseWorker.redis_worker_namespace_prefix}a"
     assert REDIS_WORKER_KEYS == rq_names.WORKERS
+    assert rq_names.commands("a") == PUBSUB_CHANNEL_TEMPLATE % "a"
     assert rq_names.workers("a") == WORKERS_BY_QUEUE_KEY % "a"
     assert suspension.WORKERS_SUSPENDED == rq_names.SUSPENDED
     assert RateLimitRegistry.rl_keys_key == rq_names.RATE_LIMITS
