@@ -11,6 +11,7 @@ the network, and beats decide. Knows the ledger, and neither RQ nor what is done
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -81,6 +82,7 @@ class Presence:
         self._steady_since = 0.0
         self._suspects: dict[RingEntry, float] = {}
         self._watched: tuple[RingEntry, ...] = ()
+        self._hear: tuple[bool, ...] = ()
         self._says_why_not = True
         self._beating = asyncio.Lock()
 
@@ -112,7 +114,7 @@ class Presence:
         )
         seen = await step.run_async(self._client)
         self._note_beat()
-        self._watched = seen.after
+        self._watched, self._hear = seen.after, seen.hear
         return seen
 
     def overdue(self, seen: Beat) -> list[Dead]:
@@ -136,7 +138,9 @@ class Presence:
         watched = [each for each in self._watched if each.run_id == ours.run_id and each.client_id]
         if not watched:
             return []
-        missed = await self._missed(watched) if self._is_listed else watched
+        missed = await self._missed(watched)
+        if not self._is_listed:
+            missed = watched
         present = await self._present([ours, *missed]) if missed else set()
         if present is None:
             return []
@@ -184,12 +188,14 @@ class Presence:
 
         This costs the server a tenth of what a list of connections does.
         """
-        channels = [rq_names.commands(entry.worker) for entry in entries]
-        try:
-            listeners = [count for _, count in await self._client.pubsub_numsub(*channels)]
-        except redis.ResponseError:  # not allowed to ask
-            return entries
-        return [entry for entry, count in zip(entries, listeners, strict=True) if not count]
+        heard = dict(zip(self._watched, self._hear, strict=False))
+        self._hear = ()  # as of the beat: good for one look
+        if not heard:
+            channels = [rq_names.commands(entry.worker) for entry in entries]
+            with contextlib.suppress(redis.ResponseError):  # not allowed to ask
+                counts = await self._client.pubsub_numsub(*channels)
+                heard = {entry: count > 0 for entry, (_, count) in zip(entries, counts, strict=True)}
+        return [entry for entry in entries if not heard.get(entry)]
 
     async def _present(self, entries: list[RingEntry]) -> set[int] | None:
         """Client ids that the server has, ours being the first; None where it cannot say, or has not even ours."""

@@ -61,6 +61,8 @@ class Beat:
     """Of the ring: this one does for all what need not be done by each."""
     after: tuple[RingEntry, ...]
     """The workers that this one watches."""
+    hear: tuple[bool, ...]
+    """Which of them hear RQ's commands; empty where Redis did not say."""
     overdue: tuple[Member, ...]
     """Workers whose last beat is too long ago."""
     has_late: bool
@@ -110,7 +112,16 @@ def beat(
     ]
     flat = [part for pair in record.items() for part in pair]
     member = Member(entry.worker, model)
-    args = [str(member), round(ttl_s * 1000), str(entry), entry.worker, len(queues), keep_s, *flat]
+    args = [
+        str(member),
+        round(ttl_s * 1000),
+        str(entry),
+        entry.worker,
+        len(queues),
+        keep_s,
+        rq_names.commands(""),
+        *flat,
+    ]
     return Step("beat", names, args, _read_beat)
 
 
@@ -155,11 +166,12 @@ def schedule(keys: Keys, model: str, *, now: str) -> Step[Scheduled]:
 
 
 def _read_beat(reply: Any) -> Beat:
-    now_ms, is_first, after, overdue, has_late, has_scheduled = reply
+    now_ms, is_first, after, hear, overdue, has_late, has_scheduled = reply
     return Beat(
         now_ms,
         bool(is_first),
         tuple(map(RingEntry.parse, after)),
+        tuple(map(bool, hear)),
         tuple(map(Member.parse, overdue)),
         bool(has_late),
         bool(has_scheduled),

@@ -2,13 +2,15 @@
 -- KEYS  1 deadlines of the workers' beats  2 the model's ring  3 the worker's record  4 the model's deadlines
 --       5 all workers of RQ  6.. RQ's workers of each queue, then RQ's scheduled registry of each
 -- ARGV  1 name and model  2 ttl, ms  3 our entry in the ring  4 name  5 how many queues
---       6 ttl of ring and beats, s  7.. fields and values of the record
--- Returns {now in ms, 1 if we are the first of the ring, {the entries after ours}, {names and models of those whose beat is overdue},
--- 1 if jobs wait for longer than they may, 1 if jobs are scheduled}. The last two are looked at by the first alone.
+--       6 ttl of ring and beats, s  7 what stands before a name in its channel for RQ's commands
+--       8.. fields and values of the record
+-- Returns {now in ms, 1 if we are the first of the ring, {the entries after ours}, {1 for each of them who hears
+-- RQ's commands, else 0; none, where we may not ask}, {names and models of those whose beat is overdue}, 1 if jobs
+-- wait for longer than they may, 1 if jobs are scheduled}. The last two are looked at by the first alone.
 local now, queues = now_ms(), tonumber(ARGV[5])
-local new = redis.call('HSET', KEYS[3], unpack(ARGV, 7))
+local new = redis.call('HSET', KEYS[3], unpack(ARGV, 8))
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
-if new * 2 == #ARGV - 6 then -- a Redis that came back empty has forgotten us
+if new * 2 == #ARGV - 7 then -- a Redis that came back empty has forgotten us
   for i = 5, 5 + queues do redis.call('SADD', KEYS[i], KEYS[3]) end
 end
 if redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
@@ -30,10 +32,15 @@ for _, entries in ipairs({onward, start}) do -- it is a ring: after the last com
   end
 end
 
+local channels, hear = {}, {}
+for i, entry in ipairs(after) do channels[i] = ARGV[7] .. entry:gsub(' %S+ %S+$', '') end
+local counts = #after > 0 and redis.pcall('PUBSUB', 'NUMSUB', unpack(channels)) or {}
+for i = 2, #counts, 2 do hear[i / 2] = math.min(counts[i], 1) end
+
 local overdue = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
 local is_first, late, scheduled = start[1] == ARGV[3], 0, 0
 if is_first then
   late = #redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 1)
   scheduled = redis.call('EXISTS', unpack(KEYS, 6 + queues))
 end
-return {now, is_first and 1 or 0, after, overdue, late, scheduled > 0 and 1 or 0}
+return {now, is_first and 1 or 0, after, hear, overdue, late, scheduled > 0 and 1 or 0}

@@ -349,7 +349,7 @@ async def test_nobody_judges_itself(join, host):
     for _ in range(3):
         await presence.beat()
         host.now += INTERVAL_S
-    ourselves = Beat(seen.now_ms, True, (), (Member("a", "tiny"), Member("b", "other")), False, False)
+    ourselves = Beat(seen.now_ms, True, (), (), (Member("a", "tiny"), Member("b", "other")), False, False)
     assert presence.overdue(ourselves) == [Dead(Member("b", "other"), "overdue")]
 
 

@@ -90,6 +90,29 @@ def test_a_small_ring_is_watched_once(client, others, watched):
     assert [entry.worker for entry in beat(client, "a").after] == watched
 
 
+def test_a_beat_tells_which_of_the_watched_hear_commands(client):
+    for name in ("a", "b b", "c", "d"):
+        beat(client, name, client_id=7)
+    assert beat(client, "a").hear == (False, False)
+    with client.pubsub() as channel:
+        for name in ("b b", "d"):
+            channel.subscribe(f"rq:pubsub:{name}")
+            channel.get_message(timeout=60)
+        assert beat(client, "a").hear == (True, False)
+        assert beat(client, "b b").hear == (False, True)
+
+
+def test_a_beat_that_may_not_ask_for_listeners_is_one(redis_client):
+    for name in "ab":
+        beat(redis_client, name)
+    redis_client.acl_setuser("default", enabled=True, nopass=True, commands=["-pubsub"])
+    try:
+        seen = beat(redis_client, "a")
+    finally:
+        redis_client.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"])
+    assert (len(seen.after), seen.hear) == (1, ())
+
+
 def test_a_worker_with_a_new_connection_has_one_place_in_the_ring(client):
     for client_id in (7, 8, 8):
         beat(client, client_id=client_id)
