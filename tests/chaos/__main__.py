@@ -52,6 +52,8 @@ def main() -> int:
                 else:
                     report += Amnesia(broker, workload, own, paths, rounds=1 if options.short else 5).run()
             say(f"{phase}: {time.monotonic() - started_at:.0f} s, so far {report.summary()}")
+    for recovery in report.slow:
+        say(f"slow recovery: {recovery.summary()}")
     for violation in report.violations:
         say(f"VIOLATION {violation.job_id} {violation.rule}: {violation.detail}")
     print(json.dumps({"seed": options.seed, **report.summary()}))

@@ -30,6 +30,12 @@ class Recovery:
         """From the kill to the next event."""
         return self.at - self.death.at
 
+    def summary(self) -> str:
+        """For people."""
+        death = self.death
+        peace = "in peace" if self.in_peace else "server or connections were struck"
+        return f"{self.seconds:.1f} s, {death.job_id} of {death.worker} ({death.point}), by {self.sign}, {peace}"
+
 
 def recoveries(
     deaths: Sequence[Death],

@@ -9,6 +9,8 @@ from typing import Any
 from .checker import Violation
 from .recovery import Recovery
 
+SLOW_S = 3.5
+
 
 @dataclass
 class Report:
@@ -32,6 +34,11 @@ class Report:
 
     def __add__(self, other: "Report") -> "Report":
         return Report(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+
+    @property
+    def slow(self) -> list[Recovery]:
+        """Recoveries that took longer than nineteen of twenty may, though another worker was there."""
+        return [each for each in self.recoveries if each.had_heir and each.seconds > SLOW_S]
 
     @property
     def kills(self) -> int:
