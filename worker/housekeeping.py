@@ -17,7 +17,8 @@ from producer.broker.meaning import meaning
 from producer.contract import BrokerUnavailable
 from producer.ledger.sweep import SCHEDULED_AT_ONCE, Beat, schedule
 
-from .presence import Dead, Presence
+from .neighbours import Dead
+from .presence import Presence
 from .queue.rq_types import Job, now_in_rqs_form
 from .queue.rq_worker import GenerationWorker
 from .queue.sweeping import Sweeper

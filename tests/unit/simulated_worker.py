@@ -22,7 +22,7 @@ from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, S
 from worker.leaving import Leaving
 from worker.links import Links, OnConnect
 from worker.metrics import Metrics
-from worker.presence import Dead
+from worker.neighbours import Dead
 from worker.queue.rq_worker import GenerationWorker
 from worker.queue.sweeping import Sweeper
 from worker.service import Service

@@ -22,7 +22,7 @@ from producer.ledger import rq_names
 from producer.ledger.stream import discard_result, discard_stream
 from producer.ledger.sweep import Member, Swept, claim, settled, sweep
 
-from ..presence import Dead
+from ..neighbours import Dead
 from .bookkeeping import note_end
 from .holding import ENDED
 from .rq_types import now_in_rqs_form

@@ -7,7 +7,7 @@ from producer.contract import FUNCTION, GenerationResult, Keys
 from producer.ledger import sweep as ledger
 from producer.ledger.sweep import Beat, Member, RingEntry
 from producer.ledger.take import Taken
-from worker.presence import Dead
+from worker.neighbours import Dead
 from worker.queue.rq_worker import GenerationWorker
 from worker.queue.sweeping import Sweeper
 

@@ -16,7 +16,7 @@ from producer.contract import FUNCTION, BrokerUnavailable
 from producer.ledger.sweep import SCHEDULED_AT_ONCE, Beat, Member
 from producer.ledger.take import DUE_AT_ONCE
 from worker.housekeeping import EXPIRE_AT_ONCE, Housekeeping
-from worker.presence import Dead
+from worker.neighbours import Dead
 from worker.queue.rq_worker import GenerationWorker
 
 from .jobs import KEYS, NORMAL, die, enqueue, in_list, in_queue, member_of, taken_job

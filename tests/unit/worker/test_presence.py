@@ -9,16 +9,17 @@ import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.ledger.sweep import Beat, Member, RingEntry
-from worker.presence import (
+from worker.neighbours import (
+    ASKED_AT_MOST,
     AT_ONCE_S,
     CONFIRM_S,
     LOOK_AGAIN_S,
     LOOK_INTERVAL_S,
+    STALLED_S,
     TRUSTED_AGE_S,
     Dead,
-    Presence,
-    Watch,
 )
+from worker.presence import Presence, Watch
 
 from .jobs import KEYS
 
@@ -116,25 +117,104 @@ async def test_a_worker_whose_connection_is_gone_is_dead_within_a_second_or_so(j
     assert await ring["a"].look() == [Dead(Member("b", "tiny"), "gone", RingEntry("b", "run-1", 2))]
 
 
-async def test_the_next_look_comes_when_a_suspect_is_due_and_soon_again_where_it_cannot_be_judged_yet(join, host):
-    ring = await ring_of(join, "abc")
+async def test_while_somebody_is_missed_the_looks_are_close_and_meet_the_moment_of_the_verdict(join, host):
+    ring = await ring_of(join, "abcd")
     watcher = ring["a"]
     assert watcher.next_look_s == LOOK_INTERVAL_S
     break_link(host, ring["b"])
     await watcher.look()
-    assert watcher.next_look_s == LOOK_INTERVAL_S
-    host.now += 0.7 * CONFIRM_S
-    break_link(host, ring["c"])
+    assert watcher.next_look_s == LOOK_AGAIN_S, "the verdict waits for our own connection to be old enough"
+    host.now += TRUSTED_AGE_S - 0.1
     await watcher.look()
-    assert watcher.next_look_s == pytest.approx(0.3 * CONFIRM_S)
-    host.now += 0.3 * CONFIRM_S
-    assert await watcher.look() == []
-    assert watcher.next_look_s == LOOK_AGAIN_S
+    assert watcher.next_look_s == pytest.approx(0.1)
+    host.now += 0.1
+    assert [dead.member.worker for dead in await watcher.look()] == ["b"]
+    assert watcher.next_look_s == LOOK_INTERVAL_S
+
+
+async def test_those_who_were_cut_off_make_nobody_look_more_often(join, host):
+    ring = await ring_of(join, "abc")
     host.now += TRUSTED_AGE_S
     for name in "bc":
-        ring[name]._client.at(host, ring[name]._client.number)
-    assert await watcher.look() == []
-    assert watcher.next_look_s == LOOK_INTERVAL_S
+        break_link(host, ring[name])
+    assert await found(host, ring["a"]) == []
+    assert ring["a"].next_look_s == LOOK_INTERVAL_S
+
+
+async def test_a_worker_that_is_alone_now_misses_nobody(join, host):
+    ring = await ring_of(join, "ab")
+    await ring["a"].look()
+    break_link(host, ring["b"])
+    await ring["a"].look()
+    await ring["b"].leave()
+    await ring["a"].beat()
+    await ring["a"].look()
+    assert ring["a"].next_look_s == LOOK_INTERVAL_S
+
+
+async def test_the_dead_are_found_once(join, host):
+    ring = await ring_of(join, "abc")
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    assert await found(host, ring["a"]) == ["b"]
+    assert await found(host, ring["a"]) == []
+
+
+async def test_a_server_that_stood_still_begins_the_count_anew(join, host, monkeypatch):
+    """Whoever was cut off waits behind the same standstill to come back."""
+    ring = await ring_of(join, "abc")
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    link = ring["a"]._client
+    client_list = link.client_list
+    await ring["a"].look()
+
+    async def slowly(**options: object) -> list[dict[str, str]]:
+        host.now += STALLED_S + CONFIRM_S
+        return await client_list(**options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "client_list", slowly)
+        assert await ring["a"].look() == []
+    assert await found(host, ring["a"]) == ["b"]
+
+
+async def test_of_a_large_fleet_some_are_asked_whether_it_was_the_network(join, host):
+    watcher = join("a")
+    numbers = range(1000, 1000 + 3 * ASKED_AT_MOST)
+    for number in numbers:
+        await watcher._client.zadd(KEYS.ring("tiny"), {f"w{number} run-1 {number}": 0})
+    host.connected |= set(numbers)
+    await watcher.beat()
+    await watcher.look()
+    host.now += TRUSTED_AGE_S
+    host.connected.discard(1000)
+    assert await found(host, watcher) == ["w1000"]
+    assert len(host.asked_for) == ASKED_AT_MOST + 1
+    host.connected -= set(numbers)
+    await watcher.beat()
+    assert await found(host, watcher) == [], "they are missed together: it was the network"
+
+
+@pytest.mark.parametrize("command", ["client_id", "client_list"])
+async def test_a_server_that_is_busy_has_refused_nothing(join, host, monkeypatch, command, caplog):
+    ring = await ring_of(join, "ab")
+    busy = redis.ResponseError("BUSY Redis is busy running a script")
+
+    async def refuse(**_: object) -> None:
+        raise busy
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ring["a"]._client, command, refuse)
+        ring["a"].connected()
+        rounds = Watch(ring["a"], beat_interval_s=1000, on_beat=asyncio.Queue().put, on_dead=asyncio.Queue().put)
+        with pytest.raises(redis.ResponseError, match="BUSY"):
+            await rounds.step()
+    assert "noticed by their beats" not in caplog.text
+    await ring["a"].beat()
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    assert await found(host, ring["a"]) == ["b"]
 
 
 async def test_it_is_found_by_those_before_it_in_the_ring_and_by_no_other(join, host):
@@ -194,11 +274,16 @@ async def test_one_who_hears_commands_lives_and_is_suspected_no_more(join, host)
 async def test_one_who_may_not_ask_for_listeners_asks_for_connections(join, host, monkeypatch):
     ring = await ring_of(join, "ab")
 
-    async def refuse(*_: object) -> None:
+    asked = []
+
+    async def refuse(*channels: object) -> None:
+        asked.append(channels)
         raise redis.exceptions.NoPermissionError("pubsub|numsub")
 
     monkeypatch.setattr(ring["a"]._client, "pubsub_numsub", refuse)
-    await ring["a"].look()
+    for _ in range(3):
+        await ring["a"].look()
+    assert len(asked) == 1, "once a connection"
     host.now += TRUSTED_AGE_S
     break_link(host, ring["b"])
     assert await found(host, ring["a"]) == ["b"]

@@ -10,7 +10,7 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 
 from producer.contract import GenerationResult, JobTimeout, encode_entry, terminal_event
 from worker.intake import read_order
-from worker.presence import Dead
+from worker.neighbours import Dead
 from worker.queue import sweeping
 from worker.queue.rq_worker import GenerationWorker
 from worker.queue.sweeping import Sweeper
