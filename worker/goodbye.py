@@ -15,6 +15,8 @@ from .queue.rq_worker import GenerationWorker
 logger = logging.getLogger(__name__)
 
 ENGINE_CLOSE_S = 5.0
+OVERDUE_CLOSE_S = 0.3
+"""For one that was killed because the time is over: it ends without us, too."""
 TEARDOWN_S = 2.0
 
 
@@ -28,13 +30,15 @@ async def leave(
     is_orderly: bool,
 ) -> None:
     """End what the worker has begun.  is_orderly: it holds no job, and Redis answers: RQ can be told."""
+    if not is_orderly:
+        await links.close()  # at once: the connection that stands for us tells the others that we have gone
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ENGINE_CLOSE_S):
+        async with asyncio.timeout(ENGINE_CLOSE_S if is_orderly else OVERDUE_CLOSE_S):
             await engine.close()
     if is_orderly:
         await _tell_others(worker, presence)
+        await links.close()
     metrics.close()
-    await links.close()
 
 
 async def _tell_others(worker: GenerationWorker, presence: Presence) -> None:

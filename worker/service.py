@@ -15,11 +15,12 @@ from functools import partial
 import redis
 
 from producer.broker.outage import Outage
-from producer.contract import EngineError, JobError, JobExpired, Keys
+from producer.contract import BrokerUnavailable, EngineError, JobError, JobExpired, Keys
 from producer.contract.keys import check_job_id
 from producer.ledger.take import Taken
 
 from .engine_process.process import EngineProcess
+from .errors import ConfigError
 from .goodbye import leave
 from .intake import check_deaths, read_order
 from .job import Done, Order, Outcome, PutBack
@@ -147,8 +148,13 @@ class Service:
         self._in_hand = True
         try:
             await self._serve(taken)
-        except redis.RedisError:
-            logger.exception("job %.80r is given up: Redis refuses what stands under its names", taken.job_id)
+        except (BrokerUnavailable, ConfigError):
+            raise
+        except Exception:
+            # Anybody may write what stands under a job's names: it must not end one worker after the other.
+            logger.exception(
+                "job %.80r is given up: something under its names cannot be worked with", taken.job_id
+            )
             await self._give_up(taken)
         self._in_hand = False  # and not if the worker ends over it
 
@@ -180,10 +186,19 @@ class Service:
         return self.worker.read(taken)
 
     async def _give_up(self, taken: Taken) -> None:
-        """Put down a job of which Redis lets us write nothing else."""
-        for last_word in (self.worker.fail_unreadable, self.worker.put_down):
-            with contextlib.suppress(redis.RedisError):
-                await self._rq(last_word, taken.job_id)
+        """End a job as far as its keys let us, and put it down."""
+        failure = EngineError("the worker stumbled over what stands under the job's names; see its log")
+        for last_word in (
+            partial(self._registrar.refuse, taken.job_id, failure),
+            partial(self._rq, self.worker.fail_unreadable, taken.job_id),
+            partial(self._rq, self.worker.put_down, taken.job_id),
+        ):
+            try:
+                await last_word()
+            except BrokerUnavailable:
+                raise
+            except Exception:
+                logger.debug("job %.80r: %s is not possible", taken.job_id, last_word, exc_info=True)
 
     async def _run(self, job: Job, order: Order, taken_at: float) -> None:
         # RQ hears of the start while the engine reads the prompt: neither waits for the other.
@@ -202,20 +217,14 @@ class Service:
 
     async def _run_or_fail(self, order: Order) -> Outcome:
         """What passes of Redis' troubles is waited out inside: what is raised is the fault of the job's keys."""
+        if self.engine.died:  # before the job came: others may have it while this one gets another engine
+            return PutBack("the engine had died before it began")
         try:
-            return await self._run_on_a_live_engine(order)
+            return await self.runner.run(order)
         except redis.RedisError as error:
             logger.exception("job %s fails: Redis refuses what stands under its names", order.job_id)
             failure = EngineError(f"Redis refused what the job needs ({error}): submit it under another id")
             return await self.runner.refuse(order.job_id, order.model, failure, result_ttl_s=order.result_ttl_s)
-
-    async def _run_on_a_live_engine(self, order: Order) -> Outcome:
-        """An engine that died before the job came has not died over it: the job has another one."""
-        if self.engine.died:
-            await self._leaving.unless_asked(self._start_engine())
-        if self.engine.died:
-            return PutBack("the worker is shutting down")
-        return await self.runner.run(order)
 
     async def _begin(self, job: Job, order: Order) -> Execution:
         execution = await self._rq(self.worker.begin, job, order.request.digest())

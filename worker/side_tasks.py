@@ -54,8 +54,8 @@ async def run_beside(work: Coroutine[Any, Any, None], side_tasks: Sequence[SideT
             try:
                 await work
             finally:
-                over.set()  # a client may swallow the cancellation that a dying task brings the others
-            await _end(running)
+                over.set()
+                await _end(running)  # a client may swallow the one cancellation that the group brings it
     except ExceptionGroup as several:
         raise _first(several) from several
 

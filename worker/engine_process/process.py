@@ -18,6 +18,7 @@ from .client import EngineDied, EngineNotRunning
 from .lifeline import signals_blocked
 from .protocol import (
     Answer,
+    Begun,
     EngineConfig,
     EngineInfo,
     Generate,
@@ -165,6 +166,9 @@ class EngineProcess:
     def _kill_silent(self) -> None:
         logger.error("the engine has not stopped within %.0f s and is killed", self._stop_s)
         self.kill()
+        # One that a driver holds cannot even die, nor close its end: then nobody listens to it any more.
+        if self._transport is not None:
+            asyncio.get_running_loop().call_later(KILL_WAIT_S, self._transport.abort)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -214,7 +218,7 @@ class ProcessRun:
                 if not self._has_begun:
                     raise EngineNotRunning from None
                 raise
-            self._has_begun = True
+            self._has_begun = self._has_begun or any(isinstance(message, Begun) for message in batch)
             self._note_end(batch[-1])
             yield batch
 

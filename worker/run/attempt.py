@@ -197,7 +197,9 @@ class Attempt:
         if self._finish:
             return self._end(self._result("finished", self._finish[0], stop=self._finish[1]))
         if self._engine_died:
-            return self._leave(PutBack("the engine died", engine_died=self._engine_died == "over it"))
+            # One that was killed because the worker has to leave has not died over the job.
+            is_death = self._engine_died == "over it" and self._abort != "shutdown"
+            return self._leave(PutBack("the engine died", engine_died=is_death))
         if self._failure:
             return self._fail(self._failure)
         if self._abort == "cancelled":

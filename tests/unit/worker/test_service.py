@@ -19,13 +19,15 @@ from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable, GenerationResult, encode_entry, terminal_event
 from tests.unit.simulated_worker import SimulatedWorker
-from worker import starting
+from worker import service, starting
 from worker.engine_process.protocol import EngineInfo
 from worker.errors import ConfigError
+from worker.job import Order
 from worker.leaving import Leaving
 from worker.links import Links
 from worker.logs import rq_level
 from worker.looks import Looks
+from worker.queue.rq_types import Job
 from worker.queue.rq_worker import GenerationWorker
 from worker.service import Service
 from worker.settings import WorkerSettings
@@ -365,6 +367,33 @@ class TestAtWork:
             with pytest.raises(BrokerUnavailable, match="ACL"):
                 await here.ended(task)
             here.client.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"])
+
+
+async def test_whatever_a_jobs_data_raise_ends_the_job_and_not_the_worker(world, monkeypatch):
+    """Anybody may write what stands under its names: one worker after the other would take it, and end."""
+    here = world()
+    read_order = service.read_order
+
+    def stumble(job: Job, *others: object) -> Order:
+        if job.kwargs["request"].get("seed") == 666:
+            raise OverflowError("10^400")
+        return read_order(job, *others)
+
+    monkeypatch.setattr(service, "read_order", stumble)
+    async with here.running() as task:
+        poison = await asyncio.to_thread(here.submit, seed=666)
+        await here.until(lambda: here.client.exists(KEYS.result(poison)))
+        result = GenerationResult.model_validate_json(here.client.get(KEYS.result(poison)))
+        assert (result.status, result.error.code) == ("failed", "engine_error")
+        job_id = await asyncio.to_thread(here.submit)
+        run = await here.next_run()
+        run.accept()
+        run.steps("a", finish="length")
+        run.end()
+        await here.until(lambda: here.status(job_id) == b"finished")
+        here.leaving.asked.set()
+        await here.ended(task)
+    assert here.client.keys("gen:{taken:*") == []
 
 
 class TestLeaving:

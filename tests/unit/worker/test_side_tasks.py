@@ -120,3 +120,29 @@ async def test_a_client_that_swallows_its_cancellation_is_cancelled_again():
     async with asyncio.timeout(BOUND_S):
         await run_beside(work(), [SideTask("watch", 0, step, blocks=True)], Outage())
     assert swallowed.is_set()
+
+
+async def test_work_that_is_cut_short_waits_for_no_step_that_swallows_its_cancellation():
+    """A client in the middle of a connection does so; the group cancels each of its tasks once only."""
+    heard, begun = [], asyncio.Event()
+
+    async def deaf() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            heard.append(1)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            heard.append(2)
+            raise
+
+    work = asyncio.create_task(
+        run_beside(asyncio.Event().wait(), [SideTask("deaf", 0, deaf, blocks=True)], Outage())
+    )
+    await asyncio.wait_for(begun.wait(), BOUND_S)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(work, BOUND_S)
+    assert len(heard) == 2

@@ -16,7 +16,7 @@ from tests.models import save_random_model
 from worker.engine_process import process
 from worker.engine_process.client import EngineDied, EngineNotRunning
 from worker.engine_process.process import EngineProcess, ProcessRun
-from worker.engine_process.protocol import Accepted, Begun, Ended, EngineConfig, RunFailed, StepMessage
+from worker.engine_process.protocol import Accepted, Begun, Ended, EngineConfig, Loading, RunFailed, StepMessage
 from worker.errors import ConfigError
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
@@ -213,6 +213,36 @@ async def test_an_engine_that_does_not_stop_is_killed(engine):
     run.stop(flush=False)
     with pytest.raises(EngineDied):
         await hear(run)
+
+
+async def test_an_engine_that_cannot_even_be_killed_is_waited_for_no_longer(engine, monkeypatch):
+    """As one that a driver holds: its end of the socket stays open."""
+    run = begin(engine)
+    await hear_steps(run)
+    kill(engine, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "KILL_WAIT_S", 0.01)
+        patch.setattr(engine, "kill", lambda: None)
+        run.stop(flush=False)
+        with pytest.raises(EngineDied):
+            await hear(run)
+        await asyncio.wait_for(run.finish(), TIMEOUT_S)
+
+
+async def test_a_run_has_begun_once_the_engine_says_so_and_not_before():
+    class Dying:
+        """Says that it loads, and dies."""
+
+        def __init__(self) -> None:
+            self.said = [[Loading(stage="loading weights")]]
+
+        async def take(self) -> list:
+            if not self.said:
+                raise EngineDied
+            return self.said.pop()
+
+    with pytest.raises(EngineNotRunning):
+        await hear(ProcessRun(Dying(), 1))
 
 
 async def test_an_engine_that_is_slow_to_load_is_given_up(model):

@@ -254,6 +254,15 @@ async def test_a_worker_that_lost_its_job_before_it_began_does_not_begin(client,
     assert not await client.exists(KEYS.events(JOB))
 
 
+async def test_an_engine_that_is_killed_because_the_worker_leaves_has_not_died_over_the_job(
+    client, runner, engine
+):
+    task, run = await begin(runner, engine)
+    run.die()
+    runner.abort("shutdown")
+    assert (await task) == PutBack("the engine died", engine_died=False)
+
+
 @pytest.mark.parametrize("accepted", [False, True])
 async def test_a_job_over_which_the_engine_died_is_put_back_as_one(client, runner, engine, accepted):
     task, run = await begin(runner, engine)
