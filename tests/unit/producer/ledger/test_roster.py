@@ -45,3 +45,12 @@ def test_a_worker_of_rqs_own_says_less(client):
     client.hset("rq:worker:w1", "birth", "2026-01-01T00:00:00Z")
     client.sadd("rq:workers:generate.tiny.low", "rq:worker:w1")
     assert workers(client) == (WorkerRecord("w1", None, None, None),)
+
+
+def test_what_is_no_text_in_a_record_hides_nobody(client):
+    """Anybody may write there; a name or a host that cannot be read is shown as far as it can."""
+    client.hset(
+        b"rq:worker:w\xff", mapping={"birth": RECORD["birth"], "model_state": "ready", "hostname": b"h\xff"}
+    )
+    client.sadd("rq:workers:generate.tiny", b"rq:worker:w\xff")
+    assert workers(client) == (WorkerRecord("w\ufffd", "ready", "h\ufffd", None),)

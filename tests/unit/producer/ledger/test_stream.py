@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from producer.contract import BEFORE_FIRST
-from producer.ledger.stream import clear, discard_result, discard_stream
+from producer.contract import BEFORE_FIRST, EventId
+from producer.ledger.stream import clear, discard_result, discard_stream, last_id
 
 from .steps import (
     KEYS,
@@ -197,6 +197,14 @@ def test_the_stream_of_a_job_that_is_not_ours_any_more_is_not_cleared(client):
 
 
 # -- what stands in place of stream and result
+
+
+def test_the_last_id_of_a_stream_is_read_without_its_entry(client):
+    job_id = running(client, "a")
+    assert last_id(KEYS, job_id).run(client) == BEFORE_FIRST
+    for event_id in ("1-9", "1-10"):
+        client.xadd(KEYS.events(job_id), {"type": "tokens"}, event_id)
+    assert last_id(KEYS, job_id).run(client) == EventId(1, 10)
 
 
 def flat(client, job_id):

@@ -45,6 +45,23 @@ def beat(client, worker="w1", *, client_id=0, ttl_s=100, model="tiny", **record)
     return beat_step(KEYS, model, entry, fields, ttl_s=ttl_s, keep_s=1000).run(client)
 
 
+@pytest.mark.parametrize(
+    ("raw", "entry"),
+    [
+        (b"a b run 7", RingEntry("a b", "run", 7)),
+        (b"a - 0", RingEntry("a")),
+        (b"a\xff run x", RingEntry("a\ufffd", "run", 0)),
+        (b"7", RingEntry("", "-", 7)),
+    ],
+)
+def test_whatever_stands_in_the_ring_is_read(raw, entry):
+    assert RingEntry.parse(raw) == entry
+
+
+def test_a_name_that_is_no_text_is_that_of_a_member():
+    assert Member.parse(b"a\xff b tiny") == Member("a\ufffd b", "tiny")
+
+
 def ring(client):
     return [RingEntry.parse(raw) for raw in client.zrange(RING, 0, -1)]
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from functools import partial
 
 import pytest
 import redis
@@ -22,7 +23,7 @@ from producer.contract import (
     StartedData,
 )
 from worker.job import Done, Superseded
-from worker.run import history
+from worker.run import history, runner
 from worker.run.event_log import EventLog, Moved
 from worker.run.history import MAX_ATTEMPT, History, parse_history, read_or_discard_history
 
@@ -224,7 +225,7 @@ async def test_a_stream_of_absurd_size_fails_its_job_unread(real_client, redis_c
 
 
 async def test_a_job_whose_stream_was_not_read_has_its_end_behind_it(real_client, monkeypatch):
-    monkeypatch.setattr(read_or_discard_history, "__kwdefaults__", {"max_bytes": 2**20, "max_entries": 10})
+    monkeypatch.setattr(runner, "read_or_discard_history", partial(read_or_discard_history, max_entries=10))
     await put(real_client, *(entry(f"4-{seq}", "tokens", TOKENS) for seq in range(11)))
     outcome = await runner_of(ScriptedEngine(), real_client, "w1", cancel_poll_s=1).run(order())
     assert isinstance(outcome, Done)
