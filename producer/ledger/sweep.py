@@ -122,7 +122,7 @@ def beat(
         rq_names.commands(""),
         *flat,
     ]
-    return Step("beat", names, [*args, rq_names.commands(""), *flat], _read_beat)
+    return Step("beat", names, args, _read_beat)
 
 
 def leave(keys: Keys, member: Member) -> Step[None]:
