@@ -38,6 +38,8 @@ class WorkerInfo(Frozen):
     name: str
     model_state: str | None = None
     """`loading` or `ready`; None for a worker that does not say."""
+    chat_template: bool | None = None
+    """Whether the model takes `messages`; None for a worker that does not say, as one that is loading."""
 
 
 class Progress(Frozen):

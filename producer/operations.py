@@ -245,7 +245,10 @@ class Operations:
     def workers(self, model: str) -> Operation[tuple[WorkerInfo, ...]]:
         """The live workers that serve the model."""
         records = yield from self._records(model)
-        return tuple(WorkerInfo(name=record.name, model_state=record.model_state) for record in records)
+        return tuple(
+            WorkerInfo(name=record.name, model_state=record.model_state, chat_template=record.chat_template)
+            for record in records
+        )
 
     def _records(self, model: str) -> Operation[tuple[WorkerRecord, ...]]:
         worker_keys = sorted((yield lambda r: r.sunion(worker_sets(self.keys, model))))
