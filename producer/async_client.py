@@ -3,7 +3,6 @@
 A thin shell, as `client` is one: what is done is in `operations`. One event loop at a time uses it.
 """
 
-import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,7 +16,8 @@ from .following import Subscription
 from .hub import AsyncHub
 from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks
-from .operations import CancelOutcome, Operation, answer_by
+from .operations import CancelOutcome, Operation
+from .patience import Patience
 from .settings import ProducerSettings
 from .submission import Batch
 
@@ -40,9 +40,9 @@ class AsyncJobHandle:
         """See `Producer.stream`."""
         return self._producer.stream(self.job_id, after, timeout_s)
 
-    async def result(self, timeout_s: float | None = None) -> GenerationResult:
+    async def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
         """See `Producer.result`."""
-        return await self._producer.result(self.job_id, timeout_s)
+        return await self._producer.result(self.job_id, timeout_s, check=check)
 
     async def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
@@ -133,37 +133,27 @@ class AsyncProducer(BaseProducer):
     async def stream(
         self, job_id: str, after: EventId | str | None = None, timeout_s: float | None = None
     ) -> AsyncGenerator[StreamedEvent, None]:
-        """See `Producer.stream`. Leave it early inside `contextlib.aclosing`, as any async generator."""
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
+        """See `Producer.stream`. All that it raises comes with the first event: nothing is asked before.
+
+        Leave it early inside `contextlib.aclosing`, as any async generator.
+        """
+        patience = self._waits.patience(timeout_s)
         link = await self._links.get()
-        cursor = await self._run_until(deadline, bound_s, job_id, self._operations.open_stream(job_id, after))
+        cursor = await self._run_until(patience, job_id, self._waits.open_stream(job_id, after, patience))
         if cursor is None:
             return
         with link.hub.following(job_id, cursor) as subscription:
             is_terminal = False
             while not is_terminal:
-                event = await self._next_event(subscription, deadline, bound_s)
+                event = await self._next_event(subscription, patience)
                 is_terminal = event.is_terminal
                 yield event
-                deadline = time.monotonic() + bound_s
+                patience.heard(event.id)
 
-    async def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
+    async def result(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
         """See `Producer.result`."""
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
-        link = await self._links.get()
-        found = await self._run_until(deadline, bound_s, job_id, self._operations.open_result(job_id))
-        if isinstance(found, GenerationResult):
-            return found
-        with link.hub.following(job_id, found, only_end=True) as subscription:
-            announced = self._operations.announce(job_id, link.hub.wake_key)
-            if ended := await self._run_until(deadline, bound_s, job_id, announced):
-                return ended
-            while True:
-                event = await self._next_event(subscription, deadline, bound_s)
-                if isinstance(event.event.data, GenerationResult):
-                    return event.event.data
+        ended = await self._end(job_id, self._waits.patience(timeout_s))
+        return ended.raise_for_status() if check else ended
 
     async def cancel(self, job_id: str) -> CancelOutcome:
         """See `Producer.cancel`."""
@@ -195,23 +185,36 @@ class AsyncProducer(BaseProducer):
         pairs = zip(batch.submissions, created, strict=True)
         return [AsyncJobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 
+    async def _end(self, job_id: str, patience: Patience) -> GenerationResult:
+        link = await self._links.get()
+        found = await self._run_until(patience, job_id, self._waits.open_result(job_id, patience))
+        if isinstance(found, GenerationResult):
+            return found
+        with link.hub.following(job_id, found, only_end=True) as subscription:
+            announced = self._waits.announce(job_id, link.hub.wake_key)
+            if ended := await self._run_until(patience, job_id, announced):
+                return ended
+            while True:
+                event = await self._next_event(subscription, patience)
+                if isinstance(event.event.data, GenerationResult):
+                    return event.event.data
+
     @property
     def _hub(self) -> AsyncHub:
         link = self._links.current
         assert link is not None, "nothing was asked of it yet"
         return link.hub
 
-    async def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
+    async def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
         link = await self._links.get()
-        operation = self._operations.next_event(subscription, link.hub.wait, deadline=deadline, waited_s=bound_s)
-        event = await link.run(operation, answer_by(deadline, bound_s))
+        operation = self._waits.next_event(subscription, link.hub.wait, patience)
+        event = await link.run(operation, patience.answer_by)
         link.hub.resume(subscription)
         return event
 
-    async def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
-        by = answer_by(deadline, bound_s)
-        in_time = self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s)
-        return await (await self._links.get()).run(in_time, by)
+    async def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
+        in_time = self._waits.in_time(operation, job_id, patience)
+        return await (await self._links.get()).run(in_time, patience.answer_by)
 
     async def _run(self, operation: Operation[T]) -> T:
         return await (await self._links.get()).run(operation)

@@ -8,6 +8,7 @@ from .contract import GenerationRequest, Keys
 from .operations import Operations
 from .settings import ProducerSettings
 from .submission import Batch, SubmitOptions, parse_request, prepare
+from .waits import Waits
 
 Request = GenerationRequest | Mapping[str, Any] | str
 """A request of submit_many: its fields, or a prompt alone."""
@@ -26,6 +27,7 @@ class BaseProducer:
         self.settings = settings
         self._keys = Keys(settings.prefix)
         self._operations = Operations(self._keys, settings)
+        self._waits = Waits(self._operations)
         self._pid = os.getpid()
         self._closed = False
 
@@ -67,6 +69,3 @@ class BaseProducer:
             settings=self.settings,
             job_ids=job_ids,
         )
-
-    def _bound(self, timeout_s: float | None) -> float:
-        return self.settings.wait_s if timeout_s is None else timeout_s

@@ -4,7 +4,6 @@ A thin shell: what is done is in `operations`, how it gets to Redis in `links`, 
 `hub`. A Producer can be used from many threads.
 """
 
-import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,7 +17,8 @@ from .contract import EventId, GenerationResult, Message, Priority, StreamedEven
 from .following import Subscription
 from .job_status import JobStatus, WorkerInfo
 from .links import Link
-from .operations import CancelOutcome, Operation, answer_by
+from .operations import CancelOutcome, Operation
+from .patience import Patience
 from .settings import ProducerSettings
 from .submission import Batch
 
@@ -41,9 +41,9 @@ class JobHandle:
         """See `Producer.stream`."""
         return self._producer.stream(self.job_id, after, timeout_s)
 
-    def result(self, timeout_s: float | None = None) -> GenerationResult:
+    def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
         """See `Producer.result`."""
-        return self._producer.result(self.job_id, timeout_s)
+        return self._producer.result(self.job_id, timeout_s, check=check)
 
     def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
@@ -168,42 +168,32 @@ class Producer(BaseProducer):
     ) -> Generator[StreamedEvent, None, None]:
         """The job's events after a cursor, as they come, up to and including the one that ends it.
 
-        after: id of the last event seen, `EventId` or "1-7"; None for all. Lost connections and restarts of Redis
-        are survived without gap or repeat, as long as an event comes within timeout_s of the one before.
+        after      id of the last event seen, `EventId` or "1-7"; None for all
+        timeout_s  bound of the wait for each event; None and inf as in `result`
 
-        Raises NoSuchJob; WaitTimeout after timeout_s without an event (default: the setting wait_s).
+        Lost connections and restarts of Redis are survived without gap or repeat, as long as an event comes within
+        the bound. A failed or cancelled job ends with its event, and nothing is raised for it.
+
+        Raises at the call: NoSuchJob, and JobStranded when nobody will ever end the job. Raises while it is
+        iterated: WaitTimeout, and JobStranded where it comes to that later.
         """
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
-        cursor = self._run_until(deadline, bound_s, job_id, self._operations.open_stream(job_id, after))
-        if cursor is None:
-            return
-        with self._hub.following(job_id, cursor) as subscription:
-            is_terminal = False
-            while not is_terminal:
-                event = self._next_event(subscription, deadline, bound_s)
-                is_terminal = event.is_terminal
-                yield event
-                deadline = time.monotonic() + bound_s
+        patience = self._waits.patience(timeout_s)
+        cursor = self._run_until(patience, job_id, self._waits.open_stream(job_id, after, patience))
+        return self._follow(job_id, cursor, patience)
 
-    def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
-        """How the job ended; waits for it without polling. A failed or cancelled job has a result, too.
+    def result(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
+        """How the job ended; waits for it without polling.
 
-        Raises NoSuchJob; WaitTimeout when it has not ended within timeout_s (default: the setting wait_s).
+        timeout_s  bound of the wait; inf: none. None: as long as the job may live (its queue_ttl_s and timeout_s
+                   together), unless it runs and says nothing for the setting wait_s, or no worker serves its queue
+                   for so long. A job that stands in line behind live workers is waited for
+        check      raise the job's error: the JobError of its code, as JobTimeout, or JobCancelled. With False the
+                   result of a failed or cancelled job is returned, with the text that it had
+
+        Raises NoSuchJob; WaitTimeout when the wait is over; JobStranded when nobody will ever end the job.
         """
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
-        found = self._run_until(deadline, bound_s, job_id, self._operations.open_result(job_id))
-        if isinstance(found, GenerationResult):
-            return found
-        with self._hub.following(job_id, found, only_end=True) as subscription:
-            announced = self._operations.announce(job_id, self._hub.wake_key)
-            if ended := self._run_until(deadline, bound_s, job_id, announced):
-                return ended
-            while True:
-                event = self._next_event(subscription, deadline, bound_s)
-                if isinstance(event.event.data, GenerationResult):
-                    return event.event.data
+        ended = self._end(job_id, self._waits.patience(timeout_s))
+        return ended.raise_for_status() if check else ended
 
     def cancel(self, job_id: str) -> CancelOutcome:
         """End a job early; it keeps the text it has. Harmless to repeat.
@@ -239,16 +229,41 @@ class Producer(BaseProducer):
         pairs = zip(batch.submissions, created, strict=True)
         return [JobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 
-    def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
-        operation = self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-        event = self._link.run(operation, answer_by(deadline, bound_s))
+    def _follow(
+        self, job_id: str, cursor: EventId | None, patience: Patience
+    ) -> Generator[StreamedEvent, None, None]:
+        if cursor is None:
+            return
+        patience.restart()
+        with self._hub.following(job_id, cursor) as subscription:
+            is_terminal = False
+            while not is_terminal:
+                event = self._next_event(subscription, patience)
+                is_terminal = event.is_terminal
+                yield event
+                patience.heard(event.id)
+
+    def _end(self, job_id: str, patience: Patience) -> GenerationResult:
+        found = self._run_until(patience, job_id, self._waits.open_result(job_id, patience))
+        if isinstance(found, GenerationResult):
+            return found
+        with self._hub.following(job_id, found, only_end=True) as subscription:
+            announced = self._waits.announce(job_id, self._hub.wake_key)
+            if ended := self._run_until(patience, job_id, announced):
+                return ended
+            while True:
+                event = self._next_event(subscription, patience)
+                if isinstance(event.event.data, GenerationResult):
+                    return event.event.data
+
+    def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
+        event = self._link.run(self._waits.next_event(subscription, self._hub.wait, patience), patience.answer_by)
         self._hub.resume(subscription)
         return event
 
-    def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
-        """As a part of a wait of bound_s."""
-        by = answer_by(deadline, bound_s)
-        return self._link.run(self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s), by)
+    def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
+        """As a part of a wait."""
+        return self._link.run(self._waits.in_time(operation, job_id, patience), patience.answer_by)
 
     def _run(self, operation: Operation[T]) -> T:
         return self._link.run(operation)
