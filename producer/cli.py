@@ -10,7 +10,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -102,7 +102,8 @@ connection_options = _with_options(
 wait_option = click.option(
     "--wait-s",
     type=float,
-    help=f"Bound of the wait: for a result, or for the next event of a stream. {_setting_help('wait_s')}",
+    help="Give up where a job runs and says nothing, or no worker serves it, for so long; inf: never. "
+    + _setting_help("wait_s"),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 interrupt_option = click.option(
@@ -189,7 +190,7 @@ def submit(
 ) -> int:
     """Enqueue PROMPT (- reads it from stdin, without its last line break) and print the job's id."""
     fields = _request_fields(prompt, options)
-    with Producer(redis_url, prefix=prefix) as producer:
+    with _producer(redis_url, prefix, wait_s) as producer:
         job = producer.submit(model=model_name, **fields)
         if not job.created:
             _say(f"job {job.job_id} exists already: nothing was enqueued")
@@ -199,8 +200,8 @@ def submit(
             return 0
         _say(f"job {job.job_id}")
         if mode == "stream":
-            return _follow(producer, job.job_id, None, wait_s, as_json=as_json, on_interrupt=on_interrupt)
-        return _wait(producer, job.job_id, wait_s, as_json=as_json, on_interrupt=on_interrupt)
+            return _follow(producer, job.job_id, None, as_json=as_json, on_interrupt=on_interrupt)
+        return _wait(producer, job.job_id, as_json=as_json, on_interrupt=on_interrupt)
 
 
 @cli.command()
@@ -221,8 +222,8 @@ def stream(
     prefix: str | None,
 ) -> int:
     """Print the tokens of JOB as they come; with --json one event a line."""
-    with Producer(redis_url, prefix=prefix) as producer:
-        return _follow(producer, job_id, after, wait_s, as_json=as_json, on_interrupt=on_interrupt)
+    with _producer(redis_url, prefix, wait_s) as producer:
+        return _follow(producer, job_id, after, as_json=as_json, on_interrupt=on_interrupt)
 
 
 @cli.command()
@@ -241,8 +242,8 @@ def result(
     prefix: str | None,
 ) -> int:
     """Print the text of JOB once it has ended; with --json its whole result."""
-    with Producer(redis_url, prefix=prefix) as producer:
-        return _wait(producer, job_id, wait_s, as_json=as_json, on_interrupt=on_interrupt)
+    with _producer(redis_url, prefix, wait_s) as producer:
+        return _wait(producer, job_id, as_json=as_json, on_interrupt=on_interrupt)
 
 
 @cli.command()
@@ -295,11 +296,19 @@ def dashboard(
     return 0
 
 
+def _producer(redis_url: str | None, prefix: str | None, wait_s: float | None) -> Producer:
+    return Producer(settings=ProducerSettings.load(redis_url=redis_url, prefix=prefix, wait_s=wait_s))
+
+
+def _events(producer: Producer, job_id: str, after: str | None) -> Iterator[StreamedEvent]:
+    """The stream, opened where its first event is asked for: on the thread that Ctrl-C does not wait for."""
+    yield from producer.stream(job_id, after)
+
+
 def _follow(
     producer: Producer,
     job_id: str,
     after: str | None,
-    wait_s: float | None,
     *,
     as_json: bool,
     on_interrupt: str | None,
@@ -307,7 +316,7 @@ def _follow(
     seen = after
     try:
         with waiting_line(producer, job_id) as line:
-            for item in interruptible(producer.stream(job_id, after, wait_s)):
+            for item in interruptible(_events(producer, job_id, after)):
                 if as_json or item.event.type == "tokens":
                     line.clear()
                 _print(item.to_json() + "\n" if as_json else _text_of(item))
@@ -315,17 +324,15 @@ def _follow(
                 if isinstance(item.event.data, GenerationResult):
                     return _report(item.event.data)
         # Nothing came: the cursor was at the job's end, which counts all the same.
-        return _report(interruptible_call(lambda: producer.result(job_id, wait_s)))
+        return _report(interruptible_call(lambda: producer.result(job_id, check=False)))
     except Interrupted:
         return _interrupted(producer, job_id, seen, on_interrupt)
 
 
-def _wait(
-    producer: Producer, job_id: str, wait_s: float | None, *, as_json: bool, on_interrupt: str | None
-) -> int:
+def _wait(producer: Producer, job_id: str, *, as_json: bool, on_interrupt: str | None) -> int:
     try:
         with waiting_line(producer, job_id):
-            ended = interruptible_call(lambda: producer.result(job_id, wait_s))
+            ended = interruptible_call(lambda: producer.result(job_id, check=False))
     except Interrupted:
         return _interrupted(producer, job_id, None, on_interrupt)
     _print((ended.model_dump_json() if as_json else ended.text) + "\n")
