@@ -6,11 +6,11 @@ A thin shell, as `client` is one: what is done is in `operations`. One event loo
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import redis.asyncio
 
-from .base import BaseProducer, Request
+from .base import BaseProducer
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .following import Subscription
 from .hub import AsyncHub
@@ -18,8 +18,9 @@ from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks
 from .operations import CancelOutcome, Operation
 from .patience import Patience
+from .sampling import SamplingOptions
 from .settings import ProducerSettings
-from .submission import Batch
+from .submission import Batch, Request
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ class AsyncProducer(BaseProducer):
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> AsyncJobHandle:
         """See `Producer.submit`."""
         batch = self._prepare_one(
@@ -114,7 +115,7 @@ class AsyncProducer(BaseProducer):
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[AsyncJobHandle]:
         """See `Producer.submit_many`."""
         batch = self._prepare_many(

@@ -4,14 +4,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .contract import GenerationRequest, Keys
+from .contract import Keys
 from .operations import Operations
 from .settings import ProducerSettings
-from .submission import Batch, SubmitOptions, parse_request, prepare
+from .submission import Batch, Request, SubmitOptions, parse_request, parse_requests, prepare
 from .waits import Waits
-
-Request = GenerationRequest | Mapping[str, Any] | str
-"""A request of submit_many: its fields, or a prompt alone."""
 
 
 class BaseProducer:
@@ -63,7 +60,7 @@ class BaseProducer:
         **options: Any,
     ) -> Batch:
         return prepare(
-            (parse_request(request, sampling) for request in requests),
+            parse_requests(requests, sampling),
             model=model,
             options=SubmitOptions.parse(options),
             settings=self.settings,

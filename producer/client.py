@@ -7,11 +7,11 @@ A thin shell: what is done is in `operations`, how it gets to Redis in `links`, 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import redis
 
-from .base import BaseProducer, Request
+from .base import BaseProducer
 from .broker.connections import check_suits, connect
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .following import Subscription
@@ -19,8 +19,9 @@ from .job_status import JobStatus, WorkerInfo
 from .links import Link
 from .operations import CancelOutcome, Operation
 from .patience import Patience
+from .sampling import SamplingOptions
 from .settings import ProducerSettings
-from .submission import Batch
+from .submission import Batch, Request
 
 T = TypeVar("T")
 
@@ -107,7 +108,7 @@ class Producer(BaseProducer):
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> JobHandle:
         """Enqueue one prompt: exactly one of prompt, messages and prompt_token_ids.
 
@@ -117,7 +118,7 @@ class Producer(BaseProducer):
         timeout_s    how long a worker may take
         result_ttl_s how long events and result are kept after the end
         max_queued   cap on the jobs that wait for this model
-        sampling     fields of SamplingParams, as max_new_tokens=32
+        sampling     fields of SamplingParams, as max_new_tokens=32. Numbers of numpy are taken, too
 
         Raises InvalidRequest before anything is sent; QueueFull, and nothing is enqueued.
         """
@@ -144,11 +145,12 @@ class Producer(BaseProducer):
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[JobHandle]:
         """Enqueue up to 10,000 prompts in one round trip, all of them or none.
 
-        sampling: for every request that doesn't say otherwise itself. Options and errors are those of `submit`.
+        sampling: for every request that doesn't say otherwise itself. Options and errors are those of `submit`; an
+        InvalidRequest names the row, as requests[3].
         """
         batch = self._prepare_many(
             requests,

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from .broker.options import DEFAULT_REDIS_URL, AnySeconds, Prefix, RedisUrl, Seconds, WholeSeconds
 from .contract import InvalidRequest
 from .contract.keys import DEFAULT_PREFIX
+from .contract.refusals import Names
 from .contract.requests import faults_of
 
 
@@ -54,4 +55,6 @@ class ProducerSettings(BaseSettings):
         try:
             return cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
-            raise InvalidRequest(f"settings are not valid: {faults_of(error)}") from None
+            raise InvalidRequest(
+                f"settings are not valid: {faults_of(error, Names(tuple(cls.model_fields)))}"
+            ) from None
