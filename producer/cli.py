@@ -31,6 +31,7 @@ from .commands.output import (
 )
 from .commands.submit import submit
 from .commands.up import up
+from .commands.wrong_options import advised
 from .contract import BrokerUnavailable, GenqueueError, QueueFull, WaitTimeout
 from .contract.version import VERSION
 
@@ -68,7 +69,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(cli.main(arguments, prog_name="genqueue", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        shown = advised(error) if isinstance(error, click.NoSuchOption) else error
+        shown.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED

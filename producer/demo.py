@@ -52,7 +52,7 @@ def show(job: JobHandle) -> GenerationResult:
                 sys.stdout.write(streamed.event.data.text)
                 sys.stdout.flush()
     print()  # noqa: T201 - the answer's last line
-    return job.result().raise_for_status()
+    return job.result()
 
 
 def explain(result: GenerationResult) -> None:

@@ -1,6 +1,7 @@
 """`stream` and `result`: follow a job to its end. `submit --stream`, `submit --wait` and `up` do the same."""
 
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -8,6 +9,7 @@ from ..client import Producer
 from ..contract import GenerationResult, StreamedEvent
 from ..display import waiting_line
 from ..interrupts import Interrupted, interruptible, interruptible_call
+from ..settings import ProducerSettings
 from .options import connection_options, interrupt_option, json_option, wait_option
 from .output import EXIT_INTERRUPTED, EXIT_JOB_FAILED, say, show
 
@@ -30,8 +32,8 @@ def stream(
     prefix: str | None,
 ) -> int:
     """Print the tokens of JOB as they come; with --json one event a line."""
-    with Producer(redis_url, prefix=prefix) as producer:
-        return follow_stream(producer, job_id, after, wait_s, as_json=as_json, on_interrupt=on_interrupt)
+    with producer_for(redis_url, prefix, wait_s) as producer:
+        return follow_stream(producer, job_id, after, as_json=as_json, on_interrupt=on_interrupt)
 
 
 @click.command()
@@ -50,8 +52,8 @@ def result(
     prefix: str | None,
 ) -> int:
     """Print the text of JOB once it has ended; with --json its whole result."""
-    with Producer(redis_url, prefix=prefix) as producer:
-        return wait_for_result(producer, job_id, wait_s, as_json=as_json, on_interrupt=on_interrupt)
+    with producer_for(redis_url, prefix, wait_s) as producer:
+        return wait_for_result(producer, job_id, as_json=as_json, on_interrupt=on_interrupt)
 
 
 class Follower:
@@ -62,10 +64,10 @@ class Follower:
         self.seen = after
         """Id of the last event that was printed."""
 
-    def follow(self, wait_s: float | None = None, *, as_json: bool = False) -> GenerationResult:
+    def follow(self, *, as_json: bool = False) -> GenerationResult:
         """Print until the job has ended.  Raises Interrupted once Ctrl-C was pressed, and as `Producer.stream`."""
         with waiting_line(self._producer, self._job_id) as line:
-            for item in interruptible(self._producer.stream(self._job_id, self.seen, wait_s)):
+            for item in interruptible(self._events()):
                 if as_json or item.event.type == "tokens":
                     line.clear()
                 show(item.to_json() + "\n" if as_json else _text_of(item))
@@ -73,42 +75,43 @@ class Follower:
                 if isinstance(item.event.data, GenerationResult):
                     return item.event.data
         # Nothing came: the cursor was at the job's end, which counts all the same.
-        return end_of(self._producer, self._job_id, wait_s)
+        return end_of(self._producer, self._job_id)
+
+    def _events(self) -> Iterator[StreamedEvent]:
+        """The stream, opened where its first event is asked for: on the thread that Ctrl-C does not wait for."""
+        yield from self._producer.stream(self._job_id, self.seen)
+
+
+def producer_for(redis_url: str | None, prefix: str | None, wait_s: float | None) -> Producer:
+    """One whose waits have that bound; what is None comes from the environment."""
+    return Producer(settings=ProducerSettings.load(redis_url=redis_url, prefix=prefix, wait_s=wait_s))
 
 
 def follow_stream(
-    producer: Producer,
-    job_id: str,
-    after: str | None,
-    wait_s: float | None,
-    *,
-    as_json: bool,
-    on_interrupt: str | None,
+    producer: Producer, job_id: str, after: str | None, *, as_json: bool, on_interrupt: str | None
 ) -> int:
     """Print the stream.  Returns the exit code."""
     follower = Follower(producer, job_id, after)
     try:
-        return report(follower.follow(wait_s, as_json=as_json))
+        return report(follower.follow(as_json=as_json))
     except Interrupted:
         return _interrupted(producer, job_id, follower.seen, on_interrupt)
 
 
-def wait_for_result(
-    producer: Producer, job_id: str, wait_s: float | None, *, as_json: bool, on_interrupt: str | None
-) -> int:
+def wait_for_result(producer: Producer, job_id: str, *, as_json: bool, on_interrupt: str | None) -> int:
     """Print the result.  Returns the exit code."""
     try:
         with waiting_line(producer, job_id):
-            ended = end_of(producer, job_id, wait_s)
+            ended = end_of(producer, job_id)
     except Interrupted:
         return _interrupted(producer, job_id, None, on_interrupt)
     show((ended.model_dump_json() if as_json else ended.text) + "\n")
     return report(ended)
 
 
-def end_of(producer: Producer, job_id: str, wait_s: float | None = None) -> GenerationResult:
+def end_of(producer: Producer, job_id: str) -> GenerationResult:
     """How the job ended, well or badly.  Raises Interrupted once Ctrl-C was pressed, and as `Producer.result`."""
-    return interruptible_call(lambda: producer.result(job_id, wait_s))
+    return interruptible_call(lambda: producer.result(job_id, check=False))
 
 
 def report(ended: GenerationResult) -> int:

@@ -57,7 +57,8 @@ model_options = with_options(
 wait_option = click.option(
     "--wait-s",
     type=float,
-    help=f"Bound of the wait: for a result, or for the next event of a stream. {setting_help('wait_s')}",
+    help="Give up where a job runs and says nothing, or no worker serves it, for so long; inf: never. "
+    + setting_help("wait_s"),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 interrupt_option = click.option(

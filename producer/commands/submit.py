@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from ..client import Producer
 from ..contract import InvalidRequest
-from .follow import follow_stream, wait_for_result
+from .follow import follow_stream, producer_for, wait_for_result
 from .options import (
     connection_options,
     interrupt_option,
@@ -88,7 +87,7 @@ def submit(
     it.
     """
     fields = _request_fields(_one_prompt(prompt), options)
-    with Producer(redis_url, prefix=prefix) as producer:
+    with producer_for(redis_url, prefix, wait_s) as producer:
         job = producer.submit(model=model_name, **fields)
         if not job.created:
             say(f"job {job.job_id} exists already: nothing was enqueued")
@@ -98,8 +97,8 @@ def submit(
             return 0
         say(f"job {job.job_id}")
         if mode == "stream":
-            return follow_stream(producer, job.job_id, None, wait_s, as_json=as_json, on_interrupt=on_interrupt)
-        return wait_for_result(producer, job.job_id, wait_s, as_json=as_json, on_interrupt=on_interrupt)
+            return follow_stream(producer, job.job_id, None, as_json=as_json, on_interrupt=on_interrupt)
+        return wait_for_result(producer, job.job_id, as_json=as_json, on_interrupt=on_interrupt)
 
 
 def _one_prompt(words: tuple[str, ...]) -> str | None:
