@@ -54,8 +54,8 @@ def main(folder: Path) -> int:
     """Returns pip's exit code."""
     packages = pinned(ROOT / "constraints.txt")
     sys.stdout.write(
-        f"Setting up {folder}, once: about {packages} packages from PyPI. The largest is torch, which is 200 MB for a "
-        "CPU;\nfor CUDA it is some gigabytes, with the libraries that it brings.\n"
+        f"Setting up {folder.name}, once: about {packages} packages from PyPI. The largest is torch: 200 MB\n"
+        "for a CPU; some gigabytes for CUDA, with the libraries that it brings.\n"
     )
     progress = Progress()
     over = threading.Event()
@@ -63,7 +63,7 @@ def main(folder: Path) -> int:
     ticking.start()
     try:
         progress.step("making the virtual environment")
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)  # noqa: S603 - our own words
         return install(folder, packages, progress)
     finally:
         over.set()
@@ -77,7 +77,7 @@ def install(folder: Path, packages: int, progress: Progress) -> int:
     command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     command += ["--progress-bar", "off", "--no-input", "-c", "constraints.txt", "-e", ".[dev]"]
     lines: list[str] = []
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - our own words
         command,
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(downloads.resolve()), "PYTHONUNBUFFERED": "1"},
@@ -133,4 +133,7 @@ def _tick(progress: Progress, over: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        sys.exit(main(Path(sys.argv[1]).absolute()))
+    except KeyboardInterrupt:
+        sys.exit(130)
