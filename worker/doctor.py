@@ -78,8 +78,7 @@ def judge_cuda(version: str, built_for: str | None, driver: str | None) -> Findi
 def judge_gpu(name: str, gpu: "GpuFacts") -> Finding:
     """name: of the device, as torch has it."""
     said = f"{name}, {gpu.name}, {gpu.architecture}"
-    generation = gpu.architecture[:-1]  # kernels for sm_90 run on a later sm_9x, too
-    if any(architecture.startswith(generation) for architecture in gpu.built_for):
+    if any(_runs_on(kernels, gpu.architecture) for kernels in gpu.built_for):
         return _finding("device", "ok", said)
     return _finding(
         "device",
@@ -87,6 +86,13 @@ def judge_gpu(name: str, gpu: "GpuFacts") -> Finding:
         f"{said}, for which this build of torch has no kernels (it has {', '.join(gpu.built_for)}): install one "
         "that has, see pytorch.org/get-started",
     )
+
+
+def _runs_on(kernels: str, gpu: str) -> bool:
+    """Kernels for sm_86 run on every sm_8x from 6 on; compute_80 is compiled for each GPU from sm_80 on."""
+    kind, _, number = kernels.partition("_")
+    built, there = (int("".join(filter(str.isdigit, text))) for text in (number, gpu))
+    return built <= there and (kind == "compute" or built // 10 == there // 10)
 
 
 def judge_memory(name: str, facts: "MemoryFacts") -> Finding:

@@ -22,7 +22,8 @@ from rq.suspension import resume, suspend
 
 from producer import AsyncProducer, Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import FUNCTION, BrokerUnavailable, GenerationResult
+from producer.contract import FUNCTION, BrokerUnavailable, GenerationResult, Keys
+from producer.ledger.rights import producer_needs, refused, worker_needs
 
 from .conftest import joined
 from .dashboard_process import dashboard
@@ -230,6 +231,14 @@ def test_a_dashboard_shows_every_page_and_requeues(
     job = Job(failed.job_id, connection=operator, serializer="json")
     wait_for(lambda: job.get_status() == JobStatus.FINISHED, "the second life's end")
     assert refusals(operator) == []
+
+
+@pytest.mark.parametrize(("role", "needs"), [("producer", producer_needs), ("worker", worker_needs)])
+def test_what_the_doctor_asks_for_is_granted_to_the_role_and_not_to_another(
+    as_role: Callable[[str], redis.Redis], role: str, needs: Callable[..., list[tuple[str, ...]]]
+) -> None:
+    assert refused(as_role(role), needs(Keys(), "tiny")) == []
+    assert refused(as_role("dashboard"), needs(Keys(), "tiny"))
 
 
 # -- what each role can not do
