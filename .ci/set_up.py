@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TICK_S = 4.0
 COLLECTING = re.compile(r"Collecting (?P<name>[\w.-]+)")
 FETCHING = re.compile(
-    r"\s*(?:Downloading|Using cached) (?:\S*/)?(?P<file>[^\s/]+\.(?:whl|tar\.gz))(?: \((?P<size>.+)\))?"
+    r"\s*(?:Downloading|Using cached) (?:\S*/)?(?P<file>[^\s/]+\.(?:whl|tar\.gz))(?!\.metadata)(?: \((?P<size>.+)\))?"
 )
 INSTALLING = re.compile(r"Installing collected packages: (?P<names>.+)")
 
@@ -93,7 +93,7 @@ def install(folder: Path, packages: int, progress: Progress) -> int:
         if match := COLLECTING.match(line):
             found += 1
             progress.step(f"found    {found:3} of about {packages}: {match['name']}")
-        elif (match := FETCHING.match(line)) and not line.rstrip().endswith(".metadata"):
+        elif match := FETCHING.match(line):
             fetched += 1
             size = f" ({match['size']})" if match["size"] else ""
             progress.step(

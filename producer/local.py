@@ -111,7 +111,9 @@ def local_worker(
     # In the environment: others see a command line, and the URL may hold a password. A session of its own: Ctrl-C
     # in the terminal is for us, who end it.
     environment = {**os.environ, "GENQUEUE_REDIS_URL": redis_url}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own module
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         say_dimly(f"worker  pid {process.pid}  {model}{f' on {device}' if device else ''}")
         yield LocalWorker(model, process, stem)

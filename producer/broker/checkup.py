@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -75,7 +75,7 @@ def _persistence(state: Any, message: str) -> Finding:
 
 def _check_clock(client: redis.Redis) -> Finding:
     before = time.time()
-    seconds, microseconds = cast("tuple[int, int]", client.time())
+    seconds, microseconds = client.time()
     after = time.time()
     there = seconds + microseconds / 1e6
     # Where between the two our own clock was asked is not known: what the way took is no skew.

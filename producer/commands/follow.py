@@ -115,8 +115,13 @@ def end_of(producer: Producer, job_id: str) -> GenerationResult:
 
 
 def report(ended: GenerationResult) -> int:
-    """Say how a job ended that did not finish.  Returns the exit code."""
+    """Say how a job ended that did not come to the end of its text.  Returns the exit code."""
     if ended.status == "finished":
+        if ended.truncated:
+            count = ended.usage.completion_tokens
+            say(
+                f"the text was cut off after {count} tokens: --max-new-tokens takes more, as far as the context does"
+            )
         return 0
     why = f": {ended.error.message} ({ended.error.code})" if ended.error else ""
     say(f"job {ended.job_id} {'was cancelled' if ended.status == 'cancelled' else 'failed'}{why}")

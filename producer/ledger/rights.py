@@ -5,6 +5,7 @@ all. (ACL DRYRUN would, too, and is for administrators alone.) `configs/redis.ac
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import redis
 
@@ -93,25 +94,27 @@ _REGISTRIES = ("wip", "finished", "failed", "canceled", "deferred", "scheduled")
 def refused(client: redis.Redis, commands: Iterable[Command]) -> list[str]:
     """Those that this client's user may not run, as text.  Raises errors of Redis."""
     pool = client.connection_pool
-    connection = pool.get_connection()
+    connection: Any = pool.get_connection()  # its methods have no types
     try:
-        connection.send_command("MULTI")
-        connection.read_response()
+        _ask(connection, "MULTI")
         faults = [" ".join(command[:2]) for command in commands if not _may(connection, command)]
-        connection.send_command("DISCARD")
-        connection.read_response()
+        _ask(connection, "DISCARD")
     finally:
         connection.disconnect()  # whatever has come of it, no half of a transaction is left
         pool.release(connection)
     return faults
 
 
-def _may(connection: redis.connection.AbstractConnection, command: Command) -> bool:
-    connection.send_command(*command)
+def _may(connection: Any, command: Command) -> bool:
     try:
-        connection.read_response()
+        _ask(connection, *command)
     except redis.exceptions.NoPermissionError:
         return False
     except redis.ResponseError:
         return True  # an unknown command, say: that is the version's fault
     return True
+
+
+def _ask(connection: Any, *command: str) -> None:
+    connection.send_command(*command)
+    connection.read_response()

@@ -259,7 +259,7 @@ MODEL = ("model_name", "model_path")
         ),
     ],
 )
-def test_name_and_folder_are_one_choice(write, monkeypatch, given, environment, file, chosen):
+def test_name_and_folder_are_one_choice(write, monkeypatch, *, given, environment, file, chosen):
     """A folder on the command line was called by the name in the file, and another queue was served with it."""
     written = {key: value for key, value in zip(MODEL, file, strict=True) if value}
     path = write(yaml.safe_dump(written))

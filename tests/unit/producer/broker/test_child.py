@@ -1,4 +1,4 @@
-"""Our own modules as processes of their own: the current folder is a place for them only where it is one for us."""
+"""Our own modules as processes: the current folder is a place for them only where it is one for us."""
 
 import subprocess
 import sys
