@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TICK_S = 4.0
 COLLECTING = re.compile(r"Collecting (?P<name>[\w.-]+)")
 FETCHING = re.compile(
-    r"\s*(?:Downloading|Using cached) (?:\S*/)?(?P<file>[^\s/]+\.(?:whl|tar\.gz))(?!\.metadata)(?: \((?P<size>.+)\))?"
+    r"\s*(?:Downloading|Using cached) (?:\S*/)?(?P<file>[^\s/]+\.(?:whl|tar\.gz))(?!\.metadata)"
+    r"(?: \((?P<size>.+)\))?"
 )
 INSTALLING = re.compile(r"Installing collected packages: (?P<names>.+)")
 

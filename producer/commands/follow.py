@@ -119,9 +119,7 @@ def report(ended: GenerationResult) -> int:
     if ended.status == "finished":
         if ended.truncated:
             count = ended.usage.completion_tokens
-            say(
-                f"the text was cut off after {count} tokens: --max-new-tokens takes more, as far as the context does"
-            )
+            say(f"the text was cut off after {count} tokens: --max-new-tokens, or the context, allowed no more")
         return 0
     why = f": {ended.error.message} ({ended.error.code})" if ended.error else ""
     say(f"job {ended.job_id} {'was cancelled' if ended.status == 'cancelled' else 'failed'}{why}")
