@@ -38,6 +38,8 @@ _WAITERS_TTL_S = 86_400
 """The same for all, so that nobody shortens another's; whoever waits for longer looks for the end now and then."""
 _MARGIN_S = 0.05
 """A time-out so close before the caller's own bound is that bound's."""
+ROSTER_AGE_S = 1.0
+"""How old the list of a model's workers may be for a look, so that a thousand waits do not ask for it at once."""
 _LINE_END = 1000
 """So many places at the end of a queue are searched for a job that is about to be waited for."""
 
@@ -139,9 +141,10 @@ class Waits:
         standing = yield from self._operations.standing(job_id)
         patience.learn(self._life_s(standing), _first_stand(standing))
         if not standing.has_result and (yield from self._seems_lost(job_id, standing)):
-            status, _ = yield from self._operations.look(job_id)
-            if status.is_stranded:
+            status, standing = yield from self._operations.look(job_id)
+            if status.is_stranded and status.is_over_for_rq:
                 raise _stranded(status)
+            patience.learn(self._life_s(standing), _stand(status, standing))
         return standing
 
     def _seems_lost(self, job_id: str, standing: Standing) -> Operation[bool]:
@@ -165,18 +168,18 @@ class Waits:
     def _doubts(self, job_id: str, patience: Patience) -> Operation[GenqueueError | None]:
         """Why there is no point in waiting on, if there is none.  Raises what Redis answers in place of a job."""
         try:
-            status, standing = yield from self._operations.look(job_id)
+            status, standing = yield from self._operations.look(job_id, roster_age_s=ROSTER_AGE_S)
         except redis.RedisError as error:
             if is_transient(error) and patience.goes_on(Stand("unknown")):
                 return None
             if isinstance(error, redis.TimeoutError) and patience.timeout_s is not None:
                 return _unanswered(job_id, patience)
             raise
-        if status.is_stranded:
-            return _stranded(status)
-        if patience.goes_on(_stand(status, standing)):
+        stand = _stand(status, standing)
+        is_certain = status.is_stranded and (status.is_over_for_rq or patience.confirms(stand))
+        if not is_certain and patience.goes_on(stand):
             return None
-        return _wait_timeout(status, patience)
+        return _stranded(status) if status.is_stranded else _wait_timeout(status, patience)
 
     def _life_s(self, standing: Standing) -> float:
         """How long a job may live from its submission: in its queue, and with a worker."""
@@ -200,6 +203,8 @@ def _stand(status: JobStatus, standing: Standing) -> Stand:
     newest = _newest_id(standing)
     if status.has_result:
         return Stand("ended", newest)
+    if status.is_stranded:
+        return Stand("lost", newest)
     if status.state == "running":
         return Stand("running", newest)
     if not status.workers:
