@@ -4,6 +4,7 @@ A wait opens with one look at the job, then listens, and looks again where nothi
 be in vain (`patience`). Each look is a few commands, once every `wait_s` and job at most.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ from .ledger.waiting import await_end
 from .operations import Operation, Operations, positive_or_none, stored_result
 from .patience import Patience, Stand
 from .places import Standing
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Wait = Callable[[Subscription, float], Any]
@@ -63,6 +66,8 @@ class Waits:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._keys = operations.keys
+        self._asked_for: set[str] = set()
+        """Models of which it was asked, by the first wait for one of their jobs, whether anybody serves them."""
 
     def patience(self, timeout_s: float | None) -> Patience:
         """Of a wait that begins now.  timeout_s: the caller's bound, see `Patience`."""
@@ -145,7 +150,25 @@ class Waits:
             if status.is_stranded and status.is_over_for_rq:
                 raise _stranded(status)
             patience.learn(self._life_s(standing), _stand(status, standing))
+        if not standing.has_result and patience.timeout_s != 0:
+            yield from self._say_who_is_missing(job_id, standing)
         return standing
+
+    def _say_who_is_missing(self, job_id: str, standing: Standing) -> Operation[None]:
+        """A line in the log where nobody serves the model of a job that waits: asked once, by the first wait.
+
+        It will be wait_s before that is an error, and a script that says nothing until then looks as if it hung.
+        """
+        model = self._keys.model_of_queue(standing.fields.get("origin", ""))
+        if model is None or model in self._asked_for or state_of(standing.fields) != "queued":
+            return
+        self._asked_for.add(model)
+        try:
+            workers = yield from self._operations.workers(model)
+        except redis.RedisError:
+            return  # the wait itself meets it, and knows what to do
+        if not workers:
+            logger.warning("no live worker serves %s: %s. Job %s waits for one", model, _start_one(model), job_id)
 
     def _seems_lost(self, job_id: str, standing: Standing) -> Operation[bool]:
         """Whether a closer look is due before anybody waits: RQ has ended it, or it is missing in its queue.
@@ -225,13 +248,15 @@ def _wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
     if status.workers or status.has_result or status.state == "running":
         said = f"job {job_id} {waited}: {status.describe()}. It goes on: wait again, or cancel it"
         return WaitTimeout(said, job_id=job_id)
-    hint = (
-        f"start one, as `genqueue-worker run --model-name {status.model}`, with the same Redis and prefix, or "
-        "submit to a model that is served"
-    )
+    hint = _start_one(status.model)
     # What is wrong comes first: that nobody is there is what the caller has to know.
     said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited} and stays {status.describe()}"
     return WaitTimeout(said, job_id=job_id, hint=hint)
+
+
+def _start_one(model: str) -> str:
+    command = f"`genqueue-worker run --model-name {model}`"
+    return f"start one, as {command}, with the same Redis and prefix, or submit to a model that is served"
 
 
 def _unanswered(job_id: str, patience: Patience) -> WaitTimeout:

@@ -124,7 +124,7 @@ async def test_fifty_streams_cost_one_blocked_connection_with_asyncio(
 async def test_nine_hundred_jobs_are_awaited_at_once_and_nobody_gives_up(
     broker: EmbeddedBroker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They stand in line behind two live workers, for longer than wait_s: each wait has looked once and goes on."""
+    """They stand in line behind two live workers for longer than wait_s: each wait has looked, and goes on."""
     workers = [ScriptedWorker(redis_client, name=name) for name in ("w1", "w2")]
     for worker in workers:
         worker.register()

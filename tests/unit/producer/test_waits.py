@@ -101,6 +101,27 @@ def test_a_queue_that_nobody_serves_is_named_first(handle: JobHandle, wait: Call
     assert waited.value.hint.startswith("start one")
 
 
+def test_that_nobody_serves_a_model_is_said_at_once_and_once(
+    producer: Producer, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    handles = producer.submit_many(["a", "b"], model="tiny")
+    for handle in handles:
+        stream = handle.stream()
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+            "no live worker serves tiny"
+        ]
+        stream.close()
+
+
+def test_where_somebody_serves_a_model_nothing_is_said(
+    handle: JobHandle, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.register("loading")
+    handle.stream().close()
+
+    assert caplog.records == []
+
+
 @BOTH
 def test_a_job_that_runs_and_says_nothing_is_given_up(
     handle: JobHandle, worker: ScriptedWorker, wait: Callable[..., object]
