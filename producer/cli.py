@@ -20,16 +20,20 @@ from .client import Producer
 from .contract import (
     DEFAULT_MAX_NEW_TOKENS,
     BrokerUnavailable,
+    GenerationRequest,
     GenerationResult,
     GenqueueError,
     InvalidRequest,
+    JobStranded,
     QueueFull,
     StreamedEvent,
     WaitTimeout,
 )
+from .contract.refusals import ELSEWHERE, for_options
 from .display import printable, waiting_line
 from .interrupts import Interrupted, interruptible, interruptible_call
 from .settings import ProducerSettings
+from .submission import OF_THE_CALL
 
 EXIT_JOB_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -57,7 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(cli.main(arguments, prog_name="genqueue", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        _explained(error).show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
@@ -70,9 +74,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _exit_code(error)
 
 
+def _explained(error: click.ClickException) -> click.ClickException:
+    """An option that people bring from elsewhere is answered as submit() answers it."""
+    if not isinstance(error, click.NoSuchOption):
+        return error
+    advice = ELSEWHERE.get(error.option_name.lstrip("-").replace("-", "_"))
+    if advice is None:
+        return error
+    said = for_options(advice, (*GenerationRequest.model_fields, *OF_THE_CALL))
+    return click.UsageError(f"No such option '{error.option_name}': {said}", error.ctx)
+
+
 def _exit_code(error: GenqueueError) -> int:
     if isinstance(error, BrokerUnavailable):
         return EXIT_NO_BROKER
+    if isinstance(error, JobStranded):
+        return EXIT_JOB_FAILED
     return EXIT_NOT_NOW if isinstance(error, (QueueFull, WaitTimeout)) else EXIT_BAD_INPUT
 
 
