@@ -44,6 +44,7 @@ from .contract import (
     WorkerLost,
 )
 from .job_status import JobStatus, Progress, WorkerInfo
+from .sampling import SamplingOptions
 from .settings import ProducerSettings
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "Progress",
     "PromptTooLong",
     "QueueFull",
+    "SamplingOptions",
     "SamplingParams",
     "Started",
     "StreamedEvent",

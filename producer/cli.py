@@ -24,6 +24,7 @@ from .commands.output import (
     EXIT_BAD_INPUT,
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
+    EXIT_JOB_FAILED,
     EXIT_NO_BROKER,
     EXIT_NOT_NOW,
     ReaderGone,
@@ -32,7 +33,7 @@ from .commands.output import (
 from .commands.submit import submit
 from .commands.up import up
 from .commands.wrong_options import advised
-from .contract import BrokerUnavailable, GenqueueError, QueueFull, WaitTimeout
+from .contract import BrokerUnavailable, GenqueueError, JobStranded, QueueFull, WaitTimeout
 from .contract.version import VERSION
 
 
@@ -86,4 +87,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(error: GenqueueError) -> int:
     if isinstance(error, BrokerUnavailable):
         return EXIT_NO_BROKER
+    if isinstance(error, JobStranded):
+        return EXIT_JOB_FAILED
     return EXIT_NOT_NOW if isinstance(error, (QueueFull, WaitTimeout)) else EXIT_BAD_INPUT

@@ -82,6 +82,11 @@ class JobStatus(Frozen):
         """Nobody will write its terminal event: RQ has ended it without us, or it was taken out of its queue."""
         return not self.has_result and not self.is_held
 
+    @property
+    def is_over_for_rq(self) -> bool:
+        """Its record says that it has ended, whether or not it has."""
+        return self.state in {"finished", "failed", "cancelled"}
+
     def describe(self) -> str:
         """In words, for a person who waits: `queued, 3rd in line; no live worker serves tiny`."""
         if self.is_stranded:
@@ -93,7 +98,7 @@ class JobStatus(Frozen):
         return self.state
 
     def _describe_loss(self) -> str:
-        if self.state in {"finished", "failed", "cancelled"}:
+        if self.is_over_for_rq:
             return f"{self.state} through RQ, without a result"
         return f"{self.state} by its record, but in no queue and with no live worker"
 

@@ -4,6 +4,8 @@ An operation is a generator. It yields commands, each a callable that takes a re
 replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls and awaits them.
 """
 
+import math
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -66,6 +68,8 @@ class Operations:
     def __init__(self, keys: Keys, settings: ProducerSettings) -> None:
         self.keys = keys
         self.settings = settings
+        self._rosters: dict[str, tuple[tuple[WorkerInfo, ...], float]] = {}
+        """The workers of each model, as last read, and when."""
 
     def submit(self, batch: Batch) -> Operation[list[bool]]:
         """Enqueue all jobs of the batch in one round trip, or none. Returns for each whether it is new.
@@ -122,15 +126,18 @@ class Operations:
         """What is known of the job.  Raises NoSuchJob."""
         return (yield from self.look(job_id))[0]
 
-    def look(self, job_id: str) -> Operation[tuple[JobStatus, Standing]]:
-        """What is known of the job, and by what.  Raises NoSuchJob."""
+    def look(self, job_id: str, *, roster_age_s: float = 0.0) -> Operation[tuple[JobStatus, Standing]]:
+        """What is known of the job, and by what.  Raises NoSuchJob.
+
+        roster_age_s: how old the list of workers may be. Many waits ask for the same one at the same time.
+        """
         standing = yield from self.standing(job_id)
         fields, _ = yield from self._read_job(job_id)
         if not fields:
             return (yield from self._status_without_hash(job_id, standing.newest)), standing
         model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
         standing, place = yield from self._place(job_id, model, fields)
-        workers = yield from self.workers(model)
+        workers = yield from self._workers_lately(model, roster_age_s)
         runner = fields.get("worker_name") or None
         status = JobStatus(
             job_id=job_id,
@@ -159,6 +166,15 @@ class Operations:
             WorkerInfo(name=record.name, model_state=record.model_state, chat_template=record.chat_template)
             for record in records
         )
+
+    def _workers_lately(self, model: str, age_s: float) -> Operation[tuple[WorkerInfo, ...]]:
+        known, read_at = self._rosters.get(model, ((), -math.inf))
+        if known and time.monotonic() - read_at < age_s:  # that nobody is there is asked each time
+            return known
+        read_at = time.monotonic()
+        workers = yield from self.workers(model)
+        self._rosters[model] = workers, read_at
+        return workers
 
     def _records(self, model: str) -> Operation[tuple[WorkerRecord, ...]]:
         worker_keys = sorted((yield lambda r: r.sunion(worker_sets(self.keys, model))))

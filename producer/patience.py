@@ -18,13 +18,15 @@ GRACE_S = 30.0
 """Beyond the last second of a job: its end may still be on its way."""
 LOOK_EVERY_S = 60.0
 """Between two looks at a job without news, at most: one that is lost is found by then, whatever the bounds."""
+CONFIRM_S = 1.0
+"""Until the second look at a job that was nowhere: a worker of another make may have had it in its hands."""
 
 
 class Stand(NamedTuple):
     """How a job stands, as far as a wait for it is concerned."""
 
-    kind: Literal["in line", "unserved", "later", "running", "ended", "unknown"]
-    """`later`: it waits for another job, or for its time. `unknown`: Redis did not say."""
+    kind: Literal["in line", "unserved", "later", "running", "ended", "lost", "unknown"]
+    """`later`: it waits for another job, or for its time. `lost`: nobody has it. `unknown`: Redis did not say."""
     newest: str = ""
     """Id of its last event."""
 
@@ -92,6 +94,10 @@ class Patience:
         """Whether a time-out of Redis that comes now is that of the caller's bound."""
         return time.monotonic() >= self.answer_by - margin_s
 
+    def confirms(self, stand: Stand) -> bool:
+        """Whether the last look said the same."""
+        return stand == self._stand
+
     def goes_on(self, stand: Stand) -> bool:
         """Whether to wait on, given how the job stands now."""
         now = time.monotonic()
@@ -110,7 +116,8 @@ class Patience:
         self._set_next_look(self._began)
 
     def _set_next_look(self, now: float) -> None:
-        self._look_at = now + min(self._wait_s, LOOK_EVERY_S)
+        every_s = CONFIRM_S if self._stand.kind == "lost" else LOOK_EVERY_S
+        self._look_at = now + min(self._wait_s, every_s)
         if self.timeout_s is not None or now < self.deadline:
             self._look_at = min(self._look_at, self.deadline)
 

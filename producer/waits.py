@@ -4,6 +4,7 @@ A wait opens with one look at the job, then listens, and looks again where nothi
 be in vain (`patience`). Each look is a few commands, once every `wait_s` and job at most.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ from .operations import Operation, Operations, positive_or_none, stored_result
 from .patience import Patience, Stand
 from .places import Standing
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Wait = Callable[[Subscription, float], Any]
 """Returns, or is awaited, when the subscription has something or the seconds are over."""
@@ -38,6 +41,8 @@ _WAITERS_TTL_S = 86_400
 """The same for all, so that nobody shortens another's; whoever waits for longer looks for the end now and then."""
 _MARGIN_S = 0.05
 """A time-out so close before the caller's own bound is that bound's."""
+ROSTER_AGE_S = 1.0
+"""How old the list of a model's workers may be for a look, so that a thousand waits do not ask for it at once."""
 _LINE_END = 1000
 """So many places at the end of a queue are searched for a job that is about to be waited for."""
 
@@ -61,6 +66,8 @@ class Waits:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._keys = operations.keys
+        self._asked_for: set[str] = set()
+        """Models of which it was asked, by the first wait for one of their jobs, whether anybody serves them."""
 
     def patience(self, timeout_s: float | None) -> Patience:
         """Of a wait that begins now.  timeout_s: the caller's bound, see `Patience`."""
@@ -139,10 +146,29 @@ class Waits:
         standing = yield from self._operations.standing(job_id)
         patience.learn(self._life_s(standing), _first_stand(standing))
         if not standing.has_result and (yield from self._seems_lost(job_id, standing)):
-            status, _ = yield from self._operations.look(job_id)
-            if status.is_stranded:
+            status, standing = yield from self._operations.look(job_id)
+            if status.is_stranded and status.is_over_for_rq:
                 raise _stranded(status)
+            patience.learn(self._life_s(standing), _stand(status, standing))
+        if not standing.has_result and patience.timeout_s != 0:
+            yield from self._say_who_is_missing(job_id, standing)
         return standing
+
+    def _say_who_is_missing(self, job_id: str, standing: Standing) -> Operation[None]:
+        """A line in the log where nobody serves the model of a job that waits: asked once, by the first wait.
+
+        It will be wait_s before that is an error, and a script that says nothing until then looks as if it hung.
+        """
+        model = self._keys.model_of_queue(standing.fields.get("origin", ""))
+        if model is None or model in self._asked_for or state_of(standing.fields) != "queued":
+            return
+        self._asked_for.add(model)
+        try:
+            workers = yield from self._operations.workers(model)
+        except redis.RedisError:
+            return  # the wait itself meets it, and knows what to do
+        if not workers:
+            logger.warning("no live worker serves %s: %s. Job %s waits for one", model, _start_one(model), job_id)
 
     def _seems_lost(self, job_id: str, standing: Standing) -> Operation[bool]:
         """Whether a closer look is due before anybody waits: RQ has ended it, or it is missing in its queue.
@@ -165,18 +191,18 @@ class Waits:
     def _doubts(self, job_id: str, patience: Patience) -> Operation[GenqueueError | None]:
         """Why there is no point in waiting on, if there is none.  Raises what Redis answers in place of a job."""
         try:
-            status, standing = yield from self._operations.look(job_id)
+            status, standing = yield from self._operations.look(job_id, roster_age_s=ROSTER_AGE_S)
         except redis.RedisError as error:
             if is_transient(error) and patience.goes_on(Stand("unknown")):
                 return None
             if isinstance(error, redis.TimeoutError) and patience.timeout_s is not None:
                 return _unanswered(job_id, patience)
             raise
-        if status.is_stranded:
-            return _stranded(status)
-        if patience.goes_on(_stand(status, standing)):
+        stand = _stand(status, standing)
+        is_certain = status.is_stranded and (status.is_over_for_rq or patience.confirms(stand))
+        if not is_certain and patience.goes_on(stand):
             return None
-        return _wait_timeout(status, patience)
+        return _stranded(status) if status.is_stranded else _wait_timeout(status, patience)
 
     def _life_s(self, standing: Standing) -> float:
         """How long a job may live from its submission: in its queue, and with a worker."""
@@ -200,6 +226,8 @@ def _stand(status: JobStatus, standing: Standing) -> Stand:
     newest = _newest_id(standing)
     if status.has_result:
         return Stand("ended", newest)
+    if status.is_stranded:
+        return Stand("lost", newest)
     if status.state == "running":
         return Stand("running", newest)
     if not status.workers:
@@ -220,13 +248,15 @@ def _wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
     if status.workers or status.has_result or status.state == "running":
         said = f"job {job_id} {waited}: {status.describe()}. It goes on: wait again, or cancel it"
         return WaitTimeout(said, job_id=job_id)
-    hint = (
-        f"start one, as `genqueue-worker run --model-name {status.model}`, with the same Redis and prefix, or "
-        "submit to a model that is served"
-    )
+    hint = _start_one(status.model)
     # What is wrong comes first: that nobody is there is what the caller has to know.
     said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited} and stays {status.describe()}"
     return WaitTimeout(said, job_id=job_id, hint=hint)
+
+
+def _start_one(model: str) -> str:
+    command = f"`genqueue-worker run --model-name {model}`"
+    return f"start one, as {command}, with the same Redis and prefix, or submit to a model that is served"
 
 
 def _unanswered(job_id: str, patience: Patience) -> WaitTimeout:

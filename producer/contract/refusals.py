@@ -4,7 +4,8 @@ The names are those that people bring with them, from transformers' `generate`, 
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 _STOPS = "it is called stop, and takes the strings themselves"
@@ -81,3 +82,12 @@ class Names:
 
 
 NONE = Names()
+
+
+def for_options(advice: str, names: Collection[str]) -> str:
+    """The same advice for a command line: those names as its options are called."""
+    return re.sub(
+        r"\w+",
+        lambda word: f"--{word[0].replace('_', '-')}" if "_" in word[0] and word[0] in names else word[0],
+        advice,
+    )

@@ -1,5 +1,7 @@
 """As people write it: all of this is accepted."""
 
+from typing import Unpack
+
 from producer import (
     AsyncProducer,
     GenerationRequest,
@@ -7,6 +9,7 @@ from producer import (
     JobError,
     Message,
     Producer,
+    SamplingOptions,
     Tokens,
 )
 
@@ -19,6 +22,10 @@ def ask(prompt: str) -> str:
                 print(streamed.event.data.text, end="", flush=True)
         result = job.result(timeout_s=float("inf"))
     return result.text if not result.truncated else result.text + "..."
+
+
+def ask_as_always(producer: Producer, prompt: str, **options: Unpack[SamplingOptions]) -> str:
+    return producer.submit(prompt, model="tiny", **options).result().text
 
 
 def look_at_failures(producer: Producer) -> list[str | None]:
