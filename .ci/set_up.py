@@ -88,22 +88,23 @@ def install(folder: Path, packages: int, progress: Progress) -> int:
     )
     assert process.stdout is not None
     found = fetched = 0
-    progress.step("asking for what is needed")
-    for line in process.stdout:
-        lines.append(line)
-        if match := COLLECTING.match(line):
-            found += 1
-            progress.step(f"found    {found:3} of about {packages}: {match['name']}")
-        elif match := FETCHING.match(line):
-            fetched += 1
-            size = f" ({match['size']})" if match["size"] else ""
-            progress.step(
-                f"fetched  {fetched:3} of about {packages}, now {match['file']}{size}", lambda: held(downloads)
-            )
-        elif match := INSTALLING.match(line):
-            count = len(match["names"].split(", "))
-            progress.step(f"installing {count} packages", lambda: f"{installed(folder)} of them so far")
-    code = process.wait()
+    with process:
+        progress.step("asking for what is needed")
+        for line in process.stdout:
+            lines.append(line)
+            if match := COLLECTING.match(line):
+                found += 1
+                progress.step(f"found    {found:3} of about {packages}: {match['name']}")
+            elif match := FETCHING.match(line):
+                fetched += 1
+                size = f" ({match['size']})" if match["size"] else ""
+                progress.step(
+                    f"fetched  {fetched:3} of about {packages}, now {match['file']}{size}", lambda: held(downloads)
+                )
+            elif match := INSTALLING.match(line):
+                count = len(match["names"].split(", "))
+                progress.step(f"installing {count} packages", lambda: f"{installed(folder)} of them so far")
+    code = process.returncode
     shutil.rmtree(downloads, ignore_errors=True)
     progress.step("done" if code == 0 else f"pip has failed, exit code {code}; its last lines:")
     if code != 0:

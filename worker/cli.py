@@ -100,9 +100,10 @@ def cli() -> None:
     "--log-level", type=click.Choice(get_args(LogLevel)), help="[env: GENQUEUE_LOG_LEVEL]  [default: info]"
 )
 def run(config_file: Path | None, **options: Any) -> None:
-    """Serve the jobs of one model, one prompt at a time, until SIGTERM or Ctrl-C.
+    """Serve the jobs of one model, one at a time.
 
-    More settings than these have no option: configs/worker.yaml or GENQUEUE_… set them, as README.md lists them.
+    It runs until SIGTERM or Ctrl-C. More settings than these have no option: configs/worker.yaml or GENQUEUE_… set
+    them, as README.md lists them.
     """
     settings = load_settings(config_file, **options)
     logs.configure(settings.log_level)
@@ -190,7 +191,9 @@ def generate(
 @click.option("--name", help="Of one worker: its whole name, or the stem that it was given.")
 @click.option("--local", is_flag=True, help="Only workers of this host, which is a container's own name in one.")
 def check(config_file: Path | None, name: str | None, local: bool, **options: Any) -> None:
-    """Exit 0 when a worker that is ready serves the model; else say what there is, and exit 1; 3 without a broker.
+    """Exit 0 when a worker that is ready serves the model.
+
+    Else it says what there is, and exits 1; 3 without a broker.
 
     Give it the settings of the worker that it is to look for. It answers within 5 s, whatever the broker does.
     """
@@ -219,9 +222,10 @@ def check(config_file: Path | None, name: str | None, local: bool, **options: An
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def doctor(config_file: Path | None, no_redis: bool, as_json: bool, **options: Any) -> None:
-    """Look at Python, Redis, torch, GPU and model: one line each: ok, a warning, or wrong, with what to do.
+    """Say what is wrong here, and what to do about it.
 
-    Exit code 1 if anything is wrong. Without a model in any setting it looks at tiny.
+    Looks at Python, Redis, torch, GPU and model. One line for each thing: ok, a warning, or wrong, with what to
+    do. Exit code 1 if anything is wrong. Without a model in any setting it looks at tiny.
     """
     from .doctor import examine
 

@@ -29,8 +29,6 @@ from .models.config_loader import TINY, find_model, untrained_tiny
 from .settings import WorkerSettings, load_settings
 
 if TYPE_CHECKING:
-    import torch
-
     from .engine.facts import GpuFacts, MemoryFacts
 
 TIMEOUT_S = 5.0
@@ -169,7 +167,8 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
     yield from _check_tokenizer(Tokenizer, folder)
 
 
-def _describe_device(device: "torch.device") -> Finding:
+def _describe_device(device: Any) -> Finding:
+    """device: torch's, of which the engine knows."""
     from .engine import facts  # noqa: PLC0415
 
     if device.type == "cpu":

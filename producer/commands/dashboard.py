@@ -41,7 +41,10 @@ def dashboard(
     prefix: str | None,
     everything: bool,
 ) -> int:
-    """Serve rq-dashboard, set up for these jobs: those of one prefix."""
+    """Serve a dashboard of the jobs, for a browser.
+
+    It is rq-dashboard, set up for the jobs of one prefix.
+    """
     from ..dashboard import serve  # Flask, which no other command needs
 
     settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)

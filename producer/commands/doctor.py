@@ -40,10 +40,11 @@ def doctor(
     redis_url: str | None,
     prefix: str | None,
 ) -> int:
-    """Look at Redis, and at Python, torch, GPU and model where the worker is installed.
+    """Say what is wrong here, and what to do about it.
 
-    One line for each thing: ok, a warning, or wrong, with what to do. Exit code 1 if anything is wrong. Redis is
-    looked at as a producer uses it; `genqueue-worker doctor` looks at it as a worker does.
+    Looks at Redis; and at Python, torch, GPU and model where the worker is installed. One line for each thing: ok,
+    a warning, or wrong, with what to do. Exit code 1 if anything is wrong. Redis is looked at as a producer
+    uses it; `genqueue-worker doctor` looks at it as a worker does.
     """
     name, _ = chosen_model(model_name, model_path)
     findings = list(_check_redis(redis_url, prefix, name))

@@ -52,7 +52,8 @@ def up(
     The first use of tiny trains it, in well under a minute. Any other model is to be in a folder on this machine:
 
     \b
-      hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir models/Qwen2.5-0.5B-Instruct
+      hf download Qwen/Qwen2.5-0.5B-Instruct \\
+        --local-dir models/Qwen2.5-0.5B-Instruct
       genqueue up --model-path models/Qwen2.5-0.5B-Instruct --device cpu
     """
     check_installed()
