@@ -229,8 +229,13 @@ def doctor(config_file: Path | None, no_redis: bool, as_json: bool, **options: A
     """
     from .doctor import examine
 
-    findings = list(examine(config_file, with_redis=not no_redis, **options))
-    click.echo(shown(findings, as_json=as_json), nl=False)
+    findings = []
+    for finding in examine(config_file, with_redis=not no_redis, **options):
+        findings.append(finding)
+        if not as_json:
+            click.echo(shown([finding], as_json=False), nl=False)
+    if as_json:
+        click.echo(shown(findings, as_json=True), nl=False)
     if is_wrong(findings):
         sys.exit(EXIT_FAILED)
 
