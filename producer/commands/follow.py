@@ -72,14 +72,18 @@ class Follower:
 
     def follow(self, *, as_json: bool = False) -> GenerationResult:
         """Print until the job has ended.  Raises Interrupted once Ctrl-C was pressed, and as `Producer.stream`."""
+        has_text = False
         with waiting_line(self._producer, self._job_id) as line:
             for item in interruptible(self._events()):
                 if as_json or item.event.type == "tokens":
                     line.clear()
                 show(item.to_json() + "\n" if as_json else _text_of(item))
+                has_text |= item.event.type == "tokens"
                 self.seen = str(item.id)
-                if isinstance(item.event.data, GenerationResult):
-                    return item.event.data
+                if isinstance(ended := item.event.data, GenerationResult):
+                    if not as_json and (has_text or ended.status == "finished"):
+                        show("\n")
+                    return ended
         # Nothing came: the cursor was at the job's end, which counts all the same.
         return end_of(self._producer, self._job_id)
 
@@ -133,9 +137,7 @@ def report(ended: GenerationResult) -> int:
 
 
 def _text_of(item: StreamedEvent) -> str:
-    if item.event.type == "tokens":
-        return item.event.data.text
-    return "\n" if item.is_terminal else ""
+    return item.event.data.text if item.event.type == "tokens" else ""
 
 
 def _interrupted(producer: Producer, job_id: str, seen: str | None, on_interrupt: str | None) -> int:

@@ -1,5 +1,6 @@
 """A command on a pseudo-terminal, as a person has it before them."""
 
+import contextlib
 import os
 import pty
 import signal
@@ -37,6 +38,14 @@ class Terminal:
     def interrupt(self) -> None:
         """What Ctrl-C does; the terminal is not the process's controlling one, so that it is sent by hand."""
         self.process.send_signal(signal.SIGINT)
+
+    def interrupt_until_it_ends(self) -> None:
+        """Ctrl-C, and once more where it was not heard: one just before a read begins does not end the read."""
+        for _ in range(10):
+            self.interrupt()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
+                return
 
     def exit_code(self) -> int:
         code = self.process.wait(100)

@@ -1,12 +1,10 @@
 """`genqueue up` and `genqueue broker`: everything in one command, and nothing left when it ends."""
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,9 @@ import pytest
 import redis
 
 from producer.broker.embedded import EmbeddedBroker
+from producer.contract import GenerationRequest, Message
 from tests.models import random_model, save_tokenizer
+from tests.submitted import request_of
 
 from .terminal import Terminal
 from .test_worker import PROMPT, answer_to
@@ -57,11 +57,12 @@ def assert_nothing_is_left(said: str, *pids: int) -> None:
         redis.Redis(port=broker_port(said)).ping()
 
 
-def requests_on(client: redis.Redis) -> list[dict[str, object]]:
+def requests_on(client: redis.Redis) -> list[GenerationRequest]:
     """What was asked for, in the order in which it came."""
-    jobs = [client.hgetall(key) for key in client.keys("rq:job:*")]
-    jobs.sort(key=lambda job: job[b"enqueued_at"])
-    return [json.loads(zlib.decompress(job[b"data"]))[3]["request"] for job in jobs]
+    enqueued = {
+        key.decode().rpartition(":")[2]: client.hget(key, "enqueued_at") for key in client.keys("rq:job:*")
+    }
+    return [request_of(client, job_id) for job_id in sorted(enqueued, key=enqueued.__getitem__)]
 
 
 def test_lines_of_a_pipe_are_a_conversation(
@@ -80,13 +81,13 @@ def test_lines_of_a_pipe_are_a_conversation(
     first, second = requests_on(redis_client)
     answer = answer_to(PROMPT)
     assert done.stdout.startswith(f"{answer}\n")
-    assert first["messages"] == [{"role": "user", "content": PROMPT}]
-    assert second["messages"] == [
-        {"role": "user", "content": PROMPT},
-        {"role": "assistant", "content": answer},
-        {"role": "user", "content": "What is genqueue?"},
-    ]
-    assert first["seed"] == second["seed"] == 1
+    assert first.messages == (Message(role="user", content=PROMPT),)
+    assert second.messages == (
+        Message(role="user", content=PROMPT),
+        Message(role="assistant", content=answer),
+        Message(role="user", content="What is genqueue?"),
+    )
+    assert first.seed == second.seed == 1
     assert not Path(f"/proc/{worker_pid(done.stderr)}").exists()
     [record] = redis_client.keys("rq:worker:local-*")
     assert redis_client.hget(record, "death")  # it was asked to leave, and not killed
@@ -119,9 +120,9 @@ def test_ctrl_c_cancels_an_answer_and_at_the_prompt_ends_everything(typed: Termi
         typed.interrupt()
         os.kill(engine, signal.SIGCONT)
         typed.wait_for("was cancelled")
-    assert request["prompt"] == "Hello"
+    assert request.prompt == "Hello"
     typed.wait_for("> ", after="was cancelled")
-    typed.interrupt()
+    typed.interrupt_until_it_ends()
 
     assert typed.exit_code() == 0
     assert "Traceback" not in typed.seen

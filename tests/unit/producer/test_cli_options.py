@@ -1,7 +1,6 @@
 """The command line's options: their help, and what is said of one that there is not."""
 
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from producer.cli import OF_THE_WORKER, cli, run
 from producer.commands.options import chosen_model
 from producer.contract import GenerationRequest, InvalidRequest
 from producer.contract.version import VERSION
+from tests.submitted import request_of
 
 Captured = pytest.CaptureFixture[str]
 
@@ -22,11 +22,6 @@ Captured = pytest.CaptureFixture[str]
 def redis_client(client: FakeRedis, fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
     monkeypatch.setattr(producer_client, "connect", lambda *_, **__: FakeRedis(server=fake_server))
     return client
-
-
-def _request(client: FakeRedis, job_id: str) -> GenerationRequest:
-    data = json.loads(zlib.decompress(client.hget(f"rq:job:{job_id}", "data")))  # type: ignore[arg-type]
-    return GenerationRequest.parse(data[3]["request"])
 
 
 def _options() -> Iterator[tuple[str, click.Option]]:
@@ -103,7 +98,9 @@ def test_several_words_are_asked_to_be_quoted(capsys: Captured) -> None:
 def test_chat_sends_the_prompt_as_a_users_message(capsys: Captured, redis_client: FakeRedis) -> None:
     assert run(["submit", "--chat", "Hi", "--model-name", "tiny", "--message", "system:Be brief."]) == 0
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert _request(redis_client, capsys.readouterr().out.strip()) == GenerationRequest.parse({"messages": turns})
+    assert request_of(redis_client, capsys.readouterr().out.strip()) == GenerationRequest.parse(
+        {"messages": turns}
+    )
 
 
 def test_chat_goes_on_with_a_file(capsys: Captured, redis_client: FakeRedis, tmp_path: Path) -> None:
@@ -111,7 +108,7 @@ def test_chat_goes_on_with_a_file(capsys: Captured, redis_client: FakeRedis, tmp
     path = tmp_path / "chat.json"
     path.write_text(json.dumps(turns))
     assert run(["submit", "--chat", "Go on", "--model-name", "tiny", "--messages-file", str(path)]) == 0
-    messages = _request(redis_client, capsys.readouterr().out.strip()).messages
+    messages = request_of(redis_client, capsys.readouterr().out.strip()).messages
     assert messages is not None
     assert [turn.content for turn in messages] == ["Hi", "Yes?", "Go on"]
 
