@@ -90,7 +90,7 @@ def test_a_job_in_line_behind_a_live_worker_is_not_silent(
 
     wait(handle)
 
-    assert looks.of[handle.job_id] == 4
+    assert looks.of[handle.job_id] >= 4
     assert handle.result().text == "a"
 
 
@@ -154,11 +154,14 @@ def test_a_job_that_runs_and_says_something_is_waited_for(
 
 @BOTH
 def test_nothing_is_asked_while_there_is_an_answer(
-    handle: JobHandle, worker: ScriptedWorker, looks: Looks, wait: Callable[..., object]
+    fake_server: FakeServer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, wait: Callable[..., object]
 ) -> None:
-    worker.play("a", "b")
+    with Producer(connection=FakeRedis(server=fake_server)) as patient:
+        looks = Looks(patient._operations, monkeypatch)
+        handle = patient.submit("Hi", model="tiny")
+        worker.play("a", "b")
 
-    wait(handle)
+        wait(handle)
 
     assert looks.of == {}
 
@@ -171,7 +174,7 @@ def test_a_wait_without_bound_goes_on_where_nobody_serves(
 
     wait(handle, timeout_s=float("inf"))
 
-    assert looks.of[handle.job_id] == 4
+    assert looks.of[handle.job_id] >= 4
 
 
 @BOTH
