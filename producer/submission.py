@@ -130,6 +130,8 @@ def parse_requests(requests: Iterable[Request], sampling: Mapping[str, Any]) -> 
         raise InvalidRequest(
             f"requests is one {type(requests).__name__}: give a list of requests, or submit the one with submit()"
         )
+    if strays := sampling.keys() - GenerationRequest.model_fields.keys():
+        parse_request({"prompt": "of every row", **{name: sampling[name] for name in strays}}, {})
     for row, request in enumerate(requests):
         with naming(row):
             if isinstance(request, Mapping) and (strays := OF_THE_CALL & request.keys()):
