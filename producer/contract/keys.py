@@ -163,6 +163,8 @@ def check_model_name(model: str) -> str:
         if "/" in str(model):
             rule = "an id or a folder is none; give the name that a worker serves it by (configs/model_paths.yaml)"
         else:
-            rule = "use up to 64 letters, digits, '_', '-' and '.', no '.' at its start and no .high or .low at its end"
+            rule = (
+                "use up to 64 letters, digits, '_', '-' and '.', no '.' in front and no .high or .low at its end"
+            )
         raise InvalidRequest(f"model name {str(model)[:40]!r} is not valid: {rule}")
     return model
