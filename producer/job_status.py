@@ -94,7 +94,7 @@ class JobStatus(Frozen):
         if self.state == "running":
             return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
         if self.state in {"queued", "deferred", "scheduled"}:
-            return f"{self._describe_wait()}; {self._describe_workers()}"
+            return f"{self.describe_wait()}; {self._describe_workers()}"
         return self.state
 
     def _describe_loss(self) -> str:
@@ -102,7 +102,8 @@ class JobStatus(Frozen):
             return f"{self.state} through RQ, without a result"
         return f"{self.state} by its record, but in no queue and with no live worker"
 
-    def _describe_wait(self) -> str:
+    def describe_wait(self) -> str:
+        """Of a job that waits, where: `queued, 3rd in line`."""
         if self.state == "queued" and self.position is not None:
             return f"queued, {ordinal(self.position + 1)} in line"
         return {"deferred": "waiting for another job", "scheduled": "scheduled for later"}.get(

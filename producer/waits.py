@@ -265,7 +265,7 @@ def _wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
         return WaitTimeout(f"job {job_id} {waited}: {status.describe()}{advice}", job_id=job_id)
     hint = _start_one(status.model)
     # What is wrong comes first: that nobody is there is what the caller has to know.
-    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited} and stays {status.describe()}"
+    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited}: {status.describe_wait()}"
     return WaitTimeout(said, job_id=job_id, hint=hint)
 
 

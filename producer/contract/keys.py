@@ -161,10 +161,16 @@ def check_model_name(model: str) -> str:
     A name that ends in `.high` or `.low` would be another model's priority queue.
     """
     if not isinstance(model, str) or not _MODEL_NAME.fullmatch(model) or model.endswith((".high", ".low")):
-        raise InvalidRequest(
-            f"model name {str(model)[:40]!r} is not valid: use up to 64 letters, digits, '_', '-' and '.', "
-            f"not starting with '.' and not ending in .high or .low{_id_hint(model)}"
-        )
+        if "/" in str(model):
+            rule = (
+                "an id or a folder is none; give the name that a worker serves it by (configs/model_paths.yaml)"
+                f"{_id_hint(str(model))}"
+            )
+        else:
+            rule = (
+                "use up to 64 letters, digits, '_', '-' and '.', no '.' in front and no .high or .low at its end"
+            )
+        raise InvalidRequest(f"model name {str(model)[:40]!r} is not valid: {rule}")
     return model
 
 
@@ -185,8 +191,6 @@ def model_name_of_folder(folder: Path) -> str:
         raise InvalidRequest(f"the folder's name is the model's, and {error}: or give --model-name") from None
 
 
-def _id_hint(model: object) -> str:
+def _id_hint(model: str) -> str:
     """For an id of the Hugging Face Hub, which is taken for a name now and then."""
-    if not isinstance(model, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        return ""
-    return f". If that is a model's id: its worker has a name for it, which may be {model.partition('/')[2]}"
+    return f", which may be {model.partition('/')[2]}" if re.fullmatch(r"[\w.-]+/[\w.-]+", model) else ""

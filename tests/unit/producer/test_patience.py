@@ -7,27 +7,14 @@ import pytest
 from producer import EventId, InvalidRequest
 from producer.patience import CONFIRM_S, GRACE_S, LOOK_EVERY_S, Patience, Stand
 
+from .conftest import Clock
+
 IN_LINE, UNSERVED, RUNNING = Stand("in line"), Stand("unserved"), Stand("running", "1-0")
 
 
-class Clock:
-    """In place of time.monotonic()."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def turn(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("producer.patience.time.monotonic", clock)
-    return clock
+@pytest.fixture(autouse=True)
+def _begin_at_1000(clock: Clock) -> None:
+    clock.now = 1000.0
 
 
 def looks(patience: Patience, clock: Clock, stand: Stand) -> bool:
