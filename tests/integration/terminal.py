@@ -54,8 +54,11 @@ class Terminal:
 
     def close(self) -> None:
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            self.process.terminate()  # it may have processes of its own to end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(60)
+        self.process.kill()
+        self.process.wait()
         self._reader.join(100)
         os.close(self._fd)
 
