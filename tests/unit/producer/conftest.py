@@ -1,7 +1,9 @@
 """One Redis in memory, and who uses it: a plain client, a producer, a worker that plays what a test tells it."""
 
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from fakeredis import FakeRedis, FakeServer
@@ -28,6 +30,28 @@ def producer(fake_server: FakeServer) -> Iterator[Producer]:
 def worker(client: FakeRedis) -> ScriptedWorker:
     """A worker that serves `tiny`."""
     return ScriptedWorker(client)
+
+
+class Clock:
+    """In place of the time.monotonic() that waits go by. It stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()  # the bounds of commands are on the real one
+
+    def __call__(self) -> float:
+        return self.now
+
+    def turn(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of `patience`, and no other."""
+    clock = Clock()
+    monkeypatch.setattr("producer.patience.time", SimpleNamespace(monotonic=clock))
+    return clock
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from producer.contract import (
 from producer.settings import DEFAULT_REDIS_URL, ProducerSettings
 from producer.submission import SubmitOptions
 from tests.scripted_worker import ScriptedWorker
+from tests.submitted import request_of
 
 Captured = pytest.CaptureFixture[str]
 
@@ -36,11 +36,6 @@ def _fake_connections(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) 
 
 def _submitted(captured: Captured) -> str:
     return captured.readouterr().out.strip()
-
-
-def _request(client: FakeRedis, job_id: str) -> GenerationRequest:
-    data = json.loads(zlib.decompress(client.hget(f"rq:job:{job_id}", "data")))  # type: ignore[arg-type]
-    return GenerationRequest.parse(data[3]["request"])
 
 
 def _play_when_queued(worker: ScriptedWorker, play: Callable[[], object]) -> threading.Thread:
@@ -59,7 +54,7 @@ def test_submit_prints_the_job_id_and_nothing_else(capsys: Captured, client: Fak
     out, err = capsys.readouterr()
     assert err == ""
     assert client.lrange("rq:queue:generate.tiny", 0, -1) == [out.removesuffix("\n").encode()]
-    assert _request(client, out.strip()) == GenerationRequest(prompt="你好", max_new_tokens=32)
+    assert request_of(client, out.strip()) == GenerationRequest(prompt="你好", max_new_tokens=32)
 
 
 def test_submit_with_json_prints_what_it_made(capsys: Captured) -> None:
@@ -79,7 +74,7 @@ def test_every_field_and_option_of_a_submission_has_its_option() -> None:
     assert fields - {"messages"} | {"message", "messages_file"} <= names
 
 
-def test_every_option_reaches_the_request(capsys: Captured, client: FakeRedis) -> None:
+def test_every_option_reaches_therequest_of(capsys: Captured, client: FakeRedis) -> None:
     options = {
         "max_new_tokens": 9,
         "min_new_tokens": 2,
@@ -99,7 +94,7 @@ def test_every_option_reaches_the_request(capsys: Captured, client: FakeRedis) -
 
     assert run(["submit", "Hi", "--model-name", "tiny", *arguments, *flags]) == 0
 
-    assert _request(client, _submitted(capsys)) == GenerationRequest.model_validate(
+    assert request_of(client, _submitted(capsys)) == GenerationRequest.model_validate(
         {
             "prompt": "Hi",
             **options,
@@ -129,7 +124,7 @@ def test_a_prompt_comes_from_stdin(capsys: Captured, client: FakeRedis, monkeypa
 
     assert run(["submit", "-", "--model-name", "tiny"]) == 0
 
-    assert _request(client, _submitted(capsys)).prompt == "两行\n文字"
+    assert request_of(client, _submitted(capsys)).prompt == "两行\n文字"
 
 
 def test_a_chat_comes_from_options_or_from_a_file(capsys: Captured, client: FakeRedis, tmp_path: Path) -> None:
@@ -138,16 +133,16 @@ def test_a_chat_comes_from_options_or_from_a_file(capsys: Captured, client: Fake
     path.write_text(json.dumps(turns))
 
     run(["submit", "--model-name", "tiny", "--message", "system:Be brief.", "--message", "user:Time: 10:30?"])
-    from_options = _request(client, _submitted(capsys))
+    from_options = request_of(client, _submitted(capsys))
     run(["submit", "--model-name", "tiny", "--messages-file", str(path)])
 
-    assert _request(client, _submitted(capsys)) == from_options == GenerationRequest.parse({"messages": turns})
+    assert request_of(client, _submitted(capsys)) == from_options == GenerationRequest.parse({"messages": turns})
 
 
 def test_a_prompt_can_be_token_ids(capsys: Captured, client: FakeRedis) -> None:
     assert run(["submit", "--model-name", "tiny", "--prompt-token-ids", "1,2, 3"]) == 0
 
-    assert _request(client, _submitted(capsys)).prompt_token_ids == (1, 2, 3)
+    assert request_of(client, _submitted(capsys)).prompt_token_ids == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +200,30 @@ def test_a_broken_messages_file_is_exit_code_2(capsys: Captured, tmp_path: Path,
 
     assert run(["submit", "--model-name", "tiny", "--messages-file", str(path)]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--max-tokens", "No such option '--max-tokens': it is called --max-new-tokens"),
+        ("--max-length", "it is called --max-new-tokens, and counts the answer alone"),
+        ("--do-sample", "temperature says it: 0 is greedy"),
+        ("--n", "a job has one answer"),
+        ("--timeout", "it is called --timeout-s, in seconds"),
+        ("--temprature", "Did you mean '--temperature'?"),
+    ],
+)
+def test_an_option_of_another_name_is_told_ours(capsys: Captured, option: str, said: str) -> None:
+    assert run(["submit", "Hi", "--model-name", "tiny", option, "3"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_job_that_nobody_will_end_is_exit_code_1(capsys: Captured, client: FakeRedis) -> None:
+    run(["submit", "Hi", "--model-name", "tiny", "--job-id", "a"])
+    client.lrem("rq:queue:generate.tiny", 0, "a")
+
+    assert run(["result", "a"]) == 1
+    assert "in no queue and with no live worker" in capsys.readouterr().err
 
 
 def test_a_broken_setting_is_exit_code_2(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +383,7 @@ def test_help_says_where_a_default_comes_from(capsys: Captured) -> None:
     run(["submit", "--help"])
 
     words = " ".join(capsys.readouterr().out.split())
-    assert f"[default: {DEFAULT_MAX_NEW_TOKENS}]" in words
+    assert f"[default: {DEFAULT_MAX_NEW_TOKENS}, or what fits]" in words
     for name in ("wait_s", "queue_ttl_s", "timeout_s", "result_ttl_s", "prefix"):
         default = ProducerSettings.model_fields[name].default
         assert f"[env: GENQUEUE_{name.upper()}; default: {default}]" in words
