@@ -5,6 +5,7 @@ broker; 130 interrupted. Answers go to stdout, everything else to stderr.
 """
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -19,7 +20,9 @@ from .engine_options import Dtype
 from .errors import ConfigError
 from .models.config_loader import locate_model
 from .models.tiny_corpus import DEFAULT_PROMPT
-from .settings import LogLevel, WorkerSettings, load_settings
+from .settings import WorkerSettings, load_settings
+
+logger = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -60,11 +63,14 @@ def cli() -> None:
 @config_option
 @click.option("--name", help="Stem of the worker's name.")
 @click.option("--metrics-port", type=int, help="Serve Prometheus metrics there.")
-@click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="[default: info]")
+@click.option("--log-level", type=click.Choice(get_args(logs.LogLevel)), help="[default: info]")
+@click.option(
+    "--log-format", type=click.Choice(get_args(logs.LogFormat)), help="json: one object a line.  [default: text]"
+)
 def run(config_file: Path | None, **options: Any) -> None:
     """Serve the jobs of one model, one prompt at a time, until SIGTERM or Ctrl-C."""
     settings = load_settings(config_file, **options)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     model_path = locate_model(settings.model_name, settings.model_paths)
     asyncio.run(_serve(settings, model_path))
 
@@ -85,6 +91,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
             dtype=settings.dtype,
             threads=settings.threads,
             options=settings.engine,
+            log_format=settings.log_format,
         ),
         start_s=settings.engine_start_s,
         stop_s=settings.engine_stop_s,
@@ -154,14 +161,22 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except GenqueueError as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         code = _exit_code(error)
     except ModuleNotFoundError as error:
         if not _is_of_the_extra(error):
             raise
-        click.echo(f"error: {error.name} is not installed: pip install 'genqueue[worker]'", err=True)
+        _complain(f"{error.name} is not installed: pip install 'genqueue[worker]'")
         code = EXIT_BAD_INPUT
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    """Say what a person can mend, where a program reads the log as its last line."""
+    if logs.format_in_use() == "json":
+        logger.error(message)
+    else:
+        click.echo(f"error: {message}", err=True)
 
 
 def _is_of_the_extra(error: ModuleNotFoundError) -> bool:
