@@ -13,6 +13,7 @@ from flask import Response, current_app, make_response, render_template
 from pydantic import ValidationError
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
+from rq.utils import as_text
 
 from ..contract import GenerationResult, Timings
 from .mending import SHOW_PROMPTS, description_of, status_of
@@ -77,7 +78,7 @@ def view_of(job: Job, *, show_prompt: bool) -> JobView:
         raw_result=None if value is None else _json(value),
         error=latest.exc_string if latest and status == "failed" else None,
         meta=_json(meta) if meta and not {"phase", "tokens"} <= meta.keys() else None,
-        depends_on=[(job_id.decode(), _exists(job_id.decode())) for job_id in job.dependency_ids],
+        depends_on=[(job_id, _exists(job_id)) for job_id in map(as_text, job.dependency_ids)],
     )
 
 

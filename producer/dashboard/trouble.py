@@ -12,7 +12,7 @@ QUEUES_PAGE = "rq_dashboard.queues_overview"
 
 def explain(error: HTTPException) -> Response:
     """The error as a page of ours, or as JSON for a page's script."""
-    response: Response = current_app.make_response(error.get_response())  # type: ignore[arg-type]
+    response: Response = current_app.make_response(error.get_response())
     text = error.description or error.name
     if _asked_by_a_script():
         body = jsonify(error=text)
