@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, request
+from flask import Blueprint, Flask, current_app, request, url_for
 from redis import RedisError
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq_dashboard import web
@@ -54,7 +54,7 @@ def make_app(
     app.before_request(_refuse_other_queues)
     app.before_request(ask_redis_first)
     app.url_value_preprocessor(_begin_with_a_queue_of_ours)
-    app.context_processor(_where)
+    app.context_processor(_on_every_page)
     app.register_error_handler(HTTPException, explain)
     app.register_error_handler(NoSuchJobError, lambda _: explain(NotFound(str(NoSuchJob()))))
     app.register_error_handler(
@@ -73,11 +73,16 @@ def make_app(
     return app
 
 
-def _where() -> dict[str, Any]:
-    """For the head of every page: which server it is about, without a password."""
+def _on_every_page() -> dict[str, Any]:
+    """Which server it is about, without a password; and what the frame of each page needs, ours too."""
     keys: Keys | None = current_app.config[KEYS]
-    shown = "all that uses RQ" if keys is None else f"prefix {keys.prefix}"
-    return {"broker": address(current_app.redis_conn), "shown": shown}  # type: ignore[attr-defined]
+    return {
+        "broker": address(current_app.redis_conn),  # type: ignore[attr-defined]
+        "shown": "all that uses RQ" if keys is None else f"prefix {keys.prefix}",
+        "rq_url_prefix": url_for("rq_dashboard.queues_overview"),
+        "rq_version": web.rq_version,
+        "rq_dashboard_version": web.rq_dashboard_version,
+    }
 
 
 def _refuse_other_queues() -> None:
