@@ -17,8 +17,6 @@ class ScriptedJob(Job):
     """A job that ends as its id says."""
 
     def perform(self) -> dict[str, object]:
-        if self.id == "failed":
-            raise OutOfMemory
         result = GenerationResult(
             job_id=self.id,
             status="finished",
@@ -58,9 +56,11 @@ def make_jobs(client: redis.Redis) -> SimpleWorker:
     queue = Queue(MODEL_QUEUE, connection=client, serializer="json")
     worker = SimpleWorker([MODEL_QUEUE], name="gpu-0", connection=client, serializer="json", job_class=ScriptedJob)
     worker.register_birth()
-    for job_id in ("done", "hostile", "failed"):
+    for job_id in ("done", "hostile"):
         enqueue(queue, job_id)
         worker.execute_job(take(worker), worker.queues[0])
+    enqueue(queue, "failed")
+    worker.handle_job_failure(take(worker), queue, exc_string=f"{OutOfMemory.code}: {OutOfMemory()}")
     enqueue(queue, "cancelled").cancel()
     stopped = enqueue(queue, "stopped")
     worker.handle_job_failure(take(worker), queue, exc_string="cancelled")  # while it ran

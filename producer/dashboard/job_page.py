@@ -117,7 +117,7 @@ def _facts(result: GenerationResult) -> list[tuple[str, str]]:
 
 def _finish(result: GenerationResult) -> str:
     if result.finish_reason == "length":
-        return "length: cut off at max_new_tokens"
+        return "length: the answer was cut off"
     return f"stop: {result.stop!r}" if result.stop is not None else result.finish_reason
 
 

@@ -111,4 +111,8 @@ def _jobs_of(  # noqa: PLR0917 - the signature is rq-dashboard's
 
 def _listed(job: Job) -> dict[str, Any]:
     listed = {**web.serialize_job(job), "status": status_of(job)}
-    return listed if listed["status"] == "failed" else {**listed, "exc_info": None}
+    if listed["status"] != "failed":
+        listed["exc_info"] = None
+    if listed["ended_at"] is None:
+        del listed["ended_at"]  # the page's script takes a null for now
+    return listed

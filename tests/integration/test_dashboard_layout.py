@@ -38,8 +38,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def address(broker: EmbeddedBroker, redis_client: redis.Redis) -> Iterator[str]:
+def address(
+    broker: EmbeddedBroker, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> Iterator[str]:
     """Of a dashboard in this process, which has one page more: the one that reports on the others."""
+    caplog.set_level("WARNING", "werkzeug")
     make_jobs(redis_client)
     long_queue = Queue(LONG_QUEUE, connection=redis_client, serializer="json")
     long_queue.enqueue(FUNCTION, request={"prompt": LONG * 9}, job_id=LONG, description=LONG * 9)

@@ -98,7 +98,7 @@ def test_numbers_are_exact(client: FlaskClient, queue: Queue) -> None:
     [
         ({}, "stop"),
         ({"stop": "\n\n"}, r"stop: '\n\n'"),
-        ({"finish_reason": "length"}, "length: cut off at max_new_tokens"),
+        ({"finish_reason": "length"}, "length: the answer was cut off"),
     ],
 )
 def test_it_says_why_the_answer_ends(

@@ -36,6 +36,7 @@ def test_each_says_how_it_ended(client: FlaskClient, queue: Queue) -> None:
     [stopped] = client.get(path.format("canceled")).get_json()["jobs"]
     assert (failed["status"], failed["exc_info"]) == ("failed", "out_of_memory: ask for less")
     assert (stopped["status"], stopped["exc_info"]) == ("cancelled", None)
+    assert "ended_at" not in stopped, "what RQ does not know is not now"
 
 
 def test_what_is_known_of_an_end_is_asked_for_once(
