@@ -51,7 +51,7 @@ def bare() -> Iterator[Scene]:
     """Each command with nothing behind it, where no server is: what people type first."""
     for program, (_, group) in PROGRAMS.items():
         for path, _ in _walk(group):
-            yield Scene(program, path, (("GENQUEUE_REDIS_URL", NOWHERE),), limit_s=20)
+            yield Scene(program, path, (("GENQUEUE_REDIS_URL", NOWHERE),), limit_s=10)
 
 
 def wrong() -> Iterator[Scene]:

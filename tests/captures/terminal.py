@@ -104,6 +104,7 @@ def capture(
             ):
                 is_interrupted, deadline = True, time.monotonic() + END_S
                 process.send_signal(signal.SIGINT)
+                os.write(ours, b"\n")  # what it asks then has an answer that is offered
             elif is_interrupted and time.monotonic() > deadline:
                 break
         code = _wait(process)

@@ -38,9 +38,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def address(
-    broker: EmbeddedBroker, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
-) -> Iterator[str]:
+def address(broker: EmbeddedBroker, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
     """Of a dashboard in this process, which has one page more: the one that reports on the others."""
     caplog.set_level("WARNING", "werkzeug")
     make_jobs(redis_client)
