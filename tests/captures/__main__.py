@@ -73,7 +73,7 @@ def take(to: Path, scenes: Iterable[Scene], columns: int, only: str) -> None:
         )
         words = "-".join(word.strip("-") for word in scene.arguments[:2] if word.isascii() and "/" not in word)
         taken.save(to / f"{scene.program}-{columns}-{number:03}-{words}".replace(" ", "-"))
-        for fault in taken.faults():
+        for fault in taken.faults(has_records=scene.has_records):
             click.echo(f"{columns} columns: {scene.shown_as}: {fault}")
 
 

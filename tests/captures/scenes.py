@@ -32,6 +32,11 @@ class Scene:
         return " ".join([*variables, self.program, *quoted])
 
     @property
+    def has_records(self) -> bool:
+        """Whether its lines are records, each of which stays one line however long it is."""
+        return "--json" in self.arguments or (self.program, self.arguments[:1]) == ("genqueue-worker", ("run",))
+
+    @property
     def module(self) -> str:
         """What Python runs."""
         return PROGRAMS[self.program][0]

@@ -36,6 +36,8 @@ class Capture:
     command: str
     columns: int
     lines: list[list[Char]]
+    wrapped: list[int]
+    """Rows that the terminal has broken, and not the program."""
     exit_code: int | None
     """None: it did not end, not even after Ctrl-C."""
 
@@ -44,11 +46,12 @@ class Capture:
         """The screen without its colours."""
         return "\n".join("".join(char.data for char in line).rstrip() for line in self.lines) + "\n"
 
-    def faults(self) -> list[str]:
-        """What can be seen without eyes."""
+    def faults(self, *, has_records: bool) -> list[str]:
+        """What can be seen without eyes.  has_records: its long lines are to be cut, and not to be broken."""
         lines = self.text.splitlines()
-        found = [f"cut in a word: {lines[at][-30:]!r} {after[:30]!r}" for at, after in enumerate(lines[1:])
-                 if _is_cut(lines[at], after, self.columns)]  # fmt: skip
+        pairs = [(lines[at], lines[at + 1]) for at in self.wrapped if at + 1 < len(lines)]
+        cut = [pair for pair in pairs if re.search(r"\w$", pair[0]) and re.match(r"\w", pair[1])]
+        found = [] if has_records else [f"cut in a word: {line[-30:]!r} {after[:30]!r}" for line, after in cut]
         if "Traceback (most recent call last)" in self.text:
             found.append("a traceback")
         if not self.text.strip():
@@ -93,7 +96,7 @@ def capture(
         start_new_session=True,
     )
     os.close(theirs)
-    screen = pyte.Screen(columns, ROWS)
+    screen = _Screen(columns, ROWS)
     stream = pyte.ByteStream(screen)
     deadline, is_interrupted = time.monotonic() + limit_s, False
     try:
@@ -112,7 +115,28 @@ def capture(
         process.kill()
         process.wait()
         os.close(ours)
-    return Capture(shown_as, columns, _lines(screen), code)
+    return Capture(shown_as, columns, _lines(screen), sorted(screen.wrapped), code)
+
+
+class _Screen(pyte.Screen):
+    """One that remembers where a line was too long for it."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        super().__init__(columns, rows)
+        self.wrapped: set[int] = set()
+        self._is_drawing = False
+
+    def draw(self, data: str) -> None:
+        """pyte's: text."""
+        self._is_drawing = True
+        super().draw(data)
+        self._is_drawing = False
+
+    def linefeed(self) -> None:
+        """pyte's: the next row, by a line break or because this one is full."""
+        if self._is_drawing:
+            self.wrapped.add(self.cursor.y)
+        super().linefeed()
 
 
 def _read(terminal: int, deadline: float) -> bytes | None:
@@ -137,11 +161,6 @@ def _lines(screen: pyte.Screen) -> list[list[Char]]:
     while lines and all(char.data == " " for char in lines[-1]):
         lines.pop()
     return lines
-
-
-def _is_cut(line: str, after: str, columns: int) -> bool:
-    """Whether the terminal has broken the line, and not the program: it is full, and a word goes on."""
-    return len(line) >= columns and bool(re.match(r"\w", after)) and bool(re.search(r"\w$", line))
 
 
 def _styled(line: list[Char]) -> Text:
