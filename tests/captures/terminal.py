@@ -107,6 +107,7 @@ def capture(
             ):
                 is_interrupted, deadline = True, time.monotonic() + END_S
                 process.send_signal(signal.SIGINT)
+            elif is_interrupted and screen.display[screen.cursor.y].rstrip().endswith("]:"):
                 os.write(ours, b"\n")  # what it asks then has an answer that is offered
             elif is_interrupted and time.monotonic() > deadline:
                 break
