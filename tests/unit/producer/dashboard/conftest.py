@@ -14,7 +14,7 @@ from producer.contract import FUNCTION, GenerationResult, Usage
 from producer.dashboard import make_app
 
 URL = "redis://:hunter2@127.0.0.1:6379/0"
-PROMPT = "a prompt of somebody's own"
+PROMPT = "a prompt that nobody else reads"
 
 
 @pytest.fixture(autouse=True)
