@@ -4,12 +4,14 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 import redis
+from flask import Flask, request
 from rq import Queue
 from werkzeug.serving import make_server
 
@@ -46,13 +48,22 @@ def address(broker: EmbeddedBroker, redis_client: redis.Redis, caplog: pytest.Lo
     long_queue.enqueue(FUNCTION, request={"prompt": LONG * 9}, job_id=LONG, description=LONG * 9)
     app = make_app(broker.url, show_prompts=True)
     app.add_url_rule("/report", view_func=lambda: REPORT)
+    with served(app) as address:
+        yield address
+
+
+@contextmanager
+def served(app: Flask) -> Iterator[str]:
+    """The application's address, while a thread serves it."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
-    yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    serving.join()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -69,3 +80,22 @@ def test_every_page_fits_into_its_window_and_can_be_read(address: str, tmp_path:
     assert all(page["texts"] > 10 for page in pages)
     assert [(page["page"], page["width"]) for page in pages if page["scrolls"]] == []
     assert {page["page"]: page["faint"] for page in pages if page["faint"]} == {}
+
+
+@pytest.mark.parametrize("page", ["/", "/0/view/workers", "/0/view/jobs/generate.tiny/queued/8/asc/1"])
+def test_an_open_page_says_that_redis_has_gone(broker: EmbeddedBroker, tmp_path: Path, page: str) -> None:
+    """It said "Loading..." for ever, or went on showing what had been."""
+    app = make_app(broker.url)
+
+    @app.before_request
+    def _lose_redis() -> None:
+        """Once the page is there, and its script asks for the data."""
+        if request.path.endswith(".json"):
+            raise redis.ConnectionError("Connection refused")
+
+    with served(app) as address:
+        html = open_browser(tmp_path).dom(address + page)
+    said = re.search(r'<p id="trouble"[^>]*role="alert">(.*?)</p>', html)
+    assert said, html[:3000]
+    assert "it cannot be reached (Connection refused): check the URL" in said[1]
+    assert said[1].endswith("(What is below may be old.)")

@@ -3,7 +3,7 @@
     $(document).ajaxError(function (event, xhr) {
         if (xhr.status !== 200) {  // rq-dashboard asks for a list of servers, and gets a page
             var why = xhr.status ? (xhr.responseJSON || {}).error : 'The dashboard does not answer: was it stopped?';
-            $('#trouble').prop('hidden', false).text((why || 'The dashboard answers ' + xhr.status + '.') + ' What is below may be old.');
+            $('#trouble').prop('hidden', false).text((why || 'The dashboard answers ' + xhr.status + '.') + ' (What is below may be old.)');
         }
     }).ajaxSuccess(function () {
         $('#trouble').prop('hidden', true);
