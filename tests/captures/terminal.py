@@ -50,7 +50,7 @@ class Capture:
         """What can be seen without eyes.  has_records: its long lines are to be cut, and not to be broken."""
         lines = self.text.splitlines()
         pairs = [(lines[at], lines[at + 1]) for at in self.wrapped if at + 1 < len(lines)]
-        cut = [pair for pair in pairs if re.search(r"\w$", pair[0]) and re.match(r"\w", pair[1])]
+        cut = [pair for pair in pairs if re.search(r"[A-Za-z0-9]$", pair[0]) and re.match(r"[A-Za-z0-9]", pair[1])]
         found = [] if has_records else [f"cut in a word: {line[-30:]!r} {after[:30]!r}" for line, after in cut]
         if "Traceback (most recent call last)" in self.text:
             found.append("a traceback")
