@@ -36,16 +36,24 @@ from .commands.wrong_options import advised
 from .contract import BrokerUnavailable, GenqueueError, JobStranded, QueueFull, WaitTimeout
 from .contract.version import VERSION
 
+OF_THE_WORKER = ("run", "generate", "check")
 
-class _InThisOrder(click.Group):
+
+class _Commands(click.Group):
     """Its help lists the commands as a person meets them, and not by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Names, in the order in which they were added."""
         return list(self.commands)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """click's; one of the other program is told so."""
+        if cmd_name in OF_THE_WORKER:
+            raise click.UsageError(f"{cmd_name} is a command of the worker's: genqueue-worker {cmd_name}", ctx)
+        return super().get_command(ctx, cmd_name)
 
-@click.group(cls=_InThisOrder, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="genqueue", message="%(prog)s %(version)s")
 def cli() -> None:
     """Text generation through a job queue.

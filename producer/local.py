@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType
 from uuid import uuid4
@@ -70,18 +69,16 @@ def say_dimly(text: str) -> None:
 
 def check_installed() -> None:
     """Raises GenqueueError where the worker's half is missing: a bare install is the producer alone."""
-    if (spec := importlib.util.find_spec("worker")) is not None:
-        check_not_hidden(spec)
-    if spec is None or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+    check_not_hidden()
+    if any(importlib.util.find_spec(name) is None for name in ("worker", "torch", "transformers")):
         raise GenqueueError("the worker is not installed: pip install 'genqueue[worker,embedded]'")
 
 
-def check_not_hidden(spec: ModuleSpec) -> None:
-    """Raises GenqueueError where a script of that name is found before our package."""
-    if spec.submodule_search_locations is None:
-        raise GenqueueError(
-            f"{spec.origin} hides genqueue's own package `{spec.name}`: give that file another name"
-        )
+def check_not_hidden() -> None:
+    """Raises GenqueueError where a script of that name is found before the worker's package."""
+    spec = importlib.util.find_spec("worker")
+    if spec is not None and spec.submodule_search_locations is None:
+        raise GenqueueError(f"{spec.origin} hides genqueue's own package `worker`: give that file another name")
 
 
 @contextlib.contextmanager

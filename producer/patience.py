@@ -31,7 +31,7 @@ class Stand(NamedTuple):
     """Id of its last event."""
 
 
-_SILENT = frozenset({"unserved", "running", "ended", "unknown"})
+_SILENT = frozenset({"unserved", "running", "unknown"})
 """Kinds that a wait is given up for, where nothing has changed for wait_s."""
 _OVER = frozenset({"in line", "unserved", "ended", "unknown"})
 """Kinds that end a wait when the job's life is over. One that runs, and is not silent, is alive by that."""

@@ -137,8 +137,14 @@ class Waits:
             left_s = patience.left_s
             if left_s > 0:
                 yield Waiting(wait, subscription, left_s)
-            elif (error := (yield from self._doubts(subscription.job_id, patience))) and not subscription.inbox:
-                raise error
+                continue
+            outcome = yield from self._look_again(subscription, patience)
+            if subscription.inbox:
+                break
+            if isinstance(outcome, GenqueueError):
+                raise outcome
+            if outcome is not None:
+                return outcome
         return subscription.inbox.popleft()
 
     def _open(self, job_id: str, patience: Patience) -> Operation[Standing]:
@@ -188,8 +194,14 @@ class Waits:
         )
         return place is None and int(length) <= _LINE_END
 
-    def _doubts(self, job_id: str, patience: Patience) -> Operation[GenqueueError | None]:
-        """Why there is no point in waiting on, if there is none.  Raises what Redis answers in place of a job."""
+    def _look_again(
+        self, subscription: Subscription, patience: Patience
+    ) -> Operation[GenqueueError | StreamedEvent | None]:
+        """Why there is no point in waiting on, if there is none; or the end that is waited for, if it is there.
+
+        Raises what Redis answers in place of a job.
+        """
+        job_id = subscription.job_id
         try:
             status, standing = yield from self._operations.look(job_id, roster_age_s=ROSTER_AGE_S)
         except redis.RedisError as error:
@@ -198,6 +210,9 @@ class Waits:
             if isinstance(error, redis.TimeoutError) and patience.timeout_s is not None:
                 return _unanswered(job_id, patience)
             raise
+        newest = standing.newest
+        if subscription.only_end and isinstance(newest, StreamedEvent) and newest.is_terminal:
+            return newest  # whoever wrote it has not announced it, or not yet
         stand = _stand(status, standing)
         is_certain = status.is_stranded and (status.is_over_for_rq or patience.confirms(stand))
         if not is_certain and patience.goes_on(stand):
@@ -246,8 +261,8 @@ def _stranded(status: JobStatus) -> JobStranded:
 def _wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
     job_id, waited = status.job_id, f"was waited for {patience.waited_s:g} s"
     if status.workers or status.has_result or status.state == "running":
-        said = f"job {job_id} {waited}: {status.describe()}. It goes on: wait again, or cancel it"
-        return WaitTimeout(said, job_id=job_id)
+        advice = "" if status.has_result else ". It goes on: wait again, or cancel it"
+        return WaitTimeout(f"job {job_id} {waited}: {status.describe()}{advice}", job_id=job_id)
     hint = _start_one(status.model)
     # What is wrong comes first: that nobody is there is what the caller has to know.
     said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited} and stays {status.describe()}"

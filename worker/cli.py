@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "dashboard")
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 model_name_option = click.option(
@@ -75,7 +77,15 @@ config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class _Commands(click.Group):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """click's; one of the other program is told so."""
+        if cmd_name in OF_THE_PRODUCER:
+            raise click.UsageError(f"{cmd_name} is a command of the producer's: genqueue {cmd_name}", ctx)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(VERSION, prog_name="genqueue", message="%(prog)s %(version)s")
 def cli() -> None:
     """A queue for text generation on your own GPU: the worker's side."""

@@ -15,7 +15,7 @@ from ..broker.connections import address, connect
 from ..broker.findings import FINDINGS, Finding, is_wrong, judge_rights, shown
 from ..contract import GenqueueError, InvalidRequest, Keys
 from ..ledger.rights import producer_needs, refused
-from ..local import check_installed
+from ..local import check_installed, check_not_hidden
 from ..settings import ProducerSettings
 from .options import chosen_model, connection_options, json_option, model_options
 from .output import show
@@ -75,6 +75,10 @@ def _check_redis(redis_url: str | None, prefix: str | None, model: str) -> Itera
 
 def _ask_worker(options: list[str]) -> list[Finding]:
     """What the worker finds, which knows torch. It is a child, of which nothing is imported here."""
+    try:
+        check_not_hidden()
+    except GenqueueError as error:
+        return [_of_worker("wrong", str(error))]
     try:
         check_installed()
     except GenqueueError as error:

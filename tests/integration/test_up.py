@@ -88,6 +88,8 @@ def test_lines_of_a_pipe_are_a_conversation(
     ]
     assert first["seed"] == second["seed"] == 1
     assert not Path(f"/proc/{worker_pid(done.stderr)}").exists()
+    [record] = redis_client.keys("rq:worker:local-*")
+    assert redis_client.hget(record, "death")  # it was asked to leave, and not killed
 
 
 @pytest.fixture

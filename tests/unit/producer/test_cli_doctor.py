@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+from importlib.util import spec_from_file_location
+from pathlib import Path
 
 import pytest
 
+from producer import local
 from producer.broker.embedded import EmbeddedBroker
 from producer.broker.findings import Finding, shown
 from producer.cli import run
@@ -95,6 +98,17 @@ def test_without_a_worker_a_script_is_fine_and_a_model_is_not(
     monkeypatch.setattr(doctor, "check_installed", fail)
     assert run(["doctor", "--redis-url", broker.url, *options]) == code
     assert "pip install 'genqueue[worker,embedded]'" in capsys.readouterr().out
+
+
+def test_a_script_that_hides_the_worker_is_wrong(
+    capsys: Captured, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "worker.py"
+    script.touch()
+    spec = spec_from_file_location("worker", script)
+    monkeypatch.setattr(local.importlib.util, "find_spec", lambda _name: spec)
+    assert run(["doctor", "--redis-url", broker.url]) == 1
+    assert f"wrong    worker         {script} hides" in capsys.readouterr().out
 
 
 def test_a_setting_that_cannot_be_is_wrong(capsys: Captured, worker_finds) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fakeredis import FakeRedis, FakeServer
 
 from producer import client as producer_client
-from producer.cli import cli, run
+from producer.cli import OF_THE_WORKER, cli, run
 from producer.commands.options import chosen_model
 from producer.contract import GenerationRequest, InvalidRequest
 from producer.contract.version import VERSION
@@ -84,6 +84,12 @@ def test_an_option_that_there_is_not_is_told_what_there_is(capsys: Captured, opt
 def test_a_command_of_another_name_is_told_ours(capsys: Captured, typed: str, meant: str) -> None:
     assert run([typed]) == 2
     assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", OF_THE_WORKER)
+def test_a_command_of_the_worker_is_told_so(capsys: Captured, name: str) -> None:
+    assert run([name, "--model-name", "tiny"]) == 2
+    assert f"genqueue-worker {name}" in capsys.readouterr().err
 
 
 def test_several_words_are_asked_to_be_quoted(capsys: Captured) -> None:

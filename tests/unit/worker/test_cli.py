@@ -12,7 +12,7 @@ import pytest
 import redis
 from fakeredis import FakeRedis, FakeServer
 
-from producer import demo
+from producer import cli as producer_cli, demo
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable, EngineError, InvalidRequest, PromptTooLong
 from producer.contract.version import VERSION
@@ -118,6 +118,14 @@ def test_the_help_of_run_names_the_environment_and_the_default_of_each_setting()
     for name, text in options.items():
         assert f"[env: GENQUEUE_{'CONFIG' if name == 'config_file' else name.upper()}" in text
         assert "[default: " in text or name == "model_path"
+
+
+def test_a_command_of_the_producer_is_told_so(run, capsys):
+    assert set(cli.OF_THE_PRODUCER) == producer_cli.cli.commands.keys() - cli.cli.commands.keys()
+    assert set(producer_cli.OF_THE_WORKER) == cli.cli.commands.keys() - producer_cli.cli.commands.keys()
+    for name in cli.OF_THE_PRODUCER:
+        assert run(name, "x") == 2
+        assert f"genqueue {name}" in capsys.readouterr().err
 
 
 def test_version(run, capsys):
