@@ -5,14 +5,11 @@ The device is decided here, once, and handed down. Exit codes: 0 done; 1 failed,
 """
 
 import asyncio
-import logging
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from producer.broker.findings import is_wrong, shown
 from producer.broker.options import DEFAULT_REDIS_URL
@@ -26,8 +23,6 @@ from .errors import ConfigError
 from .models.config_loader import find_model
 from .models.tiny_corpus import DEFAULT_PROMPT
 from .settings import WorkerSettings, load_settings
-
-logger = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -271,23 +266,14 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except GenqueueError as error:
-        _complain(str(error))
+        logs.complain(str(error))
         code = _exit_code(error)
     except ModuleNotFoundError as error:
         if not _is_of_the_extra(error):
             raise
-        _complain(f"{error.name} is not installed: pip install 'genqueue[worker]'")
+        logs.complain(f"{error.name} is not installed: pip install 'genqueue[worker]'")
         code = EXIT_BAD_INPUT
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(message: str) -> None:
-    """Say what a person can mend, where a program reads the log as its last line."""
-    if logs.format_in_use() == "json":
-        logger.error(message)
-    else:
-        console = Console(stderr=True, highlight=False)
-        console.print(Text(f"error: {message}"), soft_wrap=not console.is_terminal)  # else broken between words
 
 
 def _is_of_the_extra(error: ModuleNotFoundError) -> bool:

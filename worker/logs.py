@@ -12,6 +12,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import Literal
 
+from rich.console import Console
+from rich.text import Text
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -42,6 +45,15 @@ def format_in_use() -> LogFormat | None:
     """How this process logs; None where it was not configured here, as in a command that only answers."""
     ours = (handler for handler in logging.root.handlers if isinstance(handler, _Handler))
     return next((handler.log_format for handler in ours), None)
+
+
+def complain(message: str) -> None:
+    """Say what ends the program and a person can mend: in JSON as the log's last line."""
+    if format_in_use() == "json":
+        logger.error(message)
+    else:
+        console = Console(stderr=True, highlight=False)
+        console.print(Text(f"error: {message}"), soft_wrap=not console.is_terminal)  # else broken between words
 
 
 def rq_level(level: str) -> int:

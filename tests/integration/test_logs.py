@@ -55,5 +55,5 @@ def test_an_engine_that_cannot_start_says_so_in_json(broker: EmbeddedBroker, sta
     assert worker.wait(300) == 2
     engine, last = lines(worker)[-2:]
     assert (engine["logger"], engine["level"]) == ("worker.engine_process.server", "ERROR")
-    assert last["logger"] == "worker.cli"
+    assert last["logger"] == "worker.logs"
     assert "the engine could not start" in last["message"]
