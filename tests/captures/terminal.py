@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import groupby
 from pathlib import Path
 
 import pyte
@@ -166,8 +167,8 @@ def _lines(screen: pyte.Screen) -> list[list[Char]]:
 
 def _styled(line: list[Char]) -> Text:
     text = Text()
-    for char in line:
-        text.append(char.data, _style(char))
+    for style, chars in groupby(line, _style):
+        text.append("".join(char.data for char in chars), style)
     text.rstrip()
     return text
 
