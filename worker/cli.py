@@ -22,7 +22,7 @@ from .engine_options import Dtype
 from .errors import ConfigError
 from .models.config_loader import find_model
 from .models.tiny_corpus import DEFAULT_PROMPT
-from .settings import LogLevel, WorkerSettings, load_settings
+from .settings import WorkerSettings, load_settings
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -107,7 +107,12 @@ def cli() -> None:
     help="Serve Prometheus metrics there; 0: any free port.  [env: GENQUEUE_METRICS_PORT]  [default: none]",
 )
 @click.option(
-    "--log-level", type=click.Choice(get_args(LogLevel)), help="[env: GENQUEUE_LOG_LEVEL]  [default: info]"
+    "--log-level", type=click.Choice(get_args(logs.LogLevel)), help="[env: GENQUEUE_LOG_LEVEL]  [default: info]"
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(logs.LogFormat)),
+    help="json: one object a line.  [env: GENQUEUE_LOG_FORMAT]  [default: text]",
 )
 def run(config_file: Path | None, **options: Any) -> None:
     """Serve the jobs of one model, one at a time.
@@ -116,7 +121,7 @@ def run(config_file: Path | None, **options: Any) -> None:
     them, as README.md lists them.
     """
     settings = load_settings(config_file, **options)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     model_path = find_model(settings.model_name, settings.model_path, settings.model_paths)
     asyncio.run(_serve(settings, model_path))
 
@@ -137,6 +142,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
             dtype=settings.dtype,
             threads=settings.threads,
             options=settings.engine,
+            log_format=settings.log_format,
         ),
         start_s=settings.engine_start_s,
         stop_s=settings.engine_stop_s,
@@ -260,12 +266,12 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except GenqueueError as error:
-        click.echo(f"error: {error}", err=True)
+        logs.complain(str(error))
         code = _exit_code(error)
     except ModuleNotFoundError as error:
         if not _is_of_the_extra(error):
             raise
-        click.echo(f"error: {error.name} is not installed: pip install 'genqueue[worker]'", err=True)
+        logs.complain(f"{error.name} is not installed: pip install 'genqueue[worker]'")
         code = EXIT_BAD_INPUT
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -153,7 +153,9 @@ class Service:
         except Exception:
             # Anybody may write what stands under a job's names: it must not end one worker after the other.
             logger.exception(
-                "job %.80r is given up: something under its names cannot be worked with", taken.job_id
+                "job %.80r is given up: what stands under its names cannot be used",
+                taken.job_id,
+                extra={"job_id": taken.job_id[:80]},
             )
             await self._give_up(taken)
         self._in_hand = False  # and not if the worker ends over it
@@ -211,9 +213,10 @@ class Service:
             beginning.cancel()
             self.upkeep.running = None
             self.metrics.busy.set(0)
+        took_s = time.monotonic() - taken_at
         if isinstance(outcome, Done) and outcome.is_news:
-            self.metrics.observe(outcome.result, time.monotonic() - taken_at)
-        await self._registrar.soon(job, execution, outcome)
+            self.metrics.observe(outcome.result, took_s)
+        await self._registrar.soon(job, execution, outcome, took_s)
 
     async def _run_or_fail(self, order: Order) -> Outcome:
         """What passes of Redis' troubles is waited out inside: what is raised is the fault of the job's keys."""
@@ -222,7 +225,11 @@ class Service:
         try:
             return await self.runner.run(order)
         except redis.RedisError as error:
-            logger.exception("job %s fails: Redis refuses what stands under its names", order.job_id)
+            logger.exception(
+                "job %s fails: Redis refuses what stands under its names",
+                order.job_id,
+                extra={"job_id": order.job_id},
+            )
             failure = EngineError(f"Redis refused what the job needs ({error}): submit it under another id")
             return await self.runner.refuse(order.job_id, order.model, failure, result_ttl_s=order.result_ttl_s)
 

@@ -6,7 +6,7 @@ Name and folder of the model are one choice: where one of them is given, the oth
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -26,11 +26,11 @@ from producer.contract.requests import faults_of
 
 from .engine_options import Dtype, EngineOptions
 from .errors import ConfigError
+from .logs import LogFormat, LogLevel
 from .models.config_loader import config_files, find_config_file
 
 SETTINGS_FILE = "worker.yaml"
 DAY_S = 86_400
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class WorkerSettings(BaseSettings):
@@ -100,6 +100,8 @@ class WorkerSettings(BaseSettings):
     """Port for Prometheus; None: no metrics server. 0: any free port, named in the log."""
     metrics_host: str = "127.0.0.1"
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+    """json: one object a line, with time, level, logger and message, and job_id where it is about a job."""
 
     @model_validator(mode="before")
     @classmethod

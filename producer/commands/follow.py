@@ -146,7 +146,7 @@ def _interrupted(producer: Producer, job_id: str, seen: str | None, on_interrupt
         say(f"job {job_id}: {producer.cancel(job_id)}")
     else:
         cursor = f" --after {seen}" if seen else ""
-        say(f"job {job_id} goes on; to follow it again: genqueue stream {job_id}{cursor}")
+        say(f"job {job_id} goes on; to follow it again:\n  genqueue stream {job_id}{cursor}")
     return EXIT_INTERRUPTED
 
 

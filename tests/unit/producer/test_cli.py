@@ -375,6 +375,7 @@ def test_dashboard_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert run(["dashboard", "--redis-url", "redis://host", "--port", "9999", "--username", "me"]) == 0
 
     options = {"host": "127.0.0.1", "port": 9999, "username": "me", "password": "hunter2", "prefix": "gen"}
+    options["show_prompts"] = False
     assert served == [(("redis://host",), options)]
 
 

@@ -55,6 +55,7 @@ EVERY_OPTION: dict[str, Any] = {
     "metrics_port": 0,
     "metrics_host": "0.0.0.0",
     "log_level": "debug",
+    "log_format": "json",
 }
 """None of them at its default."""
 
