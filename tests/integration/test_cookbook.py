@@ -93,14 +93,14 @@ def kitchen(tmp_path: Path, serving_broker: EmbeddedBroker) -> Kitchen:
 
 
 def test_the_first_script(kitchen: Kitchen) -> None:
-    script, _ = README.blocks("A script")
+    [script] = README.blocks("A script")
     text, usage = kitchen.python(script).splitlines()
     assert text == answer_to(GENQUEUE)
     assert "completion_tokens" in usage
 
 
 def test_a_script_with_rq_alone(kitchen: Kitchen) -> None:
-    _, script = README.blocks("A script")
+    [script] = COOKBOOK.blocks("rq alone")
     assert kitchen.python(script) == answer_to(GENQUEUE) + "\n"
 
 
