@@ -6,7 +6,8 @@ with Producer() as producer:
     print(producer.submit("你好，介绍一下你自己", model="tiny").result().text)
 """
 
-from .client import AsyncJobHandle, AsyncProducer, JobHandle, Producer
+from .async_client import AsyncJobHandle, AsyncProducer
+from .client import JobHandle, Producer
 from .contract import (
     BrokerUnavailable,
     Cancelled,
@@ -24,6 +25,7 @@ from .contract import (
     JobConflict,
     JobError,
     JobExpired,
+    JobStranded,
     JobTimeout,
     Message,
     NoSuchJob,
@@ -42,6 +44,7 @@ from .contract import (
     WorkerLost,
 )
 from .job_status import JobStatus, Progress, WorkerInfo
+from .sampling import SamplingOptions
 from .settings import ProducerSettings
 
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "JobExpired",
     "JobHandle",
     "JobStatus",
+    "JobStranded",
     "JobTimeout",
     "Message",
     "NoSuchJob",
@@ -74,6 +78,7 @@ __all__ = [
     "Progress",
     "PromptTooLong",
     "QueueFull",
+    "SamplingOptions",
     "SamplingParams",
     "Started",
     "StreamedEvent",

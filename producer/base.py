@@ -4,13 +4,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .contract import GenerationRequest, Keys
+from .contract import Keys
 from .operations import Operations
 from .settings import ProducerSettings
-from .submission import Batch, SubmitOptions, parse_request, prepare
-
-Request = GenerationRequest | Mapping[str, Any] | str
-"""A request of submit_many: its fields, or a prompt alone."""
+from .submission import Batch, Request, SubmitOptions, parse_request, parse_requests, prepare
+from .waits import Waits
 
 
 class BaseProducer:
@@ -26,6 +24,7 @@ class BaseProducer:
         self.settings = settings
         self._keys = Keys(settings.prefix)
         self._operations = Operations(self._keys, settings)
+        self._waits = Waits(self._operations)
         self._pid = os.getpid()
         self._closed = False
 
@@ -61,12 +60,9 @@ class BaseProducer:
         **options: Any,
     ) -> Batch:
         return prepare(
-            (parse_request(request, sampling) for request in requests),
+            parse_requests(requests, sampling),
             model=model,
             options=SubmitOptions.parse(options),
             settings=self.settings,
             job_ids=job_ids,
         )
-
-    def _bound(self, timeout_s: float | None) -> float:
-        return self.settings.wait_s if timeout_s is None else timeout_s

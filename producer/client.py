@@ -1,28 +1,27 @@
-"""Producer and AsyncProducer: submit prompts, follow their tokens, read their results.
+"""Producer: submit prompts, follow their tokens, read their results. `async_client` has the same for asyncio.
 
-Two thin shells: what is done is in `operations`, how it gets to Redis in `links`, how streams share
-one connection in `hub`. A Producer can be used from many threads, an AsyncProducer from one event loop at a time.
+A thin shell: what is done is in `operations`, how it gets to Redis in `links`, how streams share one connection in
+`hub`. A Producer can be used from many threads.
 """
 
-import time
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import redis
-import redis.asyncio
 
-from .base import BaseProducer, Request
+from .base import BaseProducer
 from .broker.connections import check_suits, connect
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .following import Subscription
-from .hub import AsyncHub
 from .job_status import JobStatus, WorkerInfo
-from .links import AsyncLinks, Link
-from .operations import CancelOutcome, Operation, answer_by
+from .links import Link
+from .operations import CancelOutcome, Operation
+from .patience import Patience
+from .sampling import SamplingOptions
 from .settings import ProducerSettings
-from .submission import Batch
+from .submission import Batch, Request
 
 T = TypeVar("T")
 
@@ -43,9 +42,9 @@ class JobHandle:
         """See `Producer.stream`."""
         return self._producer.stream(self.job_id, after, timeout_s)
 
-    def result(self, timeout_s: float | None = None) -> GenerationResult:
+    def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
         """See `Producer.result`."""
-        return self._producer.result(self.job_id, timeout_s)
+        return self._producer.result(self.job_id, timeout_s, check=check)
 
     def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
@@ -54,35 +53,6 @@ class JobHandle:
     def status(self) -> JobStatus:
         """See `Producer.status`."""
         return self._producer.status(self.job_id)
-
-
-@dataclass(frozen=True)
-class AsyncJobHandle:
-    """A submitted job, bound to the producer that submitted it."""
-
-    job_id: str
-    model: str
-    created: bool
-    """False when a job of that id existed already: nothing was enqueued, this is that job."""
-    _producer: "AsyncProducer" = field(repr=False, compare=False)
-
-    def stream(
-        self, after: EventId | str | None = None, timeout_s: float | None = None
-    ) -> AsyncGenerator[StreamedEvent, None]:
-        """See `Producer.stream`."""
-        return self._producer.stream(self.job_id, after, timeout_s)
-
-    async def result(self, timeout_s: float | None = None) -> GenerationResult:
-        """See `Producer.result`."""
-        return await self._producer.result(self.job_id, timeout_s)
-
-    async def cancel(self) -> CancelOutcome:
-        """See `Producer.cancel`."""
-        return await self._producer.cancel(self.job_id)
-
-    async def status(self) -> JobStatus:
-        """See `Producer.status`."""
-        return await self._producer.status(self.job_id)
 
 
 class Producer(BaseProducer):
@@ -138,7 +108,7 @@ class Producer(BaseProducer):
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> JobHandle:
         """Enqueue one prompt: exactly one of prompt, messages and prompt_token_ids.
 
@@ -148,7 +118,7 @@ class Producer(BaseProducer):
         timeout_s    how long a worker may take
         result_ttl_s how long events and result are kept after the end
         max_queued   cap on the jobs that wait for this model
-        sampling     fields of SamplingParams, as max_new_tokens=32
+        sampling     fields of SamplingParams, as max_new_tokens=32. Numbers of numpy are taken, too
 
         Raises InvalidRequest before anything is sent; QueueFull, and nothing is enqueued.
         """
@@ -175,11 +145,12 @@ class Producer(BaseProducer):
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[JobHandle]:
         """Enqueue up to 10,000 prompts in one round trip, all of them or none.
 
-        sampling: for every request that doesn't say otherwise itself. Options and errors are those of `submit`.
+        sampling: for every request that doesn't say otherwise itself. Options and errors are those of `submit`; an
+        InvalidRequest names the row, as requests[3].
         """
         batch = self._prepare_many(
             requests,
@@ -199,42 +170,32 @@ class Producer(BaseProducer):
     ) -> Generator[StreamedEvent, None, None]:
         """The job's events after a cursor, as they come, up to and including the one that ends it.
 
-        after: id of the last event seen, `EventId` or "1-7"; None for all. Lost connections and restarts of Redis
-        are survived without gap or repeat, as long as an event comes within timeout_s of the one before.
+        after      id of the last event seen, `EventId` or "1-7"; None for all
+        timeout_s  bound of the wait for each event; None and inf as in `result`
 
-        Raises NoSuchJob; WaitTimeout after timeout_s without an event (default: the setting wait_s).
+        Lost connections and restarts of Redis are survived without gap or repeat, as long as an event comes within
+        the bound. A failed or cancelled job ends with its event, and nothing is raised for it.
+
+        Raises at the call: NoSuchJob, and JobStranded when nobody will ever end the job. Raises while it is
+        iterated: WaitTimeout, and JobStranded where it comes to that later.
         """
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
-        cursor = self._run_until(deadline, bound_s, job_id, self._operations.open_stream(job_id, after))
-        if cursor is None:
-            return
-        with self._hub.following(job_id, cursor) as subscription:
-            is_terminal = False
-            while not is_terminal:
-                event = self._next_event(subscription, deadline, bound_s)
-                is_terminal = event.is_terminal
-                yield event
-                deadline = time.monotonic() + bound_s
+        patience = self._waits.patience(timeout_s)
+        cursor = self._run_until(patience, job_id, self._waits.open_stream(job_id, after, patience))
+        return self._follow(job_id, cursor, patience)
 
-    def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
-        """How the job ended; waits for it without polling. A failed or cancelled job has a result, too.
+    def result(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
+        """How the job ended; waits for it without polling.
 
-        Raises NoSuchJob; WaitTimeout when it has not ended within timeout_s (default: the setting wait_s).
+        timeout_s  bound of the wait; inf: none. None: as long as the job may live (its queue_ttl_s and timeout_s
+                   together), unless it runs and says nothing for the setting wait_s, or no worker serves its queue
+                   for so long. A job that stands in line behind live workers is waited for
+        check      raise the job's error: the JobError of its code, as JobTimeout, or JobCancelled. With False the
+                   result of a failed or cancelled job is returned, with the text that it had
+
+        Raises NoSuchJob; WaitTimeout when the wait is over; JobStranded when nobody will ever end the job.
         """
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
-        found = self._run_until(deadline, bound_s, job_id, self._operations.open_result(job_id))
-        if isinstance(found, GenerationResult):
-            return found
-        with self._hub.following(job_id, found, only_end=True) as subscription:
-            announced = self._operations.announce(job_id, self._hub.wake_key)
-            if ended := self._run_until(deadline, bound_s, job_id, announced):
-                return ended
-            while True:
-                event = self._next_event(subscription, deadline, bound_s)
-                if isinstance(event.event.data, GenerationResult):
-                    return event.event.data
+        ended = self._end(job_id, self._waits.patience(timeout_s))
+        return ended.raise_for_status() if check else ended
 
     def cancel(self, job_id: str) -> CancelOutcome:
         """End a job early; it keeps the text it has. Harmless to repeat.
@@ -270,180 +231,41 @@ class Producer(BaseProducer):
         pairs = zip(batch.submissions, created, strict=True)
         return [JobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 
-    def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
-        operation = self._operations.next_event(subscription, self._hub.wait, deadline=deadline, waited_s=bound_s)
-        event = self._link.run(operation, answer_by(deadline, bound_s))
-        self._hub.resume(subscription)
-        return event
-
-    def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
-        """As a part of a wait of bound_s."""
-        by = answer_by(deadline, bound_s)
-        return self._link.run(self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s), by)
-
-    def _run(self, operation: Operation[T]) -> T:
-        return self._link.run(operation)
-
-
-class AsyncProducer(BaseProducer):
-    """`Producer` for asyncio: the same methods, to be awaited; `stream` is an async iterator.
-
-    One event loop at a time uses it. Where each call has a loop of its own, as with `asyncio.run` in a Celery
-    task, one AsyncProducer does for all of them: it connects anew in each. Not so with a `connection`.
-
-    async with AsyncProducer() as producer:
-        job = await producer.submit("Hi", model="tiny")
-        print((await job.result()).text)
-    """
-
-    def __init__(
-        self,
-        redis_url: str | None = None,
-        *,
-        settings: ProducerSettings | None = None,
-        prefix: str | None = None,
-        connection: redis.asyncio.Redis | None = None,
-    ) -> None:
-        super().__init__(redis_url, settings, prefix)
-        self._links = AsyncLinks(self.settings, connection, self._check_usable)
-
-    async def submit(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str,
-        messages: Sequence[Message | Mapping[str, str]] | None = None,
-        prompt_token_ids: Sequence[int] | None = None,
-        job_id: str | None = None,
-        priority: Priority = "normal",
-        queue_ttl_s: float | None = None,
-        timeout_s: int | None = None,
-        result_ttl_s: int | None = None,
-        max_queued: int | None = None,
-        **sampling: Any,
-    ) -> AsyncJobHandle:
-        """See `Producer.submit`."""
-        batch = self._prepare_one(
-            {"prompt": prompt, "messages": messages, "prompt_token_ids": prompt_token_ids, **sampling},
-            model=model,
-            job_id=job_id,
-            priority=priority,
-            queue_ttl_s=queue_ttl_s,
-            timeout_s=timeout_s,
-            result_ttl_s=result_ttl_s,
-            max_queued=max_queued,
-        )
-        return (await self._submit(batch))[0]
-
-    async def submit_many(
-        self,
-        requests: Iterable[Request],
-        *,
-        model: str,
-        job_ids: Sequence[str] | None = None,
-        priority: Priority = "normal",
-        queue_ttl_s: float | None = None,
-        timeout_s: int | None = None,
-        result_ttl_s: int | None = None,
-        max_queued: int | None = None,
-        **sampling: Any,
-    ) -> list[AsyncJobHandle]:
-        """See `Producer.submit_many`."""
-        batch = self._prepare_many(
-            requests,
-            sampling,
-            model=model,
-            job_ids=job_ids,
-            priority=priority,
-            queue_ttl_s=queue_ttl_s,
-            timeout_s=timeout_s,
-            result_ttl_s=result_ttl_s,
-            max_queued=max_queued,
-        )
-        return await self._submit(batch)
-
-    async def stream(
-        self, job_id: str, after: EventId | str | None = None, timeout_s: float | None = None
-    ) -> AsyncGenerator[StreamedEvent, None]:
-        """See `Producer.stream`. Leave it early inside `contextlib.aclosing`, as any async generator."""
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
-        link = await self._links.get()
-        cursor = await self._run_until(deadline, bound_s, job_id, self._operations.open_stream(job_id, after))
+    def _follow(
+        self, job_id: str, cursor: EventId | None, patience: Patience
+    ) -> Generator[StreamedEvent, None, None]:
         if cursor is None:
             return
-        with link.hub.following(job_id, cursor) as subscription:
+        patience.restart()
+        with self._hub.following(job_id, cursor) as subscription:
             is_terminal = False
             while not is_terminal:
-                event = await self._next_event(subscription, deadline, bound_s)
+                event = self._next_event(subscription, patience)
                 is_terminal = event.is_terminal
                 yield event
-                deadline = time.monotonic() + bound_s
+                patience.heard(event.id)
 
-    async def result(self, job_id: str, timeout_s: float | None = None) -> GenerationResult:
-        """See `Producer.result`."""
-        bound_s = self._bound(timeout_s)
-        deadline = time.monotonic() + bound_s
-        link = await self._links.get()
-        found = await self._run_until(deadline, bound_s, job_id, self._operations.open_result(job_id))
+    def _end(self, job_id: str, patience: Patience) -> GenerationResult:
+        found = self._run_until(patience, job_id, self._waits.open_result(job_id, patience))
         if isinstance(found, GenerationResult):
             return found
-        with link.hub.following(job_id, found, only_end=True) as subscription:
-            announced = self._operations.announce(job_id, link.hub.wake_key)
-            if ended := await self._run_until(deadline, bound_s, job_id, announced):
+        with self._hub.following(job_id, found, only_end=True) as subscription:
+            announced = self._waits.announce(job_id, self._hub.wake_key)
+            if ended := self._run_until(patience, job_id, announced):
                 return ended
             while True:
-                event = await self._next_event(subscription, deadline, bound_s)
+                event = self._next_event(subscription, patience)
                 if isinstance(event.event.data, GenerationResult):
                     return event.event.data
 
-    async def cancel(self, job_id: str) -> CancelOutcome:
-        """See `Producer.cancel`."""
-        return await self._run(self._operations.cancel(job_id))
-
-    async def status(self, job_id: str) -> JobStatus:
-        """See `Producer.status`."""
-        return await self._run(self._operations.status(job_id))
-
-    async def workers(self, model: str) -> tuple[WorkerInfo, ...]:
-        """See `Producer.workers`."""
-        return await self._run(self._operations.workers(model))
-
-    async def aclose(self) -> None:
-        """End all streams and close the connections that are its own."""
-        if self._must_close():
-            await self._links.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def _submit(self, batch: Batch) -> list[AsyncJobHandle]:
-        created = await self._run(self._operations.submit(batch))
-        pairs = zip(batch.submissions, created, strict=True)
-        return [AsyncJobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
-
-    @property
-    def _hub(self) -> AsyncHub:
-        link = self._links.current
-        assert link is not None, "nothing was asked of it yet"
-        return link.hub
-
-    async def _next_event(self, subscription: Subscription, deadline: float, bound_s: float) -> StreamedEvent:
-        link = await self._links.get()
-        operation = self._operations.next_event(subscription, link.hub.wait, deadline=deadline, waited_s=bound_s)
-        event = await link.run(operation, answer_by(deadline, bound_s))
-        link.hub.resume(subscription)
+    def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
+        event = self._link.run(self._waits.next_event(subscription, self._hub.wait, patience), patience.answer_by)
+        self._hub.resume(subscription)
         return event
 
-    async def _run_until(self, deadline: float, bound_s: float, job_id: str, operation: Operation[T]) -> T:
-        by = answer_by(deadline, bound_s)
-        in_time = self._operations.in_time(operation, job_id, deadline=by, waited_s=bound_s)
-        return await (await self._links.get()).run(in_time, by)
+    def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
+        """As a part of a wait."""
+        return self._link.run(self._waits.in_time(operation, job_id, patience), patience.answer_by)
 
-    async def _run(self, operation: Operation[T]) -> T:
-        return await (await self._links.get()).run(operation)
+    def _run(self, operation: Operation[T]) -> T:
+        return self._link.run(operation)

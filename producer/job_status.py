@@ -15,7 +15,10 @@ from .contract.requests import Frozen
 
 JobState = Literal["queued", "deferred", "scheduled", "running", "finished", "failed", "cancelled"]
 
-JOB_FIELDS = ("status", "origin", "worker_name", "meta", "enqueued_at", "started_at", "ended_at", "result_ttl")
+JOB_FIELDS = (
+    *("status", "origin", "worker_name", "taken_by", "meta"),
+    *("enqueued_at", "started_at", "ended_at", "result_ttl"),
+)
 """Fields of an RQ job hash that are read. `data` is not among them: it could be a pickle."""
 
 _STATES: dict[str, JobState] = {
@@ -38,6 +41,8 @@ class WorkerInfo(Frozen):
     name: str
     model_state: str | None = None
     """`loading` or `ready`; None for a worker that does not say."""
+    chat_template: bool | None = None
+    """Whether the model takes `messages`; None for a worker that does not say, as one that is loading."""
 
 
 class Progress(Frozen):
@@ -59,6 +64,8 @@ class JobStatus(Frozen):
     """Where only the result is left: its status, which a later version may have another word for."""
     has_result: bool
     """Whether its terminal event and result stand."""
+    is_held: bool = True
+    """Whether it stands in line, waits for another job or its time, or is with a worker."""
     queue: str | None = None
     position: int | None = None
     """Jobs of this model that are served before it; None when it does not stand in line."""
@@ -72,21 +79,28 @@ class JobStatus(Frozen):
 
     @property
     def is_stranded(self) -> bool:
-        """RQ has ended it without us, so that no worker will write its terminal event."""
-        return self.state in {"finished", "failed", "cancelled"} and not self.has_result
+        """Nobody will write its terminal event: RQ has ended it without us, or it was taken out of its queue."""
+        return not self.has_result and not self.is_held
+
+    @property
+    def is_over_for_rq(self) -> bool:
+        """Its record says that it has ended, whether or not it has."""
+        return self.state in {"finished", "failed", "cancelled"}
 
     def describe(self) -> str:
         """In words, for a person who waits: `queued, 3rd in line; no live worker serves tiny`."""
         if self.is_stranded:
-            return f"{self.state} through RQ, without a result: no worker will end its stream{self._way_out()}"
+            return f"{self._describe_loss()}: no worker will end its stream, cancel it here to do so"
         if self.state == "running":
             return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
         if self.state in {"queued", "deferred", "scheduled"}:
             return f"{self._describe_wait()}; {self._describe_workers()}"
         return self.state
 
-    def _way_out(self) -> str:
-        return ", cancel it here to do so" if self.state == "cancelled" else ""
+    def _describe_loss(self) -> str:
+        if self.is_over_for_rq:
+            return f"{self.state} through RQ, without a result"
+        return f"{self.state} by its record, but in no queue and with no live worker"
 
     def _describe_wait(self) -> str:
         if self.state == "queued" and self.position is not None:
@@ -121,13 +135,10 @@ def ordinal(number: int) -> str:
     return f"{number}{suffix}"
 
 
-def job_fields(reply: Sequence[bytes | None]) -> dict[str, str]:
-    """The JOB_FIELDS that the job's hash has."""
-    return {
-        name: value.decode(errors="replace")
-        for name, value in zip(JOB_FIELDS, reply, strict=True)
-        if value is not None
-    }
+def job_fields(reply: Sequence[bytes | None], names: Sequence[str] = JOB_FIELDS) -> dict[str, str]:
+    """Those of the names that the job's hash has.  reply: of HMGET."""
+    pairs = zip(names, reply, strict=True)
+    return {name: value.decode(errors="replace") for name, value in pairs if value is not None}
 
 
 def state_of(fields: Mapping[str, str]) -> JobState:

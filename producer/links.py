@@ -20,8 +20,9 @@ from .broker.connections import address, check_suits, connect_async
 from .broker.tries import Tries
 from .contract import Keys
 from .hub import AsyncHub, Hub
-from .operations import Command, Operation, Waiting
+from .operations import Command, Operation
 from .settings import ProducerSettings
+from .waits import Waiting
 
 T = TypeVar("T")
 

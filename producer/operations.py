@@ -4,17 +4,15 @@ An operation is a generator. It yields commands, each a callable that takes a re
 replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls and awaits them.
 """
 
+import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
-import redis
 from rq.utils import now, utcformat
 
 from .contract import (
-    BEFORE_FIRST,
-    EventId,
     GenerationResult,
     GenqueueError,
     JobConflict,
@@ -24,12 +22,11 @@ from .contract import (
     StartedData,
     StreamedEvent,
     UnknownEvent,
-    WaitTimeout,
 )
 from .contract.assemble import assemble
 from .contract.compatibility import check_understood
 from .contract.keys import check_job_id
-from .following import Subscription, event_in
+from .following import event_in
 from .job_status import (
     JOB_FIELDS,
     JobState,
@@ -45,7 +42,7 @@ from .ledger.cancel import CancelAnswer, cancel
 from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
 from .ledger.step import Step
 from .ledger.submit import Conflict, Full, submit
-from .ledger.waiting import await_end
+from .places import HELD_BY_RQ, HOLDERS, Place, Standing, ask_places, ask_standing, read_place, read_standing
 from .settings import ProducerSettings
 from .submission import Batch
 
@@ -53,40 +50,11 @@ T = TypeVar("T")
 Command = Callable[[Any], Any]
 """Takes a redis client, sync or async; returns its reply, or an awaitable of it."""
 Operation = Generator[Command, Any, T]
-Wait = Callable[[Subscription, float], Any]
-"""Returns, or is awaited, when the subscription has something or the seconds are over."""
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A command that sends nothing: it waits for a subscription, within a bound of its own."""
-
-    wait: Wait
-    subscription: Subscription
-    left_s: float
-
-    def __call__(self, _: Any) -> Any:
-        """Wait, or return what is to be awaited."""
-        return self.wait(self.subscription, self.left_s)
-
 
 CancelOutcome = Literal["cancelled", "requested", "ended"]
 
 UNKNOWN_MODEL = "unknown"
 """Of a job of which nothing says its model."""
-_WAITERS_TTL_S = 86_400
-"""The same for all, so that nobody shortens another's; whoever waits for longer looks for the end now and then."""
-_MARGIN_S = 0.05
-"""A time-out so close before the caller's own bound is that bound's."""
-
-
-def answer_by(deadline: float, bound_s: float) -> float:
-    """Until when Redis may answer what a wait asks of it: first how the job stands, last what is known of it.
-
-    A wait of no time at all still gets an answer. It is less than a fifth of the bound and 0.5 s after the
-    deadline, which is how exactly bounds are kept. Times are those of time.monotonic().
-    """
-    return deadline + min(3.0, 0.4 + 0.1 * bound_s)
 
 
 class Operations:
@@ -100,6 +68,8 @@ class Operations:
     def __init__(self, keys: Keys, settings: ProducerSettings) -> None:
         self.keys = keys
         self.settings = settings
+        self._rosters: dict[str, tuple[tuple[WorkerInfo, ...], float]] = {}
+        """The workers of each model, as last read, and when."""
 
     def submit(self, batch: Batch) -> Operation[list[bool]]:
         """Enqueue all jobs of the batch in one round trip, or none. Returns for each whether it is new.
@@ -129,86 +99,17 @@ class Operations:
             case Conflict(job_id):
                 raise JobConflict(
                     f"job id {job_id} is that of another request, model or prefix; nothing was enqueued: choose "
-                    "another id, or wait until that job has ended and its result_ttl_s is over"
+                    "another id, or wait until that job has ended and its result_ttl_s is over",
+                    job_id=job_id,
                 )
             case created:
                 # A command is sent again when its reply got lost, and then finds the job that it made itself.
                 pairs = zip(batch.submissions, created, strict=True)
                 return [submission.id_is_ours or is_new for submission, is_new in pairs]
 
-    def in_time(self, operation: Operation[T], job_id: str, *, deadline: float, waited_s: float) -> Operation[T]:
-        """The operation, as a part of a wait.  Raises WaitTimeout where Redis has not answered by its deadline."""
-        try:
-            return (yield from operation)
-        except redis.TimeoutError as error:
-            if time.monotonic() < deadline - _MARGIN_S:
-                raise
-            raise _unanswered(job_id, waited_s) from error
-
-    def open_stream(self, job_id: str, after: EventId | str | None) -> Operation[EventId | None]:
-        """Where a subscriber starts. None when nothing comes after its cursor.  Raises NoSuchJob."""
-        cursor = EventId.parse(after) if isinstance(after, str) else after or BEFORE_FIRST
-        newest, has_result = yield from self._newest(job_id)
-        if newest and newest.is_terminal and newest.id <= cursor:
-            return None
-        if has_result and newest is None:
-            raise NoSuchJob(f"the events of job {job_id} are gone, its result is still there: ask for that")
-        return cursor
-
-    def open_result(self, job_id: str) -> Operation[GenerationResult | EventId]:
-        """The result, or the cursor from which to follow the stream until it is there.  Raises NoSuchJob."""
-        newest, has_result = yield from self._newest(job_id)
-        if newest and newest.is_terminal:
-            return _result_of(newest)
-        if has_result and newest is None:  # beside a stream that goes on, it is no result
-            raw = yield lambda r: r.get(self.keys.result(job_id))
-            if raw is not None:
-                return _stored_result(job_id, raw)
-        return newest.id if newest else BEFORE_FIRST
-
-    def announce(self, job_id: str, wake_key: str) -> Operation[GenerationResult | None]:
-        """Have the job's end written to the wake stream, too. The result, if it has ended by now.
-
-        To be called once the wake stream is read: no end falls between the two.
-        """
-        step = await_end(self.keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
-        entry = step.read((yield step.send))
-        return _result_of(event_in(*entry)) if entry else None
-
-    def next_event(
-        self,
-        subscription: Subscription,
-        wait: Wait,
-        *,
-        deadline: float,
-        waited_s: float,
-    ) -> Operation[StreamedEvent]:
-        """The next event of a subscription.  deadline: of time.monotonic().
-
-        Raises WaitTimeout, which says what is known of the job; NoSuchJob when it is gone.
-        """
-        while not subscription.inbox:
-            # Asked again, because a hub on a thread may have put events and then failed since the line above: the
-            # events come first.
-            if subscription.error is not None and not subscription.inbox:
-                raise subscription.error
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise (yield from self._wait_timeout(subscription.job_id, waited_s))
-            yield Waiting(wait, subscription, left_s)
-        return subscription.inbox.popleft()
-
-    def _wait_timeout(self, job_id: str, waited_s: float) -> Operation[WaitTimeout]:
-        try:
-            status = yield from self.status(job_id)
-        except redis.TimeoutError:
-            return _unanswered(job_id, waited_s)
-        advice = "" if status.is_stranded else ". It goes on: wait again, or cancel it"
-        return WaitTimeout(f"job {job_id} was waited for {waited_s:g} s: {status.describe()}{advice}")
-
     def cancel(self, job_id: str) -> Operation[CancelOutcome]:
         """End a job that waits; ask the worker to end one that runs. Harmless to repeat.  Raises NoSuchJob."""
-        newest, _ = yield from self._newest(job_id)
+        newest = (yield from self.standing(job_id)).newest
         if newest and newest.is_terminal:
             return "ended"
         fields, ttl_s = yield from self._read_job(job_id)
@@ -223,29 +124,57 @@ class Operations:
 
     def status(self, job_id: str) -> Operation[JobStatus]:
         """What is known of the job.  Raises NoSuchJob."""
-        newest, has_result = yield from self._newest(job_id)
+        return (yield from self.look(job_id))[0]
+
+    def look(self, job_id: str, *, roster_age_s: float = 0.0) -> Operation[tuple[JobStatus, Standing]]:
+        """What is known of the job, and by what.  Raises NoSuchJob.
+
+        roster_age_s: how old the list of workers may be. Many waits ask for the same one at the same time.
+        """
+        standing = yield from self.standing(job_id)
         fields, _ = yield from self._read_job(job_id)
         if not fields:
-            return (yield from self._status_without_hash(job_id, newest))
+            return (yield from self._status_without_hash(job_id, standing.newest)), standing
         model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
-        position = yield from _position(self.keys, job_id, model)
-        return JobStatus(
+        standing, place = yield from self._place(job_id, model, fields)
+        workers = yield from self._workers_lately(model, roster_age_s)
+        runner = fields.get("worker_name") or None
+        status = JobStatus(
             job_id=job_id,
             model=model,
-            state=_terminal_state(newest) or state_of(fields),
-            has_result=has_result or bool(newest and newest.is_terminal),
+            state=_terminal_state(standing.newest) or place.believed(state_of(fields), standing),
+            has_result=standing.has_result,
+            is_held=(
+                place.is_held
+                or fields.get("status") in HELD_BY_RQ
+                # Its list may be lost where it goes on all the same: its events come through by RQ's record alone.
+                or (state_of(fields) == "running" and runner in {worker.name for worker in workers})
+            ),
             queue=fields["origin"],
-            position=position,
-            worker=fields.get("worker_name") or None,
-            workers=(yield from self.workers(model)),
+            position=place.position,
+            worker=runner,
+            workers=workers,
             progress=progress_of(fields),
             **times_of(fields),
         )
+        return status, standing
 
     def workers(self, model: str) -> Operation[tuple[WorkerInfo, ...]]:
         """The live workers that serve the model."""
         records = yield from self._records(model)
-        return tuple(WorkerInfo(name=record.name, model_state=record.model_state) for record in records)
+        return tuple(
+            WorkerInfo(name=record.name, model_state=record.model_state, chat_template=record.chat_template)
+            for record in records
+        )
+
+    def _workers_lately(self, model: str, age_s: float) -> Operation[tuple[WorkerInfo, ...]]:
+        known, read_at = self._rosters.get(model, ((), -math.inf))
+        if known and time.monotonic() - read_at < age_s:  # that nobody is there is asked each time
+            return known
+        read_at = time.monotonic()
+        workers = yield from self.workers(model)
+        self._rosters[model] = workers, read_at
+        return workers
 
     def _records(self, model: str) -> Operation[tuple[WorkerRecord, ...]]:
         worker_keys = sorted((yield lambda r: r.sunion(worker_sets(self.keys, model))))
@@ -257,26 +186,35 @@ class Operations:
         """A job is known while one of these is there."""
         return rq_names.job(job_id), self.keys.events(job_id), self.keys.result(job_id)
 
-    def _newest(self, job_id: str) -> Operation[tuple[StreamedEvent | UnknownEvent | None, bool]]:
-        """The last event so far, and whether there is a result.  Raises NoSuchJob."""
-        hash_key, events, result = self._existence_keys(check_job_id(job_id))
-        entries, has_result, origin = (
-            yield lambda r: (
-                r.pipeline(transaction=True)
-                .xrevrange(events, count=1)
-                .exists(result)
-                .hget(hash_key, "origin")
-                .execute()
-            )
-        )
-        if not (entries or has_result):
-            if origin is None:
+    def standing(self, job_id: str) -> Operation[Standing]:
+        """How the job stands, in one round trip.  Raises NoSuchJob."""
+        names = self._existence_keys(check_job_id(job_id))
+        standing = read_standing((yield lambda r: ask_standing(r.pipeline(transaction=True), names).execute()))
+        if standing.newest is None and not standing.has_result:
+            if "origin" not in standing.fields:
                 raise NoSuchJob(
                     f"job {job_id} is not known: it was never submitted, its result_ttl_s has passed, or Redis "
-                    "has evicted it for memory"
+                    "has evicted it for memory",
+                    job_id=job_id,
                 )
-            self._check_ours(job_id, origin.decode(errors="replace"))
-        return (event_in(*entries[0]) if entries else None), bool(has_result)
+            self._check_ours(job_id, standing.fields["origin"])
+        return standing
+
+    def _place(self, job_id: str, model: str, fields: Mapping[str, str]) -> Operation[tuple[Standing, Place]]:
+        """How it stands and where it is, asked at one moment: it must not move, nor end, between two questions.
+
+        fields: of its hash, as read before. Where another worker has taken it since, it is asked once more.
+        """
+        queues = [rq_names.queue(name) for name in self.keys.queues(model)]
+        while True:
+            holders = [name for name in map(fields.get, HOLDERS) if name]
+            lists = [self.keys.taken(name) for name in holders]
+            command = partial(ask_places, self._existence_keys(job_id), queues, lists, job_id)
+            reply = yield command
+            standing = read_standing(reply[:3])
+            asked, fields = fields, standing.fields
+            if all(asked.get(name) == fields.get(name) for name in HOLDERS):
+                return standing, read_place(reply[3:], len(queues))
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
         """Fields of the RQ hash, none when it is gone or not ours; and its TTL in seconds, negative for none."""
@@ -290,7 +228,11 @@ class Operations:
     def _check_ours(self, job_id: str, origin: str) -> None:
         """Raises NoSuchJob for a job of RQ alone, or of another prefix: nobody would end it here."""
         if self.keys.model_of_queue(origin) is None:
-            raise NoSuchJob(f"job {job_id} is a job of another RQ queue, {origin!r:.80}, and not ours")
+            raise NoSuchJob(
+                f"job {job_id} is a job of another RQ queue, {origin!r:.80}, and not ours",
+                job_id=job_id,
+                hint="give the prefix that it was submitted with",
+            )
 
     def _status_without_hash(
         self, job_id: str, newest: StreamedEvent | UnknownEvent | None
@@ -298,7 +240,7 @@ class Operations:
         """Status of a job whose RQ hash has gone before its events and result."""
         raw = yield lambda r: r.get(self.keys.result(job_id))
         if raw is None and newest is None:
-            raise NoSuchJob(f"job {job_id} is not known any more: its result_ttl_s has passed")
+            raise NoSuchJob(f"job {job_id} is not known any more: its result_ttl_s has passed", job_id=job_id)
         if raw is None:
             assert newest is not None
             return JobStatus(
@@ -307,7 +249,7 @@ class Operations:
                 state=_terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
-        result = _stored_result(job_id, raw)
+        result = stored_result(job_id, raw)
         return JobStatus(
             job_id=job_id, model=result.model, state=result.status, has_result=True, worker=result.worker
         )
@@ -329,31 +271,10 @@ def _cancel_step(
         model,
         events[-1].id if events else None,
         assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
-        result_ttl_s=_positive(fields.get("result_ttl")) or settings.result_ttl_s,
+        result_ttl_s=positive_or_none(fields.get("result_ttl")) or settings.result_ttl_s,
         request_ttl_s=max(ttl_s, int(settings.queue_ttl_s)),
         now=utcformat(now()),
     )
-
-
-def _position(keys: Keys, job_id: str, model: str) -> Operation[int | None]:
-    """Jobs of the model that are served before it; None when it is in none of the queues."""
-    names = [rq_names.queue(name) for name in keys.queues(model)]
-
-    def command(r: Any) -> Any:
-        """Place and length in each queue, at one moment: a job must not move between two of the questions."""
-        pipeline = r.pipeline(transaction=True)
-        for name in names:
-            pipeline.lpos(name, job_id)
-            pipeline.llen(name)
-        return pipeline.execute()
-
-    reply = yield command
-    before = 0
-    for place, length in zip(reply[::2], reply[1::2], strict=True):
-        if place is not None:
-            return before + int(place)
-        before += length
-    return None
 
 
 def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
@@ -362,13 +283,8 @@ def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
     return next((data.model for data in known if isinstance(data, StartedData | GenerationResult)), UNKNOWN_MODEL)
 
 
-def _result_of(event: StreamedEvent | UnknownEvent) -> GenerationResult:
-    assert isinstance(event, StreamedEvent)
-    assert isinstance(event.event.data, GenerationResult)
-    return event.event.data
-
-
-def _stored_result(job_id: str, raw: bytes) -> GenerationResult:
+def stored_result(job_id: str, raw: bytes) -> GenerationResult:
+    """The result in the string of that name.  Raises GenqueueError for what is none."""
     try:
         return GenerationResult.model_validate_json(raw)
     except ValueError:
@@ -379,14 +295,7 @@ def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | N
     return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
 
 
-def _unanswered(job_id: str, waited_s: float) -> WaitTimeout:
-    return WaitTimeout(
-        f"job {job_id} was waited for {waited_s:g} s: Redis does not answer, so that nothing is known of it now. "
-        "Wait again when Redis is well"
-    )
-
-
-def _positive(text: str | None) -> int | None:
+def positive_or_none(text: str | None) -> int | None:
     """RQ's TTLs: -1 means for ever, which no key of ours is kept."""
     try:
         number = int(text or "")

@@ -8,9 +8,10 @@ from typing import Any, Self
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .broker.options import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
+from .broker.options import DEFAULT_REDIS_URL, AnySeconds, Prefix, RedisUrl, Seconds, WholeSeconds
 from .contract import InvalidRequest
 from .contract.keys import DEFAULT_PREFIX
+from .contract.refusals import Names
 from .contract.requests import faults_of
 
 
@@ -35,8 +36,9 @@ class ProducerSettings(BaseSettings):
     """How long a job may wait for a worker before it ends as expired."""
     result_ttl_s: WholeSeconds = 3_600
     """How long events and result are kept after the end."""
-    wait_s: Seconds = 60
-    """Bound of a wait: for the next event of a stream, or for a result."""
+    wait_s: AnySeconds = 60
+    """Longest silence of a job that runs, or of a queue that no worker serves, before a wait for it is given up;
+    inf: any. A wait with a bound of its own, as `result(timeout_s=5)`, goes by that alone."""
     connect_timeout_s: Seconds = 5
     socket_timeout_s: Seconds = 10
     """Bound of Redis's answer to one command."""
@@ -53,4 +55,6 @@ class ProducerSettings(BaseSettings):
         try:
             return cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
-            raise InvalidRequest(f"settings are not valid: {faults_of(error)}") from None
+            raise InvalidRequest(
+                f"settings are not valid: {faults_of(error, Names(tuple(cls.model_fields)))}"
+            ) from None

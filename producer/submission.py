@@ -5,7 +5,8 @@ Pure: builds hashes with RQ's `Job.create(...).to_dict()`, and sends nothing.
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Self, cast
 
@@ -19,9 +20,13 @@ from .broker.options import Seconds, WholeSeconds
 from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Priority, PromptTooLong
 from .contract.compatibility import fields_beyond_base
 from .contract.keys import Keys, check_job_id
+from .contract.refusals import ELSEWHERE, Names
 from .contract.requests import Frozen, faults_of
 from .ledger.submit import NewJob
 from .settings import ProducerSettings
+
+Request = GenerationRequest | Mapping[str, Any] | str
+"""A request of submit_many: its fields, or a prompt alone."""
 
 MAX_REQUEST_BYTES = 16 * 2**20
 """Of the request as JSON. More than the longest prompt of any context of today."""
@@ -45,9 +50,15 @@ class SubmitOptions(Frozen):
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """Raises InvalidRequest, whose message names each option that is wrong."""
         try:
-            return cls.model_validate(options)
+            return cls.model_validate({name: _number(value) for name, value in options.items()})
         except ValidationError as error:
-            raise InvalidRequest(f"invalid options: {faults_of(error)}") from None
+            raise InvalidRequest(
+                f"invalid options: {faults_of(error, Names(tuple(cls.model_fields), ELSEWHERE))}"
+            ) from None
+
+
+OF_THE_CALL = frozenset({*SubmitOptions.model_fields, "job_id", "job_ids", "model"})
+"""Names of arguments that are no fields of a request."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +104,42 @@ def prepare(
             f"{len(requests)} jobs are too many for one call: submit at most {MAX_BATCH} at a time"
         )
     ids = _check_ids(job_ids, len(requests))
-    submissions = [
-        _prepare_one(request, job_id, model, options, settings)
-        for request, job_id in zip(requests, ids, strict=True)
-    ]
+    submissions = []
+    for row, (request, job_id) in enumerate(zip(requests, ids, strict=True)):
+        with naming(row if len(requests) > 1 else None):
+            submissions.append(_prepare_one(request, job_id, model, options, settings))
     queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
     beyond_base = frozenset(fields for request in requests if (fields := fields_beyond_base(request.to_wire())))
     return Batch(model, options.priority, options.max_queued, queue_ttl_s, submissions, beyond_base)
 
 
-def parse_request(
-    request: GenerationRequest | Mapping[str, Any] | str, sampling: Mapping[str, Any]
-) -> GenerationRequest:
+@contextmanager
+def naming(row: int | None) -> Iterator[None]:
+    """Within, an InvalidRequest names the row of submit_many that it is about."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if row is None:
+            raise
+        raise type(error)(f"requests[{row}]: {error}") from None
+
+
+def parse_requests(requests: Iterable[Request], sampling: Mapping[str, Any]) -> Iterator[GenerationRequest]:
+    """Those of submit_many.  Raises InvalidRequest, which names the row."""
+    if isinstance(requests, (str, bytes, Mapping, GenerationRequest)):
+        raise InvalidRequest(
+            f"requests is one {type(requests).__name__}: give a list of requests, or submit the one with submit()"
+        )
+    for row, request in enumerate(requests):
+        with naming(row):
+            if isinstance(request, Mapping) and (strays := OF_THE_CALL & request.keys()):
+                name = min(strays)
+                how = "job_ids, a list" if name == "job_id" else f"{name}, for all rows"
+                raise InvalidRequest(f"{name}: it is no field of a request: give {how}, to submit_many itself")
+            yield parse_request(request, sampling)
+
+
+def parse_request(request: Request, sampling: Mapping[str, Any]) -> GenerationRequest:
     """A request from its fields, or from a prompt alone; `sampling` holds what the request does not say itself.
 
     Raises InvalidRequest.
@@ -119,14 +154,21 @@ def parse_request(
         raise InvalidRequest(
             f"a request is a prompt, a mapping or a GenerationRequest, not {type(request).__name__}"
         )
-    return GenerationRequest.parse(_plain({**sampling, **fields}))
+    return GenerationRequest.parse(_plain({**sampling, **fields}), beside=OF_THE_CALL)
+
+
+def _number(value: Any) -> Any:
+    """A number of Python's, where it is one of numpy's."""
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is None, which means not given, and with messages as mappings."""
+    """Without what is None, which means not given; with messages as mappings, and one stop string as a list."""
     given = {name: value for name, value in fields.items() if value is not None}
     if isinstance(messages := given.get("messages"), (list, tuple)):
         given["messages"] = [turn.model_dump() if isinstance(turn, Message) else turn for turn in messages]
+    if isinstance(stop := given.get("stop"), str):
+        given["stop"] = [stop]
     return given
 
 
@@ -136,7 +178,10 @@ def _check_ids(job_ids: Sequence[str] | None, count: int) -> list[str | None]:
     if isinstance(job_ids, str) or len(job_ids) != count:
         raise InvalidRequest(f"job_ids must be a list of {count} ids, one for each request")
     if len(set(job_ids)) != count:
-        raise InvalidRequest("job_ids must all differ: an id stands for one job")
+        twice = next(job_id for job_id in job_ids if list(job_ids).count(job_id) > 1)
+        raise InvalidRequest(
+            f"job_ids must all differ, and {twice!r:.80} is there twice: an id stands for one job"
+        )
     return [check_job_id(job_id) for job_id in job_ids]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import redis
 
 from producer.contract import (
+    ErrorInfo,
     Event,
     EventId,
     FinishReason,
@@ -81,9 +82,11 @@ class ScriptedWorker:
             index = len(self._result(self.history(), "finished", "stop").token_ids)
             self._append(Tokens(data=TokensData(index=index, ids=tuple(ids or (1000 + index,)), text=text)))
 
-    def finish(self, status: Status = "finished", finish_reason: FinishReason = "stop") -> GenerationResult:
+    def finish(
+        self, status: Status = "finished", finish_reason: FinishReason = "stop", error: ErrorInfo | None = None
+    ) -> GenerationResult:
         """End the job with what its events add up to."""
-        result = self._result(self.history(), status, finish_reason)
+        result = self._result(self.history(), status, finish_reason, error)
         self.client.set(self.keys.result(self.job_id), result.model_dump_json(), ex=600)
         self._append(terminal_event(result))
         self.client.hset(f"rq:job:{self.job_id}", "status", status)
@@ -126,9 +129,13 @@ class ScriptedWorker:
         self.client.publish(self.keys.tokens(self.job_id), mirror)
 
     def _result(
-        self, history: Sequence[StreamedEvent], status: Status, finish_reason: FinishReason
+        self,
+        history: Sequence[StreamedEvent],
+        status: Status,
+        finish_reason: FinishReason,
+        error: ErrorInfo | None = None,
     ) -> GenerationResult:
-        return assemble(self.job_id, self.model, history, status=status, finish_reason=finish_reason)
+        return assemble(self.job_id, self.model, history, status=status, finish_reason=finish_reason, error=error)
 
 
 def blocked_readers(client: redis.Redis) -> list[dict[str, str]]:

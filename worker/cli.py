@@ -1,7 +1,7 @@
-"""`python -m worker …`: run, generate, check. The only file that sees every part of the worker.
+"""`python -m worker …`: run, generate, check, doctor. The only file that sees every part of the worker.
 
-The device is decided here, once, and handed down. Exit codes: 0 done; 1 failed, or not ready; 2 bad input; 3 no
-broker; 130 interrupted. Answers go to stdout, everything else to stderr.
+The device is decided here, once, and handed down. Exit codes: 0 done; 1 failed, not ready, or something is wrong;
+2 bad input; 3 no broker; 130 interrupted. Answers go to stdout, everything else to stderr.
 """
 
 import asyncio
@@ -11,13 +11,16 @@ from typing import Any, NoReturn, get_args
 
 import click
 
+from producer.broker.findings import is_wrong, shown
 from producer.broker.options import DEFAULT_REDIS_URL
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest, Keys
+from producer.contract.keys import DEFAULT_PREFIX
+from producer.contract.version import VERSION
 
 from . import logs
 from .engine_options import Dtype
 from .errors import ConfigError
-from .models.config_loader import locate_model
+from .models.config_loader import find_model
 from .models.tiny_corpus import DEFAULT_PROMPT
 from .settings import LogLevel, WorkerSettings, load_settings
 
@@ -25,15 +28,38 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
-redis_url_option = click.option(
-    "--redis-url", help=f"[env: GENQUEUE_REDIS_URL, REDIS_URL]  [default: {DEFAULT_REDIS_URL}]"
+model_name_option = click.option(
+    "--model-name",
+    help="A name from the model paths file; with --model-path, the name of the queue.  "
+    "[env: GENQUEUE_MODEL_NAME]  [default: the folder's name]",
 )
-prefix_option = click.option("--prefix", help="Of genqueue's own keys.  [default: gen]")
+model_path_option = click.option(
+    "--model-path",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A model folder, as `hf download` makes it; no model paths file is needed.  [env: GENQUEUE_MODEL_PATH]",
+)
+device_option = click.option(
+    "--device", help="As torch names it: cuda:0, cpu.  [env: GENQUEUE_DEVICE]  [default: cuda:0]"
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(get_args(Dtype)),
+    help="[env: GENQUEUE_DTYPE]  [default: auto: bfloat16 on a GPU, float32 on a CPU]",
+)
+redis_url_option = click.option(
+    "--redis-url", metavar="URL", help=f"[env: GENQUEUE_REDIS_URL, REDIS_URL]  [default: {DEFAULT_REDIS_URL}]"
+)
+prefix_option = click.option(
+    "--prefix",
+    help=f"First part of every key of genqueue's own.  [env: GENQUEUE_PREFIX]  [default: {DEFAULT_PREFIX}]",
+)
 model_paths_option = click.option(
     "--model-paths",
     type=FILE,
     envvar="GENQUEUE_MODEL_PATHS",
-    help="[env: GENQUEUE_MODEL_PATHS]  [default: configs/model_paths.yaml here, else in the checkout]",
+    help="Where each model is.  [env: GENQUEUE_MODEL_PATHS]  "
+    "[default: configs/model_paths.yaml here, else in the checkout]",
 )
 config_option = click.option(
     "--config",
@@ -45,27 +71,42 @@ config_option = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(VERSION, prog_name="genqueue", message="%(prog)s %(version)s")
 def cli() -> None:
     """A queue for text generation on your own GPU: the worker's side."""
 
 
 @cli.command()
-@click.option("--model-name", help="A name from the model paths file.")
-@click.option("--device", help="As torch names it: cuda:0, cpu.  [default: cuda:0]")
-@click.option("--dtype", type=click.Choice(get_args(Dtype)), help="[default: auto]")
-@click.option("--threads", type=int, help="CPU threads for torch.")
+@model_name_option
+@model_path_option
+@device_option
+@dtype_option
+@click.option(
+    "--threads",
+    type=int,
+    help="CPU threads for torch.  [env: GENQUEUE_THREADS]  [default: one for a small model, else torch's choice]",
+)
 @redis_url_option
 @prefix_option
 @model_paths_option
 @config_option
-@click.option("--name", help="Stem of the worker's name.")
-@click.option("--metrics-port", type=int, help="Serve Prometheus metrics there.")
-@click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="[default: info]")
+@click.option("--name", help="Stem of the worker's name.  [env: GENQUEUE_NAME]  [default: genqueue]")
+@click.option(
+    "--metrics-port",
+    type=int,
+    help="Serve Prometheus metrics there; 0: any free port.  [env: GENQUEUE_METRICS_PORT]  [default: none]",
+)
+@click.option(
+    "--log-level", type=click.Choice(get_args(LogLevel)), help="[env: GENQUEUE_LOG_LEVEL]  [default: info]"
+)
 def run(config_file: Path | None, **options: Any) -> None:
-    """Serve the jobs of one model, one prompt at a time, until SIGTERM or Ctrl-C."""
+    """Serve the jobs of one model, one prompt at a time, until SIGTERM or Ctrl-C.
+
+    More settings than these have no option: configs/worker.yaml or GENQUEUE_… set them, as README.md lists them.
+    """
     settings = load_settings(config_file, **options)
     logs.configure(settings.log_level)
-    model_path = locate_model(settings.model_name, settings.model_paths)
+    model_path = find_model(settings.model_name, settings.model_path, settings.model_paths)
     asyncio.run(_serve(settings, model_path))
 
 
@@ -99,15 +140,33 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
 
 
 @cli.command()
-@click.option("--model-name", required=True, help="A name from the model paths file.")
-@click.option("--prompt", default=DEFAULT_PROMPT)
-@click.option("--max-new-tokens", type=int, help=f"[default: {DEFAULT_MAX_NEW_TOKENS}, or what fits]")
-@click.option("--device", default="cuda:0", help="As torch names it.")
+@click.option("--model-name", help="A name from the model paths file.")
+@click.option(
+    "--model-path",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="In place of a name: a model folder, as `hf download` makes it.",
+)
+@click.option("--prompt", default=DEFAULT_PROMPT, help="What is to be answered.")
+@click.option(
+    "--max-new-tokens",
+    type=int,
+    help=f"At most so many tokens.  [default: {DEFAULT_MAX_NEW_TOKENS}, or what fits]",
+)
+@click.option("--device", default="cuda:0", help="As torch names it: cuda:0, cpu.")
 @model_paths_option
 def generate(
-    model_name: str, prompt: str, max_new_tokens: int | None, device: str, model_paths: Path | None
+    *,
+    model_name: str | None,
+    model_path: Path | None,
+    prompt: str,
+    max_new_tokens: int | None,
+    device: str,
+    model_paths: Path | None,
 ) -> None:
     """Answer one prompt, without Redis."""
+    if model_name is None and model_path is None:
+        raise click.UsageError("Missing option '--model-name', or '--model-path'.")
     from . import standalone
 
     standalone.generate(
@@ -115,6 +174,7 @@ def generate(
         prompt,
         max_new_tokens,
         device,
+        model_path=model_path,
         model_paths=model_paths,
         on_text=lambda text: click.echo(text, nl=False),
     )
@@ -122,7 +182,8 @@ def generate(
 
 
 @cli.command()
-@click.option("--model-name", help="A name from the model paths file.")
+@model_name_option
+@model_path_option
 @redis_url_option
 @prefix_option
 @config_option
@@ -141,6 +202,32 @@ def check(config_file: Path | None, name: str | None, local: bool, **options: An
     ready, loading = states.count("ready"), states.count("loading")
     click.echo(f"{settings.model_name}: {ready} ready, {loading} loading", err=True)
     if not ready:
+        sys.exit(EXIT_FAILED)
+
+
+@cli.command()
+@model_name_option
+@model_path_option
+@device_option
+@dtype_option
+@redis_url_option
+@prefix_option
+@model_paths_option
+@config_option
+@click.option(
+    "--no-redis", is_flag=True, help="Leave Redis out, as `genqueue doctor` does, which looks at it itself."
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def doctor(config_file: Path | None, no_redis: bool, as_json: bool, **options: Any) -> None:
+    """Look at Python, Redis, torch, GPU and model: one line each: ok, a warning, or wrong, with what to do.
+
+    Exit code 1 if anything is wrong. Without a model in any setting it looks at tiny.
+    """
+    from .doctor import examine
+
+    findings = list(examine(config_file, with_redis=not no_redis, **options))
+    click.echo(shown(findings, as_json=as_json), nl=False)
+    if is_wrong(findings):
         sys.exit(EXIT_FAILED)
 
 

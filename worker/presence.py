@@ -6,8 +6,8 @@ before its last beat is over. The workers of a model form a ring, by name, and e
 that costs is the same whatever their number.
 
 Nobody is taken for dead by mistake of the watcher: it judges by beats only after one TTL in which its own went
-through without a break, and by connections only while its own is some seconds old. When many vanish at once it was
-the network, and beats decide. Knows the ledger, and neither RQ nor what is done about the dead.
+through without a break, and by connections only once its own has stood for a moment. When many vanish at once it
+was the network, and beats decide. Knows the ledger, and neither RQ nor what is done about the dead.
 """
 
 import asyncio
@@ -27,12 +27,16 @@ from producer.ledger.sweep import Beat, Member, RingEntry, Sign, beat, leave
 
 logger = logging.getLogger(__name__)
 
-LOOK_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 0.5
+LOOKS_PER_S = 100
+"""Of a whole fleet: each looks the more seldom, the more there are. A beat looks, too, and as often as ever."""
 CONFIRM_S = 1.0
 """A connection that is gone may be followed by another: its worker comes back within this, or is dead."""
 LOOK_AGAIN_S = 0.2
 """At a suspect that is due and could not be judged yet."""
-TRUSTED_AGE_S = 3.0
+AT_ONCE_S = 0.4
+"""Those who are missed within this time vanished at once."""
+TRUSTED_AGE_S = 1.5
 """Of our own connection. Before, others may not have come back yet from whatever broke ours."""
 
 
@@ -81,6 +85,7 @@ class Presence:
         self._last_beat_at: float | None = None
         self._steady_since = 0.0
         self._suspects: dict[RingEntry, float] = {}
+        self._members = 0
         self._watched: tuple[RingEntry, ...] = ()
         self._hear: tuple[bool, ...] = ()
         self._says_why_not = True
@@ -114,7 +119,7 @@ class Presence:
         )
         seen = await step.run_async(self._client)
         self._note_beat()
-        self._watched, self._hear = seen.after, seen.hear
+        self._members, self._watched, self._hear = seen.members, seen.after, seen.hear
         return seen
 
     def overdue(self, seen: Beat) -> list[Dead]:
@@ -149,10 +154,11 @@ class Presence:
     @property
     def next_look_s(self) -> float:
         """Until the next look is due: at the latest when a suspect has been gone for as long as it may."""
+        interval_s = max(LOOK_INTERVAL_S, self._members / LOOKS_PER_S)
         if not self._suspects:
-            return LOOK_INTERVAL_S
+            return interval_s
         due_in_s = min(self._suspects.values()) + CONFIRM_S - self._clock()
-        return max(due_in_s, LOOK_AGAIN_S)
+        return max(min(due_in_s, interval_s), LOOK_AGAIN_S)
 
     async def leave(self) -> None:
         """Go in good order: what is still held here is free for others at once.  Raises errors of Redis."""
@@ -230,23 +236,31 @@ class Presence:
         if now - self._connected_at < TRUSTED_AGE_S:
             return []
         due = [entry for entry, since in self._suspects.items() if now - since >= CONFIRM_S]
-        if not due or await self._many_are_gone():
-            return []
-        for entry in due:
+        cut_off = await self._cut_off(due) if due else set()
+        dead = [entry for entry in due if entry not in cut_off]
+        for entry in dead:
             del self._suspects[entry]
-        return [Dead(Member(entry.worker, self._model), "gone", entry) for entry in due]
+        return [Dead(Member(entry.worker, self._model), "gone", entry) for entry in dead]
 
-    async def _many_are_gone(self) -> bool:
-        """Whether more than half of the others are gone, and not just one: then it was the network."""
+    async def _cut_off(self, due: list[RingEntry]) -> set[RingEntry]:
+        """Those with whom more than half of the others vanished at once, and not just one: it was the network."""
         ours = self._entry
         assert ours is not None
         raw: list[Any] = await self._client.zrange(self._keys.ring(self._model), 0, -1)
         others = [entry for entry in map(RingEntry.parse, raw) if entry.run_id == ours.run_id and entry != ours]
         present = await self._present([ours, *others])
         if present is None:
-            return True
+            return set(due)
+        # Of those that we do not watch it is not known since when they are gone.
+        missed_at = self._suspects
         gone = [entry for entry in others if entry.client_id not in present]
-        return len(gone) > 1 and 2 * len(gone) > len(others)
+        cut_off = set()
+        for entry in due:
+            since = missed_at[entry]
+            at_once = [each for each in gone if abs(missed_at.get(each, since) - since) <= AT_ONCE_S]
+            if len(at_once) > 1 and 2 * len(at_once) > len(others):
+                cut_off.add(entry)
+        return cut_off
 
 
 class Watch:

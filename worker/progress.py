@@ -40,6 +40,8 @@ class ShownProgress:
         """Show it."""
         if self._bar is not None:
             if stage != self._stage:
+                if self._bar.tasks and not self._bar.tasks[-1].finished:  # nobody knew how much of it there was
+                    self._bar.update(self._bar.tasks[-1].id, completed=1, total=1)
                 self._bar.add_task(stage, total=total or None)
             self._bar.update(self._bar.tasks[-1].id, completed=done, total=total or None)
         elif self._visible:

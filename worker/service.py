@@ -246,6 +246,7 @@ class Service:
         finally:
             await cancel((told,))
         self.metrics.engine_starts.inc()
+        self.worker.chat_template = info.chat_template
         self.worker.model_state = "ready"
         await self._show()
         self.metrics.describe_engine(info)

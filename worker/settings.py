@@ -2,12 +2,14 @@
 
 An option comes from the command line, else from a GENQUEUE_… environment variable, else from the YAML file
 (`configs/worker.yaml`), else from the default here. An unknown key in the file stops the worker at its start.
+Name and folder of the model are one choice: where one of them is given, the other is not looked for further down.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,7 +19,8 @@ from pydantic_settings import (
 )
 
 from producer.broker.options import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
-from producer.contract.keys import DEFAULT_PREFIX
+from producer.contract import InvalidRequest
+from producer.contract.keys import DEFAULT_PREFIX, model_name_of_folder
 from producer.contract.requests import faults_of
 
 from .engine_options import Dtype, EngineOptions
@@ -49,6 +52,9 @@ class WorkerSettings(BaseSettings):
     """How long a starting worker waits for Redis before it gives up (exit code 3)."""
 
     model_name: str
+    """A name of the model paths file; with model_path, the name of its queue, which is the folder's own else."""
+    model_path: Path | None = None
+    """A model folder, for which no model paths file is needed."""
     model_paths: Path | None = None
     """None: configs/model_paths.yaml of the current folder, else of the checkout."""
     device: str = "cuda:0"
@@ -94,6 +100,22 @@ class WorkerSettings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     log_level: LogLevel = "info"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_model(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """From its folder, where it has no other name."""
+        if given.get("model_name"):
+            return given
+        if not given.get("model_path"):
+            raise ValueError(
+                "model_name is missing: give --model-name NAME (GENQUEUE_MODEL_NAME), which is in the model paths "
+                "file, or --model-path FOLDER (GENQUEUE_MODEL_PATH)"
+            )
+        try:
+            return {**given, "model_name": model_name_of_folder(Path(given["model_path"]).expanduser())}
+        except InvalidRequest as error:
+            raise ValueError(str(error)) from None
+
     @property
     def keep_held_s(self) -> int:
         """How long the list of what a worker holds is kept: for longer than a job may run, so that it is found."""
@@ -124,7 +146,30 @@ class WorkerSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Command line over environment over YAML."""
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=cls.config_file)
+        file = YamlConfigSettingsSource(settings_cls, yaml_file=cls.config_file)
+        return init_settings, _OneModel(env_settings), _OneModel(file)
+
+
+class _OneModel(PydanticBaseSettingsSource):
+    """A source whose model counts only where those before it have named none, neither by name nor by folder."""
+
+    def __init__(self, source: PydanticBaseSettingsSource) -> None:
+        super().__init__(source.settings_cls)
+        self._source = source
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The source's own."""
+        return self._source.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        """The source's values."""
+        values = self._source()
+        if _MODEL & self.current_state.keys():
+            return {name: value for name, value in values.items() if name not in _MODEL}
+        return values
+
+
+_MODEL = frozenset(["model_name", "model_path"])
 
 
 def load_settings(config_file: Path | None = None, **options: Any) -> WorkerSettings:

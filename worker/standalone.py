@@ -14,7 +14,7 @@ from producer.contract import GenerationRequest
 from producer.contract.requests import DRAWN_SEEDS
 
 from .extras import worker_extra
-from .models.config_loader import locate_model
+from .models.config_loader import find_model
 from .progress import ShownProgress
 
 with worker_extra():
@@ -22,11 +22,12 @@ with worker_extra():
 
 
 def generate(
-    model_name: str,
+    model_name: str | None,
     prompt: str,
     max_new_tokens: int | None = None,
     device: str = "cpu",
     *,
+    model_path: Path | None = None,
     model_paths: Path | None = None,
     dtype: str = "auto",
     on_text: Callable[[str], None] | None = None,
@@ -36,31 +37,32 @@ def generate(
 
     `on_text` is called with each piece of text as it comes; joined, the pieces are the answer. An exception that
     it raises ends the generation. `sampling` takes the other fields of GenerationRequest, `messages` excepted.
-    `model_paths`: the model paths file; None takes configs/model_paths.yaml of the current folder, else of the
-    checkout.
+    `model_path`: a model folder, which needs no name; `model_paths`: the model paths file; None takes
+    configs/model_paths.yaml of the current folder, else of the checkout.
 
     Raises ConfigError for a model, a device or a dtype that cannot be used here, and JobError for a request that
     is not valid or a generation that failed. Bad input is found before the model is loaded, as far as it can be.
     """
     request = GenerationRequest.parse({"prompt": prompt, "max_new_tokens": max_new_tokens, **sampling})
-    engine = load_engine(model_name, device, model_paths=model_paths, dtype=dtype)
+    engine = load_engine(model_name, device, model_path=model_path, model_paths=model_paths, dtype=dtype)
     return run(engine, request, on_text=on_text)
 
 
 def load_engine(
-    model_name: str,
+    model_name: str | None,
     device: str,
     *,
+    model_path: Path | None = None,
     model_paths: Path | None = None,
     dtype: str = "auto",
     progress: bool = True,
 ) -> Engine:
-    """Find and load a model by its name.  Raises ConfigError.
+    """Find and load a model by its name, or from its folder.  Raises ConfigError.
 
     `progress` shows a bar on stderr while weights are loaded, and while `tiny` is trained on its first use.
     """
     torch_device = resolve_device(device)  # first: the cheapest thing that can be wrong
-    path = locate_model(model_name, model_paths, progress=progress)
+    path = find_model(model_name, model_path, model_paths, progress=progress)
     with ShownProgress(visible=progress) as shown:
         # No warm-up: compiling takes longer than one answer.
         return Engine.load(path, torch_device, dtype, progress=shown)

@@ -143,6 +143,7 @@ _ADVICE: tuple[tuple[tuple[type[Exception], ...], tuple[str, ...], str], ...] = 
     (
         (redis.ConnectionError,),
         (),
-        "it cannot be reached ({text}): check the URL and that the server runs",
+        "it cannot be reached ({text}): check the URL and that the server runs. To start one on this machine: "
+        "`genqueue broker`, or `genqueue up` with a worker and a prompt to type into",
     ),
 )

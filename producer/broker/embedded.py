@@ -30,11 +30,18 @@ class EmbeddedBroker:
     """
 
     def __init__(
-        self, *, directory: Path | None = None, append_only: bool = False, options: tuple[str, ...] = ()
+        self,
+        *,
+        directory: Path | None = None,
+        append_only: bool = False,
+        port: int = 0,
+        options: tuple[str, ...] = (),
     ) -> None:
+        """port: 0 takes any free one."""
         self._own_directory = None if directory else tempfile.TemporaryDirectory(prefix="genqueue-broker-")
         self.directory = directory or Path(self._own_directory.name)  # type: ignore[union-attr]
-        self.port = _free_port()
+        self.port = port or _free_port()
+        self._is_port_chosen = bool(port)
         self._append_only = append_only
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,6 +59,8 @@ class EmbeddedBroker:
 
     def start(self) -> Self:
         """Start the server and wait until it answers.  Raises BrokerUnavailable when it does not."""
+        if self._is_port_chosen:
+            _check_free(self.port)  # else whoever has the port would be taken for our server
         command = [
             _server_binary(),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
@@ -69,6 +78,11 @@ class EmbeddedBroker:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    def wait(self) -> int:
+        """Until the server has ended by itself.  Returns its exit code."""
+        assert self._process is not None, "the broker is not running"
+        return self._process.wait()
 
     def kill(self) -> None:
         """End the server as a crash would: kill -9."""
@@ -126,6 +140,18 @@ def _server_binary() -> str:
             "or set REDIS_URL to a server that runs"
         ) from None
     return str(get_binary_path())
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended is no hindrance
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BrokerUnavailable(
+                f"port {port} of 127.0.0.1 cannot be had ({error.strerror}): if a server runs there, use it, or "
+                "choose another port with --port; --port 0 takes any free one"
+            ) from None
 
 
 def _free_port() -> int:

@@ -8,6 +8,8 @@ from ..contract.keys import Keys
 from . import urls
 
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
+AnySeconds = Annotated[float, Field(gt=0)]
+"""Seconds that somebody waits; inf for any."""
 WholeSeconds = Annotated[int, Field(gt=0, le=10 * 365 * 86_400)]
 """Of what RQ rounds, or what becomes a TTL in Redis, where 0 deletes the key."""
 RedisUrl = Annotated[

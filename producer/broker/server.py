@@ -1,6 +1,7 @@
 """Whether a server can serve us, asked once at a worker's start. Knows redis-py, and nothing of jobs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -22,6 +23,8 @@ class ServerReport:
 
     version: str
     warnings: tuple[str, ...]
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What the server says of itself: INFO."""
 
 
 def inspect_server(client: redis.Redis) -> ServerReport:
@@ -36,7 +39,8 @@ def inspect_server(client: redis.Redis) -> ServerReport:
         raise BrokerUnavailable(
             f"Redis at {address(client)} cannot be used: {version} has no {', '.join(missing)}; it takes {MINIMUM}"
         )
-    return ServerReport(version, tuple(_warnings(info)))
+    warnings = (eviction_fault(info), cluster_fault(info))
+    return ServerReport(version, tuple(warning for warning in warnings if warning), info)
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -57,14 +61,19 @@ def _missing_commands(client: redis.Redis) -> list[str]:
     return [name for name in NEEDED if name not in known]
 
 
-def _warnings(info: dict[str, Any]) -> list[str]:
-    warnings = []
+def eviction_fault(info: Mapping[str, Any]) -> str | None:
+    """What is wrong with what the server does when its memory is full, if anything."""
     policy = str(info.get("maxmemory_policy", "noeviction"))
-    if int(info.get("maxmemory", 0)) > 0 and policy != "noeviction":
-        warnings.append(
-            f"Redis evicts keys when its memory is full (maxmemory-policy {policy}): jobs that wait can be lost. "
-            "Set maxmemory-policy to noeviction, so that a full server refuses new jobs instead"
-        )
+    if int(info.get("maxmemory", 0)) == 0 or policy == "noeviction":
+        return None
+    return (
+        f"Redis evicts keys when its memory is full (maxmemory-policy {policy}): jobs that wait can be lost. "
+        "Set maxmemory-policy to noeviction, so that a full server refuses new jobs instead"
+    )
+
+
+def cluster_fault(info: Mapping[str, Any]) -> str | None:
+    """What is wrong with how the server is clustered, if anything."""
     if info.get("cluster_enabled"):
-        warnings.append("the server runs in cluster mode, which RQ does not support: use one without")
-    return warnings
+        return "the server runs in cluster mode, which RQ does not support: use one without"
+    return None

@@ -114,17 +114,23 @@ class GenerationResult(Tolerant):
     def raise_for_status(self) -> Self:
         """Return self when the job finished.  Raises JobCancelled or the JobError of its error code."""
         if self.status == "cancelled":
-            raise JobCancelled(f"job {self.job_id} was cancelled")
+            raise JobCancelled(f"job {self.job_id} was cancelled", job_id=self.job_id)
         if self.error is not None or self.status != "finished":
             raise self.failure
         return self
 
     @property
+    def truncated(self) -> bool:
+        """Whether the text was cut off at max_new_tokens, or where the context was full."""
+        return self.finish_reason == "length"
+
+    @property
     def failure(self) -> JobError:
         """Why the job did not finish, as an error. A later version may know ways to end that are none of ours."""
         if self.error is not None:
-            return job_error(self.error.code, self.error.message)
-        return JobError(f"job {self.job_id} ended as {self.status[:80]!r}, and its worker gave no error")
+            return job_error(self.error.code, self.error.message, job_id=self.job_id)
+        ended = f"job {self.job_id} ended as {self.status[:80]!r}, and its worker gave no error"
+        return JobError(ended, job_id=self.job_id)
 
 
 class StartedData(Tolerant):

@@ -31,6 +31,7 @@ A job id can hold letters, digits, `_` and `-` only (RQ's rule), so that no id c
 """
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidRequest
@@ -162,6 +163,30 @@ def check_model_name(model: str) -> str:
     if not isinstance(model, str) or not _MODEL_NAME.fullmatch(model) or model.endswith((".high", ".low")):
         raise InvalidRequest(
             f"model name {str(model)[:40]!r} is not valid: use up to 64 letters, digits, '_', '-' and '.', "
-            "not starting with '.' and not ending in .high or .low"
+            f"not starting with '.' and not ending in .high or .low{_id_hint(model)}"
         )
     return model
+
+
+def model_name_of_folder(folder: Path) -> str:
+    """The name of a model that has a folder and no other name: the folder's.
+
+    That of a folder in the cache of the Hugging Face Hub (`models--ORG--NAME/snapshots/COMMIT`) is its model's.
+    Raises InvalidRequest for a folder whose name cannot be one.
+    """
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        name = folder.parents[1].name.rpartition("--")[2]
+    else:
+        name = folder.name if folder.name != ".." else folder.resolve().name
+    try:
+        return check_model_name(name)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"the folder's name is the model's, and {error}: or give --model-name") from None
+
+
+def _id_hint(model: object) -> str:
+    """For an id of the Hugging Face Hub, which is taken for a name now and then."""
+    if not isinstance(model, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        return ""
+    return f". If that is a model's id: its worker has a name for it, which may be {model.partition('/')[2]}"

@@ -6,11 +6,13 @@ unknown fields are refused, and every size has a bound that is checked before a 
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
 
 from .errors import InvalidRequest
+from .refusals import ELSEWHERE, NONE, Names
 from .version import VERSION
 
 MAX_PROMPT_CHARS = 4_000_000
@@ -107,25 +109,28 @@ class GenerationRequest(SamplingParams):
         return self
 
     @classmethod
-    def parse(cls, fields: Any, *, as_worker: bool = False) -> Self:
-        """Validate what came from a caller or from the wire.
+    def parse(cls, fields: Any, *, as_worker: bool = False, beside: Iterable[str] = ()) -> Self:
+        """Validate what came from a caller or from the wire. Numbers and arrays of numpy and torch are taken, too.
 
         as_worker: the producer has let the request through, so that a field that is not known here is more likely
         one of a later version than a slip of the pen; the message says so.
+        beside: names that the caller could have meant beside the fields.
         Raises InvalidRequest, whose message names each field that is wrong and never quotes a prompt.
         """
         try:
             # Through JSON, because that is what the wire carries: NaN, lone surrogates and objects that
             # JSON cannot hold are refused here, on the producer's side as on the worker's.
-            return cls.model_validate_json(json.dumps(fields, ensure_ascii=False).encode())
+            return cls.model_validate_json(json.dumps(fields, ensure_ascii=False, default=_plain).encode())
         except ValidationError as error:
-            raise InvalidRequest(f"invalid request: {faults_of(error, by_worker=as_worker)}") from None
+            names = Names((*cls.model_fields, *beside), ELSEWHERE)
+            faults = faults_of(error, names, by_worker=as_worker)
+            raise InvalidRequest(f"invalid request: {faults}") from None
         except UnicodeEncodeError:
             raise InvalidRequest(
                 "invalid request: it holds a lone surrogate, which is no text: decode its text correctly"
             ) from None
         except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequest(f"the request is not JSON: {error}") from None
+            raise InvalidRequest(f"the request is not JSON: {_culprit(fields)}{error}") from None
 
     def digest(self) -> str:
         """The same for the same request, however it was written: what its id stands for."""
@@ -137,21 +142,59 @@ class GenerationRequest(SamplingParams):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-def faults_of(error: ValidationError, *, by_worker: bool = False) -> str:
+def faults_of(error: ValidationError, names: Names = NONE, *, by_worker: bool = False) -> str:
     """What is wrong with which field, for a message: never with its value, which can be a prompt or a password.
 
-    by_worker: what is said of a field that is not known is a worker's word, see `GenerationRequest.parse`.
+    names: for what is said of one that there is not.
+    by_worker: what is said then is a worker's word, see `GenerationRequest.parse`.
     """
     faults = []
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+    for fault in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in fault["loc"])[:80]
         if by_worker and fault["type"] == "extra_forbidden":
+            meant = names.advice(where)
             faults.append(
                 f"this worker does not know the field {where!r}: it is older than the producer (genqueue "
-                f"{VERSION}), or the name is misspelt"
+                f"{VERSION}), or the name is misspelt{f' ({meant})' if meant else ''}"
             )
             continue
-        message = fault["msg"].removeprefix("Value error, ")
+        message = _message(fault["type"], fault["msg"], fault["loc"], fault.get("input"), names)
         faults.append(f"{where}: {message}" if where else message)
     more = len(faults) - 5
     return "; ".join(faults[:5]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _message(kind: str, message: str, where: tuple[int | str, ...], value: Any, names: Names) -> str:
+    """What pydantic says, or what says more."""
+    if kind == "extra_forbidden":
+        said = "there is no such field" if len(where) > 1 else "there is no such option"
+        meant = names.advice(str(where[0])) if len(where) == 1 else ""
+        return f"{said}: {meant}" if meant else said
+    if kind == "missing":
+        return "it is missing"
+    if where == ("logprobs",) and isinstance(value, bool):
+        return "it takes a number: 0 for each token's log-probability, N for the N likeliest as well"
+    if where == ("prompt",) and isinstance(value, list):
+        return (
+            "it takes one text: give a chat as messages, tokens as prompt_token_ids, many prompts to submit_many"
+        )
+    return message.removeprefix("Value error, ")
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, what is no number or list of Python's: numpy's and torch's know how to become one."""
+    if callable(to_list := getattr(value, "tolist", None)):
+        return to_list()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _culprit(fields: Any) -> str:
+    """The first field that is no JSON, for a message; empty where it is none of them alone."""
+    if not isinstance(fields, Mapping):
+        return ""
+    for name, value in fields.items():
+        try:
+            json.dumps(value, default=_plain)
+        except (TypeError, ValueError, RecursionError):
+            return f"{name!s:.80}: "
+    return ""

@@ -7,7 +7,7 @@ from typing import Any
 from ..contract import Keys
 from . import rq_names
 
-FIELDS = ("birth", "death", "model_state", "hostname", "request_fields")
+FIELDS = ("birth", "death", "model_state", "hostname", "request_fields", "chat_template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class WorkerRecord:
     hostname: str | None
     request_fields: frozenset[str] | None
     """Fields of a request that it understands; None for a worker that does not say."""
+    chat_template: bool | None = None
+    """Whether its model has one; None for a worker that does not say, as one that is loading."""
 
 
 def worker_sets(keys: Keys, model: str) -> list[str]:
@@ -49,10 +51,16 @@ def live_workers(
 
 
 def _record(key: bytes, reply: Sequence[bytes | None]) -> WorkerRecord | None:
-    birth, death, model_state, hostname, fields = (
+    birth, death, model_state, hostname, fields, template = (
         None if value is None else value.decode(errors="replace") for value in reply
     )
     if birth is None or death is not None:
         return None
     understood = None if fields is None else frozenset(fields.split(","))
-    return WorkerRecord(key.decode(errors="replace").rpartition(":")[2], model_state, hostname, understood)
+    return WorkerRecord(
+        name=key.decode(errors="replace").rpartition(":")[2],
+        model_state=model_state,
+        hostname=hostname,
+        request_fields=understood,
+        chat_template=None if template is None else template == "1",
+    )

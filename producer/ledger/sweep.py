@@ -59,6 +59,8 @@ class Beat:
     now_ms: int
     is_first: bool
     """Of the ring: this one does for all what need not be done by each."""
+    members: int
+    """Of the ring."""
     after: tuple[RingEntry, ...]
     """The workers that this one watches."""
     hear: tuple[bool, ...]
@@ -166,10 +168,11 @@ def schedule(keys: Keys, model: str, *, now: str) -> Step[Scheduled]:
 
 
 def _read_beat(reply: Any) -> Beat:
-    now_ms, is_first, after, hear, overdue, has_late, has_scheduled = reply
+    now_ms, is_first, members, after, hear, overdue, has_late, has_scheduled = reply
     return Beat(
         now_ms,
         bool(is_first),
+        members,
         tuple(map(RingEntry.parse, after)),
         tuple(map(bool, hear)),
         tuple(map(Member.parse, overdue)),

@@ -58,7 +58,7 @@ def test_a_poison_job_ends_as_worker_lost_and_holds_up_nobody(
         assert client.exists("gen:{poison}:result") == 0, "it had further attempts"
     start_worker(victim.redis_url, **IMPATIENT)
 
-    result = poison.result(timeout_s=100)
+    result = poison.result(timeout_s=100, check=False)
     assert (result.status, result.error.code) == ("failed", "worker_lost")
     assert [each.result(timeout_s=100).status for each in behind] == ["finished", "finished"]
     wait_for(lambda: client.hget("rq:job:poison", "status") == JobStatus.FAILED.encode(), "RQ's bookkeeping")
@@ -102,7 +102,7 @@ def test_a_job_that_waits_too_long_behind_a_busy_worker_expires(client, producer
     os.kill(engine := worker.engine_pid(), signal.SIGSTOP)  # the worker is alive, and busy for as long as we like
     late = producer.submit("hi", model="tiny", queue_ttl_s=0.1)
     patient = producer.submit("hi", model="tiny", max_new_tokens=2)
-    result = late.result(timeout_s=100)
+    result = late.result(timeout_s=100, check=False)
     assert (result.status, result.error.code) == ("failed", "expired")
     wait_for(lambda: client.hget(f"rq:job:{late.job_id}", "status") == b"failed", "RQ's bookkeeping")
     wait_for(lambda: client.lrange("rq:queue:generate.tiny", 0, -1) == [patient.job_id.encode()], "it to leave")

@@ -22,7 +22,8 @@ from rq.suspension import resume, suspend
 
 from producer import AsyncProducer, Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import FUNCTION, BrokerUnavailable, GenerationResult
+from producer.contract import FUNCTION, BrokerUnavailable, GenerationResult, Keys
+from producer.ledger.rights import producer_needs, refused, worker_needs
 
 from .conftest import joined
 from .dashboard_process import dashboard
@@ -127,7 +128,7 @@ def test_a_producer_submits_follows_cancels_and_asks(
     assert queued.status().position == 0
     assert queued.status().workers
     assert (queued.cancel(), running.cancel()) == ("cancelled", "requested")
-    assert running.result(timeout_s=100).status == queued.result().status == "cancelled"
+    assert running.result(timeout_s=100, check=False).status == queued.result(check=False).status == "cancelled"
 
     async def follow() -> str:
         async with AsyncProducer(url_of(serving_broker, "producer")) as other:
@@ -177,24 +178,25 @@ def test_a_worker_does_all_of_its_work(
     queue = Queue("generate.tiny", connection=operator, serializer="json")
     retried = queue.enqueue(FUNCTION, request=LONG, job_timeout=1, retry=Retry(max=1, interval=1))
     serving.outlast(operator, retried.id, 1)
-    assert producer.result(retried.id, timeout_s=100).attempts == 2
+    assert producer.result(retried.id, timeout_s=100, check=False).attempts == 2
     late = producer.submit(**LONG, model="tiny", timeout_s=1)
     serving.outlast(operator, late.job_id, 1)
-    assert late.result(timeout_s=100).status == "failed"
+    assert late.result(timeout_s=100, check=False).status == "failed"
     strange = queue.enqueue("os.system", "true")
-    assert producer.result(strange.id, timeout_s=100).error.code == "unknown_function"
+    assert producer.result(strange.id, timeout_s=100, check=False).error.code == "unknown_function"
 
     stopped = producer.submit(**LONG, model="tiny")
     wait_for_tokens(operator, stopped.job_id)
     send_stop_job_command(operator, stopped.job_id, serializer="json")
-    assert stopped.result(timeout_s=100).status == "cancelled"
+    assert stopped.result(timeout_s=100, check=False).status == "cancelled"
 
     suspend(operator)
     left = producer.submit(**SHORT, model="tiny")
     operator.lmove("rq:queue:generate.tiny", "gen:{taken:dead-worker}", "LEFT", "RIGHT")
+    operator.hset(f"rq:job:{left.job_id}", "taken_by", "dead-worker")
     operator.sadd("gen:takers", "dead-worker")
     late = producer.submit(**SHORT, model="tiny", queue_ttl_s=0.1)
-    assert late.result(timeout_s=100).error.code == "expired"
+    assert late.result(timeout_s=100, check=False).error.code == "expired"
     resume(operator)
     assert left.result(timeout_s=100).status == "finished"
 
@@ -211,7 +213,7 @@ def test_a_dashboard_shows_every_page_and_requeues(
 ) -> None:
     failed = producer.submit(**LONG, model="tiny", timeout_s=1)
     serving.outlast(operator, failed.job_id, 1)
-    assert failed.result(timeout_s=100).status == "failed"
+    assert failed.result(timeout_s=100, check=False).status == "failed"
     wait_for(lambda: operator.zscore("rq:failed:generate.tiny", failed.job_id), "the failed registry")
     running = producer.submit(**LONG, model="tiny")
     registries = ("queued", "started", "finished", "failed", "deferred", "scheduled", "canceled")
@@ -230,6 +232,14 @@ def test_a_dashboard_shows_every_page_and_requeues(
     job = Job(failed.job_id, connection=operator, serializer="json")
     wait_for(lambda: job.get_status() == JobStatus.FINISHED, "the second life's end")
     assert refusals(operator) == []
+
+
+@pytest.mark.parametrize(("role", "needs"), [("producer", producer_needs), ("worker", worker_needs)])
+def test_what_the_doctor_asks_for_is_granted_to_the_role_and_not_to_another(
+    as_role: Callable[[str], redis.Redis], role: str, needs: Callable[..., list[tuple[str, ...]]]
+) -> None:
+    assert refused(as_role(role), needs(Keys(), "tiny")) == []
+    assert refused(as_role("dashboard"), needs(Keys(), "tiny"))
 
 
 # -- what each role can not do
@@ -355,7 +365,7 @@ def test_rqs_own_stop_command_is_refused_to_a_producer(
     with pytest.raises(redis.exceptions.NoPermissionError):
         send_stop_job_command(as_role("producer"), job.job_id, serializer="json")
     job.cancel()
-    job.result(timeout_s=100)
+    job.result(timeout_s=100, check=False)
 
 
 def test_a_producers_user_cannot_register_a_worker(

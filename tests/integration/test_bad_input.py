@@ -651,7 +651,7 @@ def test_a_message_that_is_no_command_does_not_deafen_the_worker(client, serving
     job = producer.submit(**LONG, model="tiny")
     wait_for_tokens(client, job.job_id)
     client.publish(channel, json.dumps({"command": "stop-job", "job_id": job.job_id}))
-    assert job.result(timeout_s=100).status == "cancelled"
+    assert job.result(timeout_s=100, check=False).status == "cancelled"
 
 
 def _write(client: redis.Redis, key: str, kind: str) -> None:

@@ -189,7 +189,7 @@ def test_a_server_that_answers_again_is_followed_on(freezable: EmbeddedBroker) -
         os.kill(freezable.pid, signal.SIGCONT)
 
         assert handle.cancel() == "cancelled"
-        assert handle.result().status == "cancelled"
+        assert handle.result(check=False).status == "cancelled"
 
 
 def test_an_address_that_drops_everything_is_bounded() -> None:

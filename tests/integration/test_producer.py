@@ -27,6 +27,7 @@ from producer.broker import connections
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, Keys
 from producer.ledger.take import take
+from producer.operations import Operation
 from tests.scripted_worker import ScriptedWorker, blocked_readers
 
 KEYS = Keys()
@@ -117,6 +118,36 @@ async def test_fifty_streams_cost_one_blocked_connection_with_asyncio(
         for handle in handles:
             await asyncio.to_thread(worker.play, handle.job_id, job_id=handle.job_id)
         assert [result.text for result in await asyncio.gather(*waiting)] == [handle.job_id for handle in handles]
+
+
+@pytest.mark.slow
+async def test_nine_hundred_jobs_are_awaited_at_once_and_nobody_gives_up(
+    broker: EmbeddedBroker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand in line behind two live workers for longer than wait_s: each wait has looked, and goes on."""
+    workers = [ScriptedWorker(redis_client, name=name) for name in ("w1", "w2")]
+    for worker in workers:
+        worker.register()
+    async with AsyncProducer(broker.url, settings=ProducerSettings.load(wait_s=1)) as producer:
+        handles = await producer.submit_many([f"prompt {number}" for number in range(900)], model="tiny")
+        to_look, real_look = {handle.job_id for handle in handles}, producer._operations.look
+
+        def look(job_id: str, **how: float) -> Operation[object]:
+            to_look.discard(job_id)
+            return (yield from real_look(job_id, **how))
+
+        monkeypatch.setattr(producer._operations, "look", look)
+        waiting = [asyncio.create_task(handle.result()) for handle in handles]
+        while to_look:
+            await asyncio.sleep(0.01)
+        for number, handle in enumerate(handles):
+            # Whole jobs between two looks: none is seen as one that runs and says nothing, however slow this is.
+            workers[number % 2].play(handle.job_id, job_id=handle.job_id)
+            for waiter in redis_client.smembers(KEYS.waiters(handle.job_id)):
+                redis_client.xadd(waiter, {"ended": handle.job_id})
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*waiting)
+    assert [result.text for result in results] == [handle.job_id for handle in handles]
 
 
 @pytest.mark.usefixtures("long_reads")

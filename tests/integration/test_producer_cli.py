@@ -1,12 +1,10 @@
 """The command line as a process, on a real server: pipes, terminals and Ctrl-C."""
 
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import IO
@@ -17,6 +15,8 @@ import redis
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import Keys
 from tests.scripted_worker import ScriptedWorker
+
+from .terminal import Terminal
 
 KEYS = Keys()
 
@@ -33,53 +33,6 @@ def _command(*arguments: str) -> list[str]:
 @pytest.fixture
 def environment(broker: EmbeddedBroker) -> dict[str, str]:
     return {**os.environ, "GENQUEUE_REDIS_URL": broker.url, "TERM": "xterm", "COLUMNS": "100"}
-
-
-class Terminal:
-    """A command on a pseudo-terminal of its own."""
-
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._fd, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-        )
-        os.close(theirs)
-        self.seen = ""
-        self._came = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def wait_for(self, words: str) -> None:
-        with self._came:
-            came = self._came.wait_for(lambda: words in self.seen, timeout=100)
-        assert came, f"{words!r} did not come: {self.seen!r}"
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def interrupt(self) -> None:
-        """What Ctrl-C does; the terminal is not the process's controlling one, so that it is sent by hand."""
-        self.process.send_signal(signal.SIGINT)
-
-    def exit_code(self) -> int:
-        code = self.process.wait(100)
-        self._reader.join(100)
-        return code
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._reader.join(100)
-        os.close(self._fd)
-
-    def _read(self) -> None:
-        try:
-            while chunk := os.read(self._fd, 4096):
-                with self._came:
-                    self.seen += chunk.decode(errors="replace")
-                    self._came.notify_all()
-        except OSError:  # the process has gone
-            pass
 
 
 OpenTerminal = Callable[..., Terminal]

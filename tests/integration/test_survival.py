@@ -163,6 +163,7 @@ def test_a_job_popped_by_a_worker_that_died_before_it_started_is_not_lost(durabl
     with Producer(durable.url) as producer, client_of(durable) as client:
         job = producer.submit("hi", model="tiny", max_new_tokens=2)
         client.lmove("rq:queue:generate.tiny", "gen:{taken:dead-worker}", "LEFT", "RIGHT")
+        client.hset(f"rq:job:{job.job_id}", "taken_by", "dead-worker")
         client.sadd("gen:takers", "dead-worker")
         start_worker(durable.url).wait_until_ready()
         assert job.result(timeout_s=100).status == "finished"

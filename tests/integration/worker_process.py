@@ -17,6 +17,13 @@ from producer.broker.urls import client as client_of
 START_TIMEOUT_S = 300
 
 
+def engine_of(worker_pid: int) -> int:
+    """Process id of a worker's engine."""
+    children = Path(f"/proc/{worker_pid}/task/{worker_pid}/children").read_text().split()
+    [pid] = [int(pid) for pid in children if b"engine_process.server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return pid
+
+
 class WorkerProcess:
     """`python -m worker run` with the tiny model on the CPU, its log in a file."""
 
@@ -82,11 +89,7 @@ class WorkerProcess:
 
     def engine_pid(self) -> int:
         """Process id of its engine."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        [pid] = [
-            int(pid) for pid in children if b"engine_process.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        return pid
+        return engine_of(self.process.pid)
 
     @contextmanager
     def engine_stopped(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 
 _ALIGNED = 256
 """Tokens. The last range of lengths ends with the cache, and some kernels take aligned lengths only."""
-_KEPT_FREE_BYTES = {"cuda": 2**31, "cpu": 2**28}
+KEPT_FREE_BYTES = {"cuda": 2**31, "cpu": 2**28}
 """For what a forward pass holds in between, libraries' workspaces and graphs."""
 
 
@@ -40,7 +40,7 @@ def plan_memory(
         )
     per_token = kv_bytes_per_token(config, dtype)
     free = free_bytes(device)
-    fits = max(free - _KEPT_FREE_BYTES[device.type], 0) // per_token
+    fits = max(free - KEPT_FREE_BYTES[device.type], 0) // per_token
     context = wanted or min(model_context, fits if fits < _ALIGNED else fits - fits % _ALIGNED)
     if fits < min(MIN_CONTEXT, model_context):
         raise ConfigError(

@@ -51,7 +51,10 @@ class ModelLoader:
         try:
             with no_progress_bars():
                 loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-                    self._path, local_files_only=True, dtype=self._torch_dtype(device), output_loading_info=True
+                    self._path,
+                    local_files_only=True,
+                    dtype=torch_dtype(self._dtype, device),
+                    output_loading_info=True,
                 )
         except Exception as error:
             reason, _, _ = str(error).partition("\n")
@@ -61,10 +64,12 @@ class ModelLoader:
             ) from error
         return loaded
 
-    def _torch_dtype(self, device: torch.device) -> torch.dtype:
-        if self._dtype == "auto":
-            return torch.bfloat16 if device.type == "cuda" else torch.float32
-        return _DTYPES[self._dtype]
+
+def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; for `auto`, the one of the device."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return _DTYPES[name]
 
 
 def _read_ahead(folder: Path) -> None:

@@ -47,6 +47,11 @@ class Tokenizer:
         token_id: int | None = self._hf.eos_token_id
         return token_id
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether it makes a prompt of a chat. A base model's often does not."""
+        return bool(self._hf.chat_template)
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids that show nothing where special tokens are skipped."""
@@ -90,7 +95,7 @@ class Tokenizer:
 
         Raises InvalidRequest when the model has no chat template, or when the template refuses these messages.
         """
-        if not self._hf.chat_template:
+        if not self.has_chat_template:
             raise InvalidRequest("this model has no chat template: send `prompt` instead of `messages`")
         chat: list[dict[str, Any]] = [message.model_dump() for message in messages]
         try:

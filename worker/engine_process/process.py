@@ -8,9 +8,10 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+
+from producer.broker.child import module_command
 
 from ..errors import ConfigError
 from ..progress import ShownProgress
@@ -100,7 +101,7 @@ class EngineProcess:
         ours, theirs = socket.socketpair()
         with theirs, signals_blocked():
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "worker.engine_process.server", str(theirs.fileno()), str(os.getpid())),
+                *module_command("worker.engine_process.server", str(theirs.fileno()), str(os.getpid())),
                 self._config.model_dump_json(),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
@@ -123,6 +124,7 @@ class EngineProcess:
 
     async def _ready(self) -> EngineInfo:
         with ShownProgress() as progress:
+            progress("starting the engine", 0, 0)  # the import of torch alone can take ten seconds
             while True:
                 for message in await self._lines.take():
                     if isinstance(message, EngineInfo):

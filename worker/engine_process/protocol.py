@@ -77,6 +77,8 @@ class EngineInfo(_Message):
     """Of the KV cache at that context."""
     headroom_bytes: int
     """Free on the device beside weights and cache, when the engine started."""
+    chat_template: bool
+    """Whether the tokenizer has one, so that the model takes `messages`."""
     path: str
     """static or dynamic."""
     compiled: bool

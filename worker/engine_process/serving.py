@@ -186,6 +186,7 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
         context_length=engine.context_length,
         kv_bytes=engine.memory.kv_bytes,
         headroom_bytes=engine.memory.headroom_bytes,
+        chat_template=engine.tokenizer.has_chat_template,
         path=engine.path.name,
         compiled=engine.path.compiled,
         captured=engine.path.captured,

@@ -1,4 +1,4 @@
-"""From a model name to a model folder, by configs/model_paths.yaml.
+"""From a model name to a model folder, by configs/model_paths.yaml; or from a folder that was given itself.
 
 Knows the file's form and what a folder must hold; loads no model, and imports torch only to train `tiny` on
 its first use.
@@ -17,6 +17,8 @@ from producer.contract.keys import check_model_name
 
 from ..errors import ConfigError
 from ..extras import worker_extra
+from ..progress import ShownProgress
+from .model_ids import explain_name
 
 MODEL_PATHS = "model_paths.yaml"
 TINY = "tiny"
@@ -24,8 +26,12 @@ TINY = "tiny"
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FORM = "it maps a model's name to its folder, one a line, as in `qwen2_7b: ~/models/Qwen2-7B`"
-_WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+_PARTS = {
+    "config.json": ("config.json",),
+    "weights (*.safetensors or *.bin)": ("*.safetensors", "*.bin"),
+    f"tokenizer ({', '.join(_TOKENIZERS)})": _TOKENIZERS,
+}
 
 
 def config_files(name: str) -> list[Path]:
@@ -63,6 +69,8 @@ class ConfigLoader:
         """
         if name not in self._folders:
             known = ", ".join(sorted(self._folders)) or "none"
+            if explanation := explain_name(name, self._file):
+                raise ConfigError(explanation)
             raise ConfigError(
                 f"model {name!r} is not in {self._file}, which knows: {known}. Add a line `{name}: FOLDER`"
             )
@@ -82,9 +90,11 @@ class ConfigLoader:
         folder = self.folder(name)
         if not folder.is_dir():
             raise ConfigError(f"model {name!r}: there is no folder {folder}. Correct its line in {self._file}")
-        self._require(name, folder, ("config.json",), "config.json")
-        self._require(name, folder, _WEIGHTS, "weights (*.safetensors or *.bin)")
-        self._require(name, folder, _TOKENIZERS, f"tokenizer ({', '.join(_TOKENIZERS)})")
+        if lacking := missing_part(folder):
+            remedy = "Delete the folder: it is made again" if name == TINY else "Download the model again"
+            raise ConfigError(
+                f"model {name!r}: {folder} holds no {lacking}. {remedy}, or correct its line in {self._file}"
+            )
         return folder
 
     def _entry(self, name: object, folder: object) -> tuple[str, str]:
@@ -96,12 +106,37 @@ class ConfigLoader:
             raise ConfigError(f"{self._file}: the folder of {name!r} is not a path but {folder!r}: {_FORM}")
         return known_name, folder
 
-    def _require(self, name: str, folder: Path, patterns: tuple[str, ...], what: str) -> None:
+
+def missing_part(folder: Path) -> str | None:
+    """What a model folder must hold, and this one does not; None where it is whole by its names."""
+    for what, patterns in _PARTS.items():
         if not any(found.is_file() for pattern in patterns for found in folder.glob(pattern)):
-            remedy = "Delete the folder: it is made again" if name == TINY else "Download the model again"
-            raise ConfigError(
-                f"model {name!r}: {folder} holds no {what}. {remedy}, or correct its line in {self._file}"
-            )
+            return what
+    return None
+
+
+def given_folder(folder: Path) -> Path:
+    """A folder that was named itself, as one that can be loaded.  Raises ConfigError that says what it lacks."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no model folder {folder}: correct --model-path, or download a model there, as in "
+            f"`hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir {folder}`"
+        )
+    if lacking := missing_part(folder):
+        raise ConfigError(f"{folder} holds no {lacking}: download the model again, or correct --model-path")
+    return folder
+
+
+def find_model(
+    name: str | None, folder: Path | None, model_paths: Path | None = None, *, progress: bool = True
+) -> Path:
+    """The folder that was given, else that of the name, ready to be loaded: as `given_folder`, `locate_model`."""
+    if folder is not None:
+        return given_folder(folder)
+    if name is None:
+        raise ConfigError("no model is named: give its name in the model paths file, or its folder")
+    return locate_model(name, model_paths, progress=progress)
 
 
 def locate_model(name: str, model_paths: Path | None = None, *, progress: bool = True) -> Path:
@@ -110,24 +145,33 @@ def locate_model(name: str, model_paths: Path | None = None, *, progress: bool =
     `model_paths`: the model paths file; None looks in the places of `config_files`.
     `progress` shows a bar on stderr while training.  Raises ConfigError as ConfigLoader does.
     """
-    loader = ConfigLoader(model_paths or _default_model_paths())
+    loader = ConfigLoader(model_paths or _default_model_paths(name))
     if name == TINY and not loader.folder(name).exists():
         _train_into(loader.folder(name), progress=progress)
     return loader.model_path(name)
 
 
-def _default_model_paths() -> Path:
+def untrained_tiny(model_paths: Path | None = None) -> bool:
+    """Whether `tiny` is still to be trained.  Raises ConfigError as ConfigLoader does."""
+    return not ConfigLoader(model_paths or _default_model_paths(TINY)).folder(TINY).exists()
+
+
+def _default_model_paths(name: str) -> Path:
     if found := find_config_file(MODEL_PATHS):
         return found
+    if explanation := explain_name(name, Path("configs", MODEL_PATHS)):
+        raise ConfigError(explanation)
     raise ConfigError(
         f"there is no model paths file; looked for {' and '.join(map(str, config_files(MODEL_PATHS)))}: write it, "
-        f"or name another with --model-paths or GENQUEUE_MODEL_PATHS; {_FORM}"
+        f"or name another with --model-paths or GENQUEUE_MODEL_PATHS; {_FORM}. One model needs none: --model-path "
+        "FOLDER"
     )
 
 
 def _train_into(folder: Path, *, progress: bool) -> None:
     """Train `tiny` so that `folder` appears whole or not at all, and once, however many processes want it."""
-    with worker_extra():
+    with worker_extra(), ShownProgress(visible=progress) as shown:
+        shown("importing torch", 0, 0)
         from .tiny_model import train_tiny_model  # noqa: PLC0415 - brings torch, which most uses do without
 
     partial = folder.with_name(folder.name + ".partial")

@@ -46,6 +46,8 @@ class GenerationWorker(Bookkeeper):
 
     def __init__(self, settings: WorkerSettings, connection: "Redis", on_stop: Callable[[], None]) -> None:
         self.model_state: ModelState = "loading"
+        self.chat_template: bool | None = None
+        """Whether the model takes `messages`; None until it is loaded."""
         self._on_stop = on_stop
         # A job that one call has taken, and does not know of yet, is to another one whose answer was lost.
         self._taking = Lock()
@@ -62,8 +64,10 @@ class GenerationWorker(Bookkeeper):
 
     def serialize(self) -> dict[str, Any]:
         """The worker's hash: RQ's fields, and what producers want to know of a generation worker."""
+        template = {} if self.chat_template is None else {"chat_template": int(self.chat_template)}
         return {
             **super().serialize(),
+            **template,
             "state": self.get_state(),
             "model": self.settings.model_name,
             "model_state": self.model_state,

@@ -143,7 +143,7 @@ async def test_a_cancelled_reader_leaves_the_others_alone(producer: AsyncProduce
 async def test_waiting_past_the_bound_says_what_is_known(producer: AsyncProducer) -> None:
     handle = await producer.submit("Hi", model="tiny")
 
-    with pytest.raises(WaitTimeout, match="1st in line; no live worker serves tiny"):
+    with pytest.raises(WaitTimeout, match=r"no live worker serves tiny.*1st in line"):
         await handle.result(timeout_s=0.05)
     with pytest.raises(WaitTimeout):
         await anext(handle.stream(timeout_s=0.05))
@@ -197,7 +197,7 @@ async def test_a_queued_job_is_cancelled(producer: AsyncProducer) -> None:
     handle = await producer.submit("Hi", model="tiny")
 
     assert await handle.cancel() == "cancelled"
-    assert (await handle.result()).status == "cancelled"
+    assert (await handle.result(check=False)).status == "cancelled"
 
 
 async def test_a_closed_producer_says_so_and_leaves_no_task(fake_server: FakeServer) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from producer import demo
+from producer import demo, local
 from producer.broker import embedded
 from producer.contract import BrokerUnavailable, GenqueueError
 
@@ -27,10 +27,13 @@ def test_without_a_server_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_the_worker_the_demo_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None if name == "torch" else object())
+    find_spec = local.importlib.util.find_spec
+    monkeypatch.setattr(
+        local.importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name)
+    )
 
     with pytest.raises(GenqueueError, match=r"pip install 'genqueue\[worker,embedded\]'"):
-        demo.check_installed()
+        local.check_installed()
 
 
 def test_the_demo_shows_an_error_with_all_its_brackets(

@@ -207,6 +207,30 @@ def test_a_broken_messages_file_is_exit_code_2(capsys: Captured, tmp_path: Path,
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--max-tokens", "No such option '--max-tokens': it is called --max-new-tokens"),
+        ("--max-length", "it is called --max-new-tokens, and counts the answer alone"),
+        ("--do-sample", "temperature says it: 0 is greedy"),
+        ("--n", "a job has one answer"),
+        ("--timeout", "it is called --timeout-s, in seconds"),
+        ("--temprature", "Did you mean '--temperature'?"),
+    ],
+)
+def test_an_option_of_another_name_is_told_ours(capsys: Captured, option: str, said: str) -> None:
+    assert run(["submit", "Hi", "--model-name", "tiny", option, "3"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_job_that_nobody_will_end_is_exit_code_1(capsys: Captured, client: FakeRedis) -> None:
+    run(["submit", "Hi", "--model-name", "tiny", "--job-id", "a"])
+    client.lrem("rq:queue:generate.tiny", 0, "a")
+
+    assert run(["result", "a"]) == 1
+    assert "in no queue and with no live worker" in capsys.readouterr().err
+
+
 def test_a_broken_setting_is_exit_code_2(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENQUEUE_TIMEOUT_S", "soon")
 

@@ -41,14 +41,22 @@ def test_a_status_in_words(fields: dict[str, object], words: str) -> None:
     assert _status(**fields).describe() == words
 
 
-def test_a_job_that_rq_ended_without_us_is_called_stranded() -> None:
-    stranded = _status(state="cancelled")
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("cancelled", "cancelled through RQ, without a result"),
+        ("failed", "failed through RQ, without a result"),
+        ("queued", "queued by its record, but in no queue and with no live worker"),
+        ("running", "running by its record, but in no queue and with no live worker"),
+    ],
+)
+def test_a_job_that_nobody_will_end_is_called_stranded(state: str, words: str) -> None:
+    stranded = _status(state=state, is_held=False)
 
     assert stranded.is_stranded
-    assert "cancelled through RQ" in stranded.describe()
-    assert "cancel it here" in stranded.describe()
-    assert not _status(state="cancelled", has_result=True).is_stranded
-    assert not _status(state="running").is_stranded
+    assert stranded.describe() == f"{words}: no worker will end its stream, cancel it here to do so"
+    assert not _status(state=state, is_held=False, has_result=True).is_stranded
+    assert not _status(state=state).is_stranded
 
 
 @pytest.mark.parametrize(

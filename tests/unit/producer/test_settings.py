@@ -75,7 +75,8 @@ def test_settings_cannot_be_changed() -> None:
         ({"timeout_s": 0}, "timeout_s: "),
         ({"result_ttl_s": -1}, "result_ttl_s: "),
         ({"queue_ttl_s": float("nan")}, "queue_ttl_s: "),
-        ({"wait_s": float("inf")}, "wait_s: "),
+        ({"wait_s": float("nan")}, "wait_s: "),
+        ({"wait_s": 0}, "wait_s: "),
         ({"no_such_setting": "hunter2"}, "no_such_setting: "),
     ],
 )

@@ -15,6 +15,7 @@ from fakeredis import FakeRedis, FakeServer
 from producer import demo
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable, EngineError, InvalidRequest, PromptTooLong
+from producer.contract.version import VERSION
 from tests.models import tiny_model_paths
 from worker import cli
 from worker.errors import ConfigError
@@ -96,10 +97,34 @@ def test_a_module_of_ours_that_is_missing_is_our_fault(monkeypatch):
         cli.main()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["generate", "-h"], ["check", "-h"]])
-def test_help(run, capsys, arguments):
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "-h"] for name in cli.cli.commands)])
+def test_help(run, capsys, monkeypatch, arguments):
+    monkeypatch.setenv("COLUMNS", "80")
     assert run(*arguments) == 0
-    assert "Usage:" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Usage:" in out
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
+def test_every_command_and_every_option_has_its_help():
+    assert [name for name, command in cli.cli.commands.items() if not command.help] == []
+    options = [(name, option) for name, command in cli.cli.commands.items() for option in command.params]
+    assert [(name, option.opts) for name, option in options if not getattr(option, "help", None)] == []
+
+
+def test_the_help_of_run_names_the_environment_and_the_default_of_each_setting(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    run("run", "--help")
+    rows = [row for row in capsys.readouterr().out.splitlines() if row.strip().startswith("--")]
+    assert len(rows) > 10
+    for row in rows:
+        assert "[env: GENQUEUE_" in row
+        assert "[default: " in row or "--model-path" in row
+
+
+def test_version(run, capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"genqueue {VERSION}\n"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +162,20 @@ class TestRun:
         assert run("run", "--model-name", "other", "--model-paths", str(tmp_path / "paths.yaml")) == 2
         assert "'other' is not in" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("command", ["run", "generate"])
+    def test_an_id_of_the_hub(self, run, capsys, tmp_path, command):
+        (tmp_path / "paths.yaml").write_text("mine: gone")
+        options = [
+            "--model-name",
+            "Qwen/Qwen2-7B",
+            "--model-paths",
+            str(tmp_path / "paths.yaml"),
+            "--device",
+            "cpu",
+        ]
+        assert run(command, *options) == 2
+        assert "  hf download Qwen/Qwen2-7B --local-dir models/Qwen2-7B\n" in capsys.readouterr().err
+
     def test_a_setting_that_cannot_be(self, run, capsys, monkeypatch):
         monkeypatch.setenv("GENQUEUE_HEARTBEAT_TTL_S", "-1")
         assert run("run", "--model-name", "tiny") == 2
@@ -161,6 +200,13 @@ class TestGenerate:
         monkeypatch.setattr("worker.standalone.generate", lambda *given, **_: answered.append(given))
         assert run("generate", "--model-name", "tiny", "--device", "cpu", "--model-paths", paths) == 0
         assert answered == [("tiny", DEFAULT_PROMPT, None, "cpu")]
+
+    def test_answers_from_a_folder_that_no_file_names(self, run, capsys, paths):
+        folder = Path(paths).parent / "tiny"
+        assert (
+            run("generate", "--model-path", str(folder), "--device", "cpu", "--model-paths", "/no/such/file") == 0
+        )
+        assert capsys.readouterr().out == INTRODUCTION + "\n"
 
     def test_the_model_paths_may_come_from_the_environment(self, run, capsys, paths, monkeypatch):
         monkeypatch.setenv("GENQUEUE_MODEL_PATHS", paths)
@@ -250,6 +296,15 @@ class TestCheck:
             assert self.check(run, "--redis-url", f"redis://127.0.0.1:{port}/0") == 3
         assert "does not answer" in capsys.readouterr().err
 
+    def test_a_worker_of_a_folder(self, run, client):
+        self.add(client, "w1", "ready")
+        assert run("check", "--model-path", "/models/tiny") == 0
+        assert run("check", "--model-path", "/models/other") == 1
+
+    def test_an_id_of_the_hub(self, run, client, capsys):
+        assert self.check(run, model="Qwen/Qwen2-7B") == 2
+        assert "which may be Qwen2-7B" in capsys.readouterr().err
+
     def test_a_worker_of_another_model(self, run, client):
         self.add(client, "w1", "ready")
         assert self.check(run, model="other") == 1
@@ -321,3 +376,20 @@ def test_the_package_runs_as_a_module():
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=bare_environment())
     assert ended.returncode == 2
     assert "model name 'a/b' is not valid" in ended.stderr
+
+
+def test_a_script_that_hides_the_producer_is_named(tmp_path: Path):
+    """It was run, and then said to be no package."""
+    (tmp_path / "producer.py").write_text("raise SystemExit('mine')\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", "check", "--model-name", "tiny"],
+        cwd=tmp_path,
+        env=bare_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"error: {tmp_path}/producer.py hides genqueue's own package `producer`: give that file another name\n"
+    )

@@ -59,7 +59,7 @@ async def house(worker: GenerationWorker, fake_server: FakeServer) -> AsyncItera
 
 
 def seen(*, is_first: bool = True, late: bool = False, scheduled: bool = False) -> Beat:
-    return Beat(0, is_first, (), (), (), late, scheduled)
+    return Beat(0, is_first, 1, (), (), (), late, scheduled)
 
 
 @pytest.fixture

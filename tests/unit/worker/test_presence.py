@@ -9,7 +9,16 @@ import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.ledger.sweep import Beat, Member, RingEntry
-from worker.presence import CONFIRM_S, LOOK_AGAIN_S, LOOK_INTERVAL_S, TRUSTED_AGE_S, Dead, Presence, Watch
+from worker.presence import (
+    AT_ONCE_S,
+    CONFIRM_S,
+    LOOK_AGAIN_S,
+    LOOK_INTERVAL_S,
+    TRUSTED_AGE_S,
+    Dead,
+    Presence,
+    Watch,
+)
 
 from .jobs import KEYS
 
@@ -111,12 +120,14 @@ async def test_the_next_look_comes_when_a_suspect_is_due_and_soon_again_where_it
     ring = await ring_of(join, "abc")
     watcher = ring["a"]
     assert watcher.next_look_s == LOOK_INTERVAL_S
-    for name in "bc":
-        break_link(host, ring[name])
-        await watcher.look()
-        host.now += CONFIRM_S / 4
-    assert watcher.next_look_s == pytest.approx(CONFIRM_S / 2)
-    host.now += CONFIRM_S / 2
+    break_link(host, ring["b"])
+    await watcher.look()
+    assert watcher.next_look_s == LOOK_INTERVAL_S
+    host.now += 0.7 * CONFIRM_S
+    break_link(host, ring["c"])
+    await watcher.look()
+    assert watcher.next_look_s == pytest.approx(0.3 * CONFIRM_S)
+    host.now += 0.3 * CONFIRM_S
     assert await watcher.look() == []
     assert watcher.next_look_s == LOOK_AGAIN_S
     host.now += TRUSTED_AGE_S
@@ -207,6 +218,30 @@ async def test_a_worker_that_came_back_with_another_connection_lives(join, host)
     await ring["a"].beat()
     assert await ring["a"].look() == []
     assert ring["a"].next_look_s == LOOK_INTERVAL_S
+
+
+@pytest.mark.parametrize(("workers", "interval_s"), [(50, LOOK_INTERVAL_S), (200, 2.0)])
+async def test_the_looks_of_a_whole_fleet_are_bounded(join, workers, interval_s):
+    watcher = join("a")
+    for number in range(workers - 1):
+        await watcher._client.zadd(KEYS.ring("tiny"), {f"w{number} run-1 {number + 1000}": 0})
+    await watcher.beat()
+    assert watcher.next_look_s == interval_s
+
+
+@pytest.mark.parametrize(("apart_s", "dead"), [(AT_ONCE_S, []), (AT_ONCE_S + 0.01, ["b", "c"])])
+async def test_two_that_vanish_one_after_the_other_are_dead(join, host, apart_s, dead):
+    """Together they are more than half of the others, and the network takes them at once."""
+    ring = await ring_of(join, "abc")
+    host.now += TRUSTED_AGE_S
+    found = []
+    for name in "bc":
+        break_link(host, ring[name])
+        found += await ring["a"].look()
+        host.now += apart_s
+    host.now += CONFIRM_S
+    found += await ring["a"].look()
+    assert sorted(each.member.worker for each in found) == dead
 
 
 async def test_two_that_are_gone_at_once_were_cut_off_by_the_network(join, host):
@@ -349,7 +384,7 @@ async def test_nobody_judges_itself(join, host):
     for _ in range(3):
         await presence.beat()
         host.now += INTERVAL_S
-    ourselves = Beat(seen.now_ms, True, (), (), (Member("a", "tiny"), Member("b", "other")), False, False)
+    ourselves = Beat(seen.now_ms, True, 1, (), (), (Member("a", "tiny"), Member("b", "other")), False, False)
     assert presence.overdue(ourselves) == [Dead(Member("b", "other"), "overdue")]
 
 

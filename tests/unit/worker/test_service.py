@@ -117,6 +117,7 @@ class Engine(ScriptedEngine):
             device="cpu",
             dtype="float32",
             kv_bytes=1,
+            chat_template=True,
             path="static",
             compiled=False,
             captured=False,

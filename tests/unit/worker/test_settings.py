@@ -23,6 +23,7 @@ EVERY_OPTION: dict[str, Any] = {
     "prefix": "mine",
     "broker_wait_s": 31.5,
     "model_name": "other",
+    "model_path": "/srv/models/other",
     "model_paths": "/srv/paths.yaml",
     "device": "cpu",
     "dtype": "float16",
@@ -222,3 +223,66 @@ def test_a_mistake_in_the_url_does_not_show_its_password(write, url):
 def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         WorkerSettings(model_name="tiny").model_name = "other"
+
+
+# -- the model: a name, or a folder
+
+
+def choice(settings: WorkerSettings) -> tuple[str, str | None]:
+    return settings.model_name, None if settings.model_path is None else str(settings.model_path)
+
+
+MODEL = ("model_name", "model_path")
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "file", "chosen"),
+    [
+        (("a", None), (None, None), (None, None), ("a", None)),
+        ((None, "/m/Qwen2-7B"), (None, None), (None, None), ("Qwen2-7B", "/m/Qwen2-7B")),
+        (("a", "/m/Qwen2-7B"), (None, None), (None, None), ("a", "/m/Qwen2-7B")),
+        ((None, "/m/a"), (None, None), ("b", None), ("a", "/m/a")),
+        (("a", None), (None, None), (None, "/m/b"), ("a", None)),
+        (("a", None), (None, "/m/b"), ("c", "/m/c"), ("a", None)),
+        ((None, None), ("a", None), (None, "/m/b"), ("a", None)),
+        ((None, None), (None, "/m/a"), ("b", None), ("a", "/m/a")),
+        ((None, None), (None, None), ("b", "/m/a"), ("b", "/m/a")),
+        ((None, None), (None, None), (None, "/m/a/"), ("a", "/m/a")),
+        (
+            (None, "/hub/models--Qwen--Qwen2.5-0.5B-Instruct/snapshots/7ae557604adf67be50417f59c2c2f167def9a775"),
+            (None, None),
+            (None, None),
+            (
+                "Qwen2.5-0.5B-Instruct",
+                "/hub/models--Qwen--Qwen2.5-0.5B-Instruct/snapshots/7ae557604adf67be50417f59c2c2f167def9a775",
+            ),
+        ),
+    ],
+)
+def test_name_and_folder_are_one_choice(write, monkeypatch, *, given, environment, file, chosen):
+    """A folder on the command line was called by the name in the file, and another queue was served with it."""
+    written = {key: value for key, value in zip(MODEL, file, strict=True) if value}
+    path = write(yaml.safe_dump(written))
+    for key, value in zip(MODEL, environment, strict=True):
+        if value:
+            monkeypatch.setenv(f"GENQUEUE_{key.upper()}", value)
+    assert choice(load_settings(path, **dict(zip(MODEL, given, strict=True)))) == chosen
+
+
+def test_the_current_folder_has_a_name_too(write, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load_settings(write("{}"), model_path=Path()).model_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, r"model_name is missing: give --model-name NAME \(GENQUEUE_MODEL_NAME\).*--model-path FOLDER"),
+        ({"model_path": "/m/Qwen 2"}, "'Qwen 2' is not valid.*give --model-name"),
+        ({"model_path": "/m/a.high"}, "give --model-name"),
+    ],
+)
+def test_a_model_without_a_name(write, options, said):
+    with pytest.raises(ConfigError, match=said):
+        load_settings(write("{}"), **options)

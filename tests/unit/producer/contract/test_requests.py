@@ -69,7 +69,7 @@ def test_a_worker_says_of_an_unknown_field_that_it_may_be_the_older_one(fields: 
     assert f"this worker does not know the field '{name}': it is older than the producer" in str(refused.value)
     assert f"(genqueue {VERSION}), or the name is misspelt" in str(refused.value)
     assert SECRET not in str(refused.value)
-    with pytest.raises(InvalidRequest, match="Extra inputs are not permitted"):
+    with pytest.raises(InvalidRequest, match="there is no such"):
         GenerationRequest.parse(fields)
 
 
@@ -99,13 +99,13 @@ def test_a_request_cannot_be_changed() -> None:
         ({"prompt": {SECRET}}, "not JSON"),
         ({"messages": []}, "messages: "),
         ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0.role: "),
-        ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
-        ({"messages": [{"role": "user", "content": "a", "name": "x"}]}, "messages.0.name: Extra inputs"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: it is missing"),
+        ({"messages": [{"role": "user", "content": "a", "name": "x"}]}, "messages.0.name: there is no such field"),
         ({"prompt_token_ids": []}, "prompt_token_ids: "),
         ({"prompt_token_ids": [-1]}, "prompt_token_ids.0: "),
         ({"prompt_token_ids": [1.5]}, "prompt_token_ids.0: "),
         ({"prompt_token_ids": ["1"]}, "prompt_token_ids.0: "),
-        ({"prompt": "a", "temprature": 1}, "temprature: Extra inputs are not permitted"),
+        ({"prompt": "a", "temprature": 1}, "temprature: there is no such option: did you mean temperature?"),
         ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens: "),
         ({"prompt": "a", "max_new_tokens": "32"}, "max_new_tokens: "),
         ({"prompt": "a", "max_new_tokens": True}, "max_new_tokens: "),

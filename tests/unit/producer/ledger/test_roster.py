@@ -41,6 +41,13 @@ def test_one_that_is_dead_is_none_of_them(client, gone):
     assert workers(client) == ()
 
 
+@pytest.mark.parametrize(("said", "read"), [("1", True), ("0", False), (None, None)])
+def test_a_worker_may_say_whether_its_model_has_a_chat_template(client, said, read):
+    appear(client, "w1", **({} if said is None else {"chat_template": said}))
+    [record] = workers(client)
+    assert record.chat_template is read
+
+
 def test_a_worker_of_rqs_own_says_less(client):
     client.hset("rq:worker:w1", "birth", "2026-01-01T00:00:00Z")
     client.sadd("rq:workers:generate.tiny.low", "rq:worker:w1")

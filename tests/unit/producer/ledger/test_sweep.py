@@ -91,8 +91,8 @@ def test_a_small_ring_is_watched_once(client, others, watched):
 
 
 def test_a_beat_tells_which_of_the_watched_hear_commands(client):
-    for name in ("a", "b b", "c", "d"):
-        beat(client, name, client_id=7)
+    for members, name in enumerate(("a", "b b", "c", "d"), start=1):
+        assert beat(client, name, client_id=7).members == members
     assert beat(client, "a").hear == (False, False)
     with client.pubsub() as channel:
         for name in ("b b", "d"):

@@ -54,6 +54,13 @@ def test_a_worker_is_seen_by_rq_with_what_producers_want_to_know(client, worker)
     assert fields["state"] == "started"
 
 
+@pytest.mark.parametrize(("known", "said"), [(None, None), (True, b"1"), (False, b"0")])
+def test_its_record_says_whether_the_model_takes_messages(client, worker, known, said):
+    worker.chat_template = known
+    beat(worker)
+    assert client.hget(worker.key, "chat_template") == said
+
+
 def test_a_worker_is_forgotten_when_its_heartbeats_end(client, start):
     worker = start(heartbeat_ttl_s=6)
     client.expire(worker.key, 1)

@@ -1,0 +1,221 @@
+"""AsyncProducer: as `Producer`, for asyncio.
+
+A thin shell, as `client` is one: what is done is in `operations`. One event loop at a time uses it.
+"""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import redis.asyncio
+
+from .base import BaseProducer
+from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
+from .following import Subscription
+from .hub import AsyncHub
+from .job_status import JobStatus, WorkerInfo
+from .links import AsyncLinks
+from .operations import CancelOutcome, Operation
+from .patience import Patience
+from .sampling import SamplingOptions
+from .settings import ProducerSettings
+from .submission import Batch, Request
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class AsyncJobHandle:
+    """A submitted job, bound to the producer that submitted it."""
+
+    job_id: str
+    model: str
+    created: bool
+    """False when a job of that id existed already: nothing was enqueued, this is that job."""
+    _producer: "AsyncProducer" = field(repr=False, compare=False)
+
+    def stream(
+        self, after: EventId | str | None = None, timeout_s: float | None = None
+    ) -> AsyncGenerator[StreamedEvent, None]:
+        """See `Producer.stream`."""
+        return self._producer.stream(self.job_id, after, timeout_s)
+
+    async def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
+        """See `Producer.result`."""
+        return await self._producer.result(self.job_id, timeout_s, check=check)
+
+    async def cancel(self) -> CancelOutcome:
+        """See `Producer.cancel`."""
+        return await self._producer.cancel(self.job_id)
+
+    async def status(self) -> JobStatus:
+        """See `Producer.status`."""
+        return await self._producer.status(self.job_id)
+
+
+class AsyncProducer(BaseProducer):
+    """`Producer` for asyncio: the same methods, to be awaited; `stream` is an async iterator.
+
+    One event loop at a time uses it. Where each call has a loop of its own, as with `asyncio.run` in a Celery
+    task, one AsyncProducer does for all of them: it connects anew in each. Not so with a `connection`.
+
+    async with AsyncProducer() as producer:
+        job = await producer.submit("Hi", model="tiny")
+        print((await job.result()).text)
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        settings: ProducerSettings | None = None,
+        prefix: str | None = None,
+        connection: redis.asyncio.Redis | None = None,
+    ) -> None:
+        super().__init__(redis_url, settings, prefix)
+        self._links = AsyncLinks(self.settings, connection, self._check_usable)
+
+    async def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str,
+        messages: Sequence[Message | Mapping[str, str]] | None = None,
+        prompt_token_ids: Sequence[int] | None = None,
+        job_id: str | None = None,
+        priority: Priority = "normal",
+        queue_ttl_s: float | None = None,
+        timeout_s: int | None = None,
+        result_ttl_s: int | None = None,
+        max_queued: int | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> AsyncJobHandle:
+        """See `Producer.submit`."""
+        batch = self._prepare_one(
+            {"prompt": prompt, "messages": messages, "prompt_token_ids": prompt_token_ids, **sampling},
+            model=model,
+            job_id=job_id,
+            priority=priority,
+            queue_ttl_s=queue_ttl_s,
+            timeout_s=timeout_s,
+            result_ttl_s=result_ttl_s,
+            max_queued=max_queued,
+        )
+        return (await self._submit(batch))[0]
+
+    async def submit_many(
+        self,
+        requests: Iterable[Request],
+        *,
+        model: str,
+        job_ids: Sequence[str] | None = None,
+        priority: Priority = "normal",
+        queue_ttl_s: float | None = None,
+        timeout_s: int | None = None,
+        result_ttl_s: int | None = None,
+        max_queued: int | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[AsyncJobHandle]:
+        """See `Producer.submit_many`."""
+        batch = self._prepare_many(
+            requests,
+            sampling,
+            model=model,
+            job_ids=job_ids,
+            priority=priority,
+            queue_ttl_s=queue_ttl_s,
+            timeout_s=timeout_s,
+            result_ttl_s=result_ttl_s,
+            max_queued=max_queued,
+        )
+        return await self._submit(batch)
+
+    async def stream(
+        self, job_id: str, after: EventId | str | None = None, timeout_s: float | None = None
+    ) -> AsyncGenerator[StreamedEvent, None]:
+        """See `Producer.stream`. All that it raises comes with the first event: nothing is asked before.
+
+        Leave it early inside `contextlib.aclosing`, as any async generator.
+        """
+        patience = self._waits.patience(timeout_s)
+        link = await self._links.get()
+        cursor = await self._run_until(patience, job_id, self._waits.open_stream(job_id, after, patience))
+        if cursor is None:
+            return
+        with link.hub.following(job_id, cursor) as subscription:
+            is_terminal = False
+            while not is_terminal:
+                event = await self._next_event(subscription, patience)
+                is_terminal = event.is_terminal
+                yield event
+                patience.heard(event.id)
+
+    async def result(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
+        """See `Producer.result`."""
+        ended = await self._end(job_id, self._waits.patience(timeout_s))
+        return ended.raise_for_status() if check else ended
+
+    async def cancel(self, job_id: str) -> CancelOutcome:
+        """See `Producer.cancel`."""
+        return await self._run(self._operations.cancel(job_id))
+
+    async def status(self, job_id: str) -> JobStatus:
+        """See `Producer.status`."""
+        return await self._run(self._operations.status(job_id))
+
+    async def workers(self, model: str) -> tuple[WorkerInfo, ...]:
+        """See `Producer.workers`."""
+        return await self._run(self._operations.workers(model))
+
+    async def aclose(self) -> None:
+        """End all streams and close the connections that are its own."""
+        if self._must_close():
+            await self._links.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _submit(self, batch: Batch) -> list[AsyncJobHandle]:
+        created = await self._run(self._operations.submit(batch))
+        pairs = zip(batch.submissions, created, strict=True)
+        return [AsyncJobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
+
+    async def _end(self, job_id: str, patience: Patience) -> GenerationResult:
+        link = await self._links.get()
+        found = await self._run_until(patience, job_id, self._waits.open_result(job_id, patience))
+        if isinstance(found, GenerationResult):
+            return found
+        with link.hub.following(job_id, found, only_end=True) as subscription:
+            announced = self._waits.announce(job_id, link.hub.wake_key)
+            if ended := await self._run_until(patience, job_id, announced):
+                return ended
+            while True:
+                event = await self._next_event(subscription, patience)
+                if isinstance(event.event.data, GenerationResult):
+                    return event.event.data
+
+    @property
+    def _hub(self) -> AsyncHub:
+        link = self._links.current
+        assert link is not None, "nothing was asked of it yet"
+        return link.hub
+
+    async def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
+        link = await self._links.get()
+        operation = self._waits.next_event(subscription, link.hub.wait, patience)
+        event = await link.run(operation, patience.answer_by)
+        link.hub.resume(subscription)
+        return event
+
+    async def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
+        in_time = self._waits.in_time(operation, job_id, patience)
+        return await (await self._links.get()).run(in_time, patience.answer_by)
+
+    async def _run(self, operation: Operation[T]) -> T:
+        return await (await self._links.get()).run(operation)

@@ -1,0 +1,50 @@
+"""`dashboard`: RQ's dashboard for our jobs."""
+
+import click
+
+from ..settings import ProducerSettings
+from .options import connection_options
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9181,
+    show_default=True,
+    help="Port to listen on. 0: any free one.",
+)
+@click.option(
+    "--username",
+    envvar="GENQUEUE_DASHBOARD_USERNAME",
+    show_envvar=True,
+    help="What a browser has to give, with the password.",
+)
+@click.option(
+    "--password",
+    envvar="GENQUEUE_DASHBOARD_PASSWORD",
+    show_envvar=True,
+    help="What a browser has to give. Better in the environment: others see a command line.",
+)
+@connection_options
+@click.option(
+    "--all", "everything", is_flag=True, help="Show all that uses RQ on the server, whatever its prefix."
+)
+def dashboard(
+    *,
+    host: str,
+    port: int,
+    username: str | None,
+    password: str | None,
+    redis_url: str | None,
+    prefix: str | None,
+    everything: bool,
+) -> int:
+    """Serve rq-dashboard, set up for these jobs: those of one prefix."""
+    from ..dashboard import serve  # Flask, which no other command needs
+
+    settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
+    shown = None if everything else settings.prefix
+    serve(settings.redis_url, host=host, port=port, username=username, password=password, prefix=shown)
+    return 0

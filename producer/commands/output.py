@@ -1,0 +1,29 @@
+"""Where commands write: stdout carries the answer, the job id or JSON; all that is for people goes to stderr."""
+
+import click
+
+from ..display import printable
+
+EXIT_JOB_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_NO_BROKER = 3
+EXIT_NOT_NOW = 4
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as for any other program before `| head`
+
+
+class ReaderGone(Exception):
+    """Whoever read our stdout has gone, as `| head` does. click would call a BrokenPipeError exit code 1."""
+
+
+def show(text: str) -> None:
+    """Write a part of the answer to stdout, at once.  Raises ReaderGone."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def say(text: str) -> None:
+    """Write a line for people to stderr."""
+    click.echo(printable(text), err=True)

@@ -1,0 +1,163 @@
+"""`submit`: enqueue a prompt or a chat, and follow it if that is wanted."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..contract import InvalidRequest
+from .follow import follow_stream, producer_for, wait_for_result
+from .options import (
+    connection_options,
+    interrupt_option,
+    json_option,
+    sampling_options,
+    setting_help,
+    wait_option,
+    with_options,
+)
+from .output import say, show
+
+prompt_options = with_options(
+    click.option("--chat", is_flag=True, help="Send PROMPT as a user's message, for the model's chat template."),
+    click.option(
+        "--message",
+        "message",
+        multiple=True,
+        metavar="ROLE:TEXT",
+        help="A turn of a chat, as 'system:Be brief.' Repeatable; with --chat, before PROMPT.",
+    ),
+    click.option(
+        "--messages-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help='A chat as JSON: [{"role": ..., "content": ...}, ...]',
+    ),
+    click.option("--prompt-token-ids", metavar="ID,ID,...", help="A prompt that is tokenized already."),
+)
+queue_options = with_options(
+    click.option("--job-id", help="An idempotency key: submitted twice, it is one job. [default: a new one]"),
+    click.option(
+        "--priority",
+        type=click.Choice(["high", "normal", "low"]),
+        default="normal",
+        show_default=True,
+        help="Of this job among those of its model.",
+    ),
+    click.option(
+        "--queue-ttl-s", type=float, help=f"How long it may wait for a worker. {setting_help('queue_ttl_s')}"
+    ),
+    click.option("--timeout-s", type=int, help=f"How long a worker may take. {setting_help('timeout_s')}"),
+    click.option(
+        "--result-ttl-s", type=int, help=f"How long events and result are kept. {setting_help('result_ttl_s')}"
+    ),
+    click.option("--max-queued", type=int, help="Refuse when so many jobs wait for the model."),
+)
+
+
+@click.command()
+@click.argument("prompt", nargs=-1, metavar="[PROMPT]")
+@click.option("--model-name", required=True, help="Which model is to answer: the name that its worker has for it.")
+@click.option("--stream", "mode", flag_value="stream", help="Print the tokens as they come.")
+@click.option("--wait", "mode", flag_value="wait", help="Print the text once the job has ended.")
+@json_option
+@wait_option
+@interrupt_option
+@prompt_options
+@sampling_options
+@queue_options
+@connection_options
+def submit(
+    *,
+    prompt: tuple[str, ...],
+    model_name: str,
+    mode: str | None,
+    as_json: bool,
+    wait_s: float | None,
+    on_interrupt: str | None,
+    redis_url: str | None,
+    prefix: str | None,
+    **options: Any,
+) -> int:
+    """Enqueue PROMPT (- reads it from stdin, without its last line break) and print the job's id.
+
+    PROMPT goes to the model as it stands; with --chat, through the model's chat template, as instruct models want
+    it.
+    """
+    fields = _request_fields(_one_prompt(prompt), options)
+    with producer_for(redis_url, prefix, wait_s) as producer:
+        job = producer.submit(model=model_name, **fields)
+        if not job.created:
+            say(f"job {job.job_id} exists already: nothing was enqueued")
+        if mode is None:
+            handle = {"job_id": job.job_id, "model": job.model, "created": job.created}
+            show((json.dumps(handle) if as_json else job.job_id) + "\n")
+            return 0
+        say(f"job {job.job_id}")
+        if mode == "stream":
+            return follow_stream(producer, job.job_id, None, as_json=as_json, on_interrupt=on_interrupt)
+        return wait_for_result(producer, job.job_id, as_json=as_json, on_interrupt=on_interrupt)
+
+
+def _one_prompt(words: tuple[str, ...]) -> str | None:
+    if len(words) > 1:
+        raise click.UsageError('the prompt is one argument: put it into quotes, as in submit "How are you?"')
+    return words[0] if words else None
+
+
+def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of Producer.submit from the command's options. What was not given is left out."""
+    messages = _messages(options.pop("message"), options.pop("messages_file"))
+    token_ids = _token_ids(options.pop("prompt_token_ids"))
+    prompt = _read_stdin() if prompt == "-" else prompt
+    if options.pop("chat"):
+        if token_ids:
+            raise InvalidRequest("--chat sends PROMPT as a message, which is text: leave out --prompt-token-ids")
+        if prompt is None:
+            raise InvalidRequest(
+                "--chat sends PROMPT as a user's message, and there is none: add it, or leave out --chat"
+            )
+        prompt, messages = None, [*(messages or []), {"role": "user", "content": prompt}]
+    elif messages and prompt is not None:
+        raise InvalidRequest(
+            "give exactly one of prompt, messages and prompt_token_ids; --chat makes PROMPT the last message"
+        )
+    fields = {**options, "prompt": prompt, "messages": messages, "prompt_token_ids": token_ids}
+    return {name: value for name, value in fields.items() if value is not None and value != ()}
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise InvalidRequest("the prompt on stdin is not UTF-8 text") from None
+
+
+def _messages(turns: Sequence[str], path: Path | None) -> list[Any] | None:
+    if turns and path:
+        raise InvalidRequest("give --message or --messages-file, not both")
+    if path:
+        return _messages_in(path)
+    faulty = [turn for turn in turns if ":" not in turn]
+    if faulty:
+        raise InvalidRequest("--message has the form ROLE:TEXT, as in --message 'user:Hello'")
+    return [{"role": role, "content": text} for role, _, text in (turn.partition(":") for turn in turns)] or None
+
+
+def _messages_in(path: Path) -> list[Any]:
+    try:
+        messages = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(messages, list):
+        raise InvalidRequest(f'{path} must hold a list of {{"role": ..., "content": ...}}')
+    return messages
+
+
+def _token_ids(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidRequest("--prompt-token-ids takes numbers with commas between them, as 1,2,3") from None

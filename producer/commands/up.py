@@ -1,0 +1,159 @@
+"""`up`: broker, worker and a prompt to type into, in one command; all of it ends with the command.
+
+Everything but the answers goes to stderr, so that `echo "How are you?" | genqueue up > answer.txt` works too.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..client import Producer
+from ..contract import BrokerUnavailable, GenerationResult, GenqueueError, InvalidRequest
+from ..interrupts import Interrupted
+from ..local import TINY, LocalWorker, broker_at, check_installed, ended_by_signals, local_worker, say_dimly
+from ..settings import ProducerSettings
+from .follow import Follower, end_of, report
+from .options import chosen_model, model_options, prefix_option, sampling_options
+from .output import say
+
+
+@click.command()
+@model_options
+@click.option(
+    "--device",
+    envvar="GENQUEUE_DEVICE",
+    help="As torch names it: cuda:0, cpu. [env: GENQUEUE_DEVICE; default: cpu for tiny, else cuda:0]",
+)
+@sampling_options
+@click.option(
+    "--redis-url",
+    metavar="URL",
+    help="Of a broker that runs. [env: GENQUEUE_REDIS_URL, REDIS_URL; default: one of its own]",
+)
+@prefix_option
+def up(
+    *,
+    model_name: str | None,
+    model_path: Path | None,
+    device: str | None,
+    redis_url: str | None,
+    prefix: str | None,
+    **sampling: Any,
+) -> int:
+    """Start a broker and a worker, and answer what is typed.
+
+    With a model that has a chat template it is a conversation; with another, each line is a prompt of its own.
+    Ctrl-C stops an answer; at the prompt, Ctrl-C or Ctrl-D ends the broker, the worker and the command.
+
+    The first use of tiny trains it, in well under a minute. Any other model is to be in a folder on this machine:
+
+    \b
+      hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir models/Qwen2.5-0.5B-Instruct
+      genqueue up --model-path models/Qwen2.5-0.5B-Instruct --device cpu
+    """
+    check_installed()
+    model, folder = chosen_model(model_name, model_path)
+    settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
+    device = device or ("cpu" if model == TINY and folder is None else None)
+    with (
+        ended_by_signals(),
+        broker_at(settings.redis_url if "redis_url" in settings.model_fields_set else None) as url,
+        local_worker(model, url, prefix=settings.prefix, model_path=folder, device=device) as worker,
+        Producer(url, prefix=settings.prefix) as producer,
+    ):
+        ready = worker.wait_until_ready(producer)
+        chat = Conversation(producer, worker, _given(sampling), keeps_turns=bool(ready.chat_template))
+        _say_what_to_do(model, url, is_chat=chat.keeps_turns)
+        _converse(chat)
+        say_dimly("ending the worker")
+    return 0
+
+
+class Conversation:
+    """Asks the model, line by line. Where it keeps turns, the model sees what was said before."""
+
+    def __init__(
+        self, producer: Producer, worker: LocalWorker, sampling: Mapping[str, Any], *, keeps_turns: bool
+    ) -> None:
+        self._producer, self._worker, self._sampling = producer, worker, sampling
+        self.keeps_turns = keeps_turns
+        self._turns: list[dict[str, str]] = []
+
+    def ask(self, line: str) -> None:
+        """Print the answer as it comes; Ctrl-C cancels it.  Raises BrokerUnavailable; or once the worker ended."""
+        self._worker.check_alive()
+        try:
+            ended = self._answer(line)
+            while self._is_too_long(ended) and self._turns:
+                del self._turns[:2]
+                say_dimly("the conversation is longer than the model's context: its oldest turn was left out")
+                ended = self._answer(line)
+        except BrokerUnavailable:
+            raise
+        except GenqueueError as error:
+            say(str(error))
+            return
+        report(ended)
+        if self.keeps_turns and ended.text:
+            self._turns += [_turn("user", line), _turn("assistant", ended.text)]
+
+    def _answer(self, line: str) -> GenerationResult:
+        request = {"messages": [*self._turns, _turn("user", line)]} if self.keeps_turns else {"prompt": line}
+        job = self._producer.submit(model=self._worker.model, **request, **self._sampling)
+        try:
+            return Follower(self._producer, job.job_id).follow()
+        except Interrupted:
+            say("")  # the answer so far has no line break
+            self._producer.cancel(job.job_id)
+            return end_of(self._producer, job.job_id)
+
+    @staticmethod
+    def _is_too_long(ended: GenerationResult) -> bool:
+        return ended.error is not None and ended.error.code == "prompt_too_long"
+
+
+def _converse(chat: Conversation) -> None:
+    """Until Ctrl-C or the end of input."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in _lines():
+            with contextlib.suppress(Interrupted):  # twice over one answer: the next prompt
+                chat.ask(line)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or comes through a pipe; blank lines are none."""
+    is_typed = sys.stdin.isatty() and sys.stdout.isatty()
+    if is_typed:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - `input` has history and cursor keys with it
+    while True:
+        try:
+            line = input("> " if is_typed else "")
+        except EOFError:
+            return
+        except UnicodeDecodeError:
+            raise InvalidRequest("what comes from stdin is not UTF-8 text") from None
+        if line.strip():
+            yield line
+
+
+def _say_what_to_do(model: str, url: str, *, is_chat: bool) -> None:
+    kind = "a conversation" if is_chat else "no chat template, so that each line is a prompt of its own"
+    say_dimly(f"ready   {kind}")
+    if sys.stdin.isatty():
+        say_dimly("        Ctrl-C stops an answer; at the prompt it ends all of this")
+        if "@" not in url:  # it may hold a password
+            say_dimly("from another terminal:")
+            say_dimly(f'  genqueue submit "Hi" --model-name {model} --stream --redis-url {url}')
+
+
+def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sampling.items() if value is not None and value != ()}
+
+
+def _turn(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}

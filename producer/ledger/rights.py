@@ -1,0 +1,120 @@
+"""Whether a user of Redis may do what its role needs: asked of the server, command by command, changing nothing.
+
+A server checks rights before a command is queued in a transaction, so that a transaction that is discarded tells
+all. (ACL DRYRUN would, too, and is for administrators alone.) `configs/redis.acl` grants these rights, and more.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+
+from ..contract import Keys
+from . import rq_names
+
+Command = tuple[str, ...]
+
+_ID = "doctor"
+"""A job that is none."""
+_NO_SCRIPT = "0" * 40
+
+
+def producer_needs(keys: Keys, model: str) -> list[Command]:
+    """What a producer sends that submits, follows and cancels jobs of the model."""
+    job, queue, events = rq_names.job(_ID), rq_names.queue(keys.queue(model)), keys.events(_ID)
+    return [
+        ("TIME",),
+        ("EVALSHA", _NO_SCRIPT, "1", job),
+        ("HSET", job, "status", "queued"),
+        ("HMGET", job, "status"),
+        ("EXPIRE", job, "1"),
+        ("TTL", job),
+        ("EXISTS", job),
+        ("SADD", rq_names.QUEUES, queue),
+        ("RPUSH", queue, _ID),
+        ("LPOS", queue, _ID),
+        ("LLEN", queue),
+        ("LREM", queue, "1", _ID),
+        ("ZADD", keys.deadlines(model), "1", _ID),
+        ("ZREM", keys.deadlines(model), _ID),
+        ("LPOS", keys.taken(_ID), _ID),
+        ("XADD", events, "*", "type", "cancelled"),
+        ("XREAD", "STREAMS", events, "0"),
+        ("XRANGE", events, "-", "+"),
+        ("XREVRANGE", events, "+", "-"),
+        ("XADD", keys.wake(_ID), "*", "ended", _ID),
+        ("XREAD", "STREAMS", keys.wake(_ID), "0"),
+        ("GET", keys.result(_ID)),
+        ("SET", keys.result(_ID), "{}"),
+        ("SET", keys.cancel(_ID), "1"),
+        ("SADD", keys.waiters(_ID), keys.wake(_ID)),
+        ("PUBLISH", keys.tokens(_ID), "{}"),
+        ("SUNION", *(rq_names.workers(name) for name in keys.queues(model))),
+        ("HMGET", rq_names.worker(_ID), "model_state"),
+    ]
+
+
+def worker_needs(keys: Keys, model: str) -> list[Command]:
+    """What a worker of the model sends."""
+    job, queue, events = rq_names.job(_ID), rq_names.queue(keys.queue(model)), keys.events(_ID)
+    return [
+        ("TIME",),
+        ("EVALSHA", _NO_SCRIPT, "1", job),
+        ("HSET", rq_names.worker(_ID), "state", "idle"),
+        ("SADD", rq_names.workers(keys.queue(model)), rq_names.worker(_ID)),
+        ("ZADD", keys.beats, "1", _ID),
+        ("ZADD", keys.ring(model), "1", _ID),
+        ("ZRANGEBYLEX", keys.ring(model), "-", "+"),
+        ("SADD", keys.takers, _ID),
+        ("LMOVE", queue, keys.taken(_ID), "LEFT", "RIGHT"),
+        ("BLMOVE", queue, queue, "LEFT", "LEFT", "1"),
+        ("LREM", keys.taken(_ID), "1", _ID),
+        ("HGETALL", job),
+        ("HSET", job, "status", "started"),
+        ("DEL", job),
+        ("XADD", events, "*", "type", "started"),
+        ("XREVRANGE", events, "+", "-"),
+        ("XTRIM", events, "MAXLEN", "0"),
+        ("SET", keys.result(_ID), "{}"),
+        ("GET", keys.cancel(_ID)),
+        ("SMEMBERS", keys.waiters(_ID)),
+        ("XADD", keys.wake(_ID), "*", "ended", _ID),
+        ("ZRANGEBYSCORE", keys.deadlines(model), "-inf", "+inf"),
+        ("PUBLISH", keys.tokens(_ID), "{}"),
+        ("XADD", rq_names.results(_ID), "*", "type", "1"),
+        *(("ZADD", rq_names.registry(state, keys.queue(model)), "1", _ID) for state in _REGISTRIES),
+        ("CLIENT", "LIST"),
+        ("PUBSUB", "NUMSUB", rq_names.commands(_ID)),
+    ]
+
+
+_REGISTRIES = ("wip", "finished", "failed", "canceled", "deferred", "scheduled")
+
+
+def refused(client: redis.Redis, commands: Iterable[Command]) -> list[str]:
+    """Those that this client's user may not run, as text.  Raises errors of Redis."""
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()  # its methods have no types
+    try:
+        _ask(connection, "MULTI")
+        faults = [" ".join(command[:2]) for command in commands if not _may(connection, command)]
+        _ask(connection, "DISCARD")
+    finally:
+        connection.disconnect()  # whatever has come of it, no half of a transaction is left
+        pool.release(connection)
+    return faults
+
+
+def _may(connection: Any, command: Command) -> bool:
+    try:
+        _ask(connection, *command)
+    except redis.exceptions.NoPermissionError:
+        return False
+    except redis.ResponseError:
+        return True  # an unknown command, say: that is the version's fault
+    return True
+
+
+def _ask(connection: Any, *command: str) -> None:
+    connection.send_command(*command)
+    connection.read_response()

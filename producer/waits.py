@@ -1,0 +1,274 @@
+"""How a producer waits for a job, step by step, without doing any I/O: operations, as those of `operations`.
+
+A wait opens with one look at the job, then listens, and looks again where nothing has come for so long that it may
+be in vain (`patience`). Each look is a few commands, once every `wait_s` and job at most.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis
+
+from .broker.advice import is_transient
+from .contract import (
+    BEFORE_FIRST,
+    EventId,
+    GenerationResult,
+    GenqueueError,
+    JobStranded,
+    NoSuchJob,
+    StreamedEvent,
+    UnknownEvent,
+    WaitTimeout,
+)
+from .following import Subscription, event_in
+from .job_status import JobStatus, state_of
+from .ledger import rq_names
+from .ledger.waiting import await_end
+from .operations import Operation, Operations, positive_or_none, stored_result
+from .patience import Patience, Stand
+from .places import Standing
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Wait = Callable[[Subscription, float], Any]
+"""Returns, or is awaited, when the subscription has something or the seconds are over."""
+
+_WAITERS_TTL_S = 86_400
+"""The same for all, so that nobody shortens another's; whoever waits for longer looks for the end now and then."""
+_MARGIN_S = 0.05
+"""A time-out so close before the caller's own bound is that bound's."""
+ROSTER_AGE_S = 1.0
+"""How old the list of a model's workers may be for a look, so that a thousand waits do not ask for it at once."""
+_LINE_END = 1000
+"""So many places at the end of a queue are searched for a job that is about to be waited for."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A command that sends nothing: it waits for a subscription, within a bound of its own."""
+
+    wait: Wait
+    subscription: Subscription
+    left_s: float
+
+    def __call__(self, _: Any) -> Any:
+        """Wait, or return what is to be awaited."""
+        return self.wait(self.subscription, self.left_s)
+
+
+class Waits:
+    """Every operation of a wait, over those of one producer."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._keys = operations.keys
+        self._asked_for: set[str] = set()
+        """Models of which it was asked, by the first wait for one of their jobs, whether anybody serves them."""
+
+    def patience(self, timeout_s: float | None) -> Patience:
+        """Of a wait that begins now.  timeout_s: the caller's bound, see `Patience`."""
+        return Patience(timeout_s, self._operations.settings.wait_s)
+
+    def open_stream(
+        self, job_id: str, after: EventId | str | None, patience: Patience
+    ) -> Operation[EventId | None]:
+        """Where a subscriber starts. None when nothing comes after its cursor.  Raises NoSuchJob, JobStranded."""
+        cursor = EventId.parse(after) if isinstance(after, str) else after or BEFORE_FIRST
+        standing = yield from self._open(job_id, patience)
+        newest = standing.newest
+        if newest and newest.is_terminal and newest.id <= cursor:
+            return None
+        if standing.has_result and newest is None:
+            raise NoSuchJob(
+                f"the events of job {job_id} are gone, its result is still there: ask for that",
+                job_id=job_id,
+                hint="ask for its result",
+            )
+        return cursor
+
+    def open_result(self, job_id: str, patience: Patience) -> Operation[GenerationResult | EventId]:
+        """The result, or the cursor from which to follow the stream until it is there.
+
+        Raises NoSuchJob, JobStranded.
+        """
+        standing = yield from self._open(job_id, patience)
+        newest = standing.newest
+        if newest and newest.is_terminal:
+            return _result_of(newest)
+        if standing.has_result and newest is None:  # beside a stream that goes on, it is no result
+            raw = yield lambda r: r.get(self._keys.result(job_id))
+            if raw is not None:
+                return stored_result(job_id, raw)
+        return newest.id if newest else BEFORE_FIRST
+
+    def announce(self, job_id: str, wake_key: str) -> Operation[GenerationResult | None]:
+        """Have the job's end written to the wake stream, too. The result, if it has ended by now.
+
+        To be called once the wake stream is read: no end falls between the two.
+        """
+        step = await_end(self._keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
+        entry = step.read((yield step.send))
+        return _result_of(event_in(*entry)) if entry else None
+
+    def in_time(self, operation: Operation[T], job_id: str, patience: Patience) -> Operation[T]:
+        """The operation, as a part of a wait.  Raises WaitTimeout where Redis has not answered in its time."""
+        try:
+            return (yield from operation)
+        except redis.TimeoutError as error:
+            if not patience.is_unanswered(_MARGIN_S):
+                raise
+            raise _unanswered(job_id, patience) from error
+
+    def next_event(self, subscription: Subscription, wait: Wait, patience: Patience) -> Operation[StreamedEvent]:
+        """The next event of a subscription.
+
+        Raises WaitTimeout, which says what is known of the job; JobStranded when nobody will end it; NoSuchJob
+        when it is gone.
+        """
+        while not subscription.inbox:
+            # Asked again, because a hub on a thread may have put events and then failed since the line above: the
+            # events come first.
+            if subscription.error is not None and not subscription.inbox:
+                raise subscription.error
+            left_s = patience.left_s
+            if left_s > 0:
+                yield Waiting(wait, subscription, left_s)
+            elif (error := (yield from self._doubts(subscription.job_id, patience))) and not subscription.inbox:
+                raise error
+        return subscription.inbox.popleft()
+
+    def _open(self, job_id: str, patience: Patience) -> Operation[Standing]:
+        """The first look."""
+        standing = yield from self._operations.standing(job_id)
+        patience.learn(self._life_s(standing), _first_stand(standing))
+        if not standing.has_result and (yield from self._seems_lost(job_id, standing)):
+            status, standing = yield from self._operations.look(job_id)
+            if status.is_stranded and status.is_over_for_rq:
+                raise _stranded(status)
+            patience.learn(self._life_s(standing), _stand(status, standing))
+        if not standing.has_result and patience.timeout_s != 0:
+            yield from self._say_who_is_missing(job_id, standing)
+        return standing
+
+    def _say_who_is_missing(self, job_id: str, standing: Standing) -> Operation[None]:
+        """A line in the log where nobody serves the model of a job that waits: asked once, by the first wait.
+
+        It will be wait_s before that is an error, and a script that says nothing until then looks as if it hung.
+        """
+        model = self._keys.model_of_queue(standing.fields.get("origin", ""))
+        if model is None or model in self._asked_for or state_of(standing.fields) != "queued":
+            return
+        self._asked_for.add(model)
+        try:
+            workers = yield from self._operations.workers(model)
+        except redis.RedisError:
+            return  # the wait itself meets it, and knows what to do
+        if not workers:
+            logger.warning("no live worker serves %s: %s. Job %s waits for one", model, _start_one(model), job_id)
+
+    def _seems_lost(self, job_id: str, standing: Standing) -> Operation[bool]:
+        """Whether a closer look is due before anybody waits: RQ has ended it, or it is missing in its queue.
+
+        Of a long queue the end alone is searched: a wait must cost Redis no more for what stands before the job.
+        """
+        fields = standing.fields
+        if state_of(fields) in {"finished", "failed", "cancelled"}:
+            return True
+        if fields.get("status") != "queued" or fields.get("taken_by"):
+            return False
+        name = rq_names.queue(fields.get("origin", ""))
+        place, length = (
+            yield lambda r: (
+                r.pipeline(transaction=True).lpos(name, job_id, rank=-1, maxlen=_LINE_END).llen(name).execute()
+            )
+        )
+        return place is None and int(length) <= _LINE_END
+
+    def _doubts(self, job_id: str, patience: Patience) -> Operation[GenqueueError | None]:
+        """Why there is no point in waiting on, if there is none.  Raises what Redis answers in place of a job."""
+        try:
+            status, standing = yield from self._operations.look(job_id, roster_age_s=ROSTER_AGE_S)
+        except redis.RedisError as error:
+            if is_transient(error) and patience.goes_on(Stand("unknown")):
+                return None
+            if isinstance(error, redis.TimeoutError) and patience.timeout_s is not None:
+                return _unanswered(job_id, patience)
+            raise
+        stand = _stand(status, standing)
+        is_certain = status.is_stranded and (status.is_over_for_rq or patience.confirms(stand))
+        if not is_certain and patience.goes_on(stand):
+            return None
+        return _stranded(status) if status.is_stranded else _wait_timeout(status, patience)
+
+    def _life_s(self, standing: Standing) -> float:
+        """How long a job may live from its submission: in its queue, and with a worker."""
+        fields, settings = standing.fields, self._operations.settings
+        queue_ttl_s = settings.queue_ttl_s
+        queued_at_ms, expires_at_ms = (
+            positive_or_none(fields.get(name)) for name in ("queued_at_ms", "expires_at_ms")
+        )
+        if queued_at_ms and expires_at_ms and expires_at_ms > queued_at_ms:
+            queue_ttl_s = (expires_at_ms - queued_at_ms) / 1000
+        return queue_ttl_s + (positive_or_none(fields.get("timeout")) or settings.timeout_s)
+
+
+def _first_stand(standing: Standing) -> Stand:
+    """Nothing is known of the workers yet: a queue counts as not served from here on, until somebody looks."""
+    is_running = not standing.fields or state_of(standing.fields) == "running"
+    return Stand("running" if is_running else "unserved", _newest_id(standing))
+
+
+def _stand(status: JobStatus, standing: Standing) -> Stand:
+    newest = _newest_id(standing)
+    if status.has_result:
+        return Stand("ended", newest)
+    if status.is_stranded:
+        return Stand("lost", newest)
+    if status.state == "running":
+        return Stand("running", newest)
+    if not status.workers:
+        return Stand("unserved", newest)
+    return Stand("later" if status.state in {"deferred", "scheduled"} else "in line", newest)
+
+
+def _newest_id(standing: Standing) -> str:
+    return str(standing.newest.id) if standing.newest else ""
+
+
+def _stranded(status: JobStatus) -> JobStranded:
+    return JobStranded(f"job {status.job_id}: {status.describe()}", job_id=status.job_id)
+
+
+def _wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
+    job_id, waited = status.job_id, f"was waited for {patience.waited_s:g} s"
+    if status.workers or status.has_result or status.state == "running":
+        said = f"job {job_id} {waited}: {status.describe()}. It goes on: wait again, or cancel it"
+        return WaitTimeout(said, job_id=job_id)
+    hint = _start_one(status.model)
+    # What is wrong comes first: that nobody is there is what the caller has to know.
+    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited} and stays {status.describe()}"
+    return WaitTimeout(said, job_id=job_id, hint=hint)
+
+
+def _start_one(model: str) -> str:
+    command = f"`genqueue-worker run --model-name {model}`"
+    return f"start one, as {command}, with the same Redis and prefix, or submit to a model that is served"
+
+
+def _unanswered(job_id: str, patience: Patience) -> WaitTimeout:
+    return WaitTimeout(
+        f"job {job_id} was waited for {patience.waited_s:g} s: Redis does not answer, so that nothing is known of "
+        "it now. Wait again when Redis is well",
+        job_id=job_id,
+        hint="wait again when Redis is well",
+    )
+
+
+def _result_of(event: StreamedEvent | UnknownEvent) -> GenerationResult:
+    assert isinstance(event, StreamedEvent)
+    assert isinstance(event.event.data, GenerationResult)
+    return event.event.data

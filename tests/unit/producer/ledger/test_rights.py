@@ -1,0 +1,68 @@
+"""Which rights a user of Redis lacks, asked of a real server. That configs/redis.acl grants them: test_acl.py."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from producer.broker.embedded import EmbeddedBroker
+from producer.contract import Keys
+from producer.ledger.rights import producer_needs, refused, worker_needs
+
+KEYS = Keys()
+USER, PASSWORD = "somebody", "secret"
+
+
+@pytest.fixture
+def somebody(redis_client: redis.Redis, broker: EmbeddedBroker) -> Iterator[Callable[..., redis.Redis]]:
+    """A client whose user has these rules."""
+
+    def connect(*rules: str) -> redis.Redis:
+        redis_client.execute_command("ACL", "SETUSER", USER, "reset", "on", f">{PASSWORD}", *rules)
+        return redis.Redis(port=broker.port, username=USER, password=PASSWORD)
+
+    yield connect
+    redis_client.execute_command("ACL", "DELUSER", USER)
+
+
+@pytest.mark.parametrize("needs", [producer_needs, worker_needs])
+def test_a_user_who_may_do_all_lacks_nothing(redis_client: redis.Redis, needs) -> None:
+    assert refused(redis_client, needs(KEYS, "tiny")) == []
+
+
+@pytest.mark.parametrize("needs", [producer_needs, worker_needs])
+def test_nothing_is_changed(redis_client: redis.Redis, needs) -> None:
+    refused(redis_client, needs(KEYS, "tiny"))
+    assert redis_client.keys() == []
+    assert redis_client.ping()
+
+
+@pytest.mark.parametrize(
+    ("rules", "lacking"),
+    [
+        (("+@all", "-xadd", "~*", "&*"), {"XADD"}),
+        (("+@all", "~rq:*", "&*"), {"XADD", "XREAD", "SET", "GET", "ZADD"}),
+        (("+@all", "~*", "resetchannels"), {"PUBLISH"}),
+        (("+@all", "-@scripting", "~*", "&*"), {"EVALSHA"}),
+    ],
+)
+def test_what_is_lacking_is_named(somebody: Callable[..., redis.Redis], rules, lacking) -> None:
+    with somebody(*rules) as client:
+        faults = refused(client, producer_needs(KEYS, "tiny"))
+        assert client.ping()  # the connection is whole
+    assert lacking <= {fault.split()[0] for fault in faults}
+    assert len(lacking) > 1 or len({fault.split()[0] for fault in faults}) == 1
+
+
+def test_a_producers_rights_are_not_a_workers(somebody: Callable[..., redis.Redis]) -> None:
+    with somebody("+@all", "-lmove", "-client|list", "~*", "&*") as client:
+        assert refused(client, worker_needs(KEYS, "tiny")) == [
+            "LMOVE rq:queue:generate.tiny",
+            "CLIENT LIST",
+        ]
+        assert refused(client, producer_needs(KEYS, "tiny")) == []
+
+
+def test_a_user_without_transactions_is_told_of_that(somebody: Callable[..., redis.Redis]) -> None:
+    with somebody("+@all", "-multi", "~*", "&*") as client, pytest.raises(redis.exceptions.NoPermissionError):
+        refused(client, producer_needs(KEYS, "tiny"))

@@ -1,0 +1,38 @@
+"""Type checkers know the options of a request: mypy accepts what is right and refuses what is wrong."""
+
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from mypy import api
+
+from producer.contract import GenerationRequest
+from producer.sampling import SamplingOptions
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "tests" / "typing"
+ARGUMENTS = {"prompt", "messages", "prompt_token_ids"}
+"""Of a request, those that `submit` has arguments of its own for."""
+
+
+def test_the_options_are_the_fields_of_a_request() -> None:
+    assert get_type_hints(SamplingOptions).keys() == GenerationRequest.model_fields.keys() - ARGUMENTS
+
+
+@pytest.mark.slow
+def test_mypy_accepts_the_right_examples_and_refuses_the_marked_lines_of_the_wrong_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)  # where mypy's settings and its cache are
+    wrong = EXAMPLES / "wrong.py"
+    marked = {
+        number for number, line in enumerate(wrong.read_text().splitlines(), 1) if line.endswith("# refused")
+    }
+
+    said, complaints, _ = api.run(["--strict", "--no-pretty", str(EXAMPLES / "right.py"), str(wrong)])
+
+    refused = re.findall(r"^tests/typing/(\w+\.py):(\d+): error: ", said, re.MULTILINE)
+    assert complaints == ""
+    assert marked
+    assert {(name, int(line)) for name, line in refused} == {("wrong.py", line) for line in marked}, said

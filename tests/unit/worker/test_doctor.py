@@ -1,0 +1,178 @@
+"""What the worker's doctor makes of facts, of model folders and of Redis."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from producer.broker.embedded import EmbeddedBroker
+from producer.broker.findings import Finding
+from tests.models import random_model, save_random_model, save_tokenizer, tiny_model_paths
+from worker.doctor import examine, judge_cuda, judge_gpu, judge_memory
+from worker.engine.facts import GpuFacts, MemoryFacts
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("built_for", "driver", "state", "said"),
+    [
+        ("12.8", "12.8", "ok", "for CUDA 12.8; the driver serves up to 12.8"),
+        ("12.8", "13.0", "ok", "up to 13.0"),
+        ("12.8", "12.4", "warning", "may need a newer driver"),
+        ("13.0", "12.9", "wrong", "a driver for CUDA 13, or a build of torch for CUDA 12"),
+        ("12.8", None, "wrong", "no NVIDIA driver"),
+        (None, "12.8", "warning", "without CUDA"),
+        (None, None, "warning", "without CUDA"),
+    ],
+)
+def test_torch_against_the_driver(built_for: str | None, driver: str | None, state: str, said: str) -> None:
+    found = judge_cuda("2.13.0", built_for, driver)
+    assert (found.name, found.state) == ("torch", state)
+    assert said in found.message
+
+
+@pytest.mark.parametrize(
+    ("architecture", "state"),
+    [
+        ("sm_90", "ok"),
+        ("sm_86", "ok"),
+        ("sm_89", "ok"),
+        ("sm_80", "ok"),
+        ("sm_120", "ok"),
+        ("sm_70", "wrong"),
+        ("sm_75", "wrong"),
+    ],
+)
+def test_a_gpu_against_the_kernels_that_torch_has(architecture: str, state: str) -> None:
+    assert (
+        judge_gpu("cuda:0", GpuFacts("Some GPU", architecture, ("sm_80", "sm_86", "sm_90", "compute_100"))).state
+        == state
+    )
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "context_that_fits", "state", "said"),
+    [
+        (78, 600_000, "ok", "whole context of 32,768"),
+        (18, 20_000, "ok", "about 20,000 of the model's 32,768"),
+        (10, -1, "wrong", "too little"),
+        (15, 3, "wrong", "take a smaller model or dtype"),
+    ],
+)
+def test_memory_against_the_model(free_gib: int, context_that_fits: int, state: str, said: str) -> None:
+    facts = MemoryFacts(
+        dtype="bfloat16",
+        weights_bytes=15 * GIB,
+        kv_bytes_per_token=57_344,
+        free_bytes=free_gib * GIB,
+        model_context=32_768,
+        context_that_fits=context_that_fits,
+    )
+    found = judge_memory("cuda:0", facts)
+    assert (found.name, found.state) == ("memory", state)
+    assert said in found.message
+    assert f"cuda:0 has {free_gib}.0 GiB free" in found.message
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither of the environment nor of a file."""
+    for name in ("GENQUEUE_MODEL_NAME", "GENQUEUE_MODEL_PATH", "GENQUEUE_DEVICE", "GENQUEUE_MODEL_PATHS"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "worker.yaml").write_text("{}\n")
+    monkeypatch.setenv("GENQUEUE_CONFIG", str(tmp_path / "worker.yaml"))
+
+
+def found(**options: object) -> dict[str, Finding]:
+    """By name; each is found once."""
+    findings = list(examine(None, with_redis=False, **{"device": "cpu", **options}))
+    by_name = {finding.name: finding for finding in findings}
+    assert len(by_name) == len(findings)
+    return by_name
+
+
+def states(findings: dict[str, Finding]) -> dict[str, str]:
+    return {name: finding.state for name, finding in findings.items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine").mkdir()
+    return save_random_model(tmp_path / "mine")
+
+
+def test_a_whole_model(folder: Path) -> None:
+    findings = found(model_path=folder)
+    assert states(findings) == dict.fromkeys(
+        ["Python", "torch", "device", "config.json", "weights", "memory", "tokenizer", "chat template"], "ok"
+    )
+    assert (
+        f"{sum(p.numel() for p in random_model().parameters()) / 1e6:,.1f}M parameters"
+        in findings["weights"].message
+    )
+
+
+def test_a_base_model(folder: Path) -> None:
+    for name in ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json"):
+        (folder / name).unlink(missing_ok=True)
+    save_tokenizer(folder, chat_template=False)
+    assert found(model_path=folder)["chat template"].state == "warning"
+
+
+def test_what_is_wrong_keeps_nothing_else_from_being_looked_at(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (folder / "tokenizer.json").write_text("{}")
+    findings = found(model_path=folder, device="cuda:99")
+    wrong = {name for name, state in states(findings).items() if state == "wrong"}
+    assert wrong == {"device", "weights", "tokenizer"} | ({"torch"} & wrong)
+    assert "was cut off" in findings["weights"].message
+    assert "download it again" in findings["weights"].message
+
+
+def test_a_model_that_is_not_there() -> None:
+    findings = found(model_path=Path("/no/such/folder"))
+    assert findings["model"].state == "wrong"
+    assert "hf download" in findings["model"].message
+
+
+def test_without_a_model_it_is_tiny(tmp_path: Path) -> None:
+    (tmp_path / "paths.yaml").write_text("tiny: tiny\n")
+    model = found(model_paths=tmp_path / "paths.yaml")["model"]
+    assert (model.state, "trained on its first use" in model.message) == ("ok", True)
+    assert found(model_paths=tiny_model_paths())["weights"].state == "ok"
+
+
+def test_a_setting_that_cannot_be() -> None:
+    assert states(found(model_name="tiny", threads=0)) == {"Python": "ok", "settings": "wrong"}
+
+
+def test_redis_is_looked_at_as_a_worker_uses_it(broker: EmbeddedBroker, folder: Path) -> None:
+    findings = list(examine(None, with_redis=True, model_path=folder, device="cpu", redis_url=broker.url))
+    assert [finding.name for finding in findings[1:6]] == ["Redis", "persistence", "eviction", "clocks", "rights"]
+    assert "worker" in findings[5].message
+
+
+def test_a_server_that_is_not_there(folder: Path) -> None:
+    with EmbeddedBroker() as gone:
+        url = gone.url
+    findings = list(examine(None, with_redis=True, model_path=folder, device="cpu", redis_url=url))
+    assert findings[1].state == "wrong"
+    assert findings[-1].name == "chat template"
+
+
+@pytest.mark.slow
+def test_the_command_prints_what_it_found_and_its_exit_code_says_whether_all_is_well(folder: Path) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "worker", "doctor", "--no-redis", "--device", "cpu", "--json", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    well = run("--model-path", str(folder))
+    assert (well.returncode, well.stderr) == (0, "")
+    assert {each["state"] for each in json.loads(well.stdout)} == {"ok"}
+    ill = run("--model-path", "/no/such/folder")
+    assert ill.returncode == 1
+    assert json.loads(ill.stdout)[-1]["state"] == "wrong"

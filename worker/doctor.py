@@ -1,0 +1,196 @@
+"""What `python -m worker doctor` looks at: torch and GPU, the model, and Redis as a worker uses it.
+
+Facts come from where they are known; what they mean, and what is to be done, is decided here. What was found
+wrong does not keep the rest from being looked at.
+"""
+
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from producer.broker import urls
+from producer.broker.advice import broker_unavailable
+from producer.broker.checkup import check_server
+from producer.broker.connections import address
+from producer.broker.findings import Finding, judge_rights
+from producer.contract import Keys
+from producer.contract.version import VERSION
+from producer.ledger.rights import refused, worker_needs
+
+from .engine_options import MIN_CONTEXT
+from .errors import ConfigError
+from .extras import worker_extra
+from .models.checkup import check_files
+from .models.config_loader import TINY, find_model, untrained_tiny
+from .settings import WorkerSettings, load_settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from .engine.facts import GpuFacts, MemoryFacts
+
+TIMEOUT_S = 5.0
+
+
+def examine(config_file: Path | None, *, with_redis: bool, **options: Any) -> Iterator[Finding]:
+    """Each finding as it comes.  options: those of the command line; without a model in any setting, tiny."""
+    yield _finding("Python", "ok", f"{platform.python_version()}, genqueue {VERSION}, {sys.executable}")
+    try:
+        settings = _settings(config_file, options)
+    except ConfigError as error:
+        yield _finding("settings", "wrong", str(error))
+        return
+    if with_redis:
+        yield from _check_redis(settings)
+    try:
+        with worker_extra():
+            from .engine import facts  # noqa: F401, PLC0415 - brings torch, which is looked for here
+    except ConfigError as error:
+        yield _finding("torch", "wrong", str(error))
+        return
+    yield from _check_torch(settings)
+
+
+def judge_cuda(version: str, built_for: str | None, driver: str | None) -> Finding:
+    """built_for: torch.version.cuda; driver: the newest CUDA that it serves; each None where there is none."""
+    if built_for is None:
+        return _finding("torch", "warning", f"{version}, a build without CUDA: it runs on the CPU alone")
+    if driver is None:
+        return _finding(
+            "torch",
+            "wrong",
+            f"{version}, for CUDA {built_for}, and no NVIDIA driver: install one, or --device cpu",
+        )
+    said = f"{version}, for CUDA {built_for}; the driver serves up to {driver}"
+    wanted, served = (tuple(map(int, text.split("."))) for text in (built_for, driver))
+    if served[0] < wanted[0]:
+        advice = f"install a driver for CUDA {wanted[0]}, or a build of torch for CUDA {served[0]}"
+        return _finding("torch", "wrong", f"{said}: {advice} (see pytorch.org/get-started)")
+    if served < wanted:
+        return _finding("torch", "warning", f"{said}: kernels that are compiled here may need a newer driver")
+    return _finding("torch", "ok", said)
+
+
+def judge_gpu(name: str, gpu: "GpuFacts") -> Finding:
+    """name: of the device, as torch has it."""
+    said = f"{name}, {gpu.name}, {gpu.architecture}"
+    if any(_runs_on(kernels, gpu.architecture) for kernels in gpu.built_for):
+        return _finding("device", "ok", said)
+    return _finding(
+        "device",
+        "wrong",
+        f"{said}, for which this build of torch has no kernels (it has {', '.join(gpu.built_for)}): install one "
+        "that has, see pytorch.org/get-started",
+    )
+
+
+def _runs_on(kernels: str, gpu: str) -> bool:
+    """Kernels for sm_86 run on every sm_8x from 6 on; compute_80 is compiled for each GPU from sm_80 on."""
+    kind, _, number = kernels.partition("_")
+    built, there = (int("".join(filter(str.isdigit, text))) for text in (number, gpu))
+    return built <= there and (kind == "compute" or built // 10 == there // 10)
+
+
+def judge_memory(name: str, facts: "MemoryFacts") -> Finding:
+    """name: of the device."""
+    said = (
+        f"{facts.weights_bytes / 2**30:.1f} GiB of weights in {facts.dtype}; {name} has "
+        f"{facts.free_bytes / 2**30:.1f} GiB free"
+    )
+    fits = facts.context_that_fits
+    if fits < min(MIN_CONTEXT, facts.model_context):
+        advice = "free memory there, or take a smaller model or dtype (--dtype bfloat16)"
+        return _finding("memory", "wrong", f"{said}, which is too little: {advice}")
+    if fits < facts.model_context:
+        return _finding(
+            "memory", "ok", f"{said}: a context of about {fits:,} of the model's {facts.model_context:,} tokens"
+        )
+    return _finding("memory", "ok", f"{said}: the model's whole context of {facts.model_context:,} tokens fits")
+
+
+def _settings(config_file: Path | None, options: dict[str, Any]) -> WorkerSettings:
+    try:
+        return load_settings(config_file, **options)
+    except ConfigError:
+        if options.get("model_name") or options.get("model_path"):
+            raise
+    return load_settings(config_file, **{**options, "model_name": TINY})
+
+
+def _check_redis(settings: WorkerSettings) -> Iterator[Finding]:
+    keys = Keys(settings.prefix)
+    timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+    with urls.client(settings.redis_url, **timeouts) as client:
+        try:
+            yield from check_server(client)
+            faults = refused(client, worker_needs(keys, settings.model_name))
+        except redis.RedisError as error:
+            yield _finding("Redis", "wrong", str(broker_unavailable(error, address(client))))
+            return
+    yield judge_rights("worker", faults)
+
+
+def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
+    from .engine import Tokenizer, facts, resolve_device  # noqa: PLC0415
+
+    found = facts.torch_facts()
+    needs_gpu = settings.device != "cpu"
+    yield (
+        judge_cuda(found.version, found.cuda, found.driver_cuda)
+        if needs_gpu
+        else _finding("torch", "ok", f"{found.version}, on the CPU")
+    )
+    device = None
+    try:
+        device = resolve_device(settings.device)
+        yield _describe_device(device)
+    except ConfigError as error:
+        yield _finding("device", "wrong", str(error))
+    try:
+        if settings.model_path is None and settings.model_name == TINY and untrained_tiny(settings.model_paths):
+            yield _finding("model", "ok", "tiny is trained on its first use, in well under a minute")
+            return
+        folder = find_model(settings.model_name, settings.model_path, settings.model_paths)
+    except ConfigError as error:
+        yield _finding("model", "wrong", str(error))
+        return
+    findings, weights = check_files(folder)
+    yield from findings
+    if weights is not None and device is not None:
+        try:
+            needed = facts.memory_facts(folder, device, settings.dtype, weights.parameters)
+            yield judge_memory(settings.device, needed)
+        except (OSError, ValueError, AttributeError) as error:
+            yield _finding("memory", "warning", f"it cannot be told from config.json ({error})")
+    yield from _check_tokenizer(Tokenizer, folder)
+
+
+def _describe_device(device: "torch.device") -> Finding:
+    from .engine import facts  # noqa: PLC0415
+
+    if device.type == "cpu":
+        return _finding("device", "ok", f"cpu, {platform.processor() or platform.machine()}")
+    return judge_gpu(str(device), facts.gpu_facts(device))
+
+
+def _check_tokenizer(load: Any, folder: Path) -> Iterator[Finding]:
+    try:
+        tokenizer = load(folder)
+    except ConfigError as error:
+        yield _finding("tokenizer", "wrong", str(error))
+        return
+    yield _finding("tokenizer", "ok", f"byte-level BPE, {tokenizer.backend.get_vocab_size():,} tokens")
+    if tokenizer.has_chat_template:
+        yield _finding("chat template", "ok", "there is one: `messages`, `submit --chat`, `up`")
+    else:
+        yield _finding(
+            "chat template", "warning", "there is none, as in base models: send `prompt`, not `messages`"
+        )
+
+
+def _finding(name: str, state: Any, message: str) -> Finding:
+    return Finding(name=name, state=state, message=message)
