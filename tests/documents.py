@@ -48,8 +48,9 @@ class Document:
         return [command for line in lines if (command := re.sub(r"(^|\s)#.*", "", line).strip())]
 
     def programs(self) -> set[tuple[str, str]]:
-        """Heading and language of all its blocks that have a language."""
-        return {(title, known) for _, title, text in self._sections() for known, _ in self._blocks(text) if known}
+        """Heading and language of all its blocks but those for a shell, and `text`, which is printed."""
+        blocks = ((title, known) for _, title, text in self._sections() for known, _ in self._blocks(text))
+        return {(title, known) for title, known in blocks if known not in {"", "text"}}
 
     def rows(self, title: str, first: str | None = None) -> list[list[str]]:
         """The cells of the tables under a heading, without their heads.  first: of those whose head begins so."""

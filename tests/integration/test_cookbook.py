@@ -104,9 +104,11 @@ def test_a_script_with_rq_alone(kitchen: Kitchen) -> None:
     assert kitchen.python(script) == answer_to(GENQUEUE) + "\n"
 
 
-def test_a_chat(kitchen: Kitchen, client: redis.Redis) -> None:
+def test_a_chat(kitchen: Kitchen) -> None:
     [script] = README.blocks("Chat")
-    assert kitchen.python(script).strip()
+    first, second = kitchen.python(script).splitlines()
+    assert first == answer_to(WHO)
+    assert second
 
 
 def test_a_script_that_is_started_again(kitchen: Kitchen) -> None:
