@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-models lint mutate mutate-lua bench bench-engine bench-shortcuts chaos soak clean
+.PHONY: help demo test test-fast test-models captures lint mutate mutate-lua bench bench-engine bench-shortcuts chaos soak clean
 # Three at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
@@ -50,6 +50,9 @@ bench-shortcuts: $(STAMP) ## What prefix reuse and prompt lookup save
 chaos: $(STAMP) ## Kill workers, engines and the server at random; check every invariant (a quarter of an hour)
 	$(BIN)/python -m pytest tests/chaos
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+captures: $(STAMP) ## Every command in a terminal and every page of the dashboard, to be looked at: CAPTURES="--to FOLDER"
+	@$(BIN)/python -m tests.captures $(CAPTURES)
 
 soak: $(STAMP) ## Half an hour of steady load: nothing may grow
 	@$(BIN)/python -m tests.chaos.soak $(SOAK)

@@ -1,7 +1,7 @@
 """Make the virtual environment, and say how far it is: `python3 .ci/set_up.py FOLDER`. The standard library alone.
 
-pip is silent for minutes with --quiet, and says hundreds of lines without. Here each of its steps is one line that
-counts, and whatever takes longer than a few seconds is said again, with what has come of it.
+pip is silent for minutes with --quiet, and says hundreds of lines without. Here a large package is a line, the
+small ones are counted, and whatever takes longer than a few seconds is said again, with what has come of it.
 """
 
 import os
@@ -33,11 +33,15 @@ class Progress:
         self._far: Callable[[], str] = str
         self._lock = threading.Lock()
 
-    def step(self, text: str, far: Callable[[], str] = str) -> None:
-        """Say what begins now.  far: how far it has come, asked while it goes on."""
+    def step(self, text: str, far: Callable[[], str] = str, *, aloud: bool = True) -> None:
+        """Say what begins now; or only where nothing else is said for a while, if it is not to be said aloud.
+
+        far: how far it has come, asked while it goes on.
+        """
         with self._lock:
             self._step, self._far = text, far
-            self._say(text)
+            if aloud:
+                self._say(text)
 
     def tick(self) -> None:
         """Say it again, where nothing was said for a while."""
@@ -88,22 +92,26 @@ def install(folder: Path, packages: int, progress: Progress) -> int:
     )
     assert process.stdout is not None
     found = fetched = 0
-    progress.step("asking for what is needed")
-    for line in process.stdout:
-        lines.append(line)
-        if match := COLLECTING.match(line):
-            found += 1
-            progress.step(f"found    {found:3} of about {packages}: {match['name']}")
-        elif match := FETCHING.match(line):
-            fetched += 1
-            size = f" ({match['size']})" if match["size"] else ""
-            progress.step(
-                f"fetched  {fetched:3} of about {packages}, now {match['file']}{size}", lambda: held(downloads)
-            )
-        elif match := INSTALLING.match(line):
-            count = len(match["names"].split(", "))
-            progress.step(f"installing {count} packages", lambda: f"{installed(folder)} of them so far")
-    code = process.wait()
+    with process:
+        progress.step("asking for what is needed")
+        for line in process.stdout:
+            lines.append(line)
+            if match := COLLECTING.match(line):
+                found += 1
+                progress.step(f"found   {found:3} of about {packages}: {match['name']}", aloud=False)
+            elif match := FETCHING.match(line):
+                fetched += 1
+                name, version, *_ = match["file"].split("-")
+                weight = match["size"] or "of unknown size"
+                progress.step(
+                    f"fetched {fetched:3} of about {packages}: {name} {version}, {weight}",
+                    lambda: held(downloads),
+                    aloud="MB" in weight or "GB" in weight,
+                )
+            elif match := INSTALLING.match(line):
+                count = len(match["names"].split(", "))
+                progress.step(f"installing {count} packages", lambda: f"{installed(folder)} of them so far")
+    code = process.returncode
     shutil.rmtree(downloads, ignore_errors=True)
     progress.step("done" if code == 0 else f"pip has failed, exit code {code}; its last lines:")
     if code != 0:
@@ -124,8 +132,8 @@ def held(downloads: Path) -> str:
 
 
 def installed(folder: Path) -> int:
-    """Packages that are there."""
-    return len(list(folder.glob("lib/*/site-packages/*.dist-info")))
+    """Packages that are there, but for pip and setuptools, which came with the environment."""
+    return max(0, len(list(folder.glob("lib/*/site-packages/*.dist-info"))) - 2)
 
 
 def _tick(progress: Progress, over: threading.Event) -> None:

@@ -23,7 +23,7 @@ from rich.text import Text
 from .broker.child import module_command
 from .broker.embedded import EmbeddedBroker
 from .client import Producer
-from .contract import GenqueueError
+from .contract import GenqueueError, InvalidRequest
 from .display import printable
 from .job_status import WorkerInfo
 
@@ -51,10 +51,16 @@ class LocalWorker:
         """Wait until it has loaded its model, which it bounds itself.  Raises GenqueueError when it has ended."""
         while True:
             self.check_alive()
-            for live in producer.workers(self.model):
+            for live in self._lives(producer):
                 if live.name.startswith(f"{self.stem}-") and live.model_state == "ready":
                     return live
             time.sleep(POLL_S)
+
+    def _lives(self, producer: Producer) -> tuple[WorkerInfo, ...]:
+        try:
+            return producer.workers(self.model)
+        except InvalidRequest:
+            return ()  # it is no name: the worker says what to do about it, and ends
 
 
 def say_dimly(text: str) -> None:
@@ -85,7 +91,7 @@ def broker_at(redis_url: str | None) -> Iterator[str]:
         yield redis_url
         return
     with EmbeddedBroker() as broker:
-        say_dimly(f"broker  {broker.url}  (embedded; it ends with this command, and keeps nothing)")
+        say_dimly(f"broker  {broker.url}  (embedded; it ends with this command)")
         yield broker.url
 
 

@@ -18,7 +18,7 @@ TIMEOUT_S = 200
 class Browser:
     """One Chromium profile. Each call is a process of its own, which has ended when the call returns."""
 
-    def __init__(self, binary: str, profile: Path) -> None:
+    def __init__(self, binary: str, profile: Path, *, dark: bool = False) -> None:
         self._command = [
             *(
                 binary,
@@ -32,15 +32,16 @@ class Browser:
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             f"--user-data-dir={profile}",
             f"--virtual-time-budget={PAGE_TIME_MS}",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
         ]
 
     def dom(self, url: str) -> str:
         """The page as HTML, after its scripts have run."""
         return self._run("--dump-dom", url)
 
-    def screenshot(self, url: str, path: Path) -> None:
+    def screenshot(self, url: str, path: Path, *, width: int = 1280, height: int = 900) -> None:
         """A PNG of the page."""
-        self._run(f"--screenshot={path}", "--window-size=1280,900", "--hide-scrollbars", url)
+        self._run(f"--screenshot={path}", f"--window-size={width},{height}", "--hide-scrollbars", url)
 
     def _run(self, *arguments: str) -> str:
         done = subprocess.run([*self._command, *arguments], capture_output=True, timeout=TIMEOUT_S, check=False)
@@ -48,9 +49,12 @@ class Browser:
         return done.stdout.decode()
 
 
-def open_browser(profile: Path) -> Browser:
-    """A browser, or a skipped test that names what to install. On CI a missing browser is a failure."""
-    return Browser(need(*BINARIES, install="apt-get install -y chromium fonts-noto-cjk"), profile)
+def open_browser(profile: Path, *, dark: bool = False) -> Browser:
+    """A browser that prefers light or dark pages, or a skipped test that names what to install.
+
+    On CI a missing browser is a failure.
+    """
+    return Browser(need(*BINARIES, install="apt-get install -y chromium fonts-noto-cjk"), profile, dark=dark)
 
 
 def table_rows(html: str, table_id: str) -> list[list[str]]:

@@ -5,11 +5,14 @@ The device is decided here, once, and handed down. Exit codes: 0 done; 1 failed,
 """
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from producer.broker.findings import is_wrong, shown
 from producer.broker.options import DEFAULT_REDIS_URL
@@ -22,7 +25,9 @@ from .engine_options import Dtype
 from .errors import ConfigError
 from .models.config_loader import find_model
 from .models.tiny_corpus import DEFAULT_PROMPT
-from .settings import LogLevel, WorkerSettings, load_settings
+from .settings import WorkerSettings, load_settings
+
+logger = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -97,15 +102,21 @@ def cli() -> None:
     help="Serve Prometheus metrics there; 0: any free port.  [env: GENQUEUE_METRICS_PORT]  [default: none]",
 )
 @click.option(
-    "--log-level", type=click.Choice(get_args(LogLevel)), help="[env: GENQUEUE_LOG_LEVEL]  [default: info]"
+    "--log-level", type=click.Choice(get_args(logs.LogLevel)), help="[env: GENQUEUE_LOG_LEVEL]  [default: info]"
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(logs.LogFormat)),
+    help="json: one object a line.  [env: GENQUEUE_LOG_FORMAT]  [default: text]",
 )
 def run(config_file: Path | None, **options: Any) -> None:
-    """Serve the jobs of one model, one prompt at a time, until SIGTERM or Ctrl-C.
+    """Serve the jobs of one model, one at a time.
 
-    More settings than these have no option: configs/worker.yaml or GENQUEUE_… set them, as README.md lists them.
+    It runs until SIGTERM or Ctrl-C. More settings than these have no option: configs/worker.yaml or GENQUEUE_… set
+    them, as README.md lists them.
     """
     settings = load_settings(config_file, **options)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     model_path = find_model(settings.model_name, settings.model_path, settings.model_paths)
     asyncio.run(_serve(settings, model_path))
 
@@ -126,6 +137,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
             dtype=settings.dtype,
             threads=settings.threads,
             options=settings.engine,
+            log_format=settings.log_format,
         ),
         start_s=settings.engine_start_s,
         stop_s=settings.engine_stop_s,
@@ -190,7 +202,9 @@ def generate(
 @click.option("--name", help="Of one worker: its whole name, or the stem that it was given.")
 @click.option("--local", is_flag=True, help="Only workers of this host, which is a container's own name in one.")
 def check(config_file: Path | None, name: str | None, local: bool, **options: Any) -> None:
-    """Exit 0 when a worker that is ready serves the model; else say what there is, and exit 1; 3 without a broker.
+    """Exit 0 when a worker that is ready serves the model.
+
+    Else it says what there is, and exits 1; 3 without a broker.
 
     Give it the settings of the worker that it is to look for. It answers within 5 s, whatever the broker does.
     """
@@ -219,14 +233,20 @@ def check(config_file: Path | None, name: str | None, local: bool, **options: An
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def doctor(config_file: Path | None, no_redis: bool, as_json: bool, **options: Any) -> None:
-    """Look at Python, Redis, torch, GPU and model: one line each: ok, a warning, or wrong, with what to do.
+    """Say what is wrong here, and what to do about it.
 
-    Exit code 1 if anything is wrong. Without a model in any setting it looks at tiny.
+    Looks at Python, Redis, torch, GPU and model. One line for each thing: ok, a warning, or wrong, with what to
+    do. Exit code 1 if anything is wrong. Without a model in any setting it looks at tiny.
     """
     from .doctor import examine
 
-    findings = list(examine(config_file, with_redis=not no_redis, **options))
-    click.echo(shown(findings, as_json=as_json), nl=False)
+    findings = []
+    for finding in examine(config_file, with_redis=not no_redis, **options):
+        findings.append(finding)
+        if not as_json:
+            click.echo(shown([finding], as_json=False), nl=False)
+    if as_json:
+        click.echo(shown(findings, as_json=True), nl=False)
     if is_wrong(findings):
         sys.exit(EXIT_FAILED)
 
@@ -241,14 +261,23 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except GenqueueError as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         code = _exit_code(error)
     except ModuleNotFoundError as error:
         if not _is_of_the_extra(error):
             raise
-        click.echo(f"error: {error.name} is not installed: pip install 'genqueue[worker]'", err=True)
+        _complain(f"{error.name} is not installed: pip install 'genqueue[worker]'")
         code = EXIT_BAD_INPUT
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    """Say what a person can mend, where a program reads the log as its last line."""
+    if logs.format_in_use() == "json":
+        logger.error(message)
+    else:
+        console = Console(stderr=True, highlight=False)
+        console.print(Text(f"error: {message}"), soft_wrap=not console.is_terminal)  # else broken between words
 
 
 def _is_of_the_extra(error: ModuleNotFoundError) -> bool:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from producer.broker import urls
 from producer.broker.advice import broker_unavailable
 from producer.broker.checkup import check_server
-from producer.broker.connections import address
-from producer.broker.findings import Finding, judge_rights
+from producer.broker.connections import address, connect
+from producer.broker.findings import Finding, judge_rights, size
 from producer.contract import Keys
 from producer.contract.version import VERSION
 from producer.ledger.rights import refused, worker_needs
@@ -26,11 +25,10 @@ from .errors import ConfigError
 from .extras import worker_extra
 from .models.checkup import check_files
 from .models.config_loader import TINY, find_model, untrained_tiny
+from .progress import ShownProgress
 from .settings import WorkerSettings, load_settings
 
 if TYPE_CHECKING:
-    import torch
-
     from .engine.facts import GpuFacts, MemoryFacts
 
 TIMEOUT_S = 5.0
@@ -47,7 +45,8 @@ def examine(config_file: Path | None, *, with_redis: bool, **options: Any) -> It
     if with_redis:
         yield from _check_redis(settings)
     try:
-        with worker_extra():
+        with worker_extra(), ShownProgress() as shown:
+            shown("importing torch", 0, 0)  # which takes seconds
             from .engine import facts  # noqa: F401, PLC0415 - brings torch, which is looked for here
     except ConfigError as error:
         yield _finding("torch", "wrong", str(error))
@@ -97,10 +96,7 @@ def _runs_on(kernels: str, gpu: str) -> bool:
 
 def judge_memory(name: str, facts: "MemoryFacts") -> Finding:
     """name: of the device."""
-    said = (
-        f"{facts.weights_bytes / 2**30:.1f} GiB of weights in {facts.dtype}; {name} has "
-        f"{facts.free_bytes / 2**30:.1f} GiB free"
-    )
+    said = f"{size(facts.weights_bytes)} of weights in {facts.dtype}; {name} has {size(facts.free_bytes)} free"
     fits = facts.context_that_fits
     if fits < min(MIN_CONTEXT, facts.model_context):
         advice = "free memory there, or take a smaller model or dtype (--dtype bfloat16)"
@@ -123,8 +119,7 @@ def _settings(config_file: Path | None, options: dict[str, Any]) -> WorkerSettin
 
 def _check_redis(settings: WorkerSettings) -> Iterator[Finding]:
     keys = Keys(settings.prefix)
-    timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
-    with urls.client(settings.redis_url, **timeouts) as client:
+    with connect(settings.redis_url, connect_timeout_s=TIMEOUT_S, socket_timeout_s=TIMEOUT_S) as client:
         try:
             yield from check_server(client)
             faults = refused(client, worker_needs(keys, settings.model_name))
@@ -169,7 +164,8 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
     yield from _check_tokenizer(Tokenizer, folder)
 
 
-def _describe_device(device: "torch.device") -> Finding:
+def _describe_device(device: Any) -> Finding:
+    """device: torch's, of which the engine knows."""
     from .engine import facts  # noqa: PLC0415
 
     if device.type == "cpu":

@@ -6,7 +6,17 @@ from contextlib import contextmanager
 from .errors import ConfigError
 
 WORKER_PACKAGES = frozenset(
-    ["jinja2", "numpy", "prometheus_client", "psutil", "safetensors", "tokenizers", "torch", "transformers"]
+    [
+        "jinja2",
+        "numpy",
+        "prometheus_client",
+        "psutil",
+        "pythonjsonlogger",
+        "safetensors",
+        "tokenizers",
+        "torch",
+        "transformers",
+    ]
 )
 """Modules of the extra `worker`, as pyproject.toml has it."""
 

@@ -136,5 +136,9 @@ class Housekeeping:
                 raise
             except Exception:
                 job_id = job if isinstance(job, str) else job.id
-                logger.exception("job %.80r has waited for too long, and could not be ended yet", job_id)
+                logger.exception(
+                    "job %.80r has waited for too long, and could not be ended yet",
+                    job_id,
+                    extra={"job_id": job_id[:80]},
+                )
                 self._worker.in_hand.discard(job_id)

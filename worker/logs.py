@@ -1,17 +1,96 @@
-"""What the worker's log shows, and of RQ's."""
+"""The worker's log: one line for each thing that happens, on stderr, as text or as JSON.
+
+The engine's process writes to the same stderr, in the same form. In JSON a line is an object with `time`, `level`,
+`logger` and `message`; with `job_id` where it is about a job, and more where there is more (see `job_line`). No
+line holds a prompt or an answer. Of RQ's loggers only warnings are shown.
+"""
 
 import logging
 import sys
+import threading
+from datetime import datetime
+from types import TracebackType
+from typing import Literal
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+logger = logging.getLogger(__name__)
 
 
-def configure(level: str) -> None:
-    """Log to stderr from that level on: debug, info, warning, error."""
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=level.upper(), stream=sys.stderr)
+def configure(level: LogLevel, log_format: LogFormat = "text", *, speaker: str = "") -> None:
+    """Log to stderr from that level on.  speaker: whose lines they are, said in each line of text."""
+    logging.basicConfig(level=level.upper(), handlers=[_Handler(log_format, speaker)])
+    logging.captureWarnings(True)
+    if log_format == "json":
+        sys.excepthook = _log_uncaught
+        threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     # RQ's worker gives its logger a level of its own when it is imported, which the level above does not move.
     for name in ("rq", "rq.worker"):
         logging.getLogger(name).setLevel(rq_level(level))
 
 
+def adopt() -> None:
+    """Have the loggers of libraries that brought handlers of their own, as torch and transformers do, use ours."""
+    for other in list(logging.root.manager.loggerDict.values()):
+        if isinstance(other, logging.Logger) and other.handlers:
+            other.handlers.clear()
+            other.propagate = True
+
+
+def format_in_use() -> LogFormat | None:
+    """How this process logs; None where it was not configured here, as in a command that only answers."""
+    ours = (handler for handler in logging.root.handlers if isinstance(handler, _Handler))
+    return next((handler.log_format for handler in ours), None)
+
+
 def rq_level(level: str) -> int:
     """For RQ's own loggers, which log each step at info: what matters of it is said by us."""
     return max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()])
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    def __init__(self, log_format: LogFormat, speaker: str) -> None:
+        super().__init__(sys.stderr)
+        self.log_format: LogFormat = log_format
+        self.setFormatter(json_formatter() if log_format == "json" else TextFormatter(speaker))
+
+
+class TextFormatter(logging.Formatter):
+    """For people. A message is one line, whatever it quotes; a traceback stands below it."""
+
+    def __init__(self, speaker: str = "") -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {f'{speaker}: ' if speaker else ''}%(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+        """ISO 8601, with the zone's offset."""
+        return _time_of(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """The line, with what would break it escaped."""
+        record.message = "".join(each if each.isprintable() else repr(each)[1:-1] for each in record.message)
+        return super().formatMessage(record)
+
+
+def json_formatter() -> logging.Formatter:
+    """For machines: one object a line."""
+    from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - of the extra, which a bare install lacks
+
+    class Formatter(JsonFormatter):
+        def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+            return _time_of(record)
+
+    return Formatter(
+        "%(asctime)s %(levelname)s %(name)s %(message)s",
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        json_ensure_ascii=False,
+    )
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    """In place of Python's traceback, which is no line of JSON."""
+    logger.critical("%s", kind.__name__, exc_info=(kind, error or kind(), traceback))

@@ -1,9 +1,17 @@
-"""Progress of what takes long at a start: a bar on a terminal, else a line now and then. Always on stderr."""
+"""Progress of what takes long at a start: a bar on a terminal, else a line now and then. Always on stderr.
 
+Where the process logs, the lines are of its log, and in JSON there is no bar.
+"""
+
+import logging
 from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from . import logs
+
+logger = logging.getLogger(__name__)
 
 ReportProgress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and of how much; a total of 0 where nobody knows."""
@@ -26,7 +34,7 @@ class ShownProgress:
         self._share = 0
 
     def __enter__(self) -> "ShownProgress":
-        if self._visible and self._console.is_terminal:
+        if self._visible and self._console.is_terminal and logs.format_in_use() != "json":
             columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
             self._bar = Bar(*columns, console=self._console, transient=True)
             self._bar.start()
@@ -50,5 +58,11 @@ class ShownProgress:
 
     def _print(self, stage: str, share: int) -> None:
         if (stage, share) != (self._stage, self._share):
-            self._console.print(f"{stage}: {100 * share // LINES_A_STAGE} %" if share else f"{stage} ...")
+            line = f"{stage}: {100 * share // LINES_A_STAGE} %" if share else f"{stage} ..."
+            log_format = logs.format_in_use()
+            # People wait for it at any level; a reader of JSON has said by the level what it wants.
+            if log_format == "json" or (log_format == "text" and logger.isEnabledFor(logging.INFO)):
+                logger.info(line)
+            else:
+                self._console.print(line)
         self._share = share

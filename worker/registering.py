@@ -20,6 +20,7 @@ from producer.contract.errors import JobError
 from .errors import BookkeepingFailed
 from .intake import MIN_RESULT_TTL_S, result_ttl_s
 from .job import Done, Outcome, PutBack, Retry, Superseded
+from .job_line import job_line
 from .metrics import Metrics
 from .queue.bookkeeping import note_end
 from .queue.rq_types import Execution, Job
@@ -60,13 +61,13 @@ class Registrar:
 
     # -- ends
 
-    async def soon(self, job: Job, execution: Execution, outcome: Outcome) -> None:
+    async def soon(self, job: Job, execution: Execution, outcome: Outcome, took_s: float) -> None:
         """Let RQ know how the job ended. After a good end the next job need not wait for that.
 
-        One at a time, so that a slow Redis cannot pile them up.
+        One at a time, so that a slow Redis cannot pile them up.  took_s: for the log.
         """
         await self.all_registered()
-        task = asyncio.create_task(self._register(job, execution, outcome), name=f"register {job.id}")
+        task = asyncio.create_task(self._register(job, execution, outcome, took_s), name=f"register {job.id}")
         self._under_way[job.id] = task
         if not (isinstance(outcome, Done) and outcome.result.status == "finished"):
             await self.all_registered()
@@ -82,17 +83,18 @@ class Registrar:
         for task in self._under_way.values():
             task.cancel()
 
-    async def _register(self, job: Job, execution: Execution, outcome: Outcome) -> None:
+    async def _register(self, job: Job, execution: Execution, outcome: Outcome, took_s: float) -> None:
         try:
             if await self.call(self._worker.has_lost, job.id):
                 outcome = Superseded()
             await self._tell(job, execution, outcome)
             await self.call(self._worker.put_down, job.id)
         except redis.RedisError:
-            logger.exception("job %s has ended, and RQ cannot be told", job.id)
+            logger.exception("job %s has ended, and RQ cannot be told", job.id, extra={"job_id": job.id})
             with contextlib.suppress(redis.RedisError):
                 await self.call(self._worker.put_down, job.id)  # or it would be taken again
-        logger.info("job %s: %s", job.id, _summary(outcome))
+        line, fields = job_line(job.id, self._settings.model_name, outcome, took_s)
+        logger.info(line, extra=fields)
 
     async def _tell(self, job: Job, execution: Execution, outcome: Outcome) -> None:
         worker = self._worker
@@ -108,8 +110,7 @@ class Registrar:
                 await self.book(worker.fail, job, execution, result.failure)
             case Retry(error):
                 await self.book(worker.fail, job, execution, error)
-            case PutBack(why, engine_died):
-                logger.info("job %s goes back into its queue: %s", job.id, why)
+            case PutBack(_, engine_died):
                 self._metrics.requeued.inc()
                 put_back = worker.put_back_after_death if engine_died else worker.put_back
                 await self.book(put_back, job, execution)
@@ -118,7 +119,13 @@ class Registrar:
 
     async def refuse(self, job_id: str, error: JobError, *, ttl_s: float = MIN_RESULT_TTL_S) -> None:
         """End a job that is not run, in its stream.  ttl_s: how long its result is to stay."""
-        logger.info("job %.80r is refused: %s", job_id, error.code)
+        logger.info(
+            "job %.80s of %s is refused: %s",
+            job_id,
+            self._settings.model_name,
+            error.code,
+            extra={"job_id": job_id[:80], "model": self._settings.model_name, "code": error.code},
+        )
         outcome = await self._runner.refuse(job_id, self._settings.model_name, error, result_ttl_s=ttl_s)
         if isinstance(outcome, Done) and outcome.is_news:
             self._metrics.observe(outcome.result, None)
@@ -140,7 +147,7 @@ class Registrar:
         except BrokerUnavailable:
             raise
         except Exception:
-            logger.exception("job %s: RQ could not note what became of it", job.id)
+            logger.exception("job %s: RQ could not note what became of it", job.id, extra={"job_id": job.id})
             await self.call(self._worker.let_expire, job)
 
 
@@ -156,13 +163,3 @@ def _giving_up_on_a_broken_job(call: Callable[..., None]) -> Callable[..., None]
             raise
 
     return attempt
-
-
-def _summary(outcome: Outcome) -> str:
-    if not isinstance(outcome, Done):
-        return type(outcome).__name__.lower()
-    result = outcome.result
-    speed = result.timings.tokens_per_second
-    why = result.error.code if result.error else result.finish_reason
-    tokens = f"{result.usage.prompt_tokens}+{result.usage.completion_tokens} tokens"
-    return f"{result.status} ({why}), {tokens}" + (f", {speed:.1f} tokens/s" if speed else "")

@@ -148,7 +148,11 @@ class Service:
         try:
             await self._serve(taken)
         except redis.RedisError:
-            logger.exception("job %.80r is given up: Redis refuses what stands under its names", taken.job_id)
+            logger.exception(
+                "job %.80r is given up: Redis refuses what stands under its names",
+                taken.job_id,
+                extra={"job_id": taken.job_id[:80]},
+            )
             await self._give_up(taken)
         self._in_hand = False  # and not if the worker ends over it
 
@@ -196,16 +200,21 @@ class Service:
             beginning.cancel()
             self.upkeep.running = None
             self.metrics.busy.set(0)
+        took_s = time.monotonic() - taken_at
         if isinstance(outcome, Done) and outcome.is_news:
-            self.metrics.observe(outcome.result, time.monotonic() - taken_at)
-        await self._registrar.soon(job, execution, outcome)
+            self.metrics.observe(outcome.result, took_s)
+        await self._registrar.soon(job, execution, outcome, took_s)
 
     async def _run_or_fail(self, order: Order) -> Outcome:
         """What passes of Redis' troubles is waited out inside: what is raised is the fault of the job's keys."""
         try:
             return await self._run_on_a_live_engine(order)
         except redis.RedisError as error:
-            logger.exception("job %s fails: Redis refuses what stands under its names", order.job_id)
+            logger.exception(
+                "job %s fails: Redis refuses what stands under its names",
+                order.job_id,
+                extra={"job_id": order.job_id},
+            )
             failure = EngineError(f"Redis refused what the job needs ({error}): submit it under another id")
             return await self.runner.refuse(order.job_id, order.model, failure, result_ttl_s=order.result_ttl_s)
 

@@ -6,7 +6,7 @@ Name and folder of the model are one choice: where one of them is given, the oth
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -21,15 +21,16 @@ from pydantic_settings import (
 from producer.broker.options import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
 from producer.contract import InvalidRequest
 from producer.contract.keys import DEFAULT_PREFIX, model_name_of_folder
+from producer.contract.refusals import Names
 from producer.contract.requests import faults_of
 
 from .engine_options import Dtype, EngineOptions
 from .errors import ConfigError
+from .logs import LogFormat, LogLevel
 from .models.config_loader import config_files, find_config_file
 
 SETTINGS_FILE = "worker.yaml"
 DAY_S = 86_400
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class WorkerSettings(BaseSettings):
@@ -99,6 +100,8 @@ class WorkerSettings(BaseSettings):
     """Port for Prometheus; None: no metrics server. 0: any free port, named in the log."""
     metrics_host: str = "127.0.0.1"
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+    """json: one object a line, with time, level, logger and message, and job_id where it is about a job."""
 
     @model_validator(mode="before")
     @classmethod
@@ -186,7 +189,8 @@ def load_settings(config_file: Path | None = None, **options: Any) -> WorkerSett
     try:
         settings: WorkerSettings = settings_class(**given)
     except ValidationError as error:
-        raise ConfigError(f"settings (command line, environment or {_place(file)}): {faults_of(error)}") from None
+        faults = faults_of(error, Names(tuple(WorkerSettings.model_fields)))
+        raise ConfigError(f"settings (command line, environment or {_place(file)}): {faults}") from None
     except SettingsError as error:
         raise ConfigError(f"GENQUEUE_…: {error}; lists and mappings are JSON, as in '[\"a.b\"]'") from None
     except Exception as error:

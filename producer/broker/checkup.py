@@ -8,7 +8,7 @@ import redis
 
 from ..contract import BrokerUnavailable
 from .connections import address
-from .findings import Finding
+from .findings import Finding, size
 from .server import cluster_fault, eviction_fault, inspect_server
 
 SKEW_S = 1.0
@@ -52,7 +52,7 @@ def check_eviction(info: Mapping[str, Any]) -> Finding:
         return Finding(name="eviction", state="warning", message=fault)
     limit = int(info.get("maxmemory", 0))
     used = int(info.get("used_memory", 0))
-    said = f"{used / 2**20:.0f} MiB in use, " + (f"maxmemory {limit / 2**20:.0f} MiB" if limit else "no maxmemory")
+    said = f"{size(used)} in use, " + (f"maxmemory {size(limit)}" if limit else "no maxmemory")
     if limit and used > 0.9 * limit:
         return Finding(
             name="eviction", state="warning", message=f"{said}: soon new jobs are refused. Raise maxmemory"

@@ -3,6 +3,7 @@
 `genqueue doctor` and `python -m worker doctor` both find, and the former reads what the latter has found.
 """
 
+import re
 import shutil
 import sys
 import textwrap
@@ -16,6 +17,8 @@ from ..contract.requests import Frozen
 State = Literal["ok", "warning", "wrong"]
 
 _INDENT = 24
+_COMMAND = re.compile(r"\n  (.+)")
+"""A line of a message that stands by itself, to be typed or written."""
 
 
 class Finding(Frozen):
@@ -29,7 +32,8 @@ class Finding(Frozen):
 
     def line(self, width: int | None = None) -> str:
         """For people; broken into lines of that width, as a paragraph, where there is one."""
-        text = f"{self.state:<8} {self.name:<14} {' '.join(self.message.split())}"
+        message = _COMMAND.sub(r" `\1`", self.message)
+        text = f"{self.state:<8} {self.name:<14} {' '.join(message.split())}"
         if width is None:
             return text
         lines = textwrap.wrap(
@@ -47,6 +51,11 @@ def shown(findings: Sequence[Finding], *, as_json: bool) -> str:
         return FINDINGS.dump_json(list(findings), indent=2).decode() + "\n"
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     return "".join(finding.line(width) + "\n" for finding in findings)
+
+
+def size(count: int) -> str:
+    """Of so many bytes, for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def is_wrong(findings: Sequence[Finding]) -> bool:

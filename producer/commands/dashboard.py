@@ -31,6 +31,13 @@ from .options import connection_options
 @click.option(
     "--all", "everything", is_flag=True, help="Show all that uses RQ on the server, whatever its prefix."
 )
+@click.option(
+    "--show-prompts",
+    is_flag=True,
+    envvar="GENQUEUE_DASHBOARD_SHOW_PROMPTS",
+    show_envvar=True,
+    help="Show a job's prompt beside its answer.",
+)
 def dashboard(
     *,
     host: str,
@@ -40,11 +47,23 @@ def dashboard(
     redis_url: str | None,
     prefix: str | None,
     everything: bool,
+    show_prompts: bool,
 ) -> int:
-    """Serve rq-dashboard, set up for these jobs: those of one prefix."""
+    """Serve a dashboard of the jobs, for a browser.
+
+    It is rq-dashboard, set up for the jobs of one prefix.
+    """
     from ..dashboard import serve  # Flask, which no other command needs
 
     settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
     shown = None if everything else settings.prefix
-    serve(settings.redis_url, host=host, port=port, username=username, password=password, prefix=shown)
+    serve(
+        settings.redis_url,
+        host=host,
+        port=port,
+        username=username,
+        password=password,
+        prefix=shown,
+        show_prompts=show_prompts,
+    )
     return 0

@@ -40,18 +40,21 @@ def doctor(
     redis_url: str | None,
     prefix: str | None,
 ) -> int:
-    """Look at Redis, and at Python, torch, GPU and model where the worker is installed.
+    """Say what is wrong here, and what to do about it.
 
-    One line for each thing: ok, a warning, or wrong, with what to do. Exit code 1 if anything is wrong. Redis is
-    looked at as a producer uses it; `genqueue-worker doctor` looks at it as a worker does.
+    Looks at Redis; and at Python, torch, GPU and model where the worker is installed. One line for each thing: ok,
+    a warning, or wrong, with what to do. Exit code 1 if anything is wrong. Redis is looked at as a producer
+    uses it; `genqueue-worker doctor` looks at it as a worker does.
     """
     name, _ = chosen_model(model_name, model_path)
-    findings = list(_check_redis(redis_url, prefix, name))
+    of_redis = list(_check_redis(redis_url, prefix, name))
+    if not as_json:
+        show(shown(of_redis, as_json=False))  # the worker's come when torch is imported
     options = {"--model-name": model_name, "--model-path": model_path, "--device": device}
     given = [part for option, value in options.items() if value is not None for part in (option, str(value))]
-    findings += _ask_worker(given)
-    show(shown(findings, as_json=as_json))
-    return EXIT_WRONG if is_wrong(findings) else 0
+    of_worker = _ask_worker(given)
+    show(shown([*of_redis, *of_worker] if as_json else of_worker, as_json=as_json))
+    return EXIT_WRONG if is_wrong([*of_redis, *of_worker]) else 0
 
 
 def _check_redis(redis_url: str | None, prefix: str | None, model: str) -> Iterator[Finding]:

@@ -31,7 +31,10 @@ def stream(
     redis_url: str | None,
     prefix: str | None,
 ) -> int:
-    """Print the tokens of JOB as they come; with --json one event a line."""
+    """Print the tokens of JOB as they come.
+
+    With --json: one event a line.
+    """
     with producer_for(redis_url, prefix, wait_s) as producer:
         return follow_stream(producer, job_id, after, as_json=as_json, on_interrupt=on_interrupt)
 
@@ -51,7 +54,10 @@ def result(
     redis_url: str | None,
     prefix: str | None,
 ) -> int:
-    """Print the text of JOB once it has ended; with --json its whole result."""
+    """Print the text of JOB once it has ended.
+
+    With --json: its whole result.
+    """
     with producer_for(redis_url, prefix, wait_s) as producer:
         return wait_for_result(producer, job_id, as_json=as_json, on_interrupt=on_interrupt)
 

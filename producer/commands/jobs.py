@@ -23,7 +23,10 @@ def cancel(job_id: str, redis_url: str | None, prefix: str | None) -> int:
 @json_option
 @connection_options
 def status(job_id: str, as_json: bool, redis_url: str | None, prefix: str | None) -> int:
-    """Print what is known of JOB: its place in line, its worker, its progress."""
+    """Print what is known of JOB.
+
+    That is its place in line, the workers that serve its model, its progress.
+    """
     with Producer(redis_url, prefix=prefix) as producer:
         known = producer.status(job_id)
     show((known.model_dump_json() if as_json else printable(known.describe())) + "\n")

@@ -1,6 +1,8 @@
 """Where commands write: stdout carries the answer, the job id or JSON; all that is for people goes to stderr."""
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from ..display import printable
 
@@ -25,5 +27,6 @@ def show(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line for people to stderr."""
-    click.echo(printable(text), err=True)
+    """Write a line for people to stderr. A terminal gets it broken between words, and nobody else."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(printable(text)), soft_wrap=not console.is_terminal)

@@ -81,7 +81,9 @@ def submit(
     prefix: str | None,
     **options: Any,
 ) -> int:
-    """Enqueue PROMPT (- reads it from stdin, without its last line break) and print the job's id.
+    """Enqueue PROMPT, and print the job's id.
+
+    A - as PROMPT reads it from stdin, without its last line break.
 
     PROMPT goes to the model as it stands; with --chat, through the model's chat template, as instruct models want
     it.

@@ -52,7 +52,8 @@ def up(
     The first use of tiny trains it, in well under a minute. Any other model is to be in a folder on this machine:
 
     \b
-      hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir models/Qwen2.5-0.5B-Instruct
+      hf download Qwen/Qwen2.5-0.5B-Instruct \\
+        --local-dir models/Qwen2.5-0.5B-Instruct
       genqueue up --model-path models/Qwen2.5-0.5B-Instruct --device cpu
     """
     check_installed()
@@ -122,6 +123,8 @@ def _converse(chat: Conversation) -> None:
         for line in _lines():
             with contextlib.suppress(Interrupted):  # twice over one answer: the next prompt
                 chat.ask(line)
+    if sys.stdin.isatty():
+        say("")  # the prompt has no line break
 
 
 def _lines() -> Iterator[str]:
@@ -148,7 +151,8 @@ def _say_what_to_do(model: str, url: str, *, is_chat: bool) -> None:
         say_dimly("        Ctrl-C stops an answer; at the prompt it ends all of this")
         if "@" not in url:  # it may hold a password
             say_dimly("from another terminal:")
-            say_dimly(f'  genqueue submit "Hi" --model-name {model} --stream --redis-url {url}')
+            say_dimly(f"  export REDIS_URL={url}")
+            say_dimly(f'  genqueue submit "Hi" {"--chat " if is_chat else ""}--model-name {model} --stream')
 
 
 def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The dashboard in a process of its own, on a real server with jobs in every state, seen by a real browser."""
+"""The dashboard in a process of its own, on a real server with jobs in every state, seen by a real browser.
+
+How the pages look: `make captures`. What they hold of a job: tests/unit/producer/dashboard.
+"""
 
 import json
 import os
@@ -15,71 +18,14 @@ from rq import Queue, SimpleWorker
 from rq.job import Job
 
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import FUNCTION, GenerationResult, OutOfMemory, Usage
 from tests.browser import Browser, open_browser, table_rows
-
-MODEL_QUEUE = "generate.tiny"
-PROMPT = "a prompt that no page shows"
-ANSWER = "你好，我是一个小模型。"
-HOSTILE_ANSWER = "<img src=x onerror=document.title='owned'>"  # no double quotes: JSON would defuse them
-ANSWERS = {"done": ANSWER, "hostile": HOSTILE_ANSWER}
-
-
-class ScriptedJob(Job):
-    """A job that ends as its id says, so that RQ's own worker does all the bookkeeping without an engine."""
-
-    def perform(self) -> dict[str, object]:
-        if self.id == "failed":
-            raise OutOfMemory
-        result = GenerationResult(
-            job_id=self.id,
-            status="finished",
-            model="tiny",
-            text=ANSWERS[self.id],
-            finish_reason="stop",
-            usage=Usage(prompt_tokens=7, completion_tokens=9),
-        )
-        return result.model_dump(mode="json")
-
-
-def enqueue(queue: Queue, job_id: str, **options: object) -> Job:
-    """As a script does that has only rq."""
-    return queue.enqueue(
-        FUNCTION,
-        request={"prompt": PROMPT},
-        job_id=job_id,
-        description=f"generate with tiny ({job_id})",
-        **options,
-    )
-
-
-def take(worker: SimpleWorker) -> Job:
-    """The next job, as a worker takes it before it runs it."""
-    job, _ = Queue.dequeue_any(
-        worker.queues, None, connection=worker.connection, job_class=worker.job_class, serializer="json"
-    )
-    return job
+from tests.dashboard_jobs import ANSWER, HOSTILE_ANSWER, MODEL_QUEUE, PROMPT, make_jobs
 
 
 @pytest.fixture
 def jobs_in_every_state(redis_client: redis.Redis) -> SimpleWorker:
-    """Two finished, one failed, one cancelled, one running with another waiting for it, two queued."""
-    queue = Queue(MODEL_QUEUE, connection=redis_client, serializer="json")
-    worker = SimpleWorker(
-        [MODEL_QUEUE], name="gpu-0", connection=redis_client, serializer="json", job_class=ScriptedJob
-    )
-    worker.register_birth()
-    for job_id in ("done", "hostile", "failed"):
-        enqueue(queue, job_id)
-        worker.execute_job(take(worker), worker.queues[0])
-    enqueue(queue, "cancelled").cancel()
-    enqueue(queue, "waiting", depends_on=enqueue(queue, "running", meta={"phase": "decode", "tokens": 3}))
-    running = take(worker)
-    worker.prepare_execution(running)
-    worker.prepare_job_execution(running)
-    enqueue(queue, "queued-1")
-    enqueue(queue, "queued-2")
-    return worker
+    """See `make_jobs`; the worker that is busy with one of them."""
+    return make_jobs(redis_client)
 
 
 @pytest.fixture
@@ -112,13 +58,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
     return open_browser(tmp_path_factory.mktemp("chromium"))
 
 
-def page_of(browser: Browser, url: str, name: str) -> str:
-    """HTML of the page; its picture is kept for people to look at, where GENQUEUE_SCREENSHOTS names a folder."""
-    if folder := os.environ.get("GENQUEUE_SCREENSHOTS"):
-        browser.screenshot(url, Path(folder, f"{name}.png"))
-    return browser.dom(url)
-
-
 def status_of(url: str, method: str = "GET", **headers: str) -> int:
     """HTTP status of one request."""
     try:
@@ -131,9 +70,9 @@ def status_of(url: str, method: str = "GET", **headers: str) -> int:
 
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_queues_page_counts_the_jobs_of_every_state(dashboard: str, browser: Browser) -> None:
-    rows = table_rows(page_of(browser, dashboard, "queues"), "queues")
+    rows = table_rows(browser.dom(dashboard), "queues")
     # queue, queued, deferred, scheduled, started, finished, failed, cancelled
-    assert rows == [[MODEL_QUEUE, "2", "1", "0", "1", "2", "1", "1"]]
+    assert rows == [[MODEL_QUEUE, "2", "1", "0", "1", "2", "1", "2"]]
 
 
 @pytest.mark.usefixtures("jobs_in_every_state")
@@ -143,13 +82,13 @@ def test_queues_page_counts_the_jobs_of_every_state(dashboard: str, browser: Bro
         ("queued", ["queued-1", "queued-2"]),
         ("started", ["running"]),
         ("failed", ["failed"]),
-        ("canceled", ["cancelled"]),
+        ("canceled", ["cancelled", "stopped"]),
     ],
 )
 def test_jobs_page_lists_our_jobs_without_their_prompts(
     dashboard: str, browser: Browser, registry: str, job_ids: list[str]
 ) -> None:
-    html = page_of(browser, f"{dashboard}/0/view/jobs/{MODEL_QUEUE}/{registry}/8/asc/1", f"jobs-{registry}")
+    html = browser.dom(f"{dashboard}/0/view/jobs/{MODEL_QUEUE}/{registry}/8/asc/1")
     cells = [row[0] for row in table_rows(html, "jobs")]
     for cell, job_id in zip(cells, job_ids, strict=True):
         assert cell.startswith(f"generate with tiny ({job_id}) {job_id}")
@@ -158,9 +97,10 @@ def test_jobs_page_lists_our_jobs_without_their_prompts(
 
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_job_page_shows_the_result_of_a_finished_job(dashboard: str, browser: Browser) -> None:
-    html = page_of(browser, f"{dashboard}/0/view/job/done", "job-done")
-    assert "<strong>Status</strong>:<br>finished" in html
+    html = browser.dom(f"{dashboard}/0/view/job/done")
+    assert '<strong class="status status-finished">finished</strong>' in html
     assert ANSWER in html
+    assert str(2**53 + 1) in html
     assert "generate with tiny (done)" in html
     assert PROMPT not in html
 
@@ -168,15 +108,15 @@ def test_job_page_shows_the_result_of_a_finished_job(dashboard: str, browser: Br
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_job_page_links_to_the_job_that_a_deferred_one_waits_for(dashboard: str, browser: Browser) -> None:
     """rq-dashboard 0.9 answers 500 for a job with depends_on: it decodes ids that RQ 3 has decoded already."""
-    html = page_of(browser, f"{dashboard}/0/view/job/waiting", "job-waiting")
-    assert "<strong>Status</strong>:<br>deferred" in html
+    html = browser.dom(f"{dashboard}/0/view/job/waiting")
+    assert '<strong class="status status-deferred">deferred</strong>' in html
     assert '<a href="/0/view/job/running">running</a>' in html
 
 
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_workers_page_shows_a_busy_worker_and_no_prompt(dashboard: str, browser: Browser) -> None:
     """rq-dashboard 0.9 answers 500 while a worker is busy with a JSON job; mended, it would quote the prompt."""
-    html = page_of(browser, f"{dashboard}/0/view/workers", "workers")
+    html = browser.dom(f"{dashboard}/0/view/workers")
     assert table_rows(html, "workers") == [["gpu-0", "generate with tiny (running)", MODEL_QUEUE]]
     assert PROMPT not in html
 
@@ -184,9 +124,9 @@ def test_workers_page_shows_a_busy_worker_and_no_prompt(dashboard: str, browser:
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_a_models_output_is_text_and_never_markup(dashboard: str, browser: Browser) -> None:
     """rq-dashboard 0.9 puts results into the page as HTML, so that a generated <img onerror=…> would run."""
-    html = page_of(browser, f"{dashboard}/0/view/job/hostile", "job-hostile")
-    assert "&lt;img src=x onerror=" in html
-    assert "<title>RQ dashboard</title>" in html
+    html = browser.dom(f"{dashboard}/0/view/job/hostile")
+    assert HOSTILE_ANSWER.replace("<", "&lt;").replace(">", "&gt;") in html
+    assert "<title>Job hostile</title>" in html
 
 
 def test_unknown_and_impossible_job_ids_are_404(dashboard: str) -> None:

@@ -47,17 +47,14 @@ def play(environment: Path, text: str, exit_code: int = 0) -> None:
     python.chmod(0o755)
 
 
-def test_each_step_is_one_line_that_counts(
+def test_what_is_large_is_a_line_and_all_is_counted(
     set_up: ModuleType, environment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     play(environment, PIP_SAYS)
     assert set_up.install(environment, 100, set_up.Progress()) == 0
     assert [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()] == [
         "asking for what is needed",
-        "found      1 of about 100: redis",
-        "found      2 of about 100: torch",
-        "fetched    1 of about 100, now redis-8.1.0-py3-none-any.whl (300 kB)",
-        "fetched    2 of about 100, now torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl (190.1 MB)",
+        "fetched   2 of about 100: torch 2.13.0, 190.1 MB",
         "installing 3 packages",
         "done",
     ]
@@ -86,6 +83,19 @@ def test_a_step_that_takes_its_time_is_said_again_with_what_has_come_of_it(
     now[0] = set_up.TICK_S
     progress.tick()
     assert capsys.readouterr().out == "     4 s  installing ... 7 so far\n"
+
+
+def test_a_small_step_is_said_only_where_nothing_else_is(
+    set_up: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(set_up.time, "monotonic", lambda: now[0])
+    progress = set_up.Progress()
+    progress.step("found 1", aloud=False)
+    assert capsys.readouterr().out == ""
+    now[0] = set_up.TICK_S
+    progress.tick()
+    assert capsys.readouterr().out == "     4 s  found 1\n"
 
 
 def test_the_count_is_that_of_the_constraints(set_up: ModuleType) -> None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from producer.contract import ErrorCode
 
 from ..engine_options import EngineOptions
+from ..logs import LogFormat
 
 
 class _Message(BaseModel):
@@ -35,6 +36,8 @@ class EngineConfig(_Message):
     dtype: str = "auto"
     threads: int | None = None
     options: EngineOptions = EngineOptions()
+    log_format: LogFormat = "text"
+    """Of the lines on its stderr, which is the worker's."""
 
 
 class Generate(_Message):

@@ -14,12 +14,13 @@ from functools import partial
 
 from producer.contract import GenqueueError
 
+from .. import logs
 from ..extras import worker_extra
 from .kernel_cache import set_up_kernel_cache
 from .lifeline import end_group_with_this_process, end_with_parent, ignore_signals
 from .protocol import EngineConfig
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("worker.engine_process.server")  # run as a program, its own name is __main__
 
 EXIT_BAD_CONFIG = 2
 
@@ -29,12 +30,13 @@ def main(descriptor: str, parent_pid: str, config: str) -> None:
     ignore_signals()
     end_group_with_this_process()
     end_with_parent(int(parent_pid))
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s engine: %(message)s", stream=sys.stderr)
+    engine = EngineConfig.model_validate_json(config)
+    logs.configure("warning", engine.log_format, speaker="engine")
     set_up_kernel_cache()
     with socket.socket(fileno=int(descriptor)) as connection:
         connection.set_inheritable(False)  # a child that held it would hide our death from the worker
         try:
-            _serve(connection, EngineConfig.model_validate_json(config))
+            _serve(connection, engine)
         except (BrokenPipeError, ConnectionResetError):
             logger.info("the worker has gone")
         except GenqueueError as error:
@@ -46,6 +48,7 @@ def _serve(connection: socket.socket, config: EngineConfig) -> None:
     with worker_extra():
         # Only now: to import torch takes seconds, in which the worker may die.
         from .serving import EngineServer, load_engine  # noqa: PLC0415
+    logs.adopt()
     EngineServer(connection).serve(partial(load_engine, config))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from producer.broker.findings import Finding
+from producer.broker.findings import Finding, size
 
 INDEX = "model.safetensors.index.json"
 _AGAIN = "download it again (`hf download` goes on where it was cut off)"
@@ -43,9 +43,7 @@ def check_files(folder: Path) -> tuple[list[Finding], Weights | None]:
     if missing:
         return [*findings, _weights("wrong", f"{missing}: {_AGAIN}")], None
     weights = Weights(sum(map(prod, shapes.values())), sum(path.stat().st_size for path in files))
-    said = (
-        f"{weights.parameters / 1e6:,.1f}M parameters, {weights.size_bytes / 2**30:.1f} GiB, files: {len(files)}"
-    )
+    said = f"{weights.parameters / 1e6:,.1f}M parameters, {size(weights.size_bytes)}, files: {len(files)}"
     return [*findings, _weights("ok", said)], weights
 
 

@@ -1,6 +1,5 @@
 """What is given in place of a model's name, and what to do instead: an id of the Hugging Face Hub, or a folder."""
 
-import os
 import re
 from pathlib import Path
 
@@ -18,7 +17,9 @@ def explain_name(name: str, paths_file: Path) -> str | None:
         return f"{name!r} is a path and no name: give it as --model-path {name}"
     own_name = name.partition("/")[2]
     folder = Path("models", own_name)
-    line = os.path.relpath(folder, paths_file.parent)
+    # A relative path in the file counts from the file.
+    is_near = paths_file.parent.absolute().parent == Path.cwd()
+    line = Path("..", folder) if is_near else folder.absolute()
     return (
         f"{name!r} is a model's id on the Hugging Face Hub, and nothing is downloaded here. Download it once:\n"
         f"  hf download {name} --local-dir {folder}\n"

@@ -304,7 +304,7 @@ class Bookkeeper(HoldingWorker):
             with TimerDeathPenalty(getattr(job, f"{kind}_callback_timeout"), job_id=job.id):
                 getattr(job, f"{kind}_callback")(job, self.connection, *args)
         except Exception:
-            logger.exception("job %s: its callback failed", job.id)
+            logger.exception("job %s: its callback failed", job.id, extra={"job_id": job.id})
 
 
 def note_end(job: Job, result: GenerationResult) -> None:

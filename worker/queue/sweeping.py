@@ -98,6 +98,7 @@ class Sweeper:
                 dead.member.worker,
                 dead.sign,
                 job_id,
+                extra={"job_id": job_id[:80]},
             )
 
     def _take_on(self, raw_id: bytes, taker: str) -> None:
@@ -123,13 +124,13 @@ class Sweeper:
         try:
             if job.get_status(refresh=False) not in ENDED:
                 self._tell_rq(job, ended, executions)
-                logger.warning("job %s had ended; RQ knows of it now", job.id)
+                logger.warning("job %s had ended; RQ knows of it now", job.id, extra={"job_id": job.id})
             self._drop(job, executions)
         except Exception as error:
             # RQ raises any class over what somebody has written into a job: that must not hold up the others.
             if isinstance(error, redis.RedisError) and meaning(error) != "broken":
                 raise  # Redis is full, say: it is settled when that is over
-            logger.exception("job %.80r had ended, and RQ cannot note that", job_id)
+            logger.exception("job %.80r had ended, and RQ cannot note that", job_id, extra={"job_id": job_id[:80]})
             job._status = _IN_RQ.get(ended.status, JobStatus.FAILED)  # noqa: SLF001 - as RQ's own workers set it
             self._worker.let_expire(job)
             with suppress(redis.ResponseError):
@@ -164,7 +165,9 @@ class Sweeper:
         try:
             last = parse_entry(entry_id, fields)
         except (KeyError, ValueError):
-            logger.warning("job %.80r: what stands in place of its stream is deleted", job_id)
+            logger.warning(
+                "job %.80r: what stands in place of its stream is deleted", job_id, extra={"job_id": job_id[:80]}
+            )
             flat = [entry_id, *(part for pair in fields.items() for part in pair)]
             discard_stream(self._keys, job_id, flat).run(self._redis)
             return None
@@ -185,7 +188,9 @@ class Sweeper:
                 raise
         except ValueError:
             pass
-        logger.warning("job %.80r: what stands in place of its result is deleted", job_id)
+        logger.warning(
+            "job %.80r: what stands in place of its result is deleted", job_id, extra={"job_id": job_id[:80]}
+        )
         discard_result(self._keys, job_id, result, max_bytes=MAX_RESULT_BYTES).run(self._redis)
         return None
 

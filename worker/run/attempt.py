@@ -138,7 +138,8 @@ class Attempt:
         except EngineNotRunning:
             self._engine_died = "before"
         except EngineDied:
-            logger.error("job %s: the engine died", self._order.job_id)  # noqa: TRY400 - its stderr has more
+            job_id = self._order.job_id
+            logger.error("job %s: the engine died", job_id, extra={"job_id": job_id})  # noqa: TRY400 - see its stderr
             self._engine_died = "over it"
 
     def _hear(self, message: Answer | StepMessage) -> None:

@@ -205,7 +205,12 @@ class EventLog:
         elif appended.answer == "behind" and self._after == BEFORE_FIRST and self._has(last, appended.last_data):
             # Redis came back with less than it had acknowledged: append again from there.
             kept = last.seq + 1 if last != BEFORE_FIRST else 0
-            logger.warning("the stream lost %d events; they are appended again", self._appended - kept)
+            logger.warning(
+                "job %s: the stream lost %d events; they are appended again",
+                self._job_id,
+                self._appended - kept,
+                extra={"job_id": self._job_id},
+            )
             self._appended = kept
         elif self._appended == self._inherited and last.attempt < self.attempt:
             raise Moved

@@ -178,7 +178,12 @@ class _Stream:
         return replies[-1] is not None
 
     async def _discard(self, seen: list[bytes], why: str) -> None:
-        logger.warning("job %.80r: what stands in place of its stream is deleted: %s", self.job_id, why)
+        logger.warning(
+            "job %.80r: what stands in place of its stream is deleted: %s",
+            self.job_id,
+            why,
+            extra={"job_id": self.job_id[:80]},
+        )
         await discard_stream(self.keys, self.job_id, seen).run_async(self.client)
 
 

@@ -60,10 +60,11 @@ class Runner:
 
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
+        about = {"job_id": order.job_id}
         while True:
             history = await self._history(order.job_id)
             if not history.held:
-                logger.warning("job %s has been taken over before it began", order.job_id)
+                logger.warning("job %s has been taken over before it began", order.job_id, extra=about)
                 return Superseded()
             if history.fault:
                 return await self.refuse(order.job_id, order.model, history.fault, result_ttl_s=order.result_ttl_s)
@@ -79,9 +80,13 @@ class Runner:
             try:
                 return await self.attempt.run()
             except Moved:
-                logger.info("job %s: the worker before still wrote to the stream; reading it again", order.job_id)
+                logger.info(
+                    "job %s: the worker before still wrote to the stream; reading it again",
+                    order.job_id,
+                    extra=about,
+                )
             except Fenced:
-                logger.warning("job %s has been taken over by another worker", order.job_id)
+                logger.warning("job %s has been taken over by another worker", order.job_id, extra=about)
                 return Superseded()
             finally:
                 self.attempt = None

@@ -380,6 +380,7 @@ def test_dashboard_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert run(["dashboard", "--redis-url", "redis://host", "--port", "9999", "--username", "me"]) == 0
 
     options = {"host": "127.0.0.1", "port": 9999, "username": "me", "password": "hunter2", "prefix": "gen"}
+    options["show_prompts"] = False
     assert served == [(("redis://host",), options)]
 
 
@@ -388,7 +389,7 @@ def test_help_says_where_a_default_comes_from(capsys: Captured) -> None:
     run(["submit", "--help"])
 
     words = " ".join(capsys.readouterr().out.split())
-    assert f"[default: {DEFAULT_MAX_NEW_TOKENS}]" in words
+    assert f"[default: {DEFAULT_MAX_NEW_TOKENS}, or what fits]" in words
     for name in ("wait_s", "queue_ttl_s", "timeout_s", "result_ttl_s", "prefix"):
         default = ProducerSettings.model_fields[name].default
         assert f"[env: GENQUEUE_{name.upper()}; default: {default}]" in words

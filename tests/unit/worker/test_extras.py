@@ -9,6 +9,7 @@ from worker.errors import ConfigError
 from worker.extras import WORKER_PACKAGES, worker_extra
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+IMPORTED_AS = {"python-json-logger": "pythonjsonlogger"}
 
 
 def test_a_missing_package_names_the_extra():
@@ -24,5 +25,5 @@ def test_a_module_of_ours_that_is_missing_is_no_matter_of_extras():
 
 def test_it_knows_every_package_of_the_extra():
     extra = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]["worker"]
-    packages = {requirement.partition(">")[0].replace("-", "_") for requirement in extra}
-    assert packages == WORKER_PACKAGES
+    names = (requirement.partition(">")[0] for requirement in extra)
+    assert {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names} == WORKER_PACKAGES

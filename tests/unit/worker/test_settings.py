@@ -55,6 +55,7 @@ EVERY_OPTION: dict[str, Any] = {
     "metrics_port": 0,
     "metrics_host": "0.0.0.0",
     "log_level": "debug",
+    "log_format": "json",
 }
 """None of them at its default."""
 
@@ -173,7 +174,7 @@ def test_a_file_that_was_asked_for_and_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("heartbeat_ttl: 6", r"worker\.yaml.*heartbeat_ttl: .*[Ee]xtra"),
+        ("heartbeat_ttl: 6", r"worker\.yaml.*heartbeat_ttl: .*did you mean heartbeat_ttl_s"),
         ("heartbeat_ttl_s: soon", "heartbeat_ttl_s: "),
         ("heartbeat_ttl_s: 0", "heartbeat_ttl_s: .*greater than 0"),
         ("heartbeat_ttl_s: 0.4", "heartbeat_ttl_s: .*integer"),

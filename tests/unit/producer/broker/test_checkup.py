@@ -31,7 +31,7 @@ def test_persistence(info: dict[str, Any], state: str, said: str) -> None:
     ("info", "state", "said"),
     [
         ({"maxmemory": 0, "maxmemory_policy": "allkeys-lru", "used_memory": 2**20}, "ok", "no maxmemory"),
-        ({"maxmemory": 2**30, "maxmemory_policy": "noeviction", "used_memory": 2**20}, "ok", "maxmemory 1024 MiB"),
+        ({"maxmemory": 2**30, "maxmemory_policy": "noeviction", "used_memory": 2**20}, "ok", "maxmemory 1.0 GiB"),
         (
             {"maxmemory": 2**30, "maxmemory_policy": "noeviction", "used_memory": 2**30},
             "warning",

@@ -38,6 +38,19 @@ def test_an_id_gets_its_download_and_its_line(tmp_path: Path, monkeypatch: pytes
     assert yaml.safe_load(line) == {"Qwen2-7B-Instruct": "../models/Qwen2-7B-Instruct"}
 
 
+def test_the_line_of_a_file_that_is_elsewhere_is_right_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, paths = tmp_path / "here", tmp_path / "elsewhere" / "configs" / "model_paths.yaml"
+    here.mkdir()
+    paths.parent.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    said = explain_name(ID, paths)
+    assert said is not None
+    paths.write_text(said.splitlines()[-1].strip())
+    assert ConfigLoader(paths).folder("Qwen2-7B-Instruct") == here / "models" / "Qwen2-7B-Instruct"
+
+
 def test_an_id_gets_them_where_there_is_no_file_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("worker.models.config_loader._ROOT", tmp_path)

@@ -12,32 +12,13 @@ from flask.testing import FlaskClient
 from rq import Queue, SimpleWorker
 from rq.results import Result
 
-from producer import dashboard
 from producer.cli import run
 from producer.contract import FUNCTION, BrokerUnavailable
 from producer.dashboard import DashboardError, make_app, serve
 
-URL = "redis://:hunter2@127.0.0.1:6379/0"
+from .conftest import URL, enqueue
+
 ELSEWHERE = "http://evil.example"
-
-
-@pytest.fixture(autouse=True)
-def _fake_redis(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard, "_client", lambda _: FakeRedis(server=fake_server))
-
-
-@pytest.fixture
-def queue(fake_server: FakeServer) -> Queue:
-    """A queue of ours with one job."""
-    queue = Queue("generate.tiny", connection=FakeRedis(server=fake_server), serializer="json")
-    queue.enqueue(FUNCTION, request={"prompt": "Hi"}, job_id="queued", description="generate with tiny")
-    return queue
-
-
-@pytest.fixture
-def client() -> FlaskClient:
-    """A browser on this machine, and a dashboard without a password."""
-    return make_app(URL).test_client()
 
 
 @pytest.fixture(params=["/", "/0/data/workers.json", "/static/favicon.ico", "/no-such-page"])
@@ -140,6 +121,7 @@ def test_a_get_changes_nothing(client: FlaskClient, method: str) -> None:
 
 
 def test_jobs_cannot_be_deleted(client: FlaskClient, queue: Queue) -> None:
+    enqueue(queue, "queued")
     for path in ("/job/queued/delete", f"/queue/{queue.name}/queued/empty"):
         assert client.post(path).json == {"status": "DISABLED"}
     assert queue.get_job_ids() == ["queued"]
@@ -153,15 +135,11 @@ def test_a_queues_name_in_the_address_is_text(client: FlaskClient) -> None:
     assert "');alert(1);('" not in page
 
 
-def test_every_value_from_redis_is_escaped_once(client: FlaskClient, queue: Queue) -> None:
-    left: list[str] = []
-    for path in ("/", "/0/view/workers", "/0/view/job/queued", f"/0/view/jobs/{queue.name}/queued/8/asc/1"):
+def test_every_value_from_redis_is_escaped(client: FlaskClient, queue: Queue) -> None:
+    for path in ("/", "/0/view/workers", f"/0/view/jobs/{queue.name}/queued/8/asc/1"):
         page = client.get(path).text
         assert "<%-" in page
-        left += [line for line in page.splitlines() if "<%=" in line]
-    # Escaped by jQuery: once more, and people would read &amp;lt;.
-    assert len(left) == 2
-    assert all("<%= $('<div/>').text(" in line for line in left), left
+        assert "<%=" not in page
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://:hunter2@localhost:port/0"])
@@ -175,7 +153,8 @@ def test_a_malformed_redis_url_is_refused_without_quoting_it(url: str, monkeypat
 @pytest.fixture
 def _no_rq_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rq_dashboard", None)  # what a bare install looks like to an import
-    monkeypatch.delitem(sys.modules, "producer.dashboard")
+    for name in [name for name in sys.modules if name.startswith("producer.dashboard")]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.usefixtures("_no_rq_dashboard")
