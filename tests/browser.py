@@ -3,16 +3,13 @@
 Knows how to start the browser and how to read tables; knows nothing of the dashboard. It reaches loopback only.
 """
 
-import os
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
+from .outside import need
 
 BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-HINT = "no Chromium on the PATH: apt-get install -y chromium fonts-noto-cjk"
 PAGE_TIME_MS = 2_000
 """Virtual time in which a page may run its timers. It stands still while a request is under way."""
 TIMEOUT_S = 200
@@ -57,11 +54,7 @@ def open_browser(profile: Path, *, dark: bool = False) -> Browser:
 
     On CI a missing browser is a failure.
     """
-    if found := next(filter(None, map(shutil.which, BINARIES)), None):
-        return Browser(found, profile, dark=dark)
-    if os.environ.get("CI", "").lower() in {"1", "true"}:
-        pytest.fail(HINT)
-    pytest.skip(HINT)
+    return Browser(need(*BINARIES, install="apt-get install -y chromium fonts-noto-cjk"), profile, dark=dark)
 
 
 def table_rows(html: str, table_id: str) -> list[list[str]]:

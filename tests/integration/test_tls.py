@@ -5,7 +5,6 @@ The server in the wheel speaks no TLS, so that a proxy in front of it does; what
 
 import asyncio
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from rq.job import JobStatus
 from producer import AsyncProducer, Producer
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, BrokerUnavailable
+from tests.outside import need
 
 from .conftest import joined
 from .dashboard_process import dashboard
@@ -116,11 +116,7 @@ class Authority:
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
     """The server's CA, and one that has nothing to do with it."""
-    if not shutil.which("openssl"):
-        hint = "no openssl on the PATH: apt-get install -y openssl"
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(hint)
-        pytest.skip(hint)
+    need("openssl", install="apt-get install -y openssl")
     folder = tmp_path_factory.mktemp("ca")
     return Authority(folder / "ours"), Authority(folder / "other")
 

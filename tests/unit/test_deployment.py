@@ -1,4 +1,4 @@
-"""docker-compose.yml, Dockerfile and .env.example, checked without a container engine.
+"""docker-compose.yml, Dockerfile, .env.example and .github/, checked without what reads them.
 
 The schema and the linter see the form. What they cannot see is asserted here: that the commands exist, that the
 broker takes its options, and that nothing is open, writable or killed that should not be.
@@ -74,6 +74,14 @@ def test_compose_file_fits_the_specification() -> None:
 
 def test_dockerfile_passes_hadolint() -> None:
     run_tool("hadolint", "Dockerfile")
+
+
+def test_the_issue_forms_fit_their_schemas() -> None:
+    forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
+    assert len(forms) > 1
+    run_tool("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *map(str, forms))
+    config = ".github/ISSUE_TEMPLATE/config.yml"
+    run_tool("check-jsonschema", "--builtin-schema", "vendor.github-issue-config", config)
 
 
 def test_pre_commit_configuration_is_valid() -> None:
