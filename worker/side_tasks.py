@@ -1,7 +1,7 @@
 """What a worker does again and again beside its jobs: named steps, each with its interval.
 
-A step's trouble is its own: what passes is waited out, and what Redis or RQ stumble over is logged and tried
-again. A step that dies of anything else ends the worker, because half a worker is worse than none.
+A step's trouble is its own: what passes is waited out, and anything else is logged and tried again. A server that
+cannot serve us ends the worker, once it was tried for long enough.
 """
 
 import asyncio

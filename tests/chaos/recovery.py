@@ -8,7 +8,7 @@ from .fleet import Death
 from .watchers import Seen
 
 SETTLED_S = 5.0
-"""After connections broke, workers do not judge by them before their own is some seconds old: `TRUSTED_AGE_S`."""
+"""After connections broke, workers do not judge by them at once: see `TRUSTED_AGE_S`."""
 
 
 @dataclass(frozen=True)
