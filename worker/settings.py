@@ -50,7 +50,7 @@ class WorkerSettings(BaseSettings):
     redis_url: RedisUrl = DEFAULT_REDIS_URL
     prefix: Prefix = DEFAULT_PREFIX
     broker_wait_s: Seconds = 30.0
-    """How long a starting worker waits for Redis, and any worker for one that cannot serve it (then exit code 3)."""
+    """For Redis at the start, and for one that cannot serve a running worker. Then it ends with exit code 3."""
 
     model_name: str
     """A name of the model paths file; with model_path, the name of its queue, which is the folder's own else."""
