@@ -55,6 +55,11 @@ class Followers:
         """Jobs whose end was seen."""
         return sum(followed.is_over for followed in self.jobs.values())
 
+    @property
+    def under_way(self) -> int:
+        """Jobs of which something was seen, and not the end."""
+        return sum(bool(followed.events) and not followed.is_over for followed in self.jobs.values())
+
     async def run(self, requests: Mapping[str, Mapping[str, Any]], *, at_once: int) -> None:
         """Submit them, so many at a time, and follow each to its end."""
         gate = asyncio.Semaphore(at_once)

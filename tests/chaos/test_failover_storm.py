@@ -84,7 +84,7 @@ async def test_a_managed_fail_over_loses_nothing_and_all_go_on(
     async with AsyncProducer(pair.forwarder.url) as producer:
         followers = Followers(producer)
         storm = asyncio.create_task(followers.run(requests, at_once=AT_ONCE))
-        await until(lambda: followers.over >= BEFORE, storm)
+        await until(lambda: followers.over >= BEFORE and followers.under_way, storm)
         await asyncio.to_thread(hand_over, pair)
         failed_over_at = time.monotonic()
         await storm
@@ -106,7 +106,7 @@ async def test_a_managed_fail_over_loses_nothing_and_all_go_on(
     assert next_submission_s <= GO_ON_S
 
 
-async def until(condition: Callable[[], bool], storm: "asyncio.Task[None]") -> None:
+async def until(condition: Callable[[], object], storm: "asyncio.Task[None]") -> None:
     """Wait for something that comes during the storm."""
     async with asyncio.timeout(WAIT_S):
         while not condition():
@@ -142,7 +142,7 @@ async def test_a_rotated_password_loses_nothing_once_all_are_told(
         async with AsyncProducer(before) as told_before, AsyncProducer(after) as told_after:
             followers = Followers(told_before)
             storm = asyncio.create_task(followers.run(requests, at_once=AT_ONCE))
-            await until(lambda: followers.over >= BEFORE, storm)
+            await until(lambda: followers.over >= BEFORE and followers.under_way, storm)
             rotate(client)
             rotated_at = time.monotonic()
             assert [await asyncio.to_thread(worker.wait, 60) for worker in workers] == [3] * WORKERS
