@@ -137,7 +137,7 @@ class Operations:
             return (yield from self._status_without_hash(job_id, standing.newest)), standing
         model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
         standing, place = yield from self._place(job_id, model, fields)
-        workers = yield from self._workers_lately(model, roster_age_s)
+        workers = yield from self.workers_lately(model, roster_age_s)
         runner = fields.get("worker_name") or None
         status = JobStatus(
             job_id=job_id,
@@ -164,9 +164,10 @@ class Operations:
         records = yield from self._records(model)
         return tuple(WorkerInfo(name=record.name, model_state=record.model_state) for record in records)
 
-    def _workers_lately(self, model: str, age_s: float) -> Operation[tuple[WorkerInfo, ...]]:
+    def workers_lately(self, model: str, age_s: float) -> Operation[tuple[WorkerInfo, ...]]:
+        """As `workers`, or as they were up to so many seconds ago."""
         known, read_at = self._rosters.get(model, ((), -math.inf))
-        if known and time.monotonic() - read_at < age_s:  # that nobody is there is asked each time
+        if time.monotonic() - read_at < age_s:
             return known
         read_at = time.monotonic()
         workers = yield from self.workers(model)

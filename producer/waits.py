@@ -66,8 +66,8 @@ class Waits:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._keys = operations.keys
-        self._asked_for: set[str] = set()
-        """Models of which it was asked, by the first wait for one of their jobs, whether anybody serves them."""
+        self._unserved: set[str] = set()
+        """Models that nobody served, as far as the log has been told."""
 
     def patience(self, timeout_s: float | None) -> Patience:
         """Of a wait that begins now.  timeout_s: the caller's bound, see `Patience`."""
@@ -151,30 +151,36 @@ class Waits:
         """The first look."""
         standing = yield from self._operations.standing(job_id)
         patience.learn(self._life_s(standing), _first_stand(standing))
-        if not standing.has_result and (yield from self._seems_lost(job_id, standing)):
+        if standing.has_result:
+            return standing
+        if (yield from self._seems_lost(job_id, standing)):
             status, standing = yield from self._operations.look(job_id)
             if status.is_stranded and status.is_over_for_rq:
                 raise _stranded(status)
             patience.learn(self._life_s(standing), _stand(status, standing))
-        if not standing.has_result and patience.timeout_s != 0:
-            yield from self._say_who_is_missing(job_id, standing)
+        elif patience.timeout_s != 0 and (yield from self._is_served(job_id, standing)):
+            patience.learn(self._life_s(standing), Stand("in line", _newest_id(standing)))
         return standing
 
-    def _say_who_is_missing(self, job_id: str, standing: Standing) -> Operation[None]:
-        """A line in the log where nobody serves the model of a job that waits: asked once, by the first wait.
+    def _is_served(self, job_id: str, standing: Standing) -> Operation[bool]:
+        """Whether a job waits behind a live worker. A worker that restarts just at the next look is forgiven then.
 
-        It will be wait_s before that is an error, and a script that says nothing until then looks as if it hung.
+        Where nobody serves its model, the log says so, once: it will be wait_s before that is an error, and a
+        script that says nothing until then looks as if it hung.
         """
         model = self._keys.model_of_queue(standing.fields.get("origin", ""))
-        if model is None or model in self._asked_for or state_of(standing.fields) != "queued":
-            return
-        self._asked_for.add(model)
+        if model is None or state_of(standing.fields) != "queued":
+            return False
         try:
-            workers = yield from self._operations.workers(model)
+            workers = yield from self._operations.workers_lately(model, ROSTER_AGE_S)
         except redis.RedisError:
-            return  # the wait itself meets it, and knows what to do
-        if not workers:
+            return False  # the wait itself meets it, and knows what to do
+        if workers:
+            self._unserved.discard(model)
+        elif model not in self._unserved:
+            self._unserved.add(model)
             logger.warning("no live worker serves %s: %s. Job %s waits for one", model, _start_one(model), job_id)
+        return bool(workers)
 
     def _seems_lost(self, job_id: str, standing: Standing) -> Operation[bool]:
         """Whether a closer look is due before anybody waits: RQ has ended it, or it is missing in its queue.
@@ -232,7 +238,7 @@ class Waits:
 
 
 def _first_stand(standing: Standing) -> Stand:
-    """Nothing is known of the workers yet: a queue counts as not served from here on, until somebody looks."""
+    """Nothing is known of the workers yet: a queue counts as not served from here on, until they are known."""
     is_running = not standing.fields or state_of(standing.fields) == "running"
     return Stand("running" if is_running else "unserved", _newest_id(standing))
 

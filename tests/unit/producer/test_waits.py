@@ -1,6 +1,7 @@
 """What is waited for and what is not, on fakeredis: nobody waits in vain, and nobody gives up too soon."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -50,6 +51,13 @@ def producer(fake_server: FakeServer) -> Iterator[Producer]:
 @pytest.fixture
 def handle(producer: Producer) -> JobHandle:
     return producer.submit("Hi", model="tiny")
+
+
+@pytest.fixture
+def clock(clock: Clock) -> Clock:
+    """It begins at the time of Redis' answers, which go by the real clock: their bounds must not be over."""
+    clock.now = time.monotonic()
+    return clock
 
 
 class Looks:
@@ -117,6 +125,34 @@ def test_that_nobody_serves_a_model_is_said_at_once_and_once(
             "no live worker serves tiny"
         ]
         stream.close()
+
+
+@BOTH
+def test_a_worker_that_restarts_just_at_the_first_look_is_waited_for(
+    handle: JobHandle, worker: ScriptedWorker, client: FakeRedis, looks: Looks, wait: Callable[..., object]
+) -> None:
+    """Its record lives for seconds only. The wait has seen it, and does not begin with the worst."""
+    worker.register()
+    looks.before_each(lambda: client.delete("rq:worker:w1"), worker.register, lambda: worker.play("a"))
+
+    wait(handle)
+
+    assert handle.result().text == "a"
+
+
+def test_a_thousand_waits_ask_once_who_serves_their_model(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody does."""
+    asked = []
+    real = producer._operations.workers
+    monkeypatch.setattr(producer._operations, "workers", lambda model: asked.append(model) or real(model))
+    monkeypatch.setattr("producer.operations.time.monotonic", lambda: 1000.0)
+
+    for handle in producer.submit_many(["a"] * 10, model="tiny"):
+        handle.stream().close()
+
+    assert asked == ["tiny"]
 
 
 def test_where_somebody_serves_a_model_nothing_is_said(
