@@ -85,10 +85,23 @@ class JobStatus(Frozen):
         """Its record says that it has ended, whether or not it has."""
         return self.state in {"finished", "failed", "cancelled"}
 
+    @property
+    def is_with_the_dead(self) -> bool:
+        """It ran on a worker that is gone. It goes on when a live one finds it."""
+        return (
+            self.state == "running"
+            and not self.has_result
+            and self.queue is not None  # else nobody was asked who lives
+            and self.worker is not None
+            and self.worker not in {worker.name for worker in self.workers}
+        )
+
     def describe(self) -> str:
         """In words, for a person who waits: `queued, 3rd in line; no live worker serves tiny`."""
         if self.is_stranded:
             return f"{self._describe_loss()}: no worker will end its stream, cancel it here to do so"
+        if self.is_with_the_dead:
+            return f"was with {self.worker}, which is not among the live workers; {self._describe_workers()}"
         if self.state == "running":
             return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
         if self.state in {"queued", "deferred", "scheduled"}:

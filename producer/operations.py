@@ -164,10 +164,15 @@ class Operations:
         records = yield from self._records(model)
         return tuple(WorkerInfo(name=record.name, model_state=record.model_state) for record in records)
 
-    def workers_lately(self, model: str, age_s: float) -> Operation[tuple[WorkerInfo, ...]]:
-        """As `workers`, or as they were up to so many seconds ago."""
+    def workers_lately(
+        self, model: str, age_s: float, *, none_is_kept: bool = False
+    ) -> Operation[tuple[WorkerInfo, ...]]:
+        """As `workers`, or as they were up to so many seconds ago.
+
+        none_is_kept: also where nobody was there; it is asked each time for those who give up because of it.
+        """
         known, read_at = self._rosters.get(model, ((), -math.inf))
-        if time.monotonic() - read_at < age_s:
+        if (known or none_is_kept) and time.monotonic() - read_at < age_s:
             return known
         read_at = time.monotonic()
         workers = yield from self.workers(model)

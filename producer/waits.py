@@ -172,7 +172,7 @@ class Waits:
         if model is None or state_of(standing.fields) != "queued":
             return False
         try:
-            workers = yield from self._operations.workers_lately(model, ROSTER_AGE_S)
+            workers = yield from self._operations.workers_lately(model, ROSTER_AGE_S, none_is_kept=True)
         except redis.RedisError:
             return False  # the wait itself meets it, and knows what to do
         if workers:
@@ -266,12 +266,12 @@ def _stranded(status: JobStatus) -> JobStranded:
 
 def _wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
     job_id, waited = status.job_id, f"was waited for {patience.waited_s:g} s"
-    if status.workers or status.has_result or status.state == "running":
+    if status.workers or status.has_result or (status.state == "running" and not status.is_with_the_dead):
         advice = "" if status.has_result else ". It goes on: wait again, or cancel it"
         return WaitTimeout(f"job {job_id} {waited}: {status.describe()}{advice}", job_id=job_id)
     hint = _start_one(status.model)
     # What is wrong comes first: that nobody is there is what the caller has to know.
-    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited} and stays {status.describe()}"
+    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited}: {status.describe()}"
     return WaitTimeout(said, job_id=job_id, hint=hint)
 
 

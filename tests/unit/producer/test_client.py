@@ -618,6 +618,7 @@ def test_the_status_of_a_running_job_shows_its_progress(
     producer: Producer, client: FakeRedis, worker: ScriptedWorker
 ) -> None:
     handle = producer.submit("Hi", model="tiny")
+    worker.register()
     worker.take()
     job = Job.fetch(handle.job_id, connection=client, serializer=JSONSerializer)
     job.meta.update(phase="decode", tokens=12, tokens_per_second=30.0)

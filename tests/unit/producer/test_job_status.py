@@ -33,6 +33,15 @@ def _status(**fields: object) -> JobStatus:
             },
             "running on w1 (decode, 12 tokens, 30.1 tokens/s)",
         ),
+        ({"state": "running", "worker": "w1", "queue": "q", "workers": (READY, LOADING)}, "running on w1"),
+        (
+            {"state": "running", "worker": "w1", "queue": "q", "workers": (LOADING,)},
+            "was with w1, which is not among the live workers; w2 is loading tiny",
+        ),
+        (
+            {"state": "running", "worker": "w1", "queue": "q"},
+            "was with w1, which is not among the live workers; no live worker serves tiny",
+        ),
         ({"state": "finished", "has_result": True}, "finished"),
         ({"state": "cancelled", "has_result": True}, "cancelled"),
     ],

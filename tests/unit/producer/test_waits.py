@@ -177,6 +177,21 @@ def test_a_job_that_runs_and_says_nothing_is_given_up(
 
 
 @BOTH
+def test_a_job_whose_only_worker_was_killed_is_not_said_to_go_on(
+    handle: JobHandle, worker: ScriptedWorker, wait: Callable[..., object]
+) -> None:
+    """It stays in the dead worker's list until another comes."""
+    worker.take()
+
+    with pytest.raises(WaitTimeout, match="was with w1, which is not among the live workers") as waited:
+        wait(handle)
+
+    assert str(waited.value).startswith("no live worker serves tiny: start one")
+    assert "goes on" not in str(waited.value)
+    assert waited.value.hint.startswith("start one")
+
+
+@BOTH
 def test_a_job_that_runs_and_says_something_is_waited_for(
     handle: JobHandle, worker: ScriptedWorker, looks: Looks, wait: Callable[..., object]
 ) -> None:
