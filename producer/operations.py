@@ -115,7 +115,7 @@ class Operations:
         fields, ttl_s = yield from self._read_job(job_id)
         while True:
             entries = yield lambda r: r.xrange(self.keys.events(job_id))
-            events = [event_in(*entry) for entry in entries]
+            events = [event_in(entry_id, event_fields, job_id) for entry_id, event_fields in entries]
             step = _cancel_step(self.keys, self.settings, job_id, fields, ttl_s=ttl_s, events=events)
             outcome = step.read((yield step.send))
             # 'changed': its worker has published since we read.
@@ -192,7 +192,8 @@ class Operations:
     def standing(self, job_id: str) -> Operation[Standing]:
         """How the job stands, in one round trip.  Raises NoSuchJob."""
         names = self._existence_keys(check_job_id(job_id))
-        standing = read_standing((yield lambda r: ask_standing(r.pipeline(transaction=True), names).execute()))
+        reply = yield lambda r: ask_standing(r.pipeline(transaction=True), names).execute()
+        standing = read_standing(job_id, reply)
         if standing.newest is None and not standing.has_result:
             if "origin" not in standing.fields:
                 raise NoSuchJob(
@@ -214,7 +215,7 @@ class Operations:
             lists = [self.keys.taken(name) for name in holders]
             command = partial(ask_places, self._existence_keys(job_id), queues, lists, job_id)
             reply = yield command
-            standing = read_standing(reply[:3])
+            standing = read_standing(job_id, reply[:3])
             asked, fields = fields, standing.fields
             if all(asked.get(name) == fields.get(name) for name in HOLDERS):
                 return standing, read_place(reply[3:], len(queues))
@@ -291,7 +292,11 @@ def stored_result(job_id: str, raw: bytes) -> GenerationResult:
     try:
         return GenerationResult.model_validate_json(raw)
     except ValueError:
-        raise GenqueueError(f"what stands in place of the result of job {job_id} is none") from None
+        raise GenqueueError(
+            f"what stands in place of the result of job {job_id} is none: submit it again under another id",
+            job_id=job_id,
+            hint="submit it again under another id",
+        ) from None
 
 
 def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | None:

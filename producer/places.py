@@ -60,10 +60,10 @@ def read_place(reply: Sequence[int | None], queues: int) -> Place:
     return Place(None, is_taken=any(place is not None for place in taken))
 
 
-def read_standing(reply: Sequence[Any]) -> Standing:
+def read_standing(job_id: str, reply: Sequence[Any]) -> Standing:
     """What `ask_standing` was answered."""
     entries, has_result, values = reply
-    newest = event_in(*entries[0]) if entries else None
+    newest = next((event_in(entry_id, fields, job_id) for entry_id, fields in entries), None)
     has_ended = bool(newest and newest.is_terminal)
     return Standing(newest, bool(has_result) or has_ended, job_fields(values, STANDING_FIELDS))
 

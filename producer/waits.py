@@ -112,7 +112,7 @@ class Waits:
         """
         step = await_end(self._keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
         entry = step.read((yield step.send))
-        return _result_of(event_in(*entry)) if entry else None
+        return _result_of(event_in(*entry, job_id=job_id)) if entry else None
 
     def in_time(self, operation: Operation[T], job_id: str, patience: Patience) -> Operation[T]:
         """The operation, as a part of a wait.  Raises WaitTimeout where Redis has not answered in its time."""

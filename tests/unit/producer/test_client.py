@@ -27,8 +27,9 @@ from producer import (
     WaitTimeout,
     WorkerInfo,
 )
+from producer.cold_streams import FEW
 from producer.contract import FUNCTION, JobConflict, Keys
-from producer.following import FEW, INBOX_LIMIT, Subscription
+from producer.following import INBOX_LIMIT, Subscription
 from tests.scripted_worker import ScriptedWorker
 
 from .streamed import texts_of
@@ -835,7 +836,7 @@ def _announce_end(client: FakeRedis, job_id: str) -> None:
 def test_an_end_that_is_announced_reaches_its_waiter_among_many(
     producer: Producer, client: FakeRedis, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.following.CHECK_EVERY_S", 3600)  # nobody looks without being told
+    monkeypatch.setattr("producer.cold_streams.CHECK_EVERY_S", 3600)  # nobody looks without being told
     handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
     results: dict[str, str] = {}
 

@@ -245,8 +245,9 @@ def test_an_outage_at_the_moment_of_a_look_is_survived(
 def test_an_outage_that_lasts_ends_the_wait(handle: JobHandle, fake_server: FakeServer, looks: Looks) -> None:
     looks.before_each(lambda: setattr(fake_server, "connected", False))
 
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(BrokerUnavailable) as raised:
         handle.result()
+    assert raised.value.job_id == handle.job_id
     fake_server.connected = True
 
 
@@ -572,7 +573,7 @@ async def test_many_jobs_that_are_all_awaited_at_once_are_all_answered(
 
     test_producer.py has 900 on a real server.
     """
-    monkeypatch.setattr("producer.following.CHECK_EVERY_S", 3600)
+    monkeypatch.setattr("producer.cold_streams.CHECK_EVERY_S", 3600)
     connection = FakeAsyncRedis(server=fake_server)
     workers = [ScriptedWorker(client, name=name) for name in ("w1", "w2")]
     for worker in workers:
