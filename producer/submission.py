@@ -145,7 +145,7 @@ def parse_request(request: Request, sampling: Mapping[str, Any]) -> GenerationRe
     Raises InvalidRequest.
     """
     if isinstance(request, GenerationRequest):
-        fields: Mapping[str, Any] = request.to_wire()
+        fields: Mapping[str, Any] = request.model_dump(mode="json", exclude_unset=True)  # a default may be given
     elif isinstance(request, str):
         fields = {"prompt": request}
     elif isinstance(request, Mapping):
@@ -154,7 +154,7 @@ def parse_request(request: Request, sampling: Mapping[str, Any]) -> GenerationRe
         raise InvalidRequest(
             f"a request is a prompt, a mapping or a GenerationRequest, not {type(request).__name__}"
         )
-    return GenerationRequest.parse(_plain({**sampling, **fields}), beside=OF_THE_CALL)
+    return GenerationRequest.parse({**_plain(sampling), **_plain(fields)}, beside=OF_THE_CALL)
 
 
 def _number(value: Any) -> Any:

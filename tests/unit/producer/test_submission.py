@@ -135,6 +135,19 @@ def test_a_request_overrides_what_holds_for_all() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [{"prompt": "Hi", "temperature": 0.0}, GenerationRequest(prompt="Hi", temperature=0.0)],
+)
+def test_a_request_that_gives_a_default_says_so(request_: Any) -> None:
+    assert parse_request(request_, {"temperature": 0.7}) == GenerationRequest(prompt="Hi")
+
+
+@pytest.mark.parametrize("request_", [{"prompt": "Hi", "seed": None}, GenerationRequest(prompt="Hi", seed=None)])
+def test_what_is_none_in_a_request_is_not_given(request_: Any) -> None:
+    assert parse_request(request_, {"seed": 7}) == GenerationRequest(prompt="Hi", seed=7)
+
+
 def test_messages_can_be_models_or_mappings() -> None:
     plain = {"role": "user", "content": "Hi"}
 
