@@ -225,8 +225,9 @@ class Operations:
         key = rq_names.job(job_id)
         values, ttl_s = yield lambda r: r.pipeline(transaction=False).hmget(key, JOB_FIELDS).ttl(key).execute()
         fields = job_fields(values)
-        if fields:
-            self._check_ours(job_id, fields.get("origin", ""))
+        if "origin" not in fields:  # what a worker wrote to after it was gone is no job any more
+            return {}, ttl_s
+        self._check_ours(job_id, fields["origin"])
         return fields, ttl_s
 
     def _check_ours(self, job_id: str, origin: str) -> None:

@@ -460,6 +460,65 @@ def test_a_job_whose_record_goes_is_not_waited_for(
     assert raised.value.job_id == handle.job_id
 
 
+@BOTH
+def test_a_job_that_its_worker_writes_again_after_redis_came_back_empty_is_not_gone(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks, wait: Callable[..., object]
+) -> None:
+    """A look may fall between the loss and the worker's next event."""
+    worker.take()
+    entries = client.xrange(KEYS.events(handle.job_id))
+
+    def fill_again() -> None:
+        for entry_id, fields in entries:
+            client.xadd(KEYS.events(handle.job_id), fields, id=entry_id)
+        worker.finish()
+
+    looks.before_each(client.flushall, fill_again)
+
+    wait(handle)
+
+    assert handle.result().text == ""
+
+
+def test_the_result_is_enough_where_the_events_are_evicted_during_a_wait(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks
+) -> None:
+    def end_and_evict() -> None:
+        client.delete(KEYS.events(handle.job_id))
+        client.set(KEYS.result(handle.job_id), worker._result([], "finished", "stop").model_dump_json())
+
+    worker.take()
+    looks.before_each(end_and_evict)
+
+    assert handle.result().status == "finished"
+
+
+def test_a_stream_whose_events_are_evicted_says_so(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks
+) -> None:
+    def evict() -> None:
+        client.delete(KEYS.events(handle.job_id))
+        client.set(KEYS.result(handle.job_id), worker._result([], "finished", "stop").model_dump_json())
+
+    worker.take()
+    looks.before_each(evict)
+
+    with pytest.raises(NoSuchJob, match="its result is still there") as raised:
+        list(handle.stream())
+    assert (raised.value.job_id, raised.value.hint) == (handle.job_id, "ask for its result")
+
+
+def test_a_stream_that_was_followed_beyond_the_end_says_so(
+    handle: JobHandle, worker: ScriptedWorker, looks: Looks
+) -> None:
+    """Its cursor is that of an earlier life, which Redis has lost."""
+    worker.take()
+    looks.before_each(nothing, worker.finish)
+
+    with pytest.raises(NoSuchJob, match="has ended with event 1-1, and its stream was followed from 1-50"):
+        list(handle.stream("1-50"))
+
+
 def test_a_job_that_ends_between_two_questions_is_not_lost(
     producer: Producer, handle: JobHandle, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
