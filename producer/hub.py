@@ -25,8 +25,8 @@ from .following import READ_COUNT, RESUME_AT, Subscription, Subscriptions
 RETRY_S = 0.2
 """Between two tries while Redis is away."""
 WAKE_TTL_S = 60
-WAKES_KEPT = 10_000
-"""Entries of a wake stream, about: many jobs may end before the next read."""
+WAKES_KEPT = 1_000
+"""Entries of a wake stream, about: many jobs may end before the next read. Whoever ends a job keeps as many."""
 CLOSE_S = 0.3
 """What closing grants the read to end. It is told to at once; one that makes its connection hears it later."""
 _CLOSED = "the producer was closed while its stream was read"

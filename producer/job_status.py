@@ -5,6 +5,7 @@ Pure: makes a JobStatus out of Redis's replies, and puts it into words for peopl
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
 
@@ -158,8 +159,12 @@ def state_of(fields: Mapping[str, str]) -> JobState:
 
 
 def times_of(fields: Mapping[str, str]) -> dict[str, datetime]:
-    """enqueued_at, started_at and ended_at, as far as they are set."""
-    return {name: utcparse(fields[name]) for name in ("enqueued_at", "started_at", "ended_at") if fields.get(name)}
+    """enqueued_at, started_at and ended_at, as far as they are set, and in RQ's form: another may have written."""
+    times = {}
+    for name in ("enqueued_at", "started_at", "ended_at"):
+        with suppress(ValueError):
+            times[name] = utcparse(fields.get(name, ""))
+    return times
 
 
 def progress_of(fields: Mapping[str, str]) -> Progress | None:

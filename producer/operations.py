@@ -6,20 +6,17 @@ replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls a
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from rq.utils import now, utcformat
 
 from .contract import (
-    GenerationResult,
-    GenqueueError,
     JobConflict,
     Keys,
     NoSuchJob,
     QueueFull,
-    StartedData,
     StreamedEvent,
     UnknownEvent,
 )
@@ -29,7 +26,6 @@ from .contract.keys import check_job_id
 from .following import event_in
 from .job_status import (
     JOB_FIELDS,
-    JobState,
     JobStatus,
     WorkerInfo,
     job_fields,
@@ -43,6 +39,7 @@ from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
 from .ledger.step import Step
 from .ledger.submit import Conflict, Full, submit
 from .places import HELD_BY_RQ, HOLDERS, Place, Standing, ask_places, ask_standing, read_place, read_standing
+from .replies import UNKNOWN_MODEL, model_of, positive_or_none, stored_result, terminal_state
 from .settings import ProducerSettings
 from .submission import Batch
 
@@ -52,9 +49,6 @@ Command = Callable[[Any], Any]
 Operation = Generator[Command, Any, T]
 
 CancelOutcome = Literal["cancelled", "requested", "ended"]
-
-UNKNOWN_MODEL = "unknown"
-"""Of a job of which nothing says its model."""
 
 
 class Operations:
@@ -126,26 +120,31 @@ class Operations:
         """What is known of the job.  Raises NoSuchJob."""
         return (yield from self.look(job_id))[0]
 
-    def look(self, job_id: str, *, roster_age_s: float = 0.0) -> Operation[tuple[JobStatus, Standing]]:
+    def look(
+        self, job_id: str, *, roster_age_s: float = 0.0, line_end: int | None = None
+    ) -> Operation[tuple[JobStatus, Standing]]:
         """What is known of the job, and by what.  Raises NoSuchJob.
 
-        roster_age_s: how old the list of workers may be. Many waits ask for the same one at the same time.
+        Many waits look at the same time, and each look of all must not search a queue of them all:
+        roster_age_s: how old the list of workers may be.
+        line_end: so many places at the end of a queue are searched. In a longer one it is believed to be.
         """
         standing = yield from self.standing(job_id)
         fields, _ = yield from self._read_job(job_id)
         if not fields:
             return (yield from self._status_without_hash(job_id, standing.newest)), standing
         model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
-        standing, place = yield from self._place(job_id, model, fields)
+        standing, place = yield from self._place(job_id, model, fields, line_end)
         workers = yield from self.workers_lately(model, roster_age_s)
         runner = fields.get("worker_name") or None
         status = JobStatus(
             job_id=job_id,
             model=model,
-            state=_terminal_state(standing.newest) or place.believed(state_of(fields), standing),
+            state=terminal_state(standing.newest) or place.believed(state_of(fields), standing),
             has_result=standing.has_result,
             is_held=(
                 place.is_held
+                or (place.may_be_ahead and state_of(fields) == "queued" and not fields.get("taken_by"))
                 or fields.get("status") in HELD_BY_RQ
                 # Its list may be lost where it goes on all the same: its events come through by RQ's record alone.
                 or (state_of(fields) == "running" and runner in {worker.name for worker in workers})
@@ -204,7 +203,9 @@ class Operations:
             self._check_ours(job_id, standing.fields["origin"])
         return standing
 
-    def _place(self, job_id: str, model: str, fields: Mapping[str, str]) -> Operation[tuple[Standing, Place]]:
+    def _place(
+        self, job_id: str, model: str, fields: Mapping[str, str], line_end: int | None
+    ) -> Operation[tuple[Standing, Place]]:
         """How it stands and where it is, asked at one moment: it must not move, nor end, between two questions.
 
         fields: of its hash, as read before. Where another worker has taken it since, it is asked once more.
@@ -213,12 +214,12 @@ class Operations:
         while True:
             holders = [name for name in map(fields.get, HOLDERS) if name]
             lists = [self.keys.taken(name) for name in holders]
-            command = partial(ask_places, self._existence_keys(job_id), queues, lists, job_id)
+            command = partial(ask_places, self._existence_keys(job_id), queues, lists, job_id, line_end=line_end)
             reply = yield command
             standing = read_standing(job_id, reply[:3])
             asked, fields = fields, standing.fields
             if all(asked.get(name) == fields.get(name) for name in HOLDERS):
-                return standing, read_place(reply[3:], len(queues))
+                return standing, read_place(reply[3:], len(queues), line_end)
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
         """Fields of the RQ hash, none when it is gone or not ours; and its TTL in seconds, negative for none."""
@@ -250,8 +251,8 @@ class Operations:
             assert newest is not None
             return JobStatus(
                 job_id=job_id,
-                model=_model_of([newest]),
-                state=_terminal_state(newest) or "running",
+                model=model_of([newest]),
+                state=terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
         result = stored_result(job_id, raw)
@@ -269,7 +270,7 @@ def _cancel_step(
     ttl_s: int,
     events: list[StreamedEvent | UnknownEvent],
 ) -> Step[CancelAnswer]:
-    model = keys.model_of_queue(fields.get("origin", "")) or _model_of(events)
+    model = keys.model_of_queue(fields.get("origin", "")) or model_of(events)
     return cancel(
         keys,
         job_id,
@@ -280,34 +281,3 @@ def _cancel_step(
         request_ttl_s=max(ttl_s, int(settings.queue_ttl_s)),
         now=utcformat(now()),
     )
-
-
-def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
-    """Of a job whose hash is gone."""
-    known = (event.event.data for event in events if isinstance(event, StreamedEvent))
-    return next((data.model for data in known if isinstance(data, StartedData | GenerationResult)), UNKNOWN_MODEL)
-
-
-def stored_result(job_id: str, raw: bytes) -> GenerationResult:
-    """The result in the string of that name.  Raises GenqueueError for what is none."""
-    try:
-        return GenerationResult.model_validate_json(raw)
-    except ValueError:
-        raise GenqueueError(
-            f"what stands in place of the result of job {job_id} is none: submit it again under another id",
-            job_id=job_id,
-            hint="submit it again under another id",
-        ) from None
-
-
-def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | None:
-    return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
-
-
-def positive_or_none(text: str | None) -> int | None:
-    """RQ's TTLs: -1 means for ever, which no key of ours is kept."""
-    try:
-        number = int(text or "")
-    except ValueError:
-        return None
-    return number if number > 0 else None

@@ -26,9 +26,10 @@ from .following import Subscription, event_in
 from .job_status import JobStatus, state_of
 from .ledger import rq_names
 from .ledger.waiting import await_end
-from .operations import Operation, Operations, positive_or_none, stored_result
+from .operations import Operation, Operations
 from .patience import Patience, Stand
 from .places import Standing
+from .replies import positive_or_none, stored_result
 from .wait_ends import after_the_end, events_gone, start_one, stranded, unanswered, wait_timeout
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,9 @@ class Waits:
         """
         job_id, cursor = subscription.job_id, subscription.cursor
         try:
-            status, standing = yield from self._operations.look(job_id, roster_age_s=ROSTER_AGE_S)
+            status, standing = yield from self._operations.look(
+                job_id, roster_age_s=ROSTER_AGE_S, line_end=_LINE_END
+            )
         except NoSuchJob as error:
             # Redis may have come back empty: the worker that has the job fills it again with its next event.
             return None if not patience.confirms(_GONE) and patience.goes_on(_GONE) else error

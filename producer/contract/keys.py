@@ -134,10 +134,11 @@ class Keys:
         return self.queue(model, "high"), self.queue(model, "normal"), self.queue(model, "low")
 
     def model_of_queue(self, queue_name: str) -> str | None:
-        """The model whose jobs stand in that queue; None for a queue that is none of this prefix."""
+        """The model whose jobs stand in that queue; None for one that is none of this prefix, or of no model."""
         if not queue_name.startswith(self.queue_prefix):
             return None
-        return queue_name.removeprefix(self.queue_prefix).removesuffix(".high").removesuffix(".low")
+        model = queue_name.removeprefix(self.queue_prefix).removesuffix(".high").removesuffix(".low")
+        return model if _is_model_name(model) else None
 
 
 def worker_of_taker(taker: str) -> str:
@@ -159,9 +160,13 @@ def check_model_name(model: str) -> str:
 
     A name that ends in `.high` or `.low` would be another model's priority queue.
     """
-    if not isinstance(model, str) or not _MODEL_NAME.fullmatch(model) or model.endswith((".high", ".low")):
+    if not isinstance(model, str) or not _is_model_name(model):
         raise InvalidRequest(
             f"model name {str(model)[:40]!r} is not valid: use up to 64 letters, digits, '_', '-' and '.', "
             "not starting with '.' and not ending in .high or .low"
         )
     return model
+
+
+def _is_model_name(model: str) -> bool:
+    return _MODEL_NAME.fullmatch(model) is not None and not model.endswith((".high", ".low"))

@@ -17,6 +17,7 @@ from producer import (
     InvalidRequest,
     JobCancelled,
     JobHandle,
+    JobStatus,
     JobStranded,
     NoSuchJob,
     Producer,
@@ -399,6 +400,26 @@ def test_a_job_in_a_queue_of_any_length_is_waited_for_without_a_look(
     assert patience.left_s > CONFIRM_S
 
 
+@pytest.mark.parametrize(("others", "is_stranded"), [(_LINE_END - 5, True), (_LINE_END + 5, False)])
+def test_a_look_searches_the_end_of_a_long_queue_and_believes_the_rest(
+    producer: Producer, handle: JobHandle, client: FakeRedis, others: int, is_stranded: bool
+) -> None:
+    """A thousand waits look at the same time: each costs Redis no more for those who wait before it."""
+    queue = "rq:queue:generate.tiny"
+
+    def look() -> JobStatus:
+        return producer._link.run(producer._operations.look(handle.job_id, line_end=_LINE_END))[0]
+
+    client.rpush(queue, *(f"other-{number}" for number in range(others)))
+    assert (look().position, look().is_stranded) == (None if others > _LINE_END else 0, False)
+    client.lrem(queue, 0, handle.job_id)
+    assert look().is_stranded is is_stranded
+    assert handle.status().is_stranded
+
+    client.rpush(queue, handle.job_id)
+    assert look().position == others
+
+
 @pytest.mark.parametrize("status", ["failed", "finished", "canceled"])
 def test_what_rq_says_of_a_job_that_a_worker_has_ends_no_wait(
     handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks, status: str
@@ -539,6 +560,17 @@ def test_a_job_that_ends_between_two_questions_is_not_lost(
 
 
 # --- how a job ended ------------------------------------------------------------------------------------------
+
+
+def test_what_another_wrote_into_a_jobs_hash_harms_nobody(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker
+) -> None:
+    client.hset(f"rq:job:{handle.job_id}", "enqueued_at", "2026-01-31T12:00:00+00:00")
+    assert handle.status().enqueued_at is None
+    client.hset(f"rq:job:{handle.job_id}", "origin", "generate.x y")
+
+    with pytest.raises(NoSuchJob, match=r"'generate\.x y', and not ours"):
+        handle.status()
 
 
 def test_a_failed_jobs_result_raises_its_error(
