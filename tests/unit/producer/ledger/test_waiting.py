@@ -1,9 +1,9 @@
 """Whoever waits for a job's end is told of it, or finds it there."""
 
-from producer.hub import WAKES_KEPT
 from producer.ledger.step import script
 from producer.ledger.stream import last_id
 from producer.ledger.waiting import await_end
+from producer.waking import WAKES_KEPT
 
 from .steps import KEYS, append, entry, finish, running
 
