@@ -186,6 +186,22 @@ class Subscriptions:
             for subscription in subscriptions:
                 subscription.fail(error)
 
+    def fail_streams(self, keys: Iterable[str], where: str) -> bool:
+        """End those who follow what is no stream, so that it ends nobody else's read. Whether there were any.
+
+        where: address of the server.
+        """
+        failed = [each for key in keys for each in self._by_stream.get(key, [])]
+        for subscription in failed:
+            subscription.fail(
+                GenqueueError(
+                    f"what stands in place of the events of job {subscription.job_id} on {where} is no stream: "
+                    "submit it again under another id",
+                    hint="submit it again under another id",
+                )
+            )
+        return bool(failed)
+
     def _hear(self, entries: Entries) -> None:
         """Take what the wake stream says. A wake that says nothing has done its work by ending the read."""
         for entry_id, fields in entries:

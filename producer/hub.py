@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import redis
@@ -18,6 +18,7 @@ import redis.asyncio
 from .broker.advice import broker_unavailable, is_transient
 from .broker.bounds import close_now, drop_idle, drop_idle_async
 from .broker.connections import BLOCK_S, address, block_ms
+from .broker.meaning import is_wrong_type
 from .contract import EventId, Keys
 from .following import READ_COUNT, RESUME_AT, Subscription, Subscriptions
 from .waking import CLOSE_S, Silence, ThreadSignal, Waker, wake
@@ -25,6 +26,20 @@ from .waking import CLOSE_S, Silence, ThreadSignal, Waker, wake
 RETRY_S = 0.2
 """Between two tries while Redis is away."""
 _CLOSED = "the producer was closed while its stream was read"
+
+
+def ask_first(client: Any, streams: Iterable[str]) -> Any:
+    """The first entry of each, or the error in its place."""
+    pipeline = client.pipeline(transaction=False)
+    for stream in streams:
+        pipeline.xrange(stream, count=1)
+    return pipeline.execute(raise_on_error=False)
+
+
+def strays_of(streams: Iterable[str], replies: Iterable[Any]) -> list[str]:
+    """Those of the streams whose reply says that they are none."""
+    pairs = zip(streams, replies, strict=True)
+    return [stream for stream, reply in pairs if isinstance(reply, redis.RedisError) and is_wrong_type(reply)]
 
 
 class Hub:
@@ -133,9 +148,10 @@ class Hub:
         try:
             reply: Any = client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
         except redis.RedisError as error:
+            strays = self._strays(streams) if is_wrong_type(error) else []
             with self._changed:
                 self._subscriptions.read_failed()
-                if not is_transient(error):
+                if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
                     self._subscriptions.fail_all(broker_unavailable(error, address(client)))
             if self._owns_clients:
                 drop_idle(client)  # a server that was demoted keeps its connections, and they lead nowhere
@@ -146,6 +162,12 @@ class Hub:
                 self._subscriptions.deliver(reply)
             if self._owns_clients and self._silence.is_suspect(reply):
                 drop_idle(client)
+
+    def _strays(self, streams: dict[str, str]) -> list[str]:
+        """Those of the streams that are none. The read's own error does not say which."""
+        with contextlib.suppress(redis.RedisError):
+            return strays_of(streams, ask_first(self._blocking_client, streams))
+        return []
 
     def _wake_if(self, must_wake: bool) -> None:
         if must_wake:
@@ -240,8 +262,9 @@ class AsyncHub:
         try:
             reply: Any = await client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
         except redis.RedisError as error:
+            strays = await self._strays(streams) if is_wrong_type(error) else []
             self._subscriptions.read_failed()
-            if not is_transient(error):
+            if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
                 self._subscriptions.fail_all(broker_unavailable(error, address(client)))
             if self._owns_clients:
                 await drop_idle_async(client)
@@ -250,6 +273,11 @@ class AsyncHub:
             self._subscriptions.deliver(reply)
             if self._owns_clients and self._silence.is_suspect(reply):
                 await drop_idle_async(client)
+
+    async def _strays(self, streams: dict[str, str]) -> list[str]:
+        with contextlib.suppress(redis.RedisError):
+            return strays_of(streams, await ask_first(self._blocking_client, streams))
+        return []
 
     def _wake_if(self, must_wake: bool) -> None:
         if not must_wake or self._closed:
