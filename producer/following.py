@@ -10,6 +10,7 @@ who do not know of it, and for what got lost, the cold streams are looked at in 
 """
 
 import copy
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
@@ -59,6 +60,8 @@ class Subscription:
         self.ended = False
         """The terminal event is in the inbox: nothing comes after it."""
         self.inbox: deque[StreamedEvent] = deque()
+        self._putting = threading.Lock()
+        """Beside the hub, the subscriber itself may read what no wake has told the hub of."""
 
     @property
     def wants_more(self) -> bool:
@@ -71,6 +74,10 @@ class Subscription:
         Stops at the first that finds it full: its subscriber empties it meanwhile, and an event taken after one
         that was not would leave a gap. The rest is read again, from the cursor.
         """
+        with self._putting:
+            self._put_all(events)
+
+    def _put_all(self, events: Iterable[StreamedEvent | UnknownEvent | BadEntry]) -> None:
         for event in events:
             if event.id <= self.cursor:
                 continue
@@ -167,7 +174,7 @@ class Subscriptions:
             # One that came during the read with an older cursor would miss what lies between: the next read begins
             # with it.
             after = reading.get(stream, BEFORE_FIRST)
-            events = [_read_entry(*entry) for entry in entries]
+            events = [read_entry(*entry) for entry in entries]
             for subscription in self._by_stream.get(stream, []):
                 if subscription.cursor >= after:
                     subscription.put_all(events)
@@ -228,7 +235,8 @@ class Subscriptions:
         return must
 
 
-def _read_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent | UnknownEvent | BadEntry:
+def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent | UnknownEvent | BadEntry:
+    """As `event_in`, without raising."""
     try:
         return event_in(entry_id, fields)
     except GenqueueError as error:

@@ -22,7 +22,7 @@ from .contract import (
     UnknownEvent,
     terminal_event,
 )
-from .following import Subscription, event_in
+from .following import READ_COUNT, Subscription, event_in, read_entry
 from .job_status import JobStatus, state_of
 from .ledger import rq_names
 from .ledger.waiting import await_end
@@ -224,9 +224,19 @@ class Waits:
             return ended
         stand = _stand(status, standing)
         is_certain = status.is_stranded and (status.is_over_for_rq or patience.confirms(stand))
-        if not is_certain and patience.goes_on(stand):
+        if not is_certain and (patience.goes_on(stand) or (yield from self._read_on(subscription, standing))):
             return None
         return stranded(status) if status.is_stranded else wait_timeout(status, patience)
+
+    def _read_on(self, subscription: Subscription, standing: Standing) -> Operation[bool]:
+        """Take what the look has seen and no read has brought: a wake may get lost. Whether there was anything."""
+        cursor = subscription.cursor
+        if subscription.only_end or standing.newest is None or standing.newest.id <= cursor:
+            return False
+        key = self._keys.events(subscription.job_id)
+        entries = yield lambda r: r.xrange(key, min=str(cursor), count=READ_COUNT)
+        subscription.put_all([read_entry(*entry) for entry in entries])
+        return subscription.cursor > cursor or subscription.error is not None
 
     def _ended_meanwhile(
         self, subscription: Subscription, cursor: EventId, standing: Standing

@@ -25,11 +25,12 @@ from producer import (
     PromptTooLong,
     WaitTimeout,
 )
-from producer.contract import ErrorInfo, Keys
+from producer.contract import BEFORE_FIRST, ErrorInfo, Keys
 from producer.following import Subscription
 from producer.operations import Operation, Operations
 from producer.patience import CONFIRM_S, Patience
 from producer.waits import _LINE_END
+from producer.waking import ThreadSignal
 from tests.scripted_worker import ScriptedWorker
 
 from .conftest import Clock
@@ -315,6 +316,32 @@ def test_a_streams_bound_begins_when_it_is_read(
     clock.turn(1000)
 
     assert next(stream).event.type == "tokens"
+
+
+def test_events_that_no_read_has_brought_are_taken_before_a_wait_is_given_up(
+    producer: Producer, handle: JobHandle, worker: ScriptedWorker
+) -> None:
+    """The wake that would have told the hub of the stream may have got lost."""
+    worker.play("a")
+    subscription, patience = Subscription(handle.job_id, BEFORE_FIRST, ThreadSignal()), Patience(0, WAIT_S)
+
+    def next_event() -> str:
+        operation = producer._waits.next_event(subscription, producer._hub.wait, patience)
+        return str(producer._link.run(operation).event.type)
+
+    assert [next_event() for _ in range(3)] == ["started", "tokens", "finished"]
+
+
+def test_what_is_of_no_known_type_is_no_event_for_a_wait_to_go_on_for(
+    producer: Producer, handle: JobHandle, worker: ScriptedWorker, client: FakeRedis
+) -> None:
+    worker.take()
+    client.delete(KEYS.events(handle.job_id))
+    client.xadd(KEYS.events(handle.job_id), {"type": "planned", "data": "{}"}, id="1-0")
+    subscription = Subscription(handle.job_id, BEFORE_FIRST, ThreadSignal())
+
+    with pytest.raises(WaitTimeout):
+        producer._link.run(producer._waits.next_event(subscription, producer._hub.wait, Patience(0, WAIT_S)))
 
 
 # --- whom nobody will end -------------------------------------------------------------------------------------
