@@ -71,7 +71,10 @@ class Hub:
         subscription = Subscription(job_id, cursor, ThreadSignal(), only_end=only_end)
         with self._changed:
             must_wake = self._subscriptions.add(subscription)
-            self._ensure_thread()
+            if self._closed:
+                subscription.fail(RuntimeError(_CLOSED))
+            else:
+                self._ensure_thread()
             self._changed.notify()
         try:
             self._wake_if(must_wake)
@@ -130,6 +133,7 @@ class Hub:
             with self._changed:
                 if self._closed:  # redis-py's words for a connection that was closed under it are many
                     return
+                self._thread = None  # whoever comes from here on needs another
                 self._subscriptions.fail_all(error)
             raise
 
@@ -206,7 +210,10 @@ class AsyncHub:
         subscription = Subscription(job_id, cursor, asyncio.Event(), only_end=only_end)
         must_wake = self._subscriptions.add(subscription)
         try:
-            self._ensure_task()
+            if self._closed:
+                subscription.fail(RuntimeError(_CLOSED))
+            else:
+                self._ensure_task()
             self._changed.set()
             self._wake_if(must_wake)
             yield subscription

@@ -156,13 +156,18 @@ class AsyncLink:
                     async with asyncio.timeout(bound.left_s if is_bounded else None):
                         return await command(self.client)
             except TimeoutError:
+                self._check_usable()
                 raise tries.reason(redis.TimeoutError("Timeout reading from socket")) from None
             except redis.RedisError as error:
+                self._check_usable()
                 delay_s = tries.delay_s(error)
                 if delay_s is None:
                     raise tries.reason(error) from None
                 if is_elsewhere(error):
                     await drop_idle_async(self.client)
+            except Exception:
+                self._check_usable()  # closed by another task
+                raise
             await asyncio.sleep(delay_s)
             self._check_usable()
 

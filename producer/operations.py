@@ -278,6 +278,6 @@ def _cancel_step(
         events[-1].id if events else None,
         assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
         result_ttl_s=positive_or_none(fields.get("result_ttl")) or settings.result_ttl_s,
-        request_ttl_s=max(ttl_s, int(settings.queue_ttl_s)),
+        request_ttl_s=max(ttl_s, math.ceil(settings.queue_ttl_s)),
         now=utcformat(now()),
     )

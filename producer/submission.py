@@ -40,7 +40,7 @@ class SubmitOptions(Frozen):
     """How a job is queued and kept. What is None comes from the settings."""
 
     priority: Priority = "normal"
-    queue_ttl_s: Seconds | None = None
+    queue_ttl_s: Annotated[Seconds, Field(strict=True)] | None = None
     timeout_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
     result_ttl_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
     max_queued: Annotated[StrictInt, Field(ge=0)] | None = None

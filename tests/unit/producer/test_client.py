@@ -28,7 +28,7 @@ from producer import (
     WorkerInfo,
 )
 from producer.cold_streams import FEW
-from producer.contract import FUNCTION, JobConflict, Keys
+from producer.contract import BEFORE_FIRST, FUNCTION, JobConflict, Keys
 from producer.following import INBOX_LIMIT, Subscription
 from tests.scripted_worker import ScriptedWorker
 
@@ -358,6 +358,35 @@ def test_a_cursor_that_is_none_is_refused(producer: Producer) -> None:
         next(handle.stream("yesterday"))
 
 
+def test_whoever_subscribes_after_the_close_is_told(producer: Producer) -> None:
+    hub = producer._hub
+    hub.close()
+
+    with hub.following("a", BEFORE_FIRST) as subscription:
+        assert isinstance(subscription.error, RuntimeError)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whoever_subscribes_while_a_read_dies_gets_another_thread(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dying thread has ended everybody, and is alive for a moment more."""
+    hub, real = producer._hub, producer._hub._subscriptions.fail_all
+    threads = []
+
+    def fail_all(error: Exception) -> None:
+        threads.append((threading.current_thread(), hub._thread))
+        real(error)
+
+    monkeypatch.setattr(hub._subscriptions, "fail_all", fail_all)
+    monkeypatch.setattr(hub, "_read", lambda streams: 1 / 0)
+    with hub.following("a", BEFORE_FIRST) as dead:
+        hub.wait(dead, 60)
+
+    assert isinstance(dead.error, ZeroDivisionError)
+    assert threads[0][1] is not threads[0][0]
+
+
 def test_waiting_past_the_bound_says_what_is_known(producer: Producer, worker: ScriptedWorker) -> None:
     ahead = producer.submit("Hi", model="tiny")
     handle = producer.submit("Hi", model="tiny")
@@ -433,6 +462,19 @@ def test_a_running_job_gets_a_request_that_lasts(
 
     assert client.ttl(KEYS.cancel(handle.job_id)) >= 86_000
     assert not client.exists(KEYS.result(handle.job_id))
+
+
+def test_a_request_to_cancel_is_kept_for_a_whole_second_at_least(
+    client: FakeRedis, worker: ScriptedWorker, fake_server: FakeServer
+) -> None:
+    """Redis refuses a TTL of 0."""
+    settings = ProducerSettings.load(queue_ttl_s=0.5)
+    with Producer(settings=settings, connection=FakeRedis(server=fake_server)) as producer:
+        handle = producer.submit("Hi", model="tiny")
+        worker.take()
+        client.persist(f"rq:job:{handle.job_id}")
+
+        assert handle.cancel() == "requested"
 
 
 def test_a_job_between_the_queue_and_its_worker_gets_a_request(

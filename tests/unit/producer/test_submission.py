@@ -74,6 +74,8 @@ def test_the_digest_is_that_of_the_request_whatever_the_order_of_its_fields() ->
         ({"queue_ttl_s": -5}, "queue_ttl_s: "),
         ({"queue_ttl_s": float("nan")}, "queue_ttl_s: "),
         ({"queue_ttl_s": float("inf")}, "queue_ttl_s: "),
+        ({"queue_ttl_s": "5"}, "queue_ttl_s: "),
+        ({"queue_ttl_s": True}, "queue_ttl_s: "),
         ({"timeout_s": 0}, "timeout_s: "),
         ({"timeout_s": -1}, "timeout_s: "),
         ({"timeout_s": 1.5}, "timeout_s: "),
