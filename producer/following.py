@@ -1,11 +1,11 @@
 """Who follows which stream from where: the pure half of a hub that serves many subscribers with one blocked read.
 
-Knows cursors and inboxes, and nothing of threads, tasks or connections. The hub calls `next_read` and `deliver` in
+Knows cursors and inboxes, and of threads, tasks and connections nothing but a lock. The hub calls `next_read` and `deliver` in
 turn; a subscription that is added, resumed or removed meanwhile says whether the blocked read must be ended.
 
 Who wants nothing but a job's end would be woken by each of its tokens, and each read would name all the jobs that
-are waited for. So where more than a few are, their streams are cold: left out of the read until an entry of this
-process's wake stream says that the job has ended. Whoever ends a job writes it there (`Keys.waiters`); for those
+are waited for. So where more than a few are, their streams are cold: left out of the read until an entry of the
+hub's wake stream says that the job has ended. Whoever ends a job writes it there (`Keys.waiters`); for those
 who do not know of it, and for what got lost, the cold streams are looked at in turn every few seconds.
 """
 
@@ -102,7 +102,7 @@ class Subscription:
 
 
 class Subscriptions:
-    """All subscriptions of one process. Not thread-safe: the hub guards it.  now_s: of time.monotonic()."""
+    """All subscriptions of one hub. Not thread-safe: the hub guards it.  now_s: of time.monotonic()."""
 
     def __init__(self, keys: Keys, follower_id: str) -> None:
         self._keys = keys

@@ -23,7 +23,7 @@ class Standing:
     newest: StreamedEvent | UnknownEvent | None
     """Its last event so far."""
     has_result: bool
-    """Whether it has ended, or its result is there without its events."""
+    """Whether its terminal event or its result is there. A result beside a stream that goes on is none."""
     fields: Mapping[str, str]
     """The STANDING_FIELDS that its RQ hash has; empty where that is gone."""
 

@@ -21,7 +21,7 @@ from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Prio
 from .contract.compatibility import fields_beyond_base
 from .contract.keys import Keys, check_job_id
 from .contract.refusals import ELSEWHERE, Names
-from .contract.requests import Frozen, faults_of
+from .contract.requests import Frozen, faults_of, of_python
 from .ledger.submit import NewJob
 from .settings import ProducerSettings
 
@@ -50,7 +50,7 @@ class SubmitOptions(Frozen):
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """Raises InvalidRequest, whose message names each option that is wrong."""
         try:
-            return cls.model_validate({name: _number(value) for name, value in options.items()})
+            return cls.model_validate({name: of_python(value) for name, value in options.items()})
         except ValidationError as error:
             raise InvalidRequest(
                 f"invalid options: {faults_of(error, Names(tuple(cls.model_fields), ELSEWHERE))}"
@@ -155,11 +155,6 @@ def parse_request(request: Request, sampling: Mapping[str, Any]) -> GenerationRe
             f"a request is a prompt, a mapping or a GenerationRequest, not {type(request).__name__}"
         )
     return GenerationRequest.parse({**_plain(sampling), **_plain(fields)}, beside=OF_THE_CALL)
-
-
-def _number(value: Any) -> Any:
-    """A number of Python's, where it is one of numpy's."""
-    return value.tolist() if callable(getattr(value, "tolist", None)) else value
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

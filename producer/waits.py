@@ -1,7 +1,8 @@
 """How a producer waits for a job, step by step, without doing any I/O: operations, as those of `operations`.
 
 A wait opens with one look at the job, then listens, and looks again where nothing has come for so long that it may
-be in vain (`patience`). Each look is a few commands, once every `wait_s` and job at most.
+be in vain (`patience`, which says how often). Each look is a few commands, which cost Redis the same however many
+jobs wait before this one.
 """
 
 import logging
