@@ -1,7 +1,8 @@
 """Who follows which stream from where: the pure half of a hub that serves many subscribers with one blocked read.
 
-Knows cursors and inboxes, and of threads, tasks and connections nothing but a lock. The hub calls `next_read` and `deliver` in
-turn; a subscription that is added, resumed or removed meanwhile says whether the blocked read must be ended.
+Knows cursors and inboxes, and of threads, tasks and connections nothing but a lock. The hub calls `next_read` and
+`deliver` in turn; a subscription that is added, resumed or removed meanwhile says whether the blocked read must be
+ended.
 
 Who wants nothing but a job's end would be woken by each of its tokens, and each read would name all the jobs that
 are waited for. So where more than a few are, their streams are cold: left out of the read until an entry of the

@@ -101,12 +101,10 @@ class JobStatus(Frozen):
         """In words, for a person who waits: `queued, 3rd in line; no live worker serves tiny`."""
         if self.is_stranded:
             return f"{self._describe_loss()}: no worker will end its stream, cancel it here to do so"
-        if self.is_with_the_dead:
-            return f"was with {self.worker}, which is not among the live workers; {self._describe_workers()}"
-        if self.state == "running":
+        if self.state == "running" and not self.is_with_the_dead:
             return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
-        if self.state in {"queued", "deferred", "scheduled"}:
-            return f"{self._describe_wait()}; {self._describe_workers()}"
+        if self.state in {"queued", "deferred", "scheduled", "running"}:
+            return f"{self.describe_wait()}; {self._describe_workers()}"
         return self.state
 
     def _describe_loss(self) -> str:
@@ -114,7 +112,10 @@ class JobStatus(Frozen):
             return f"{self.state} through RQ, without a result"
         return f"{self.state} by its record, but in no queue and with no live worker"
 
-    def _describe_wait(self) -> str:
+    def describe_wait(self) -> str:
+        """Of a job that waits for a worker, where: `queued, 3rd in line`."""
+        if self.is_with_the_dead:
+            return f"was with {self.worker}, which is not among the live workers"
         if self.state == "queued" and self.position is not None:
             return f"queued, {ordinal(self.position + 1)} in line"
         return {"deferred": "waiting for another job", "scheduled": "scheduled for later"}.get(

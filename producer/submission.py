@@ -130,6 +130,9 @@ def parse_requests(requests: Iterable[Request], sampling: Mapping[str, Any]) -> 
         raise InvalidRequest(
             f"requests is one {type(requests).__name__}: give a list of requests, or submit the one with submit()"
         )
+    unknown = {name: sampling[name] for name in sampling.keys() - GenerationRequest.model_fields.keys()}
+    if unknown:
+        parse_request("of every row", unknown)  # which says what is wrong with them, and blames no row
     for row, request in enumerate(requests):
         with naming(row):
             if isinstance(request, Mapping) and (strays := OF_THE_CALL & request.keys()):

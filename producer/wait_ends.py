@@ -37,7 +37,7 @@ def wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
         return WaitTimeout(f"job {job_id} {waited}: {status.describe()}{advice}", job_id=job_id)
     hint = start_one(status.model)
     # What is wrong comes first: that nobody is there is what the caller has to know.
-    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited}: {status.describe()}"
+    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited}: {status.describe_wait()}"
     return WaitTimeout(said, job_id=job_id, hint=hint)
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import (
 
 from producer.broker.options import DEFAULT_REDIS_URL, Prefix, RedisUrl, Seconds, WholeSeconds
 from producer.contract.keys import DEFAULT_PREFIX
+from producer.contract.refusals import Names
 from producer.contract.requests import faults_of
 
 from .engine_options import Dtype, EngineOptions
@@ -141,7 +142,8 @@ def load_settings(config_file: Path | None = None, **options: Any) -> WorkerSett
     try:
         settings: WorkerSettings = settings_class(**given)
     except ValidationError as error:
-        raise ConfigError(f"settings (command line, environment or {_place(file)}): {faults_of(error)}") from None
+        faults = faults_of(error, Names(tuple(WorkerSettings.model_fields)))
+        raise ConfigError(f"settings (command line, environment or {_place(file)}): {faults}") from None
     except SettingsError as error:
         raise ConfigError(f"GENQUEUE_…: {error}; lists and mappings are JSON, as in '[\"a.b\"]'") from None
     except Exception as error:

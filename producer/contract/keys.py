@@ -161,10 +161,13 @@ def check_model_name(model: str) -> str:
     A name that ends in `.high` or `.low` would be another model's priority queue.
     """
     if not isinstance(model, str) or not _is_model_name(model):
-        raise InvalidRequest(
-            f"model name {str(model)[:40]!r} is not valid: use up to 64 letters, digits, '_', '-' and '.', "
-            "not starting with '.' and not ending in .high or .low"
-        )
+        if "/" in str(model):
+            rule = "an id or a folder is none; give the name that a worker serves it by (configs/model_paths.yaml)"
+        else:
+            rule = (
+                "use up to 64 letters, digits, '_', '-' and '.', no '.' in front and no .high or .low at its end"
+            )
+        raise InvalidRequest(f"model name {str(model)[:40]!r} is not valid: {rule}")
     return model
 
 

@@ -149,7 +149,11 @@ def faults_of(error: ValidationError, names: Names = NONE, *, by_worker: bool = 
     by_worker: what is said then is a worker's word, see `GenerationRequest.parse`.
     """
     faults = []
-    for fault in error.errors(include_url=False, include_context=False):
+    errors = error.errors(include_url=False, include_context=False)
+    places = {fault["loc"] for fault in errors}
+    for fault in errors:
+        if any(place[:-1] and fault["loc"] in (place[:-1], place[:-2]) for place in places):
+            continue  # of a list, what pydantic says once its faulty items are left out
         where = ".".join(str(part) for part in fault["loc"])[:80]
         if by_worker and fault["type"] == "extra_forbidden":
             meant = names.advice(where)

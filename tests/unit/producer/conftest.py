@@ -1,6 +1,7 @@
 """One Redis in memory, and who uses it: a plain client, a producer, a worker that plays what a test tells it."""
 
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -35,7 +36,7 @@ class Clock:
     """In place of the time.monotonic() that waits go by. It stands still until it is turned."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = time.monotonic()  # the bounds of commands are on the real one
 
     def __call__(self) -> float:
         return self.now

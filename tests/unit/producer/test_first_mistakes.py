@@ -106,8 +106,11 @@ MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
     "a timedelta": (submitting("Hi", timeout_s=dt.timedelta(seconds=5)), "timeout_s: Input should be"),
     "queue_ttl_s=inf": (submitting("Hi", queue_ttl_s=float("inf")), "queue_ttl_s: Input should be"),
     # names
-    "a model of the Hub": (submitting("Hi", model="Qwen/Qwen2-7B"), "model name 'Qwen/Qwen2-7B' is not valid"),
-    "a queue of RQ's": (submitting("Hi", model="tiny.high"), "not ending in .high or .low"),
+    "a model of the Hub": (
+        submitting("Hi", model="Qwen/Qwen2-7B"),
+        "is not valid: an id or a folder is none; give the name",
+    ),
+    "a queue of RQ's": (submitting("Hi", model="tiny.high"), "no .high or .low at its end"),
     "a job id with a colon": (
         submitting("Hi", job_id="user:1"),
         "job id 'user:1' is not valid: use 1 to 128 letters",
@@ -132,7 +135,7 @@ MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
     "one mapping": (many({"prompt": "Hi"}), "requests is one dict: give a list of requests"),
     "an option for all": (
         many(["a"], max_tokens=3),
-        "requests[0]: invalid request: max_tokens: there is no such option",
+        "invalid request: max_tokens: there is no such option: it is",
     ),
     "too few ids": (many(["a", "b"], job_ids=["x"]), "job_ids must be a list of 2 ids, one for each request"),
     "an id twice": (many(["a", "b"], job_ids=["x", "x"]), "job_ids must all differ, and 'x' is there twice"),
@@ -153,9 +156,11 @@ def test_a_mistake_is_answered_with_what_to_do(producer: Producer, client: FakeR
         make(producer)
 
     assert said in str(refused.value)
+    assert ("requests[" in said) == ("requests[" in str(refused.value))
     assert (refused.value.code, bool(refused.value.hint)) == ("invalid_request", True)
     assert "Field required" not in str(refused.value)
     assert "Extra inputs" not in str(refused.value)
+    assert "after validation" not in str(refused.value)
     assert client.keys() == []
 
 

