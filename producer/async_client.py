@@ -209,13 +209,13 @@ class AsyncProducer(BaseProducer):
     async def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
         link = await self._links.get()
         operation = self._waits.next_event(subscription, link.hub.wait, patience)
-        event = await link.run(operation, patience.answer_by)
+        event = await link.run(operation, patience.answer_by, subscription.job_id)
         link.hub.resume(subscription)
         return event
 
     async def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
         in_time = self._waits.in_time(operation, job_id, patience)
-        return await (await self._links.get()).run(in_time, patience.answer_by)
+        return await (await self._links.get()).run(in_time, patience.answer_by, job_id)
 
     async def _run(self, operation: Operation[T]) -> T:
         return await (await self._links.get()).run(operation)

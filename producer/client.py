@@ -259,13 +259,14 @@ class Producer(BaseProducer):
                     return event.event.data
 
     def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
-        event = self._link.run(self._waits.next_event(subscription, self._hub.wait, patience), patience.answer_by)
+        operation = self._waits.next_event(subscription, self._hub.wait, patience)
+        event = self._link.run(operation, patience.answer_by, subscription.job_id)
         self._hub.resume(subscription)
         return event
 
     def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
         """As a part of a wait."""
-        return self._link.run(self._waits.in_time(operation, job_id, patience), patience.answer_by)
+        return self._link.run(self._waits.in_time(operation, job_id, patience), patience.answer_by, job_id)
 
     def _run(self, operation: Operation[T]) -> T:
         return self._link.run(operation)

@@ -1,19 +1,22 @@
 """Who follows which stream from where: the pure half of a hub that serves many subscribers with one blocked read.
 
-Knows cursors and inboxes, and nothing of threads, tasks or connections. The hub calls `next_read` and `deliver` in
-turn; a subscription that is added, resumed or removed meanwhile says whether the blocked read must be ended.
+Knows cursors and inboxes, and of threads, tasks and connections nothing but a lock. The hub calls `next_read` and
+`deliver` in turn; a subscription that is added, resumed or removed meanwhile says whether the blocked read must be
+ended.
 
 Who wants nothing but a job's end would be woken by each of its tokens, and each read would name all the jobs that
-are waited for. So where more than a few are, their streams are cold: left out of the read until an entry of this
-process's wake stream says that the job has ended. Whoever ends a job writes it there (`Keys.waiters`); for those
+are waited for. So where more than a few are, their streams are cold: left out of the read until an entry of the
+hub's wake stream says that the job has ended. Whoever ends a job writes it there (`Keys.waiters`); for those
 who do not know of it, and for what got lost, the cold streams are looked at in turn every few seconds.
 """
 
+import copy
+import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
+from .cold_streams import ColdStreams
 from .contract import BEFORE_FIRST, EventId, GenqueueError, Keys, StreamedEvent, UnknownEvent, parse_entry
 
 INBOX_LIMIT = 1024
@@ -22,14 +25,6 @@ READ_COUNT = 256
 """Entries taken from one stream at a time."""
 RESUME_AT = INBOX_LIMIT // 2
 """A slow subscriber's stream is read on once its inbox has shrunk to this."""
-FEW = 8
-"""So many ends that are waited for are read along: that costs next to nothing, and nobody need announce them."""
-CHECK_EVERY_S = 1.0
-"""Between two looks at cold streams, at least."""
-CHECKS_PER_S = 250
-"""Cold streams looked at, on average."""
-CHECK_AT_MOST = 1000
-"""Cold streams in one read."""
 ENDED = b"ended"
 """Field of an entry of the wake stream: the id of a job that has ended."""
 
@@ -46,6 +41,13 @@ class Signal(Protocol):
         """Forget an earlier wake."""
 
 
+class BadEntry(NamedTuple):
+    """An entry of a stream that is no event."""
+
+    id: EventId
+    error: GenqueueError
+
+
 class Subscription:
     """One subscriber's place in one stream.  only_end: nothing but the terminal event is wanted."""
 
@@ -59,39 +61,49 @@ class Subscription:
         self.ended = False
         """The terminal event is in the inbox: nothing comes after it."""
         self.inbox: deque[StreamedEvent] = deque()
+        self._putting = threading.Lock()
+        """Beside the hub, the subscriber itself may read what no wake has told the hub of."""
 
     @property
     def wants_more(self) -> bool:
         """Whether its stream should be read on."""
         return not self.ended and self.error is None and len(self.inbox) < INBOX_LIMIT
 
-    def put_all(self, events: Iterable[StreamedEvent | UnknownEvent]) -> None:
-        """Take the events that are newer than the cursor, as far as the inbox holds them.
+    def put_all(self, events: Iterable[StreamedEvent | UnknownEvent | BadEntry]) -> None:
+        """Take the events that are newer than the cursor, as far as the inbox holds them. A bad entry ends it.
 
         Stops at the first that finds it full: its subscriber empties it meanwhile, and an event taken after one
         that was not would leave a gap. The rest is read again, from the cursor.
         """
+        with self._putting:
+            self._put_all(events)
+
+    def _put_all(self, events: Iterable[StreamedEvent | UnknownEvent | BadEntry]) -> None:
         for event in events:
             if event.id <= self.cursor:
                 continue
             if not self.wants_more:
                 return
-            self.cursor = event.id
-            if isinstance(event, UnknownEvent):
-                continue  # of a later version: passed over, and not read again
-            self.ended = event.is_terminal
-            if self.ended or not self.only_end:
-                self.inbox.append(event)
+            if isinstance(event, BadEntry):
+                self.fail(event.error)
+                return
+            # An event of a later version is passed over, and not read again.
+            if isinstance(event, StreamedEvent):
+                self.ended = event.is_terminal
+                if self.ended or not self.only_end:
+                    self.inbox.append(event)
+            self.cursor = event.id  # last: whoever sees it finds the event in the inbox
+            if self.inbox:
                 self.signal.set()
 
     def fail(self, error: Exception) -> None:
-        """End it with an error, which the subscriber meets after the events in its inbox."""
-        self.error = error
+        """End it with an error like that one, which the subscriber meets after the events in its inbox."""
+        self.error = _own(error, self.job_id)
         self.signal.set()
 
 
 class Subscriptions:
-    """All subscriptions of one process. Not thread-safe: the hub guards it.  now_s: of time.monotonic()."""
+    """All subscriptions of one hub. Not thread-safe: the hub guards it.  now_s: of time.monotonic()."""
 
     def __init__(self, keys: Keys, follower_id: str) -> None:
         self._keys = keys
@@ -152,7 +164,7 @@ class Subscriptions:
         """How long the next read may block, so that cold streams are looked at in time."""
         return min(longest_s, self._cold.next_check_in_s(now_s))
 
-    def deliver(self, reply: Sequence[tuple[bytes, Entries]]) -> None:
+    def deliver(self, reply: Iterable[tuple[bytes, Entries]]) -> None:
         """Hand the entries of one read to their subscribers."""
         reading, self._reading = self._reading or {}, None
         for key, raw in reply:
@@ -163,8 +175,10 @@ class Subscriptions:
             # One that came during the read with an older cursor would miss what lies between: the next read begins
             # with it.
             after = reading.get(stream, BEFORE_FIRST)
-            due = [each for each in self._by_stream.get(stream, []) if each.cursor >= after]
-            self._deliver_stream(due, entries)
+            events = [read_entry(*entry) for entry in entries]
+            for subscription in self._by_stream.get(stream, []):
+                if subscription.cursor >= after:
+                    subscription.put_all(events)
             if len(entries) >= READ_COUNT and stream in self._cold:
                 self._cold.check_again(stream)  # there may be more, and the end among it
 
@@ -179,6 +193,22 @@ class Subscriptions:
         for subscriptions in self._by_stream.values():
             for subscription in subscriptions:
                 subscription.fail(error)
+
+    def fail_streams(self, keys: Iterable[str], where: str) -> bool:
+        """End those who follow what is no stream, so that it ends nobody else's read. Whether there were any.
+
+        where: address of the server.
+        """
+        failed = [each for key in keys for each in self._by_stream.get(key, [])]
+        for subscription in failed:
+            subscription.fail(
+                GenqueueError(
+                    f"what stands in place of the events of job {subscription.job_id} on {where} is no stream: "
+                    "submit it again under another id",
+                    hint="submit it again under another id",
+                )
+            )
+        return bool(failed)
 
     def _hear(self, entries: Entries) -> None:
         """Take what the wake stream says. A wake that says nothing has done its work by ending the read."""
@@ -205,23 +235,18 @@ class Subscriptions:
         self._wake_sent = self._wake_sent or must
         return must
 
-    @staticmethod
-    def _deliver_stream(subscriptions: Sequence[Subscription], entries: Entries) -> None:
-        events: list[StreamedEvent | UnknownEvent] = []
-        error: GenqueueError | None = None
-        for entry_id, fields in entries:
-            try:
-                events.append(event_in(entry_id, fields))
-            except GenqueueError as fault:
-                error = fault
-                break
-        for subscription in subscriptions:
-            subscription.put_all(events)
-            if error is not None and subscription.wants_more:
-                subscription.fail(error)
+
+def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent | UnknownEvent | BadEntry:
+    """As `event_in`, without raising."""
+    try:
+        return event_in(entry_id, fields)
+    except GenqueueError as error:
+        return BadEntry(EventId.parse(entry_id), error)
 
 
-def event_in(entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent | UnknownEvent:
+def event_in(
+    entry_id: bytes, fields: Mapping[bytes, bytes], job_id: str | None = None
+) -> StreamedEvent | UnknownEvent:
     """The event in an entry of a stream.  Raises GenqueueError for what is none: anybody could have written it."""
     try:
         return parse_entry(entry_id, fields)
@@ -229,69 +254,19 @@ def event_in(entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamedEvent | 
         # From None: the error within would quote what stands there.
         raise GenqueueError(
             f"the stream's entry {entry_id.decode()} is no event of contract version 1: producer and worker must "
-            "speak the same version"
+            "speak the same version",
+            job_id=job_id,
+            hint="use producers and workers that speak the same version",
         ) from None
 
 
-class ColdStreams:
-    """Streams that are left out of the read, and when each is looked at all the same."""
-
-    def __init__(self) -> None:
-        self._streams: dict[str, None] = {}
-        """In the order in which they are looked at next."""
-        self._at_once: dict[str, None] = {}
-        """Those that are looked at with the next read."""
-        self._next_check_s = 0.0
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._streams
-
-    def __bool__(self) -> bool:
-        return bool(self._streams)
-
-    @property
-    def are_few(self) -> bool:
-        """So few that every read looks at them all."""
-        return len(self._streams) <= FEW
-
-    def add(self, key: str) -> None:
-        """Leave that one out."""
-        self._streams.setdefault(key)
-
-    def discard(self, key: str) -> None:
-        """Leave it out no more."""
-        self._streams.pop(key, None)
-        self._at_once.pop(key, None)
-
-    def check_again(self, key: str) -> None:
-        """Look at that one with the next read."""
-        self._at_once[key] = None
-
-    def check_all(self) -> None:
-        """Look at all of them, as many with each of the next reads as go into one."""
-        self._at_once = dict(self._streams)
-
-    def due(self, now_s: float) -> list[str]:
-        """Those to look at in a read that begins now."""
-        if self.are_few:
-            self._at_once.clear()
-            return list(self._streams)
-        if self._at_once:
-            due = list(islice(self._at_once, CHECK_AT_MOST))
-            for key in due:
-                del self._at_once[key]
-            return due
-        if now_s < self._next_check_s:
-            return []
-        due = list(islice(self._streams, CHECK_AT_MOST))
-        for key in due:  # to the end of the line
-            del self._streams[key]
-            self._streams[key] = None
-        self._next_check_s = now_s + max(CHECK_EVERY_S, len(due) / CHECKS_PER_S)
-        return due
-
-    def next_check_in_s(self, now_s: float) -> float:
-        """Until the next look. Infinite where every read is one, or none is needed."""
-        if self.are_few:
-            return float("inf")
-        return 0.0 if self._at_once else max(0.0, self._next_check_s - now_s)
+def _own(error: Exception, job_id: str) -> Exception:
+    """A copy for one of the many who raise it: one object would show each where the others were."""
+    try:
+        own = copy.copy(error).with_traceback(error.__traceback__)
+    except TypeError:  # some classes cannot be copied, and nobody may be left to wait because of it
+        return error
+    own.__cause__ = error.__cause__
+    if isinstance(own, GenqueueError) and own.job_id is None:
+        own.job_id = job_id
+    return own

@@ -1,6 +1,6 @@
-"""One blocked read for all streams that a process follows: the I/O halves of `following`, on a thread or a task.
+"""One blocked read for all streams that a producer follows: the I/O halves of `following`, on a thread or a task.
 
-A wake stream of this process ends the blocked read when a job is added; it costs nothing while nothing changes.
+A wake stream of its own ends the blocked read when a job is added; it costs nothing while nothing changes.
 Nobody waits for a wake to arrive, nor for the read to end: a server that does not answer holds up no subscriber.
 """
 
@@ -9,8 +9,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from queue import Empty, SimpleQueue
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import redis
@@ -19,95 +18,28 @@ import redis.asyncio
 from .broker.advice import broker_unavailable, is_transient
 from .broker.bounds import close_now, drop_idle, drop_idle_async
 from .broker.connections import BLOCK_S, address, block_ms
+from .broker.meaning import is_wrong_type
 from .contract import EventId, Keys
 from .following import READ_COUNT, RESUME_AT, Subscription, Subscriptions
+from .waking import CLOSE_S, Silence, ThreadSignal, Waker, wake
 
 RETRY_S = 0.2
 """Between two tries while Redis is away."""
-WAKE_TTL_S = 60
-WAKES_KEPT = 10_000
-"""Entries of a wake stream, about: many jobs may end before the next read."""
-CLOSE_S = 0.3
-"""What closing grants the read to end. It is told to at once; one that makes its connection hears it later."""
 _CLOSED = "the producer was closed while its stream was read"
 
 
-def _wake(client: Any, key: str) -> Any:
+def ask_first(client: Any, streams: Iterable[str]) -> Any:
+    """The first entry of each, or the error in its place."""
     pipeline = client.pipeline(transaction=False)
-    return pipeline.xadd(key, {"wake": ""}, maxlen=WAKES_KEPT).expire(key, WAKE_TTL_S).execute()
+    for stream in streams:
+        pipeline.xrange(stream, count=1)
+    return pipeline.execute(raise_on_error=False)
 
 
-class ThreadSignal:
-    """An Event of threading whose wait is a single call into C: Ctrl-C in the middle of Event.wait can surface as
-    "RuntimeError: release unlocked lock". For one waiting thread."""
-
-    def __init__(self) -> None:
-        self._tickets: SimpleQueue[None] = SimpleQueue()
-
-    def set(self) -> None:
-        """Wake the subscriber."""
-        if self._tickets.empty():  # one is enough; a second, put meanwhile, does no harm
-            self._tickets.put(None)
-
-    def clear(self) -> None:
-        """Forget an earlier wake."""
-        while not self._tickets.empty():
-            self._tickets.get_nowait()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return once set, or when the time is over."""
-        with contextlib.suppress(Empty):
-            self._tickets.get(timeout=timeout_s)
-
-
-class Silence:
-    """Whether a connection has been silent for so long that it may lead nowhere.
-
-    After a fail-over behind one address the old server may keep its connections and hear of nothing any more: a
-    blocked read on it would never end, and never fail.
-    """
-
-    def __init__(self) -> None:
-        self._heard_at = time.monotonic()
-
-    def is_suspect(self, reply: Any) -> bool:
-        """Whether to make the connection anew, after a reply that may be empty."""
-        now = time.monotonic()
-        suspect = not reply and now - self._heard_at >= 0.9 * BLOCK_S
-        if reply or suspect:
-            self._heard_at = now
-        return suspect
-
-
-class Waker:
-    """Sends wakes from a daemon thread, which starts with the first."""
-
-    def __init__(self, client: redis.Redis, key: str) -> None:
-        self._client = client
-        self._key = key
-        self._requests: SimpleQueue[bool] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def wake(self) -> None:
-        """End the blocked read, soon."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="genqueue-waker", daemon=True)
-            self._thread.start()
-        if self._requests.empty():  # one that is still to be sent does for this one, too
-            self._requests.put(True)
-
-    def close(self) -> None:
-        """End the thread, once it has done what it does."""
-        self._requests.put(False)
-        if self._thread is not None:
-            self._thread.join(CLOSE_S)
-
-    def _run(self) -> None:
-        while self._requests.get():
-            # Without the wake the read ends by itself a little later; a replica refuses it. ValueError,
-            # AttributeError: redis-py's words for a client that another thread has closed.
-            with contextlib.suppress(redis.RedisError, OSError, ValueError, AttributeError):
-                _wake(self._client, self._key)
+def strays_of(streams: Iterable[str], replies: Iterable[Any]) -> list[str]:
+    """Those of the streams whose reply says that they are none."""
+    pairs = zip(streams, replies, strict=True)
+    return [stream for stream, reply in pairs if isinstance(reply, redis.RedisError) and is_wrong_type(reply)]
 
 
 class Hub:
@@ -130,7 +62,7 @@ class Hub:
 
     @property
     def wake_key(self) -> str:
-        """The wake stream of this process."""
+        """The wake stream of this hub."""
         return self._subscriptions.wake_key
 
     @contextlib.contextmanager
@@ -139,7 +71,10 @@ class Hub:
         subscription = Subscription(job_id, cursor, ThreadSignal(), only_end=only_end)
         with self._changed:
             must_wake = self._subscriptions.add(subscription)
-            self._ensure_thread()
+            if self._closed:
+                subscription.fail(RuntimeError(_CLOSED))
+            else:
+                self._ensure_thread()
             self._changed.notify()
         try:
             self._wake_if(must_wake)
@@ -198,6 +133,7 @@ class Hub:
             with self._changed:
                 if self._closed:  # redis-py's words for a connection that was closed under it are many
                     return
+                self._thread = None  # whoever comes from here on needs another
                 self._subscriptions.fail_all(error)
             raise
 
@@ -216,9 +152,10 @@ class Hub:
         try:
             reply: Any = client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
         except redis.RedisError as error:
+            strays = self._strays(streams) if is_wrong_type(error) else []
             with self._changed:
                 self._subscriptions.read_failed()
-                if not is_transient(error):
+                if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
                     self._subscriptions.fail_all(broker_unavailable(error, address(client)))
             if self._owns_clients:
                 drop_idle(client)  # a server that was demoted keeps its connections, and they lead nowhere
@@ -229,6 +166,12 @@ class Hub:
                 self._subscriptions.deliver(reply)
             if self._owns_clients and self._silence.is_suspect(reply):
                 drop_idle(client)
+
+    def _strays(self, streams: dict[str, str]) -> list[str]:
+        """Those of the streams that are none. The read's own error does not say which."""
+        with contextlib.suppress(redis.RedisError):
+            return strays_of(streams, ask_first(self._blocking_client, streams))
+        return []
 
     def _wake_if(self, must_wake: bool) -> None:
         if must_wake:
@@ -267,7 +210,10 @@ class AsyncHub:
         subscription = Subscription(job_id, cursor, asyncio.Event(), only_end=only_end)
         must_wake = self._subscriptions.add(subscription)
         try:
-            self._ensure_task()
+            if self._closed:
+                subscription.fail(RuntimeError(_CLOSED))
+            else:
+                self._ensure_task()
             self._changed.set()
             self._wake_if(must_wake)
             yield subscription
@@ -323,8 +269,9 @@ class AsyncHub:
         try:
             reply: Any = await client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
         except redis.RedisError as error:
+            strays = await self._strays(streams) if is_wrong_type(error) else []
             self._subscriptions.read_failed()
-            if not is_transient(error):
+            if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
                 self._subscriptions.fail_all(broker_unavailable(error, address(client)))
             if self._owns_clients:
                 await drop_idle_async(client)
@@ -333,6 +280,11 @@ class AsyncHub:
             self._subscriptions.deliver(reply)
             if self._owns_clients and self._silence.is_suspect(reply):
                 await drop_idle_async(client)
+
+    async def _strays(self, streams: dict[str, str]) -> list[str]:
+        with contextlib.suppress(redis.RedisError):
+            return strays_of(streams, await ask_first(self._blocking_client, streams))
+        return []
 
     def _wake_if(self, must_wake: bool) -> None:
         if not must_wake or self._closed:
@@ -344,4 +296,4 @@ class AsyncHub:
 
     async def _send_wake(self) -> None:
         with contextlib.suppress(redis.RedisError):
-            await _wake(self._client, self.wake_key)
+            await wake(self._client, self.wake_key)

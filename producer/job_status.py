@@ -5,6 +5,7 @@ Pure: makes a JobStatus out of Redis's replies, and puts it into words for peopl
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
 
@@ -87,13 +88,24 @@ class JobStatus(Frozen):
         """Its record says that it has ended, whether or not it has."""
         return self.state in {"finished", "failed", "cancelled"}
 
+    @property
+    def is_with_the_dead(self) -> bool:
+        """It ran on a worker that is gone. It goes on when a live one finds it."""
+        return (
+            self.state == "running"
+            and not self.has_result
+            and self.queue is not None  # else nobody was asked who lives
+            and self.worker is not None
+            and self.worker not in {worker.name for worker in self.workers}
+        )
+
     def describe(self) -> str:
         """In words, for a person who waits: `queued, 3rd in line; no live worker serves tiny`."""
         if self.is_stranded:
             return f"{self._describe_loss()}: no worker will end its stream, cancel it here to do so"
-        if self.state == "running":
+        if self.state == "running" and not self.is_with_the_dead:
             return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
-        if self.state in {"queued", "deferred", "scheduled"}:
+        if self.state in {"queued", "deferred", "scheduled", "running"}:
             return f"{self.describe_wait()}; {self._describe_workers()}"
         return self.state
 
@@ -103,7 +115,9 @@ class JobStatus(Frozen):
         return f"{self.state} by its record, but in no queue and with no live worker"
 
     def describe_wait(self) -> str:
-        """Of a job that waits, where: `queued, 3rd in line`."""
+        """Of a job that waits for a worker, where: `queued, 3rd in line`."""
+        if self.is_with_the_dead:
+            return f"was with {self.worker}, which is not among the live workers"
         if self.state == "queued" and self.position is not None:
             return f"queued, {ordinal(self.position + 1)} in line"
         return {"deferred": "waiting for another job", "scheduled": "scheduled for later"}.get(
@@ -148,8 +162,12 @@ def state_of(fields: Mapping[str, str]) -> JobState:
 
 
 def times_of(fields: Mapping[str, str]) -> dict[str, datetime]:
-    """enqueued_at, started_at and ended_at, as far as they are set."""
-    return {name: utcparse(fields[name]) for name in ("enqueued_at", "started_at", "ended_at") if fields.get(name)}
+    """enqueued_at, started_at and ended_at, as far as they are set, and in RQ's form: another may have written."""
+    times = {}
+    for name in ("enqueued_at", "started_at", "ended_at"):
+        with suppress(ValueError):
+            times[name] = utcparse(fields.get(name, ""))
+    return times
 
 
 def progress_of(fields: Mapping[str, str]) -> Progress | None:

@@ -51,8 +51,10 @@ class Link:
         self._owned = [client, blocking_client] if owns_clients else []
         self.hub = Hub(client, blocking_client, Keys(settings.prefix), owns_clients=owns_clients)
 
-    def run(self, operation: Operation[T], deadline: float | None = None) -> T:
-        """What the operation returns.  deadline: of time.monotonic(), for what Redis has to answer.
+    def run(self, operation: Operation[T], deadline: float | None = None, job_id: str | None = None) -> T:
+        """What the operation returns.
+
+        deadline: of time.monotonic(), for what Redis has to answer.  job_id: of the job that is waited for.
 
         Raises BrokerUnavailable, and what the operation raises.
         """
@@ -71,7 +73,7 @@ class Link:
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         except redis.RedisError as error:
-            raise broker_unavailable(error, address(self.client)) from error
+            raise broker_unavailable(error, address(self.client), job_id=job_id) from error
 
     def close(self) -> None:
         """End all streams and close the connections that are its own. Waits for no answer of Redis."""
@@ -125,7 +127,7 @@ class AsyncLink:
         """As `Link.close`."""
         await self._end.aclose()
 
-    async def run(self, operation: Operation[T], deadline: float | None = None) -> T:
+    async def run(self, operation: Operation[T], deadline: float | None = None, job_id: str | None = None) -> T:
         """As `Link.run`."""
         self._check_usable()
         step: Callable[[], Command] = partial(next, operation)
@@ -142,7 +144,7 @@ class AsyncLink:
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         except redis.RedisError as error:
-            raise broker_unavailable(error, address(self.client)) from error
+            raise broker_unavailable(error, address(self.client), job_id=job_id) from error
 
     async def _call(self, command: Command, deadline: float | None) -> Any:
         tries = _tries(self._settings, deadline, owns_client=bool(self._owned))
@@ -154,13 +156,18 @@ class AsyncLink:
                     async with asyncio.timeout(bound.left_s if is_bounded else None):
                         return await command(self.client)
             except TimeoutError:
+                self._check_usable()
                 raise tries.reason(redis.TimeoutError("Timeout reading from socket")) from None
             except redis.RedisError as error:
+                self._check_usable()
                 delay_s = tries.delay_s(error)
                 if delay_s is None:
                     raise tries.reason(error) from None
                 if is_elsewhere(error):
                     await drop_idle_async(self.client)
+            except Exception:
+                self._check_usable()  # closed by another task
+                raise
             await asyncio.sleep(delay_s)
             self._check_usable()
 

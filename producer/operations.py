@@ -6,20 +6,17 @@ replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls a
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from rq.utils import now, utcformat
 
 from .contract import (
-    GenerationResult,
-    GenqueueError,
     JobConflict,
     Keys,
     NoSuchJob,
     QueueFull,
-    StartedData,
     StreamedEvent,
     UnknownEvent,
 )
@@ -29,7 +26,6 @@ from .contract.keys import check_job_id
 from .following import event_in
 from .job_status import (
     JOB_FIELDS,
-    JobState,
     JobStatus,
     WorkerInfo,
     job_fields,
@@ -43,6 +39,7 @@ from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
 from .ledger.step import Step
 from .ledger.submit import Conflict, Full, submit
 from .places import HELD_BY_RQ, HOLDERS, Place, Standing, ask_places, ask_standing, read_place, read_standing
+from .replies import UNKNOWN_MODEL, model_of, positive_or_none, stored_result, terminal_state
 from .settings import ProducerSettings
 from .submission import Batch
 
@@ -52,9 +49,6 @@ Command = Callable[[Any], Any]
 Operation = Generator[Command, Any, T]
 
 CancelOutcome = Literal["cancelled", "requested", "ended"]
-
-UNKNOWN_MODEL = "unknown"
-"""Of a job of which nothing says its model."""
 
 
 class Operations:
@@ -115,7 +109,7 @@ class Operations:
         fields, ttl_s = yield from self._read_job(job_id)
         while True:
             entries = yield lambda r: r.xrange(self.keys.events(job_id))
-            events = [event_in(*entry) for entry in entries]
+            events = [event_in(entry_id, event_fields, job_id) for entry_id, event_fields in entries]
             step = _cancel_step(self.keys, self.settings, job_id, fields, ttl_s=ttl_s, events=events)
             outcome = step.read((yield step.send))
             # 'changed': its worker has published since we read.
@@ -126,26 +120,31 @@ class Operations:
         """What is known of the job.  Raises NoSuchJob."""
         return (yield from self.look(job_id))[0]
 
-    def look(self, job_id: str, *, roster_age_s: float = 0.0) -> Operation[tuple[JobStatus, Standing]]:
+    def look(
+        self, job_id: str, *, roster_age_s: float = 0.0, line_end: int | None = None
+    ) -> Operation[tuple[JobStatus, Standing]]:
         """What is known of the job, and by what.  Raises NoSuchJob.
 
-        roster_age_s: how old the list of workers may be. Many waits ask for the same one at the same time.
+        Many waits look at the same time, and each look of all must not search a queue of them all:
+        roster_age_s: how old the list of workers may be.
+        line_end: so many places at the end of a queue are searched. In a longer one it is believed to be.
         """
         standing = yield from self.standing(job_id)
         fields, _ = yield from self._read_job(job_id)
         if not fields:
             return (yield from self._status_without_hash(job_id, standing.newest)), standing
         model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
-        standing, place = yield from self._place(job_id, model, fields)
-        workers = yield from self._workers_lately(model, roster_age_s)
+        standing, place = yield from self._place(job_id, model, fields, line_end)
+        workers = yield from self.workers_lately(model, roster_age_s)
         runner = fields.get("worker_name") or None
         status = JobStatus(
             job_id=job_id,
             model=model,
-            state=_terminal_state(standing.newest) or place.believed(state_of(fields), standing),
+            state=terminal_state(standing.newest) or place.believed(state_of(fields), standing),
             has_result=standing.has_result,
             is_held=(
                 place.is_held
+                or (place.may_be_ahead and state_of(fields) == "queued" and not fields.get("taken_by"))
                 or fields.get("status") in HELD_BY_RQ
                 # Its list may be lost where it goes on all the same: its events come through by RQ's record alone.
                 or (state_of(fields) == "running" and runner in {worker.name for worker in workers})
@@ -167,9 +166,15 @@ class Operations:
             for record in records
         )
 
-    def _workers_lately(self, model: str, age_s: float) -> Operation[tuple[WorkerInfo, ...]]:
+    def workers_lately(
+        self, model: str, age_s: float, *, none_is_kept: bool = False
+    ) -> Operation[tuple[WorkerInfo, ...]]:
+        """As `workers`, or as they were up to so many seconds ago.
+
+        none_is_kept: also where nobody was there; it is asked each time for those who give up because of it.
+        """
         known, read_at = self._rosters.get(model, ((), -math.inf))
-        if known and time.monotonic() - read_at < age_s:  # that nobody is there is asked each time
+        if (known or none_is_kept) and time.monotonic() - read_at < age_s:
             return known
         read_at = time.monotonic()
         workers = yield from self.workers(model)
@@ -189,7 +194,8 @@ class Operations:
     def standing(self, job_id: str) -> Operation[Standing]:
         """How the job stands, in one round trip.  Raises NoSuchJob."""
         names = self._existence_keys(check_job_id(job_id))
-        standing = read_standing((yield lambda r: ask_standing(r.pipeline(transaction=True), names).execute()))
+        reply = yield lambda r: ask_standing(r.pipeline(transaction=True), names).execute()
+        standing = read_standing(job_id, reply)
         if standing.newest is None and not standing.has_result:
             if "origin" not in standing.fields:
                 raise NoSuchJob(
@@ -200,7 +206,9 @@ class Operations:
             self._check_ours(job_id, standing.fields["origin"])
         return standing
 
-    def _place(self, job_id: str, model: str, fields: Mapping[str, str]) -> Operation[tuple[Standing, Place]]:
+    def _place(
+        self, job_id: str, model: str, fields: Mapping[str, str], line_end: int | None
+    ) -> Operation[tuple[Standing, Place]]:
         """How it stands and where it is, asked at one moment: it must not move, nor end, between two questions.
 
         fields: of its hash, as read before. Where another worker has taken it since, it is asked once more.
@@ -209,20 +217,21 @@ class Operations:
         while True:
             holders = [name for name in map(fields.get, HOLDERS) if name]
             lists = [self.keys.taken(name) for name in holders]
-            command = partial(ask_places, self._existence_keys(job_id), queues, lists, job_id)
+            command = partial(ask_places, self._existence_keys(job_id), queues, lists, job_id, line_end=line_end)
             reply = yield command
-            standing = read_standing(reply[:3])
+            standing = read_standing(job_id, reply[:3])
             asked, fields = fields, standing.fields
             if all(asked.get(name) == fields.get(name) for name in HOLDERS):
-                return standing, read_place(reply[3:], len(queues))
+                return standing, read_place(reply[3:], len(queues), line_end)
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
         """Fields of the RQ hash, none when it is gone or not ours; and its TTL in seconds, negative for none."""
         key = rq_names.job(job_id)
         values, ttl_s = yield lambda r: r.pipeline(transaction=False).hmget(key, JOB_FIELDS).ttl(key).execute()
         fields = job_fields(values)
-        if fields:
-            self._check_ours(job_id, fields.get("origin", ""))
+        if "origin" not in fields:  # what a worker wrote to after it was gone is no job any more
+            return {}, ttl_s
+        self._check_ours(job_id, fields["origin"])
         return fields, ttl_s
 
     def _check_ours(self, job_id: str, origin: str) -> None:
@@ -245,8 +254,8 @@ class Operations:
             assert newest is not None
             return JobStatus(
                 job_id=job_id,
-                model=_model_of([newest]),
-                state=_terminal_state(newest) or "running",
+                model=model_of([newest]),
+                state=terminal_state(newest) or "running",
                 has_result=newest.is_terminal,
             )
         result = stored_result(job_id, raw)
@@ -264,7 +273,7 @@ def _cancel_step(
     ttl_s: int,
     events: list[StreamedEvent | UnknownEvent],
 ) -> Step[CancelAnswer]:
-    model = keys.model_of_queue(fields.get("origin", "")) or _model_of(events)
+    model = keys.model_of_queue(fields.get("origin", "")) or model_of(events)
     return cancel(
         keys,
         job_id,
@@ -272,33 +281,6 @@ def _cancel_step(
         events[-1].id if events else None,
         assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
         result_ttl_s=positive_or_none(fields.get("result_ttl")) or settings.result_ttl_s,
-        request_ttl_s=max(ttl_s, int(settings.queue_ttl_s)),
+        request_ttl_s=max(ttl_s, math.ceil(settings.queue_ttl_s)),
         now=utcformat(now()),
     )
-
-
-def _model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
-    """Of a job whose hash is gone."""
-    known = (event.event.data for event in events if isinstance(event, StreamedEvent))
-    return next((data.model for data in known if isinstance(data, StartedData | GenerationResult)), UNKNOWN_MODEL)
-
-
-def stored_result(job_id: str, raw: bytes) -> GenerationResult:
-    """The result in the string of that name.  Raises GenqueueError for what is none."""
-    try:
-        return GenerationResult.model_validate_json(raw)
-    except ValueError:
-        raise GenqueueError(f"what stands in place of the result of job {job_id} is none") from None
-
-
-def _terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | None:
-    return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
-
-
-def positive_or_none(text: str | None) -> int | None:
-    """RQ's TTLs: -1 means for ever, which no key of ours is kept."""
-    try:
-        number = int(text or "")
-    except ValueError:
-        return None
-    return number if number > 0 else None

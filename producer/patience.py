@@ -5,7 +5,9 @@ live, and ends before where it makes no sense: the job runs and has said nothing
 its queue for so long. A job that waits in line behind live workers is not silent.
 
 Nothing is asked while events come. Once there were none for `wait_s`, and each `wait_s` from then on, somebody
-looks how the job stands, and says so here.
+looks how the job stands, and says so here. Of a job that runs and whose events nobody hears (a wait for its end
+alone) the looks tell when it last said something: it is looked at `LOOKS` times within `wait_s`. That a queue is
+served no more is noticed by the next look, and counts from there.
 """
 
 import math
@@ -18,6 +20,8 @@ GRACE_S = 30.0
 """Beyond the last second of a job: its end may still be on its way."""
 LOOK_EVERY_S = 60.0
 """Between two looks at a job without news, at most: one that is lost is found by then, whatever the bounds."""
+LOOKS = 5
+"""At a job that runs unheard, within wait_s: its silence is known to a fifth of that. Few jobs run at a time."""
 CONFIRM_S = 1.0
 """Until the second look at a job that was nowhere: a worker of another make may have had it in its hands."""
 
@@ -31,7 +35,7 @@ class Stand(NamedTuple):
     """Id of its last event."""
 
 
-_SILENT = frozenset({"unserved", "running", "unknown"})
+_SILENT = frozenset({"unserved", "running"})
 """Kinds that a wait is given up for, where nothing has changed for wait_s."""
 _OVER = frozenset({"in line", "unserved", "ended", "unknown"})
 """Kinds that end a wait when the job's life is over. One that runs, and is not silent, is alive by that."""
@@ -48,6 +52,10 @@ class Patience:
         self.timeout_s = None if timeout_s is None else _seconds(timeout_s)
         self._wait_s = wait_s
         self._life_s = math.inf
+        self._hears = False
+        """Events have come here: then each is known at once."""
+        self._unknown_since: float | None = None
+        """Since when Redis has not said how the job stands."""
         self._begin(Stand("unserved"))
 
     def restart(self) -> None:
@@ -56,6 +64,7 @@ class Patience:
 
     def heard(self, event_id: EventId) -> None:
         """An event has come, and the next is waited for from here on."""
+        self._hears = True
         self._begin(Stand("running", str(event_id)))
 
     def learn(self, life_s: float, stand: Stand) -> None:
@@ -101,23 +110,44 @@ class Patience:
     def goes_on(self, stand: Stand) -> bool:
         """Whether to wait on, given how the job stands now."""
         now = time.monotonic()
-        if stand != self._stand:
-            self._stand, self._since = stand, now
+        self._note(stand, now)
         self._set_next_look(now)
         if self.timeout_s is not None:
             return now < self.deadline
-        is_silent = stand.kind in _SILENT and now - self._since >= self._wait_s
+        is_silent = now >= self._silent_at
         is_over = stand.kind in _OVER and now >= self.deadline
         return not (is_silent or is_over)
 
     def _begin(self, stand: Stand) -> None:
         self._began = self._since = time.monotonic()
+        self._unknown_since = None
         self._stand = stand
         self._set_next_look(self._began)
 
+    def _note(self, stand: Stand, now: float) -> None:
+        if stand.kind == "unknown":
+            self._unknown_since = now if self._unknown_since is None else self._unknown_since
+            return
+        if stand != self._stand:
+            self._stand, self._since = stand, now
+        elif self._unknown_since is not None:
+            self._since += now - self._unknown_since  # a worker could say nothing either, meanwhile
+        self._unknown_since = None
+
+    @property
+    def _silent_at(self) -> float:
+        """When the wait is given up unless something changes."""
+        if self._unknown_since is not None:
+            return self._unknown_since + self._wait_s
+        return self._since + self._wait_s if self._stand.kind in _SILENT else math.inf
+
     def _set_next_look(self, now: float) -> None:
-        every_s = CONFIRM_S if self._stand.kind == "lost" else LOOK_EVERY_S
-        self._look_at = now + min(self._wait_s, every_s)
+        wait_s = self._wait_s
+        if self.timeout_s is None and self._stand.kind == "running" and not self._hears:
+            wait_s /= LOOKS
+        self._look_at = now + min(wait_s, CONFIRM_S if self._stand.kind == "lost" else LOOK_EVERY_S)
+        if now < self._silent_at:
+            self._look_at = min(self._look_at, self._silent_at)
         if self.timeout_s is not None or now < self.deadline:
             self._look_at = min(self._look_at, self.deadline)
 

@@ -23,7 +23,7 @@ class Standing:
     newest: StreamedEvent | UnknownEvent | None
     """Its last event so far."""
     has_result: bool
-    """Whether it has ended, or its result is there without its events."""
+    """Whether its terminal event or its result is there. A result beside a stream that goes on is none."""
     fields: Mapping[str, str]
     """The STANDING_FIELDS that its RQ hash has; empty where that is gone."""
 
@@ -36,6 +36,8 @@ class Place:
     """Jobs of the model that are served before it; None when it is in none of the queues."""
     is_taken: bool
     """It is in the list of the worker that took it."""
+    may_be_ahead: bool = False
+    """It was not found, and a queue is longer than what was searched of it."""
 
     @property
     def is_held(self) -> bool:
@@ -49,7 +51,7 @@ class Place:
         return "running" if self.is_taken else "queued"
 
 
-def read_place(reply: Sequence[int | None], queues: int) -> Place:
+def read_place(reply: Sequence[int | None], queues: int, line_end: int | None = None) -> Place:
     """What `ask_places` was answered behind how the job stands: place in each queue and its length, then lists."""
     lines, taken = reply[: 2 * queues], reply[2 * queues :]
     before = 0
@@ -57,13 +59,14 @@ def read_place(reply: Sequence[int | None], queues: int) -> Place:
         if place is not None:
             return Place(before + int(place), is_taken=False)
         before += int(length or 0)
-    return Place(None, is_taken=any(place is not None for place in taken))
+    may_be_ahead = line_end is not None and any(int(length or 0) > line_end for length in lines[1::2])
+    return Place(None, is_taken=any(place is not None for place in taken), may_be_ahead=may_be_ahead)
 
 
-def read_standing(reply: Sequence[Any]) -> Standing:
+def read_standing(job_id: str, reply: Sequence[Any]) -> Standing:
     """What `ask_standing` was answered."""
     entries, has_result, values = reply
-    newest = event_in(*entries[0]) if entries else None
+    newest = next((event_in(entry_id, fields, job_id) for entry_id, fields in entries), None)
     has_ended = bool(newest and newest.is_terminal)
     return Standing(newest, bool(has_result) or has_ended, job_fields(values, STANDING_FIELDS))
 
@@ -75,12 +78,22 @@ def ask_standing(pipeline: Any, names: tuple[str, str, str]) -> Any:
 
 
 def ask_places(
-    names: tuple[str, str, str], queues: Sequence[str], lists: Sequence[str], job_id: str, client: Any
+    names: tuple[str, str, str],
+    queues: Sequence[str],
+    lists: Sequence[str],
+    job_id: str,
+    client: Any,
+    *,
+    line_end: int | None,
 ) -> Any:
-    """How the job stands, and where it is among those queues and lists of taken jobs, all at one moment."""
+    """How the job stands, and where it is among those queues and lists of taken jobs, all at one moment.
+
+    line_end: so many places at the end of each queue are searched; None: all.
+    """
     pipeline = ask_standing(client.pipeline(transaction=True), names)
     for name in queues:
-        pipeline.lpos(name, job_id).llen(name)
+        in_part = {} if line_end is None else {"rank": -1, "maxlen": line_end}
+        pipeline.lpos(name, job_id, **in_part).llen(name)
     for name in lists:
         pipeline.lpos(name, job_id)
     return pipeline.execute()

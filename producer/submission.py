@@ -21,7 +21,7 @@ from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Prio
 from .contract.compatibility import fields_beyond_base
 from .contract.keys import Keys, check_job_id
 from .contract.refusals import ELSEWHERE, Names
-from .contract.requests import Frozen, faults_of
+from .contract.requests import Frozen, faults_of, of_python
 from .ledger.submit import NewJob
 from .settings import ProducerSettings
 
@@ -40,7 +40,7 @@ class SubmitOptions(Frozen):
     """How a job is queued and kept. What is None comes from the settings."""
 
     priority: Priority = "normal"
-    queue_ttl_s: Seconds | None = None
+    queue_ttl_s: Annotated[Seconds, Field(strict=True)] | None = None
     timeout_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
     result_ttl_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
     max_queued: Annotated[StrictInt, Field(ge=0)] | None = None
@@ -50,7 +50,7 @@ class SubmitOptions(Frozen):
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """Raises InvalidRequest, whose message names each option that is wrong."""
         try:
-            return cls.model_validate({name: _number(value) for name, value in options.items()})
+            return cls.model_validate({name: of_python(value) for name, value in options.items()})
         except ValidationError as error:
             raise InvalidRequest(
                 f"invalid options: {faults_of(error, Names(tuple(cls.model_fields), ELSEWHERE))}"
@@ -148,7 +148,7 @@ def parse_request(request: Request, sampling: Mapping[str, Any]) -> GenerationRe
     Raises InvalidRequest.
     """
     if isinstance(request, GenerationRequest):
-        fields: Mapping[str, Any] = request.to_wire()
+        fields: Mapping[str, Any] = request.model_dump(mode="json", exclude_unset=True)  # a default may be given
     elif isinstance(request, str):
         fields = {"prompt": request}
     elif isinstance(request, Mapping):
@@ -157,12 +157,7 @@ def parse_request(request: Request, sampling: Mapping[str, Any]) -> GenerationRe
         raise InvalidRequest(
             f"a request is a prompt, a mapping or a GenerationRequest, not {type(request).__name__}"
         )
-    return GenerationRequest.parse(_plain({**sampling, **fields}), beside=OF_THE_CALL)
-
-
-def _number(value: Any) -> Any:
-    """A number of Python's, where it is one of numpy's."""
-    return value.tolist() if callable(getattr(value, "tolist", None)) else value
+    return GenerationRequest.parse({**_plain(sampling), **_plain(fields)}, beside=OF_THE_CALL)
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

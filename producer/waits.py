@@ -1,7 +1,8 @@
 """How a producer waits for a job, step by step, without doing any I/O: operations, as those of `operations`.
 
 A wait opens with one look at the job, then listens, and looks again where nothing has come for so long that it may
-be in vain (`patience`). Each look is a few commands, once every `wait_s` and job at most.
+be in vain (`patience`, which says how often). Each look is a few commands, which cost Redis the same however many
+jobs wait before this one.
 """
 
 import logging
@@ -17,19 +18,20 @@ from .contract import (
     EventId,
     GenerationResult,
     GenqueueError,
-    JobStranded,
     NoSuchJob,
     StreamedEvent,
     UnknownEvent,
-    WaitTimeout,
+    terminal_event,
 )
-from .following import Subscription, event_in
+from .following import READ_COUNT, Subscription, event_in, read_entry
 from .job_status import JobStatus, state_of
 from .ledger import rq_names
 from .ledger.waiting import await_end
-from .operations import Operation, Operations, positive_or_none, stored_result
+from .operations import Operation, Operations
 from .patience import Patience, Stand
 from .places import Standing
+from .replies import positive_or_none, stored_result
+from .wait_ends import after_the_end, events_gone, start_one, stranded, unanswered, wait_timeout
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ _MARGIN_S = 0.05
 """A time-out so close before the caller's own bound is that bound's."""
 ROSTER_AGE_S = 1.0
 """How old the list of a model's workers may be for a look, so that a thousand waits do not ask for it at once."""
+_GONE = Stand("lost")
+"""Of a job of which nothing is there."""
 _LINE_END = 1000
 """So many places at the end of a queue are searched for a job that is about to be waited for."""
 
@@ -66,8 +70,8 @@ class Waits:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._keys = operations.keys
-        self._asked_for: set[str] = set()
-        """Models of which it was asked, by the first wait for one of their jobs, whether anybody serves them."""
+        self._unserved: set[str] = set()
+        """Models that nobody served, as far as the log has been told."""
 
     def patience(self, timeout_s: float | None) -> Patience:
         """Of a wait that begins now.  timeout_s: the caller's bound, see `Patience`."""
@@ -83,11 +87,7 @@ class Waits:
         if newest and newest.is_terminal and newest.id <= cursor:
             return None
         if standing.has_result and newest is None:
-            raise NoSuchJob(
-                f"the events of job {job_id} are gone, its result is still there: ask for that",
-                job_id=job_id,
-                hint="ask for its result",
-            )
+            raise events_gone(job_id)
         return cursor
 
     def open_result(self, job_id: str, patience: Patience) -> Operation[GenerationResult | EventId]:
@@ -112,7 +112,7 @@ class Waits:
         """
         step = await_end(self._keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
         entry = step.read((yield step.send))
-        return _result_of(event_in(*entry)) if entry else None
+        return _result_of(event_in(*entry, job_id=job_id)) if entry else None
 
     def in_time(self, operation: Operation[T], job_id: str, patience: Patience) -> Operation[T]:
         """The operation, as a part of a wait.  Raises WaitTimeout where Redis has not answered in its time."""
@@ -121,7 +121,7 @@ class Waits:
         except redis.TimeoutError as error:
             if not patience.is_unanswered(_MARGIN_S):
                 raise
-            raise _unanswered(job_id, patience) from error
+            raise unanswered(job_id, patience) from error
 
     def next_event(self, subscription: Subscription, wait: Wait, patience: Patience) -> Operation[StreamedEvent]:
         """The next event of a subscription.
@@ -151,30 +151,36 @@ class Waits:
         """The first look."""
         standing = yield from self._operations.standing(job_id)
         patience.learn(self._life_s(standing), _first_stand(standing))
-        if not standing.has_result and (yield from self._seems_lost(job_id, standing)):
+        if standing.has_result:
+            return standing
+        if (yield from self._seems_lost(job_id, standing)):
             status, standing = yield from self._operations.look(job_id)
             if status.is_stranded and status.is_over_for_rq:
-                raise _stranded(status)
+                raise stranded(status)
             patience.learn(self._life_s(standing), _stand(status, standing))
-        if not standing.has_result and patience.timeout_s != 0:
-            yield from self._say_who_is_missing(job_id, standing)
+        elif patience.timeout_s != 0 and (yield from self._is_served(job_id, standing)):
+            patience.learn(self._life_s(standing), Stand("in line", _newest_id(standing)))
         return standing
 
-    def _say_who_is_missing(self, job_id: str, standing: Standing) -> Operation[None]:
-        """A line in the log where nobody serves the model of a job that waits: asked once, by the first wait.
+    def _is_served(self, job_id: str, standing: Standing) -> Operation[bool]:
+        """Whether a job waits behind a live worker. A worker that restarts just at the next look is forgiven then.
 
-        It will be wait_s before that is an error, and a script that says nothing until then looks as if it hung.
+        Where nobody serves its model, the log says so, once: it will be wait_s before that is an error, and a
+        script that says nothing until then looks as if it hung.
         """
         model = self._keys.model_of_queue(standing.fields.get("origin", ""))
-        if model is None or model in self._asked_for or state_of(standing.fields) != "queued":
-            return
-        self._asked_for.add(model)
+        if model is None or state_of(standing.fields) != "queued":
+            return False
         try:
-            workers = yield from self._operations.workers(model)
+            workers = yield from self._operations.workers_lately(model, ROSTER_AGE_S, none_is_kept=True)
         except redis.RedisError:
-            return  # the wait itself meets it, and knows what to do
-        if not workers:
-            logger.warning("no live worker serves %s: %s. Job %s waits for one", model, _start_one(model), job_id)
+            return False  # the wait itself meets it, and knows what to do
+        if workers:
+            self._unserved.discard(model)
+        elif model not in self._unserved:
+            self._unserved.add(model)
+            logger.warning("no live worker serves %s: %s. Job %s waits for one", model, start_one(model), job_id)
+        return bool(workers)
 
     def _seems_lost(self, job_id: str, standing: Standing) -> Operation[bool]:
         """Whether a closer look is due before anybody waits: RQ has ended it, or it is missing in its queue.
@@ -201,23 +207,52 @@ class Waits:
 
         Raises what Redis answers in place of a job.
         """
-        job_id = subscription.job_id
+        job_id, cursor = subscription.job_id, subscription.cursor
         try:
-            status, standing = yield from self._operations.look(job_id, roster_age_s=ROSTER_AGE_S)
+            status, standing = yield from self._operations.look(
+                job_id, roster_age_s=ROSTER_AGE_S, line_end=_LINE_END
+            )
+        except NoSuchJob as error:
+            # Redis may have come back empty: the worker that has the job fills it again with its next event.
+            return None if not patience.confirms(_GONE) and patience.goes_on(_GONE) else error
         except redis.RedisError as error:
             if is_transient(error) and patience.goes_on(Stand("unknown")):
                 return None
             if isinstance(error, redis.TimeoutError) and patience.timeout_s is not None:
-                return _unanswered(job_id, patience)
+                return unanswered(job_id, patience)
             raise
-        newest = standing.newest
-        if subscription.only_end and isinstance(newest, StreamedEvent) and newest.is_terminal:
-            return newest  # whoever wrote it has not announced it, or not yet
+        if ended := (yield from self._ended_meanwhile(subscription, cursor, standing)):
+            return ended
         stand = _stand(status, standing)
         is_certain = status.is_stranded and (status.is_over_for_rq or patience.confirms(stand))
-        if not is_certain and patience.goes_on(stand):
+        if not is_certain and (patience.goes_on(stand) or (yield from self._read_on(subscription, standing))):
             return None
-        return _stranded(status) if status.is_stranded else _wait_timeout(status, patience)
+        return stranded(status) if status.is_stranded else wait_timeout(status, patience)
+
+    def _read_on(self, subscription: Subscription, standing: Standing) -> Operation[bool]:
+        """Take what the look has seen and no read has brought: a wake may get lost. Whether there was anything."""
+        cursor = subscription.cursor
+        if subscription.only_end or standing.newest is None or standing.newest.id <= cursor:
+            return False
+        key = self._keys.events(subscription.job_id)
+        entries = yield lambda r: r.xrange(key, min=str(cursor), count=READ_COUNT)
+        subscription.put_all([read_entry(*entry) for entry in entries])
+        return subscription.cursor > cursor or subscription.error is not None
+
+    def _ended_meanwhile(
+        self, subscription: Subscription, cursor: EventId, standing: Standing
+    ) -> Operation[GenqueueError | StreamedEvent | None]:
+        """The end where it is waited for, or why it never comes.  cursor: as it was before the look."""
+        job_id, newest = subscription.job_id, standing.newest
+        is_terminal = isinstance(newest, StreamedEvent) and newest.is_terminal
+        if not subscription.only_end:
+            if newest is None:
+                return events_gone(job_id) if standing.has_result else None
+            return after_the_end(job_id, cursor, newest.id) if is_terminal and newest.id <= cursor else None
+        if isinstance(newest, StreamedEvent) and is_terminal:
+            return newest  # whoever wrote it has not announced it, or not yet
+        raw = (yield lambda r: r.get(self._keys.result(job_id))) if newest is None else None
+        return StreamedEvent(cursor, terminal_event(stored_result(job_id, raw))) if raw is not None else None
 
     def _life_s(self, standing: Standing) -> float:
         """How long a job may live from its submission: in its queue, and with a worker."""
@@ -232,7 +267,7 @@ class Waits:
 
 
 def _first_stand(standing: Standing) -> Stand:
-    """Nothing is known of the workers yet: a queue counts as not served from here on, until somebody looks."""
+    """Nothing is known of the workers yet: a queue counts as not served from here on, until they are known."""
     is_running = not standing.fields or state_of(standing.fields) == "running"
     return Stand("running" if is_running else "unserved", _newest_id(standing))
 
@@ -252,35 +287,6 @@ def _stand(status: JobStatus, standing: Standing) -> Stand:
 
 def _newest_id(standing: Standing) -> str:
     return str(standing.newest.id) if standing.newest else ""
-
-
-def _stranded(status: JobStatus) -> JobStranded:
-    return JobStranded(f"job {status.job_id}: {status.describe()}", job_id=status.job_id)
-
-
-def _wait_timeout(status: JobStatus, patience: Patience) -> WaitTimeout:
-    job_id, waited = status.job_id, f"was waited for {patience.waited_s:g} s"
-    if status.workers or status.has_result or status.state == "running":
-        advice = "" if status.has_result else ". It goes on: wait again, or cancel it"
-        return WaitTimeout(f"job {job_id} {waited}: {status.describe()}{advice}", job_id=job_id)
-    hint = _start_one(status.model)
-    # What is wrong comes first: that nobody is there is what the caller has to know.
-    said = f"no live worker serves {status.model}: {hint}. Job {job_id} {waited}: {status.describe_wait()}"
-    return WaitTimeout(said, job_id=job_id, hint=hint)
-
-
-def _start_one(model: str) -> str:
-    command = f"`genqueue-worker run --model-name {model}`"
-    return f"start one, as {command}, with the same Redis and prefix, or submit to a model that is served"
-
-
-def _unanswered(job_id: str, patience: Patience) -> WaitTimeout:
-    return WaitTimeout(
-        f"job {job_id} was waited for {patience.waited_s:g} s: Redis does not answer, so that nothing is known of "
-        "it now. Wait again when Redis is well",
-        job_id=job_id,
-        hint="wait again when Redis is well",
-    )
 
 
 def _result_of(event: StreamedEvent | UnknownEvent) -> GenerationResult:

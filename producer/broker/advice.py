@@ -1,14 +1,17 @@
-"""What an error of Redis means to a caller, and what can be done about it. Knows redis-py, and nothing of jobs."""
+"""What a caller can do about an error of Redis. Knows redis-py, and nothing of jobs.
+
+What the error means is in `meaning`, the one table for producers and workers.
+"""
 
 import redis
 
 from ..contract import BrokerUnavailable
+from .meaning import meaning, said, text_of
 
 
 def is_transient(error: redis.RedisError) -> bool:
-    """Whether a follower should go on trying: the server is away, loads its data, or is no primary now."""
-    away = isinstance(error, (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError))
-    return (away or is_elsewhere(error)) and not isinstance(error, _LASTING_CLASSES)
+    """Whether a follower should go on trying: the server is away, loads, is busy or full, or is no primary now."""
+    return meaning(error) == "outage" or is_elsewhere(error)
 
 
 def is_elsewhere(error: redis.RedisError) -> bool:
@@ -19,7 +22,7 @@ def is_elsewhere(error: redis.RedisError) -> bool:
     if isinstance(error, (redis.ReadOnlyError, redis.exceptions.MasterDownError)):
         return True
     # Out of a script it is a plain ResponseError on some servers.
-    return isinstance(error, redis.ResponseError) and any(word in str(error) for word in _ELSEWHERE_WORDS)
+    return isinstance(error, redis.ResponseError) and any(word in text_of(error) for word in _ELSEWHERE_WORDS)
 
 
 def may_pass(error: redis.RedisError) -> bool:
@@ -28,30 +31,33 @@ def may_pass(error: redis.RedisError) -> bool:
     Such are a wrong password, a certificate that is not trusted, and TLS at one end alone. A server that hangs
     up or says nothing may be one that starts.
     """
-    said = _said(error)
-    return not isinstance(error, _LASTING_CLASSES) and not any(word in said for word in _LASTING_WORDS)
+    words = said(error)
+    return not isinstance(error, _LASTING_CLASSES) and not any(word in words for word in _LASTING_WORDS)
 
 
-def broker_unavailable(error: redis.RedisError, where: str = "") -> BrokerUnavailable:
+def broker_unavailable(
+    error: redis.RedisError, where: str = "", *, job_id: str | None = None
+) -> BrokerUnavailable:
     """What the error of redis-py means, and what to do about it, for producers and workers alike.
 
     where: the `address`, if it is known. A URL does not belong there: it may hold a password.
+    job_id: of the job that is waited for.
     """
     subject = f"Redis at {where}" if where else "Redis"
-    return BrokerUnavailable(f"{subject} cannot be used: {_advice(error)}")
+    what, hint = _advice(error)
+    return BrokerUnavailable(f"{subject} cannot be used: {what}: {hint}", job_id=job_id, hint=hint)
 
 
-def _advice(error: redis.RedisError) -> str:
-    text = str(error)
-    said = _said(error)
-    for classes, words, advice in _ADVICE:
-        if isinstance(error, classes) or any(word in said for word in words):
-            return advice.format(text=text)
-    return f"it refused a command: {text}"
-
-
-def _said(error: redis.RedisError) -> str:
-    return f"{error} {error.__context__}"  # redis-py keeps the words of TLS to the error's context
+def _advice(error: redis.RedisError) -> tuple[str, str]:
+    """What is wrong, and what to do."""
+    text = text_of(error)
+    words = said(error)
+    for classes, known, advice in _ADVICE:
+        if isinstance(error, classes) or any(word in words for word in known):
+            what, _, hint = advice.partition(": ")
+            return what.format(text=text), hint.format(text=text)
+    hint = "try again in a moment" if meaning(error) == "outage" else "see what stands there, and the server's log"
+    return f"it refused a command ({text})", hint
 
 
 _LASTING_CLASSES = (

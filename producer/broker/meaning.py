@@ -20,24 +20,24 @@ Meaning = Literal["outage", "unfit", "broken"]
 
 def meaning(error: redis.RedisError) -> Meaning:
     """What the error means: `outage`, `unfit` or `broken`."""
-    said = _said(error)
-    if _BROKEN_WORDS.search(said):
+    words = said(error)
+    if _BROKEN_WORDS.search(words):
         return "broken"
-    if isinstance(error, _UNFIT_CLASSES) or _UNFIT_WORDS.search(said):
+    if isinstance(error, _UNFIT_CLASSES) or _UNFIT_WORDS.search(words):
         return "unfit"
-    if isinstance(error, _OUTAGE_CLASSES) or _OUTAGE_WORDS.search(said):
+    if isinstance(error, _OUTAGE_CLASSES) or _OUTAGE_WORDS.search(words):
         return "outage"
     return "broken"
 
 
 def is_read_only(error: redis.RedisError) -> bool:
     """Whether the server is a replica. After a fail-over the same URL soon leads to its primary."""
-    return isinstance(error, exceptions.ReadOnlyError) or bool(_READ_ONLY_WORDS.search(_said(error)))
+    return isinstance(error, exceptions.ReadOnlyError) or bool(_READ_ONLY_WORDS.search(said(error)))
 
 
 def is_unknown_command(error: redis.RedisError) -> bool:
     """Whether the server lacks a command, or a form of one: it is too old, or its administrator took it away."""
-    return bool(_UNKNOWN_WORDS.search(_said(error)))
+    return bool(_UNKNOWN_WORDS.search(said(error)))
 
 
 def is_wrong_type(error: redis.RedisError) -> bool:
@@ -47,13 +47,17 @@ def is_wrong_type(error: redis.RedisError) -> bool:
 
 def is_forbidden_key(error: redis.RedisError) -> bool:
     """Whether the user may not touch a key that was named. Where the keys are a job's, the job is at fault."""
-    return bool(_FORBIDDEN_KEY_WORDS.search(_said(error)))
+    return bool(_FORBIDDEN_KEY_WORDS.search(said(error)))
 
 
-def _said(error: redis.RedisError) -> str:
-    # A pipeline puts the command before the error, and with it whatever its arguments hold.
-    text = str(error).rpartition("of pipeline caused error: ")[2]
-    return f"{text} {error.__context__}"  # redis-py keeps the words of TLS to the error's context
+def text_of(error: redis.RedisError) -> str:
+    """What the error says: a pipeline's own holds the command before it, with whatever its arguments hold."""
+    return str(error).rpartition("of pipeline caused error: ")[2]
+
+
+def said(error: redis.RedisError) -> str:
+    """All of its words that tell what it means."""
+    return f"{text_of(error)} {error.__context__}"  # redis-py keeps the words of TLS to the error's context
 
 
 def _words(*patterns: str) -> re.Pattern[str]:

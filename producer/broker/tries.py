@@ -32,7 +32,7 @@ class Tries:
     """One command's. Use `attempt` around each try, and ask `delay_s` after one that failed.
 
     answer_s   bound of all tries together, connecting included
-    connect_s  bound of connecting, over all tries
+    connect_s  bound of connecting, in each try
     deadline   of time.monotonic(), where the caller's own bound may be over before
     sits_out_outages  False for a client that tries again by itself
     """
@@ -43,6 +43,7 @@ class Tries:
         now = time.monotonic()
         answer_by = now + answer_s if deadline is None else min(now + answer_s, deadline)
         self.bound = Bound(answer_by=answer_by, connect_by=min(now + connect_s, answer_by))
+        self._connect_s = connect_s
         self._sits_out_outages = sits_out_outages
         self._failed_at: float | None = None
         self._refusal: redis.RedisError | None = None
@@ -50,7 +51,8 @@ class Tries:
 
     @contextmanager
     def attempt(self) -> Iterator[Bound]:
-        """Around one try."""
+        """Around one try. It may need a new connection: a server that loads hangs up, and a primary moves."""
+        self.bound.connect_by = min(time.monotonic() + self._connect_s, self.bound.answer_by)
         with within(self.bound):
             yield self.bound
 

@@ -135,10 +135,11 @@ class Keys:
         return self.queue(model, "high"), self.queue(model, "normal"), self.queue(model, "low")
 
     def model_of_queue(self, queue_name: str) -> str | None:
-        """The model whose jobs stand in that queue; None for a queue that is none of this prefix."""
+        """The model whose jobs stand in that queue; None for one that is none of this prefix, or of no model."""
         if not queue_name.startswith(self.queue_prefix):
             return None
-        return queue_name.removeprefix(self.queue_prefix).removesuffix(".high").removesuffix(".low")
+        model = queue_name.removeprefix(self.queue_prefix).removesuffix(".high").removesuffix(".low")
+        return model if _is_model_name(model) else None
 
 
 def worker_of_taker(taker: str) -> str:
@@ -160,7 +161,7 @@ def check_model_name(model: str) -> str:
 
     A name that ends in `.high` or `.low` would be another model's priority queue.
     """
-    if not isinstance(model, str) or not _MODEL_NAME.fullmatch(model) or model.endswith((".high", ".low")):
+    if not isinstance(model, str) or not _is_model_name(model):
         if "/" in str(model):
             rule = (
                 "an id or a folder is none; give the name that a worker serves it by (configs/model_paths.yaml)"
@@ -194,3 +195,7 @@ def model_name_of_folder(folder: Path) -> str:
 def _id_hint(model: str) -> str:
     """For an id of the Hugging Face Hub, which is taken for a name now and then."""
     return f", which may be {model.partition('/')[2]}" if re.fullmatch(r"[\w.-]+/[\w.-]+", model) else ""
+
+
+def _is_model_name(model: str) -> bool:
+    return _MODEL_NAME.fullmatch(model) is not None and not model.endswith((".high", ".low"))

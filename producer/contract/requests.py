@@ -185,10 +185,15 @@ def _message(kind: str, message: str, where: tuple[int | str, ...], value: Any, 
     return message.removeprefix("Value error, ")
 
 
+def of_python(value: Any) -> Any:
+    """A number or a list of Python's, where it is one of numpy's or torch's: they know how to become one."""
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value
+
+
 def _plain(value: Any) -> Any:
-    """For JSON, what is no number or list of Python's: numpy's and torch's know how to become one."""
-    if callable(to_list := getattr(value, "tolist", None)):
-        return to_list()
+    """For JSON, what is no number or list of Python's."""
+    if (plain := of_python(value)) is not value:
+        return plain
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 

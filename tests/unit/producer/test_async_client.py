@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
+import redis
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 
 from producer import (
@@ -17,8 +18,9 @@ from producer import (
     QueueFull,
     WaitTimeout,
 )
-from producer.contract import Keys
+from producer.contract import BEFORE_FIRST, Keys
 from producer.following import INBOX_LIMIT
+from producer.operations import Operation
 from tests.scripted_worker import ScriptedWorker
 
 from .streamed import texts_of
@@ -52,6 +54,36 @@ async def test_a_job_from_submission_to_result(producer: AsyncProducer, worker: 
     assert events[-1].is_terminal
     assert (await handle.result()).text == "你好"
     assert await handle.cancel() == "ended"
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("Connection closed"), AttributeError("no reader")])
+async def test_a_command_under_which_another_task_closes_the_producer_says_that(
+    fake_server: FakeServer, error: Exception
+) -> None:
+    """redis-py has many words for it."""
+    connection = FakeAsyncRedis(server=fake_server)
+    producer = AsyncProducer(connection=connection)
+
+    def operation() -> Operation[None]:
+        async def close_and_fail(client: object) -> None:
+            await producer.aclose()
+            raise error
+
+        yield close_and_fail
+
+    with pytest.raises(RuntimeError, match="this AsyncProducer is closed"):
+        await producer._run(operation())
+    await connection.aclose()
+
+
+async def test_whoever_subscribes_after_the_close_is_told(producer: AsyncProducer) -> None:
+    await producer.workers("tiny")
+    hub = producer._hub
+    await hub.aclose()
+
+    with hub.following("a", BEFORE_FIRST) as subscription:
+        assert isinstance(subscription.error, RuntimeError)
+    assert hub._task is None
 
 
 async def test_what_one_shell_submits_the_other_follows(

@@ -27,8 +27,9 @@ from producer import (
     WaitTimeout,
     WorkerInfo,
 )
-from producer.contract import FUNCTION, JobConflict, Keys
-from producer.following import FEW, INBOX_LIMIT, Subscription
+from producer.cold_streams import FEW
+from producer.contract import BEFORE_FIRST, FUNCTION, JobConflict, Keys
+from producer.following import INBOX_LIMIT, Subscription
 from tests.scripted_worker import ScriptedWorker
 
 from .streamed import texts_of
@@ -357,6 +358,35 @@ def test_a_cursor_that_is_none_is_refused(producer: Producer) -> None:
         next(handle.stream("yesterday"))
 
 
+def test_whoever_subscribes_after_the_close_is_told(producer: Producer) -> None:
+    hub = producer._hub
+    hub.close()
+
+    with hub.following("a", BEFORE_FIRST) as subscription:
+        assert isinstance(subscription.error, RuntimeError)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whoever_subscribes_while_a_read_dies_gets_another_thread(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dying thread has ended everybody, and is alive for a moment more."""
+    hub, real = producer._hub, producer._hub._subscriptions.fail_all
+    threads = []
+
+    def fail_all(error: Exception) -> None:
+        threads.append((threading.current_thread(), hub._thread))
+        real(error)
+
+    monkeypatch.setattr(hub._subscriptions, "fail_all", fail_all)
+    monkeypatch.setattr(hub, "_read", lambda streams: 1 / 0)
+    with hub.following("a", BEFORE_FIRST) as dead:
+        hub.wait(dead, 60)
+
+    assert isinstance(dead.error, ZeroDivisionError)
+    assert threads[0][1] is not threads[0][0]
+
+
 def test_waiting_past_the_bound_says_what_is_known(producer: Producer, worker: ScriptedWorker) -> None:
     ahead = producer.submit("Hi", model="tiny")
     handle = producer.submit("Hi", model="tiny")
@@ -432,6 +462,19 @@ def test_a_running_job_gets_a_request_that_lasts(
 
     assert client.ttl(KEYS.cancel(handle.job_id)) >= 86_000
     assert not client.exists(KEYS.result(handle.job_id))
+
+
+def test_a_request_to_cancel_is_kept_for_a_whole_second_at_least(
+    client: FakeRedis, worker: ScriptedWorker, fake_server: FakeServer
+) -> None:
+    """Redis refuses a TTL of 0."""
+    settings = ProducerSettings.load(queue_ttl_s=0.5)
+    with Producer(settings=settings, connection=FakeRedis(server=fake_server)) as producer:
+        handle = producer.submit("Hi", model="tiny")
+        worker.take()
+        client.persist(f"rq:job:{handle.job_id}")
+
+        assert handle.cancel() == "requested"
 
 
 def test_a_job_between_the_queue_and_its_worker_gets_a_request(
@@ -618,6 +661,7 @@ def test_the_status_of_a_running_job_shows_its_progress(
     producer: Producer, client: FakeRedis, worker: ScriptedWorker
 ) -> None:
     handle = producer.submit("Hi", model="tiny")
+    worker.register()
     worker.take()
     job = Job.fetch(handle.job_id, connection=client, serializer=JSONSerializer)
     job.meta.update(phase="decode", tokens=12, tokens_per_second=30.0)
@@ -834,7 +878,7 @@ def _announce_end(client: FakeRedis, job_id: str) -> None:
 def test_an_end_that_is_announced_reaches_its_waiter_among_many(
     producer: Producer, client: FakeRedis, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.following.CHECK_EVERY_S", 3600)  # nobody looks without being told
+    monkeypatch.setattr("producer.cold_streams.CHECK_EVERY_S", 3600)  # nobody looks without being told
     handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
     results: dict[str, str] = {}
 

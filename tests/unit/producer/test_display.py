@@ -77,6 +77,7 @@ def test_a_workers_words_are_text_and_neither_markup_nor_orders_to_the_terminal(
 ) -> None:
     """A closing tag that nobody had opened ended the waiting line's thread with a MarkupError."""
     handle = producer.submit("Hi", model="tiny")
+    worker.register()
     worker.take()
     client.hset(f"rq:job:{handle.job_id}", "meta", json.dumps({"phase": phase, "tokens": 3}))
     written = Written()

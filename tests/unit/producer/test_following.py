@@ -5,8 +5,10 @@ from collections import deque
 
 import pytest
 
+from producer.cold_streams import CHECK_AT_MOST, CHECK_EVERY_S, CHECKS_PER_S, FEW
 from producer.contract import (
     BEFORE_FIRST,
+    BrokerUnavailable,
     Event,
     EventId,
     Finished,
@@ -19,10 +21,6 @@ from producer.contract import (
     encode_entry,
 )
 from producer.following import (
-    CHECK_AT_MOST,
-    CHECK_EVERY_S,
-    CHECKS_PER_S,
-    FEW,
     INBOX_LIMIT,
     READ_COUNT,
     RESUME_AT,
@@ -303,12 +301,54 @@ def test_an_error_reaches_every_subscriber(subscriptions: Subscriptions) -> None
     one, other = _subscription("a"), _subscription("b")
     subscriptions.add(one)
     subscriptions.add(other)
-    error = GenqueueError("gone")
+    error = BrokerUnavailable("gone", hint="mend it")
 
     subscriptions.fail_all(error)
 
-    assert one.error is other.error is error
     assert one.signal.is_set()  # type: ignore[attr-defined]
+    for subscription in (one, other):
+        assert isinstance(subscription.error, BrokerUnavailable)
+        assert (str(subscription.error), subscription.error.hint) == ("gone", "mend it")
+        assert subscription.error.job_id == subscription.job_id
+
+
+def test_an_error_that_many_raise_is_nobody_elses(subscriptions: Subscriptions) -> None:
+    """One object would grow with each that raises it, and show where the others were."""
+    one, other = _subscription("a"), _subscription("b")
+    subscriptions.add(one)
+    subscriptions.add(other)
+    subscriptions.fail_all(RuntimeError("closed"))
+
+    assert one.error is not None
+    assert other.error is not None
+    with pytest.raises(RuntimeError, match="closed"):
+        raise one.error
+    assert other.error.__traceback__ is None
+
+
+def test_an_error_that_cannot_be_copied_reaches_all_the_same(subscriptions: Subscriptions) -> None:
+    class Odd(Exception):
+        def __init__(self, *, why: str) -> None:
+            super().__init__(why)
+
+    subscription = _subscription("a")
+    subscriptions.add(subscription)
+    subscriptions.fail_all(Odd(why="odd"))
+
+    assert isinstance(subscription.error, Odd)
+
+
+def test_an_entry_that_is_no_event_is_nothing_to_who_is_past_it(subscriptions: Subscriptions) -> None:
+    early, late = _subscription("a", EventId(1, 0)), _subscription("a", EventId(1, 1))
+    subscriptions.add(early)
+    subscriptions.add(late)
+    subscriptions.next_read()
+
+    subscriptions.deliver(_reply("a", [(b"1-1", {}), _entry(2)]))
+
+    assert isinstance(early.error, GenqueueError)
+    assert (early.error.job_id, early.error.hint.partition(" ")[0]) == ("a", "use")
+    assert (late.error, _seqs(late)) == (None, [2])
 
 
 # --- waiting for nothing but ends -----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 
 from producer import JobStatus, Progress, WorkerInfo
-from producer.job_status import ordinal, progress_of, state_of
+from producer.job_status import ordinal, progress_of, state_of, times_of
 
 READY = WorkerInfo(name="w1", model_state="ready")
 LOADING = WorkerInfo(name="w2", model_state="loading")
@@ -32,6 +32,15 @@ def _status(**fields: object) -> JobStatus:
                 "progress": {"phase": "decode", "tokens": 12, "tokens_per_second": 30.12},
             },
             "running on w1 (decode, 12 tokens, 30.1 tokens/s)",
+        ),
+        ({"state": "running", "worker": "w1", "queue": "q", "workers": (READY, LOADING)}, "running on w1"),
+        (
+            {"state": "running", "worker": "w1", "queue": "q", "workers": (LOADING,)},
+            "was with w1, which is not among the live workers; w2 is loading tiny",
+        ),
+        (
+            {"state": "running", "worker": "w1", "queue": "q"},
+            "was with w1, which is not among the live workers; no live worker serves tiny",
         ),
         ({"state": "finished", "has_result": True}, "finished"),
         ({"state": "cancelled", "has_result": True}, "cancelled"),
@@ -90,6 +99,11 @@ def test_rqs_statuses_in_our_words(rq_status: str, state: str) -> None:
 )
 def test_a_meta_without_progress_is_no_progress(meta: str) -> None:
     assert progress_of({"meta": meta}) is None
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-01-31T12:00:00+00:00"])
+def test_what_is_no_time_of_rqs_is_none(text: str) -> None:
+    assert times_of({"enqueued_at": text, "started_at": "2026-01-31T12:00:00.000000Z"}).keys() == {"started_at"}
 
 
 def test_progress_is_read_from_beside_what_a_user_keeps_in_the_meta() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from producer import EventId, InvalidRequest
-from producer.patience import CONFIRM_S, GRACE_S, LOOK_EVERY_S, Patience, Stand
+from producer.patience import CONFIRM_S, GRACE_S, LOOK_EVERY_S, LOOKS, Patience, Stand
 
 from .conftest import Clock
 
@@ -57,7 +57,7 @@ def test_a_job_that_runs_and_says_something_is_waited_for_beyond_its_life(clock:
 
     for seq in range(20):
         assert looks(patience, clock, Stand("running", f"1-{seq}"))
-    assert not looks(patience, clock, Stand("running", "1-19"))
+    assert not all(looks(patience, clock, Stand("running", "1-19")) for _ in range(LOOKS))
 
 
 def test_silence_counts_from_the_last_event(clock: Clock) -> None:
@@ -72,9 +72,73 @@ def test_silence_counts_from_the_last_event(clock: Clock) -> None:
 
 def test_a_silence_longer_than_a_look_is_bounded_exactly(clock: Clock) -> None:
     patience = Patience(None, wait_s=3 * LOOK_EVERY_S)
+    patience.learn(math.inf, UNSERVED)
+
+    assert [looks(patience, clock, UNSERVED) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("wait_s", [61, 75, 90, 119, 150])
+@pytest.mark.parametrize("stand", [UNSERVED, RUNNING])
+def test_a_silence_that_is_no_multiple_of_a_look_is_bounded_exactly(
+    clock: Clock, wait_s: float, stand: Stand
+) -> None:
+    patience = Patience(None, wait_s)
+    patience.learn(math.inf, stand)
+
+    while looks(patience, clock, stand):
+        pass
+    assert clock.now == pytest.approx(1000 + wait_s)
+
+
+@pytest.mark.parametrize("wait_s", [20, 60, 90])
+@pytest.mark.parametrize("last_event_s", [1, 19])
+def test_silence_counts_from_the_last_event_also_where_only_looks_tell_of_it(
+    clock: Clock, wait_s: float, last_event_s: float
+) -> None:
+    """As in a wait for the end alone."""
+    patience = Patience(None, wait_s)
+    patience.learn(math.inf, Stand("running", "1-0"))
+
+    stand = Stand("running", "1-0")
+    while patience.goes_on(stand):
+        clock.turn(patience.left_s)
+        stand = Stand("running", "1-1" if clock.now >= 1000 + last_event_s else "1-0")
+    assert wait_s <= clock.now - 1000 - last_event_s <= wait_s + wait_s / LOOKS
+
+
+def test_whoever_hears_the_events_looks_no_more_often_than_needed(clock: Clock) -> None:
+    patience = Patience(None, wait_s=60)
+    patience.learn(math.inf, RUNNING)
+    patience.heard(EventId(1, 0))
+
+    assert patience.left_s == 60
+
+
+def test_an_outage_at_every_second_look_does_not_make_a_wait_endless(clock: Clock) -> None:
+    patience = Patience(None, wait_s=60)
     patience.learn(math.inf, RUNNING)
 
-    assert [looks(patience, clock, RUNNING) for _ in range(3)] == [True, True, False]
+    stands = [Stand("unknown"), RUNNING] * 20
+    assert not all(looks(patience, clock, stand) for stand in stands)
+
+
+def test_what_nobody_could_say_during_an_outage_is_no_silence(clock: Clock) -> None:
+    patience = Patience(None, wait_s=60)
+    patience.learn(math.inf, RUNNING)
+    clock.turn(50)
+    assert patience.goes_on(Stand("unknown"))
+    clock.turn(40)
+
+    assert patience.goes_on(RUNNING)
+    assert patience.left_s == pytest.approx(10)
+
+
+def test_an_outage_that_lasts_ends_a_wait(clock: Clock) -> None:
+    patience = Patience(None, wait_s=60)
+    patience.learn(math.inf, IN_LINE)
+
+    assert looks(patience, clock, Stand("unknown"))
+    assert not looks(patience, clock, Stand("unknown"))
 
 
 def test_a_job_that_waits_for_another_outlives_its_own_queue_ttl(clock: Clock) -> None:

@@ -74,6 +74,8 @@ def test_the_digest_is_that_of_the_request_whatever_the_order_of_its_fields() ->
         ({"queue_ttl_s": -5}, "queue_ttl_s: "),
         ({"queue_ttl_s": float("nan")}, "queue_ttl_s: "),
         ({"queue_ttl_s": float("inf")}, "queue_ttl_s: "),
+        ({"queue_ttl_s": "5"}, "queue_ttl_s: "),
+        ({"queue_ttl_s": True}, "queue_ttl_s: "),
         ({"timeout_s": 0}, "timeout_s: "),
         ({"timeout_s": -1}, "timeout_s: "),
         ({"timeout_s": 1.5}, "timeout_s: "),
@@ -133,6 +135,19 @@ def test_a_request_overrides_what_holds_for_all() -> None:
     assert parse_request({"prompt": "Hi", "seed": 2}, common) == GenerationRequest(
         prompt="Hi", temperature=0.5, seed=2
     )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"prompt": "Hi", "temperature": 0.0}, GenerationRequest(prompt="Hi", temperature=0.0)],
+)
+def test_a_request_that_gives_a_default_says_so(request_: Any) -> None:
+    assert parse_request(request_, {"temperature": 0.7}) == GenerationRequest(prompt="Hi")
+
+
+@pytest.mark.parametrize("request_", [{"prompt": "Hi", "seed": None}, GenerationRequest(prompt="Hi", seed=None)])
+def test_what_is_none_in_a_request_is_not_given(request_: Any) -> None:
+    assert parse_request(request_, {"seed": 7}) == GenerationRequest(prompt="Hi", seed=7)
 
 
 def test_messages_can_be_models_or_mappings() -> None:

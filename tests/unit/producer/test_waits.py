@@ -1,6 +1,7 @@
 """What is waited for and what is not, on fakeredis: nobody waits in vain, and nobody gives up too soon."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -16,6 +17,7 @@ from producer import (
     InvalidRequest,
     JobCancelled,
     JobHandle,
+    JobStatus,
     JobStranded,
     NoSuchJob,
     Producer,
@@ -23,11 +25,12 @@ from producer import (
     PromptTooLong,
     WaitTimeout,
 )
-from producer.contract import ErrorInfo, Keys
+from producer.contract import BEFORE_FIRST, ErrorInfo, Keys
 from producer.following import Subscription
 from producer.operations import Operation, Operations
 from producer.patience import CONFIRM_S, Patience
 from producer.waits import _LINE_END
+from producer.waking import ThreadSignal
 from tests.scripted_worker import ScriptedWorker
 
 from .conftest import Clock
@@ -50,6 +53,13 @@ def producer(fake_server: FakeServer) -> Iterator[Producer]:
 @pytest.fixture
 def handle(producer: Producer) -> JobHandle:
     return producer.submit("Hi", model="tiny")
+
+
+@pytest.fixture
+def clock(clock: Clock) -> Clock:
+    """It begins at the time of Redis' answers, which go by the real clock: their bounds must not be over."""
+    clock.now = time.monotonic()
+    return clock
 
 
 class Looks:
@@ -119,6 +129,34 @@ def test_that_nobody_serves_a_model_is_said_at_once_and_once(
         stream.close()
 
 
+@BOTH
+def test_a_worker_that_restarts_just_at_the_first_look_is_waited_for(
+    handle: JobHandle, worker: ScriptedWorker, client: FakeRedis, looks: Looks, wait: Callable[..., object]
+) -> None:
+    """Its record lives for seconds only. The wait has seen it, and does not begin with the worst."""
+    worker.register()
+    looks.before_each(lambda: client.delete("rq:worker:w1"), worker.register, lambda: worker.play("a"))
+
+    wait(handle)
+
+    assert handle.result().text == "a"
+
+
+def test_a_thousand_waits_ask_once_who_serves_their_model(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody does."""
+    asked = []
+    real = producer._operations.workers
+    monkeypatch.setattr(producer._operations, "workers", lambda model: asked.append(model) or real(model))
+    monkeypatch.setattr("producer.operations.time.monotonic", lambda: 1000.0)
+
+    for handle in producer.submit_many(["a"] * 10, model="tiny"):
+        handle.stream().close()
+
+    assert asked == ["tiny"]
+
+
 def test_where_somebody_serves_a_model_nothing_is_said(
     handle: JobHandle, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +176,21 @@ def test_a_job_that_runs_and_says_nothing_is_given_up(
 
     with pytest.raises(WaitTimeout, match="running on w1"):
         wait(handle)
+
+
+@BOTH
+def test_a_job_whose_only_worker_was_killed_is_not_said_to_go_on(
+    handle: JobHandle, worker: ScriptedWorker, wait: Callable[..., object]
+) -> None:
+    """It stays in the dead worker's list until another comes."""
+    worker.take()
+
+    with pytest.raises(WaitTimeout, match="was with w1, which is not among the live workers") as waited:
+        wait(handle)
+
+    assert str(waited.value).startswith("no live worker serves tiny: start one")
+    assert "goes on" not in str(waited.value)
+    assert waited.value.hint.startswith("start one")
 
 
 @BOTH
@@ -197,8 +250,9 @@ def test_an_outage_at_the_moment_of_a_look_is_survived(
 def test_an_outage_that_lasts_ends_the_wait(handle: JobHandle, fake_server: FakeServer, looks: Looks) -> None:
     looks.before_each(lambda: setattr(fake_server, "connected", False))
 
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(BrokerUnavailable) as raised:
         handle.result()
+    assert raised.value.job_id == handle.job_id
     fake_server.connected = True
 
 
@@ -265,6 +319,32 @@ def test_a_streams_bound_begins_when_it_is_read(
     clock.turn(1000)
 
     assert next(stream).event.type == "tokens"
+
+
+def test_events_that_no_read_has_brought_are_taken_before_a_wait_is_given_up(
+    producer: Producer, handle: JobHandle, worker: ScriptedWorker
+) -> None:
+    """The wake that would have told the hub of the stream may have got lost."""
+    worker.play("a")
+    subscription, patience = Subscription(handle.job_id, BEFORE_FIRST, ThreadSignal()), Patience(0, WAIT_S)
+
+    def next_event() -> str:
+        operation = producer._waits.next_event(subscription, producer._hub.wait, patience)
+        return str(producer._link.run(operation).event.type)
+
+    assert [next_event() for _ in range(3)] == ["started", "tokens", "finished"]
+
+
+def test_what_is_of_no_known_type_is_no_event_for_a_wait_to_go_on_for(
+    producer: Producer, handle: JobHandle, worker: ScriptedWorker, client: FakeRedis
+) -> None:
+    worker.take()
+    client.delete(KEYS.events(handle.job_id))
+    client.xadd(KEYS.events(handle.job_id), {"type": "planned", "data": "{}"}, id="1-0")
+    subscription = Subscription(handle.job_id, BEFORE_FIRST, ThreadSignal())
+
+    with pytest.raises(WaitTimeout):
+        producer._link.run(producer._waits.next_event(subscription, producer._hub.wait, Patience(0, WAIT_S)))
 
 
 # --- whom nobody will end -------------------------------------------------------------------------------------
@@ -350,6 +430,26 @@ def test_a_job_in_a_queue_of_any_length_is_waited_for_without_a_look(
     assert patience.left_s > CONFIRM_S
 
 
+@pytest.mark.parametrize(("others", "is_stranded"), [(_LINE_END - 5, True), (_LINE_END + 5, False)])
+def test_a_look_searches_the_end_of_a_long_queue_and_believes_the_rest(
+    producer: Producer, handle: JobHandle, client: FakeRedis, others: int, is_stranded: bool
+) -> None:
+    """A thousand waits look at the same time: each costs Redis no more for those who wait before it."""
+    queue = "rq:queue:generate.tiny"
+
+    def look() -> JobStatus:
+        return producer._link.run(producer._operations.look(handle.job_id, line_end=_LINE_END))[0]
+
+    client.rpush(queue, *(f"other-{number}" for number in range(others)))
+    assert (look().position, look().is_stranded) == (None if others > _LINE_END else 0, False)
+    client.lrem(queue, 0, handle.job_id)
+    assert look().is_stranded is is_stranded
+    assert handle.status().is_stranded
+
+    client.rpush(queue, handle.job_id)
+    assert look().position == others
+
+
 @pytest.mark.parametrize("status", ["failed", "finished", "canceled"])
 def test_what_rq_says_of_a_job_that_a_worker_has_ends_no_wait(
     handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks, status: str
@@ -411,6 +511,65 @@ def test_a_job_whose_record_goes_is_not_waited_for(
     assert raised.value.job_id == handle.job_id
 
 
+@BOTH
+def test_a_job_that_its_worker_writes_again_after_redis_came_back_empty_is_not_gone(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks, wait: Callable[..., object]
+) -> None:
+    """A look may fall between the loss and the worker's next event."""
+    worker.take()
+    entries = client.xrange(KEYS.events(handle.job_id))
+
+    def fill_again() -> None:
+        for entry_id, fields in entries:
+            client.xadd(KEYS.events(handle.job_id), fields, id=entry_id)
+        worker.finish()
+
+    looks.before_each(client.flushall, fill_again)
+
+    wait(handle)
+
+    assert handle.result().text == ""
+
+
+def test_the_result_is_enough_where_the_events_are_evicted_during_a_wait(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks
+) -> None:
+    def end_and_evict() -> None:
+        client.delete(KEYS.events(handle.job_id))
+        client.set(KEYS.result(handle.job_id), worker._result([], "finished", "stop").model_dump_json())
+
+    worker.take()
+    looks.before_each(end_and_evict)
+
+    assert handle.result().status == "finished"
+
+
+def test_a_stream_whose_events_are_evicted_says_so(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker, looks: Looks
+) -> None:
+    def evict() -> None:
+        client.delete(KEYS.events(handle.job_id))
+        client.set(KEYS.result(handle.job_id), worker._result([], "finished", "stop").model_dump_json())
+
+    worker.take()
+    looks.before_each(evict)
+
+    with pytest.raises(NoSuchJob, match="its result is still there") as raised:
+        list(handle.stream())
+    assert (raised.value.job_id, raised.value.hint) == (handle.job_id, "ask for its result")
+
+
+def test_a_stream_that_was_followed_beyond_the_end_says_so(
+    handle: JobHandle, worker: ScriptedWorker, looks: Looks
+) -> None:
+    """Its cursor is that of an earlier life, which Redis has lost."""
+    worker.take()
+    looks.before_each(nothing, worker.finish)
+
+    with pytest.raises(NoSuchJob, match="has ended with event 1-1, and its stream was followed from 1-50"):
+        list(handle.stream("1-50"))
+
+
 def test_a_job_that_ends_between_two_questions_is_not_lost(
     producer: Producer, handle: JobHandle, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +590,17 @@ def test_a_job_that_ends_between_two_questions_is_not_lost(
 
 
 # --- how a job ended ------------------------------------------------------------------------------------------
+
+
+def test_what_another_wrote_into_a_jobs_hash_harms_nobody(
+    handle: JobHandle, client: FakeRedis, worker: ScriptedWorker
+) -> None:
+    client.hset(f"rq:job:{handle.job_id}", "enqueued_at", "2026-01-31T12:00:00+00:00")
+    assert handle.status().enqueued_at is None
+    client.hset(f"rq:job:{handle.job_id}", "origin", "generate.x y")
+
+    with pytest.raises(NoSuchJob, match=r"'generate\.x y', and not ours"):
+        handle.status()
 
 
 def test_a_failed_jobs_result_raises_its_error(
@@ -527,7 +697,7 @@ async def test_many_jobs_that_are_all_awaited_at_once_are_all_answered(
 
     test_producer.py has 900 on a real server.
     """
-    monkeypatch.setattr("producer.following.CHECK_EVERY_S", 3600)
+    monkeypatch.setattr("producer.cold_streams.CHECK_EVERY_S", 3600)
     connection = FakeAsyncRedis(server=fake_server)
     workers = [ScriptedWorker(client, name=name) for name in ("w1", "w2")]
     for worker in workers:

@@ -77,9 +77,18 @@ def test_an_error_says_where_and_what_to_do(error: redis.RedisError, advice: str
             True,
         ),
         (exceptions.MasterDownError("Link with MASTER is down"), True),
+        (exceptions.ResponseError("BUSY Redis is busy running a script."), True),
+        (exceptions.ResponseError("LOADING Redis is loading. script: x"), True),
+        (exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"), True),
+        (exceptions.TryAgainError("Multiple keys request during rehashing of slot"), True),
         (exceptions.AuthenticationError("wrong"), False),
         (exceptions.NoPermissionError("no"), False),
+        (exceptions.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), False),
         (exceptions.ResponseError("what"), False),
+        (
+            exceptions.ResponseError("Command # 1 (GET READONLY-1) of pipeline caused error: WRONGTYPE Operation"),
+            False,
+        ),
     ],
 )
 def test_a_follower_sits_out_what_passes(error: redis.RedisError, expected: bool) -> None:
@@ -102,6 +111,31 @@ def test_a_follower_sits_out_what_passes(error: redis.RedisError, expected: bool
 )
 def test_a_start_waits_for_what_passes(error: redis.RedisError, expected: bool) -> None:
     assert may_pass(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (exceptions.OutOfMemoryError("command not allowed"), "raise its maxmemory, or wait for keys to expire"),
+        (exceptions.BusyLoadingError("loading"), "try again in a moment"),
+        (exceptions.ReadOnlyError("read only replica"), "use the URL of its primary"),
+        (exceptions.NoPermissionError("no"), "extend the user's ACL"),
+        (exceptions.ConnectionError("Error 111 connecting"), "check the URL and that the server runs"),
+        (exceptions.ResponseError("BUSY Redis is busy running a script."), "try again in a moment"),
+    ],
+)
+def test_the_hint_is_what_to_do_about_that_error(error: redis.RedisError, hint: str) -> None:
+    unavailable = broker_unavailable(error, "example:6380", job_id="a")
+
+    assert (unavailable.hint, unavailable.job_id) == (hint, "a")
+    assert str(unavailable).endswith(f": {hint}")
+
+
+def test_what_a_command_holds_is_not_repeated() -> None:
+    error = exceptions.ResponseError("Command # 1 (SET a OOM secret) of pipeline caused error: index out of range")
+
+    assert "secret" not in str(broker_unavailable(error))
+    assert "out of memory" not in str(broker_unavailable(error))
 
 
 def test_an_address_holds_no_password() -> None:

@@ -80,6 +80,18 @@ def test_the_callers_deadline_comes_first_and_connecting_is_bounded_by_itself() 
     assert bound.answer_by - bound.connect_by == pytest.approx(ANSWER_S - CONNECT_S)
 
 
+def test_each_try_has_time_to_make_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that loads hangs up, and one that was demoted is left: each try needs a new one."""
+    made = tries()
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began + 60)
+    with made.attempt() as bound, bound.connecting():
+        assert bound.left_s == pytest.approx(ANSWER_S - 60, abs=1)
+    monkeypatch.setattr(time, "monotonic", lambda: began + 40)
+    with made.attempt() as bound, bound.connecting():
+        assert bound.left_s == CONNECT_S
+
+
 def test_the_delays_grow_and_stay_bounded() -> None:
     made, error = tries(), exceptions.BusyLoadingError("loading")
     delays = [made.delay_s(error) for _ in range(10)]

@@ -67,6 +67,12 @@ def test_a_queue_names_its_model(model: str, priority: str) -> None:
     assert Keys().model_of_queue(Keys().queue(model, priority)) == model  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["generate.", "generate.x y", "generate..x", "generate.x.high.low", "other.x"])
+def test_a_queue_of_no_model_is_none_of_ours(name: str) -> None:
+    """RQ takes any name."""
+    assert Keys().model_of_queue(name) is None
+
+
 def test_a_wake_stream_is_no_jobs_key() -> None:
     wake = Keys().wake("abc")
 

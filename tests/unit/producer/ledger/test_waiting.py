@@ -1,7 +1,9 @@
 """Whoever waits for a job's end is told of it, or finds it there."""
 
+from producer.ledger.step import script
 from producer.ledger.stream import last_id
 from producer.ledger.waiting import await_end
+from producer.waking import WAKES_KEPT
 
 from .steps import KEYS, append, entry, finish, running
 
@@ -19,6 +21,10 @@ def test_who_waits_for_a_job_is_told_of_its_end(client):
     assert 290 < client.ttl(KEYS.waiters("a")) <= 300
     finish(client, "a")
     assert client.xlen(WAKE) == 1
+
+
+def test_whoever_writes_to_a_wake_stream_keeps_as_much_of_it():
+    assert f"'XADD', wake, 'MAXLEN', '~', {WAKES_KEPT}," in script("await_end").text
 
 
 def test_who_comes_after_the_end_gets_it_and_waits_for_nothing(client):

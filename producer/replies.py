@@ -1,0 +1,41 @@
+"""What stands on Redis of a job, as far as it takes a word to read: anybody may have written it."""
+
+from collections.abc import Sequence
+
+from .contract import GenerationResult, GenqueueError, StartedData, StreamedEvent, UnknownEvent
+from .job_status import JobState
+
+UNKNOWN_MODEL = "unknown"
+"""Of a job of which nothing says its model."""
+
+
+def model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
+    """Of a job whose hash is gone."""
+    known = (event.event.data for event in events if isinstance(event, StreamedEvent))
+    return next((data.model for data in known if isinstance(data, StartedData | GenerationResult)), UNKNOWN_MODEL)
+
+
+def stored_result(job_id: str, raw: bytes) -> GenerationResult:
+    """The result in the string of that name.  Raises GenqueueError for what is none."""
+    try:
+        return GenerationResult.model_validate_json(raw)
+    except ValueError:
+        raise GenqueueError(
+            f"what stands in place of the result of job {job_id} is none: submit it again under another id",
+            job_id=job_id,
+            hint="submit it again under another id",
+        ) from None
+
+
+def terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | None:
+    """The state that the event ends the job in."""
+    return newest.event.type if isinstance(newest, StreamedEvent) and newest.is_terminal else None  # type: ignore[return-value]
+
+
+def positive_or_none(text: str | None) -> int | None:
+    """RQ's TTLs: -1 means for ever, which no key of ours is kept."""
+    try:
+        number = int(text or "")
+    except ValueError:
+        return None
+    return number if number > 0 else None
