@@ -89,6 +89,19 @@ def test_a_stream_that_is_ahead_fences_off_and_one_that_is_behind_is_filled_up(c
     assert ids(client, "a") == ["1-0", "2-1"]
 
 
+@pytest.mark.parametrize(
+    ("event_id", "data", "seen"),
+    [("1-1", b"\xff", "\ufffd"), (f"{2**64 - 1}-0", b"{}", "{}")],
+    ids=["data that is no text", "the largest id"],
+)
+def test_whatever_somebody_adds_to_a_running_job_fences_off_and_raises_nothing(client, event_id, data, seen):
+    running(client, "a")
+    append(client, "a", "0-0", entry("1-0"))
+    client.xadd(KEYS.events("a"), {"type": "tokens", "data": data}, id=event_id)
+    fenced = append(client, "a", "1-0", entry("1-1"))
+    assert (fenced.answer, str(fenced.last), fenced.last_data) == ("fenced", event_id, seen)
+
+
 @pytest.mark.parametrize(("last", "later"), [("2-1", "10-0"), ("1-9", "1-10")])
 def test_ids_are_compared_as_numbers(client, last, later):
     running(client, "a")
