@@ -58,6 +58,29 @@ def test_a_job_that_is_refused_is_counted_and_makes_no_request_look_fast(simulat
     assert value("gen_ai_server_request_duration_seconds_count") == 0
 
 
+def test_a_queue_that_is_none_is_told_of_once_while_it_is_the_same_fault(simulated, fake_server, caplog):
+    """It stood in the log each second, with its traceback."""
+    client = Server(server=fake_server)
+    tries: list[object] = []
+    take = simulated.service.worker.take
+    simulated.service.worker.take = lambda: (tries.append(1), take())[1]
+
+    def told_of_after_tries(more: int) -> int:
+        until = len(tries) + more
+        simulated.turn_until(lambda: len(tries) >= until)
+        return sum("no job can be taken" in message for message in caplog.messages)
+
+    client.set("rq:queue:generate.tiny", "foreign")
+    assert told_of_after_tries(4) == 1
+    client.delete("rq:queue:generate.tiny")
+    job = enqueue(client)
+    client.hset(job.key, "meta", "no object")
+    simulated.turn_until(lambda: client.hget(job.key, "status") == b"failed")
+    client.delete("rq:queue:generate.tiny")
+    client.set("rq:queue:generate.tiny", "foreign")
+    assert told_of_after_tries(4) == 2
+
+
 def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):
     """It looks again when the job is over, and no sooner: the outage would last as long, and the worker could not
     leave in good order meanwhile."""
