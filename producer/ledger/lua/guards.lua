@@ -36,7 +36,7 @@ local function has_ended(events, result)
   return redis.call('EXISTS', result) == 1
 end
 
--- Whether the job is in that list of taken jobs.
+-- Whether the job is in that list.
 local function is_held(taken, job_id)
   return (unless_wrong_type('LPOS', taken, job_id) or false) ~= false
 end

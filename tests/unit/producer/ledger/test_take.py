@@ -16,7 +16,21 @@ from producer.ledger.take import (
     take_due,
 )
 
-from .steps import KEYS, LOW, NORMAL, field, finish, items, redis_ms, running, state, submit_jobs, take_next, taken
+from .steps import (
+    HIGH,
+    KEYS,
+    LOW,
+    NORMAL,
+    field,
+    finish,
+    items,
+    redis_ms,
+    running,
+    state,
+    submit_jobs,
+    take_next,
+    taken,
+)
 
 MINE = KEYS.taken("w1")
 
@@ -180,6 +194,26 @@ def test_a_deadline_of_a_job_that_waits_no_more_is_dropped(client):
     client.zadd(KEYS.deadlines("tiny"), {"gone": 1})
     assert due(client) == []
     assert not client.exists(KEYS.deadlines("tiny"), "rq:job:gone", MINE, KEYS.takers)
+
+
+def test_a_late_job_that_cannot_be_taken_stays_in_its_queue(client):
+    submit_jobs(client, "a")
+    client.zadd(KEYS.deadlines("tiny"), {"a": 1})
+    client.set(MINE, "foreign")
+    before = state(client)
+    with pytest.raises(redis.ResponseError):
+        due(client)
+    assert state(client) == before
+    client.delete(MINE)
+    assert due(client) == [b"a"]
+
+
+def test_a_queue_that_is_none_keeps_no_late_job_in_another(client):
+    submit_jobs(client, "a")
+    client.zadd(KEYS.deadlines("tiny"), {"a": 1})
+    client.set(HIGH, "foreign")
+    assert due(client) == [b"a"]
+    assert items(client, NORMAL) == []
 
 
 def test_no_step_takes_many_at_once(client):
