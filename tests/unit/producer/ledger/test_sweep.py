@@ -168,6 +168,15 @@ def test_what_a_worker_that_goes_still_holds_is_free_at_once(client):
     assert bury(client, "w1").back == ("a",)
 
 
+def test_an_end_that_a_worker_that_goes_was_telling_of_is_told_by_the_next(client):
+    beat(client)
+    finish(client, running(client, "a", "dead"), worker="dead")
+    claim(KEYS, "dead", "w1", b"a", ttl_s=1000).run(client)
+    leave(KEYS, Member("w1", "tiny")).run(client)
+    assert beat(client, "w2").overdue == (Member("w1", "tiny"),)
+    assert bury(client, "w1", taker=KEYS.settler("w1")).ended == (b"a",)
+
+
 # -- sweeps
 
 
