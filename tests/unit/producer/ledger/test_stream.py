@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import redis
 
 from producer.contract import BEFORE_FIRST
 from producer.ledger.stream import clear, discard_result, discard_stream
@@ -128,6 +129,15 @@ def test_what_stands_in_place_of_the_stream_gives_way_to_it(client):
     client.set(KEYS.events("a"), "foreign")
     assert append(client, "a", "0-0", entry("1-0")).answer == "ok"
     assert ids(client, "a") == ["1-0"]
+
+
+def test_an_emptied_stream_keeps_its_last_id_over_an_append(client):
+    """As it is cleared for another run: nothing of the run before gets in."""
+    finish(client, running(client, "a"), event_id="3-0")
+    clear(KEYS, "w1", "a").run(client)
+    with pytest.raises(redis.ResponseError, match="equal or smaller"):
+        append(client, "a", "0-0", entry("2-0"))
+    assert append(client, "a", "0-0", entry("4-0")).answer == "ok"
 
 
 # -- whose the job is

@@ -274,6 +274,14 @@ def test_a_job_that_was_moved_on_is_not_shown_as_running(client, fields):
     assert state(client) == before
 
 
+@pytest.mark.parametrize("foreign", ["rq:job:a", MINE])
+def test_where_nobody_can_tell_whose_the_job_is_it_is_not_shown_as_running(client, foreign):
+    client.set(foreign, "foreign")
+    before = state(client)
+    assert start(client) is False
+    assert state(client) == before
+
+
 def test_a_redis_that_came_back_empty_shows_the_run_and_makes_no_job(client):
     assert start(client) is True
     assert not client.exists("rq:job:a")
