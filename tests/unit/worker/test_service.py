@@ -15,7 +15,6 @@ import pytest
 import redis
 from fakeredis import FakeServer
 from rq import Queue
-from rq.job import Job
 from rq.registry import StartedJobRegistry
 
 from producer import Producer
@@ -29,6 +28,7 @@ from worker.leaving import Leaving
 from worker.links import Links
 from worker.logs import rq_level
 from worker.looks import Looks
+from worker.queue.rq_types import Job
 from worker.queue.rq_worker import GenerationWorker
 from worker.service import Service
 from worker.settings import WorkerSettings
