@@ -28,6 +28,8 @@ MIN_RESULT_TTL_S = 60.0
 """A subscriber needs the time to read the end, also of a job whose result nobody wants to keep: RQ's own record of
 it goes at once where the job asks for 0, see `Bookkeeper._bounded_ttl`."""
 MAX_RETRY_INTERVAL_S = 365 * 86_400
+_MAX_DIGITS = 20
+"""Of a time in ms."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -171,7 +173,7 @@ def _queued_ms(job: Job, taken: Taken) -> float | None:
 
 
 def _number(raw: bytes | None) -> float | None:
-    return float(raw) if raw is not None and raw[:20].isdigit() else None
+    return float(raw) if raw is not None and len(raw) <= _MAX_DIGITS and raw.isdigit() else None
 
 
 def _is_below(url: str, allowed: str) -> bool:

@@ -10,6 +10,8 @@ from .engine_process.protocol import EngineInfo
 from .errors import ConfigError
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_MAX_TOKENS = 2**31
+"""Of one job. What is more, or less than none, stands in a forged event of its stream."""
 _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1)
 
 
@@ -63,9 +65,10 @@ class Metrics:
     def observe(self, result: GenerationResult, duration_s: float | None) -> None:
         """Count a job that has ended.  duration_s: from its being taken; None for one that never ran."""
         self.jobs.labels(result.status, result.error.code if result.error else "").inc()
-        self.input_tokens.inc(result.usage.prompt_tokens)
-        self.output_tokens.inc(result.usage.completion_tokens)
-        self.cached_tokens.inc(result.usage.cached_tokens)
+        usage = result.usage
+        self.input_tokens.inc(_plausible(usage.prompt_tokens))
+        self.output_tokens.inc(_plausible(usage.completion_tokens))
+        self.cached_tokens.inc(_plausible(usage.cached_tokens))
         if duration_s is not None:
             self.duration.observe(duration_s)
         timings = result.timings
@@ -96,3 +99,7 @@ class Metrics:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+
+def _plausible(tokens: int) -> int:
+    return tokens if 0 <= tokens <= _MAX_TOKENS else 0

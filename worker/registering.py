@@ -14,7 +14,7 @@ import redis
 
 from producer.broker.meaning import is_forbidden_key, meaning
 from producer.broker.outage import Outage
-from producer.contract import BrokerUnavailable
+from producer.contract import BrokerUnavailable, EngineError
 from producer.contract.errors import JobError
 
 from .errors import BookkeepingFailed
@@ -113,9 +113,20 @@ class Registrar:
             case PutBack(_, engine_died):
                 self._metrics.requeued.inc()
                 put_back = worker.put_back_after_death if engine_died else worker.put_back
-                await self.book(put_back, job, execution)
+                if not await self.book(put_back, job, execution):
+                    await self._end_in_place(job)
             case Superseded():
                 await self.call(worker.forget, execution)
+
+    async def _end_in_place(self, job: Job) -> None:
+        """End a job that Redis does not let back into its queue: put down, it would be in no list and have no end.
+
+        One that is back all the same, and of which RQ alone could not be told, is the next worker's.
+        """
+        if await self.call(self._worker.has_lost, job.id):
+            return
+        why = f"the job cannot go back into its queue, as rq:queue:{job.origin} is no list: delete that key"
+        await self.fail_unrun(job, EngineError(f"{why}, and submit the job again"))
 
     async def refuse(self, job_id: str, error: JobError, *, ttl_s: float = MIN_RESULT_TTL_S) -> None:
         """End a job that is not run, in its stream.  ttl_s: how long its result is to stay."""
@@ -135,8 +146,8 @@ class Registrar:
         await self.refuse(job.id, error, ttl_s=result_ttl_s(job, self._settings))
         await self.book(self._worker.refuse, job, error)
 
-    async def book(self, call: Callable[..., None], job: Job, *args: object) -> None:
-        """Have RQ note what became of a job.
+    async def book(self, call: Callable[..., None], job: Job, *args: object) -> bool:
+        """Have RQ note what became of a job.  Returns whether it has.
 
         A job whose keys or fields RQ stumbles over, which anybody can write, is left at that: it must not keep the
         worker from the next one.
@@ -149,6 +160,8 @@ class Registrar:
         except Exception:
             logger.exception("job %s: RQ could not note what became of it", job.id, extra={"job_id": job.id})
             await self.call(self._worker.let_expire, job)
+            return False
+        return True
 
 
 def _giving_up_on_a_broken_job(call: Callable[..., None]) -> Callable[..., None]:

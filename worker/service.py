@@ -92,6 +92,7 @@ class Service:
         self._rq = self._registrar.call
         self._looks = Looks(links.looks, worker.queue_keys(), outage)
         self._in_hand = False
+        self._take_fault = ""  # that stands in the log already: it is the same at each try
         self._loop: asyncio.AbstractEventLoop | None = None
         leaving.on_grace_over = partial(self.runner.abort, "shutdown")
 
@@ -132,10 +133,13 @@ class Service:
         """Take a job and see it through, or wait until there is one."""
         try:
             taken = await self._rq(self.worker.take)
-        except redis.RedisError:
-            logger.exception("no job can be taken: something else stands in place of a queue or of our list")
+        except redis.RedisError as error:
+            if str(error) != self._take_fault:
+                logger.exception("no job can be taken: something else stands in place of a queue or of our list")
+            self._take_fault = str(error)
             await self._leaving.pause(BROKEN_RETRY_S)
             return
+        self._take_fault = ""
         if taken == "suspended":
             await self._rq(self.worker.note_state, WorkerStatus.SUSPENDED)
             await self._leaving.pause(SUSPENSION_POLL_S)

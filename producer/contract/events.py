@@ -26,6 +26,10 @@ class Tolerant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+MAX_ID_PART = 2**64 - 1
+"""Redis' own bound on either part of an entry's id."""
+
+
 class EventId(NamedTuple):
     """`<attempt>-<seq>`: the cursor, the order and the fence in one. Ordered as Redis orders stream ids."""
 
@@ -37,10 +41,11 @@ class EventId(NamedTuple):
         """From the form on the wire.  Raises InvalidRequest when it is not one."""
         if isinstance(text, bytes):
             text = text.decode()
-        match = re.fullmatch(r"(\d{1,19})-(\d{1,19})", text)
-        if not match:
+        match = re.fullmatch(r"(\d{1,20})-(\d{1,20})", text)
+        parts = tuple(map(int, match.groups())) if match else ()
+        if not parts or max(parts) > MAX_ID_PART:
             raise InvalidRequest(f"event id {text[:40]!r} is not valid: it has the form <attempt>-<seq>, as 1-7")
-        return cls(int(match[1]), int(match[2]))
+        return cls(*parts)
 
     def __str__(self) -> str:
         return f"{self.attempt}-{self.seq}"

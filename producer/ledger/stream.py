@@ -17,6 +17,7 @@ class Appended:
     last: EventId
     """Of the stream."""
     last_data: str
+    """Anybody can add to the stream: what is no text comes with its faults replaced."""
     cancel_requested: bool
 
 
@@ -68,4 +69,5 @@ def discard_result(keys: Keys, job_id: str, raw: bytes, *, max_bytes: int) -> St
 
 def _read_appended(reply: Any) -> Appended:
     answer, last_id, last_data, cancel_requested = reply
-    return Appended(answer.decode(), EventId.parse(last_id), last_data.decode(), bool(cancel_requested))
+    last = EventId.parse(last_id)
+    return Appended(answer.decode(), last, last_data.decode(errors="replace"), bool(cancel_requested))

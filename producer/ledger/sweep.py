@@ -129,7 +129,8 @@ def beat(
 
 def leave(keys: Keys, member: Member) -> Step[None]:
     """The worker goes in good order: what it still holds is free for others at once."""
-    names = [keys.beats, keys.ring(member.model), keys.takers, keys.taken(member.worker)]
+    held = [keys.taken(member.worker), keys.settling(member.worker)]
+    names = [keys.beats, keys.ring(member.model), keys.takers, *held]
     return Step("leave", names, [member.worker, str(member)], nothing)
 
 

@@ -35,6 +35,7 @@ class HoldingWorker(BaseWorker):
         A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
         Where another kind of key stands in place of list or job, it is lost to RQ, which can read it no more and
         would refuse each write. To the stream it is ours (`append.lua`): the job must have its end.
+        The scripts ask by `is_ours` in guards.lua. RQ's transactions ask here: they know two lists of ours.
         """
         return self._has_lost(job_id, self.connection.execute_command)
 

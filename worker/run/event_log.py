@@ -219,4 +219,6 @@ class EventLog:
 
     def _has(self, last: EventId, data: str) -> bool:
         """Whether the stream's last entry is one of ours, or the stream is empty."""
-        return last == BEFORE_FIRST or self._entries[last.seq].data == data
+        if last == BEFORE_FIRST:
+            return True
+        return last.seq < len(self._entries) and self._entries[last.seq].data == data

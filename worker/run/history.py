@@ -43,6 +43,7 @@ MANY_ENTRIES = 5_000
 """More are parsed in a thread: they take longer than the heartbeat and the stop signals should wait."""
 MAX_ATTEMPT = 2**31
 """More attempts than any job has: ids above it are of no worker's making, and would leave no room for ours."""
+FOREIGN_IDS = "its ids are of no worker's making"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class _Stream:
             self._ask_whether_held(pipeline)
             held = self._is_held(await pipeline.execute(raise_on_error=False))
         if last.attempt > MAX_ATTEMPT:
-            await self._discard([str(last).encode()], "its ids are of no worker's making")
+            await self._discard([str(last).encode()], FOREIGN_IDS)
             return History(held=held)
         return History(last_attempt=last.attempt, after=last, fault=fault, held=held)
 
@@ -208,7 +209,10 @@ def _last_attempt(info: Any) -> int:
         return 0
     if isinstance(info, redis.RedisError):
         raise info
-    return EventId.parse(info["last-generated-id"]).attempt
+    attempt = EventId.parse(info["last-generated-id"]).attempt
+    if attempt > MAX_ATTEMPT:
+        raise InvalidRequest(FOREIGN_IDS)
+    return attempt
 
 
 def parse_history(raw: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> History:

@@ -10,21 +10,17 @@ local function before(a, b)
   return a1 < b1 or (a1 == b1 and a2 < b2)
 end
 
-local tail = unless_wrong_type('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
--- The contract gives this name to the job's stream: whatever else stands there is in the way of its end.
-if not tail then redis.call('DEL', KEYS[1]) end
-local last, last_data = '0-0', ''
-if tail and tail[1] then last, last_data = tail[1][1], field(tail[1], 'data') or '' end
+local last, _, last_data = last_event(KEYS[1])
+if not last then
+  -- The contract gives this name to the job's stream: whatever else stands there is in the way of its end.
+  if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then redis.call('DEL', KEYS[1]) end
+  last, last_data = '0-0', ''
+end
 
 -- Swept away, a worker must add nothing: its first event would claim the next worker's attempt, and its last would
--- end a job that waits in its queue again. A Redis that came back empty knows neither list nor job.
--- Where somebody has put another kind of key in place of either, nobody can tell. The job is ours then: without its
--- end a subscriber waits for ever. A second end cannot come of it: the ids alone refuse that, below.
-if KEYS[5] and unless_wrong_type('LPOS', KEYS[5], ARGV[5]) == false then
-  local job = unless_wrong_type('HMGET', KEYS[6], 'status', 'worker_name')
-  local is_ours = not job or not job[1] or (job[1] == 'started' and job[2] == ARGV[6])
-  if not is_ours then return {'fenced', last, last_data, 0} end
-end
+-- end a job that waits in its queue again. Where nobody can tell, the job is ours: without its end a subscriber waits
+-- for ever. A second end cannot come of it: the ids alone refuse that, below.
+if KEYS[5] and is_ours(KEYS[5], KEYS[6], ARGV[5], ARGV[6]) == false then return {'fenced', last, last_data, 0} end
 
 local first = 7
 if last ~= ARGV[1] then

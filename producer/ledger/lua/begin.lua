@@ -4,12 +4,8 @@
 --       6 our runs  7 our record
 -- ARGV  1 job id  2 our name  3 id of the run  4 ttl of the run, s  5 when it is over, unix s
 --       6 how many fields and values of the run follow, then those of the job's hash
--- Returns 0 where the job is not ours any more, and nothing was written.
-if not is_held(KEYS[1], ARGV[1]) then
-  -- A Redis that came back empty knows neither list nor job: nobody else can run it.
-  local job = unless_wrong_type('HMGET', KEYS[2], 'status', 'worker_name')
-  if not job or (job[1] and not (job[1] == 'started' and job[2] == ARGV[2])) then return 0 end
-end
+-- Returns 0 where the job is not ours any more, or nobody can tell, and nothing was written.
+if not is_ours(KEYS[1], KEYS[2], ARGV[1], ARGV[2]) then return 0 end
 local first, n, run = 7, tonumber(ARGV[6]), ARGV[1] .. ':' .. ARGV[3]
 -- Where somebody has put another kind of key in place of one of RQ's, the job is not shown there, and runs.
 unless_wrong_type('HSET', KEYS[3], unpack(ARGV, first, first + n - 1))

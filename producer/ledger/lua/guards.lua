@@ -36,7 +36,7 @@ local function has_ended(events, result)
   return redis.call('EXISTS', result) == 1
 end
 
--- Whether the job is in that list of taken jobs.
+-- Whether the job is in that list.
 local function is_held(taken, job_id)
   return (unless_wrong_type('LPOS', taken, job_id) or false) ~= false
 end
@@ -44,6 +44,24 @@ end
 -- Fields of a hash; nothing where there is none.
 local function fields_of(hash, ...)
   return unless_wrong_type('HMGET', hash, ...) or {}
+end
+
+-- Whether a job is the worker's, by its list of taken jobs; nil where another kind of key stands in place of list or
+-- hash, and nobody can tell. A Redis that came back empty knows neither: nobody else can run it.
+local function is_ours(taken, job, job_id, worker)
+  local place = unless_wrong_type('LPOS', taken, job_id)
+  if place ~= false then return place and true end
+  local known = unless_wrong_type('HMGET', job, 'status', 'worker_name')
+  if not known then return nil end
+  return not known[1] or (known[1] == 'started' and known[2] == worker)
+end
+
+-- How many bytes some fields of a hash have, and their values; no values where it is more than that.
+local function fields_within(max_bytes, hash, names)
+  local bytes = 0
+  for _, name in ipairs(names) do bytes = bytes + redis.call('HSTRLEN', hash, name) end
+  if bytes > max_bytes then return bytes, {} end
+  return bytes, redis.call('HMGET', hash, unpack(names))
 end
 
 -- Whom a producer is to wake at the job's end: each has registered the stream that its blocked read includes.

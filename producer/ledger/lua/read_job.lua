@@ -2,7 +2,4 @@
 -- KEYS  1 RQ hash          ARGV  1 bytes that it may have, then the fields' names
 -- Returns {bytes, {values}}; no values where it is too large; nothing where there is no such hash.
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return false end
-local bytes = 0
-for i = 2, #ARGV do bytes = bytes + redis.call('HSTRLEN', KEYS[1], ARGV[i]) end
-if bytes > tonumber(ARGV[1]) then return {bytes, {}} end
-return {bytes, redis.call('HMGET', KEYS[1], unpack(ARGV, 2))}
+return {fields_within(tonumber(ARGV[1]), KEYS[1], {unpack(ARGV, 2)})}

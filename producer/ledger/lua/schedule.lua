@@ -20,7 +20,6 @@ end
 
 for i = 2, #KEYS, 2 do
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', now / 1000, 'LIMIT', 0, ARGV[3])) do
-    redis.call('ZREM', KEYS[i], id)
     local job = ARGV[1] .. id
     local front, front_again, ended_at, key, concurrency = unpack(fields_of(
       job, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'rate_limit_key', 'rate_limit_concurrency'))
@@ -28,12 +27,13 @@ for i = 2, #KEYS, 2 do
     if waits_for_turn(id, job, key or '', concurrency, at_front) then
       limited = limited + 1
     else
+      redis.call('SADD', KEYS[1], KEYS[i + 1])
+      redis.call(at_front and 'LPUSH' or 'RPUSH', KEYS[i + 1], id)
       if redis.call('TYPE', job).ok == 'hash' then
         redis.call('HSET', job, 'status', 'queued', 'enqueued_at', ARGV[2], 'queued_at_ms', now)
       end
-      redis.call('SADD', KEYS[1], KEYS[i + 1])
-      redis.call(at_front and 'LPUSH' or 'RPUSH', KEYS[i + 1], id)
     end
+    redis.call('ZREM', KEYS[i], id) -- last, as in to_front
     count = count + 1
   end
 end

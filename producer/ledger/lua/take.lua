@@ -56,7 +56,4 @@ redis.call('ZREM', KEYS[3], id)
 local job = ARGV[4] .. id
 if redis.call('TYPE', job).ok ~= 'hash' then return {id, now_ms(), 0, {}} end
 redis.call('HSET', job, 'taken_by', ARGV[1])
-local bytes = 0
-for _, name in ipairs(names) do bytes = bytes + redis.call('HSTRLEN', job, name) end
-if bytes > tonumber(ARGV[7]) then return {id, now_ms(), bytes, {}} end
-return {id, now_ms(), bytes, redis.call('HMGET', job, unpack(names))}
+return {id, now_ms(), fields_within(tonumber(ARGV[7]), job, names)}

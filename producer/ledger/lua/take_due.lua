@@ -4,19 +4,24 @@
 -- Returns their ids.
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms(), 'LIMIT', 0, ARGV[4])
 local taken = {}
+
+local function queue_of(id)
+  for i = 4, #KEYS do
+    if is_held(KEYS[i], id) then return KEYS[i] end
+  end
+end
+
 for _, id in ipairs(due) do
-  redis.call('ZREM', KEYS[3], id)
   -- A job that a worker has had before does not wait any more in that sense: its deadline was met.
   local started_at = fields_of(ARGV[3] .. id, 'started_at')[1] or ''
-  local removed = 0
-  for i = 4, #KEYS do
-    if removed == 0 and started_at == '' then removed = redis.call('LREM', KEYS[i], 1, id) end
-  end
-  if removed > 0 then
-    redis.call('RPUSH', KEYS[2], id)
+  local queue = started_at == '' and queue_of(id)
+  if queue then
+    redis.call('RPUSH', KEYS[2], id) -- first, as in to_front
+    redis.call('LREM', queue, 1, id)
     if redis.call('TYPE', ARGV[3] .. id).ok == 'hash' then redis.call('HSET', ARGV[3] .. id, 'taken_by', ARGV[1]) end
     taken[#taken + 1] = id
   end
+  redis.call('ZREM', KEYS[3], id)
 end
 if #taken > 0 then
   redis.call('SADD', KEYS[1], ARGV[1])

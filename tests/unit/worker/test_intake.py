@@ -77,8 +77,16 @@ def test_a_good_job_becomes_an_order(job, settings):
         ({}, NOW_MS - 2000, 2000),
         ({}, NOW_MS + 60_000, 0),
         ({"queued_at_ms": "soon"}, NOW_MS - 2000, 2000),
+        ({"queued_at_ms": "9" * 20 + "x"}, NOW_MS - 2000, 2000),
     ],
-    ids=["Redis' clock", "a fail-over to a server behind", "plain RQ", "a producer ahead", "no number"],
+    ids=[
+        "Redis' clock",
+        "a fail-over to a server behind",
+        "plain RQ",
+        "a producer ahead",
+        "no number",
+        "a number and more",
+    ],
 )
 def test_the_wait_goes_by_redis_clock_and_is_never_negative(job, settings, own, enqueued_ms, queued_ms):
     order = read_order(job(enqueued_at=at(enqueued_ms)), settings, QUEUES, **own)
@@ -240,7 +248,7 @@ def test_a_deadline_to_come_or_none(job, settings, expires_at):
     assert read_order(job(meta=json.dumps({"expires_at": expires_at})), settings, QUEUES)
 
 
-@pytest.mark.parametrize("expires_at_ms", [NOW_MS + 1000, NOW_MS, "soon", "", "-1", "9" * 400])
+@pytest.mark.parametrize("expires_at_ms", [NOW_MS + 1000, NOW_MS, "soon", "", "-1", "9" * 400, "1" * 20 + "x"])
 def test_a_deadline_on_redis_clock_to_come_or_none(job, settings, expires_at_ms):
     assert read_order(job(), settings, QUEUES, expires_at_ms=expires_at_ms)
 

@@ -51,6 +51,15 @@ def test_a_job_that_never_ran_counts_and_makes_no_request_look_fast(metrics):
     assert value("gen_ai_server_request_duration_seconds_count") == 0
 
 
+@pytest.mark.parametrize("prompt_tokens", [-5, 10**400], ids=["less than none", "no float"])
+def test_token_counts_that_nobody_has_counted_are_left_out(metrics, prompt_tokens):
+    """As a forged `started` event has them, of a job that is refused then."""
+    metrics.observe(result(usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=2)), duration_s=1)
+    value = metrics.registry.get_sample_value
+    assert value("gen_ai_usage_input_tokens_total") == 0
+    assert value("gen_ai_usage_output_tokens_total") == 2
+
+
 def test_two_workers_in_one_process_do_not_share_counters(metrics):
     metrics.observe(result(), duration_s=1)
     assert Metrics().registry.get_sample_value("gen_ai_server_request_duration_seconds_count") == 0

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import redis
 from fakeredis import FakeServer
+from rq import Queue
+from rq.registry import StartedJobRegistry
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import BrokerUnavailable, GenerationResult, encode_entry, terminal_event
+from producer.contract import FUNCTION, BrokerUnavailable, GenerationResult, encode_entry, terminal_event
 from tests.unit.simulated_worker import SimulatedWorker
 from worker import service, starting
 from worker.engine_process.protocol import EngineInfo
@@ -33,7 +35,7 @@ from worker.service import Service
 from worker.settings import WorkerSettings
 from worker.starting import start
 
-from .jobs import KEYS, enqueue
+from .jobs import KEYS, enqueue, registered
 from .scripted_engine import ScriptedEngine, ScriptedRun
 from .server import Server
 
@@ -58,6 +60,60 @@ def test_a_job_that_is_refused_is_counted_and_makes_no_request_look_fast(simulat
     value = simulated.service.metrics.registry.get_sample_value
     assert value("genqueue_jobs_total", {"status": "failed", "error": "invalid_request"}) == 1
     assert value("gen_ai_server_request_duration_seconds_count") == 0
+
+
+def test_a_queue_that_is_none_is_told_of_once_while_it_is_the_same_fault(simulated, fake_server, caplog):
+    """It stood in the log each second, with its traceback."""
+    client = Server(server=fake_server)
+    tries: list[object] = []
+    take = simulated.service.worker.take
+    simulated.service.worker.take = lambda: (tries.append(1), take())[1]
+
+    def told_of_after_tries(more: int) -> int:
+        until = len(tries) + more
+        simulated.turn_until(lambda: len(tries) >= until)
+        return sum("no job can be taken" in message for message in caplog.messages)
+
+    client.set("rq:queue:generate.tiny", "foreign")
+    assert told_of_after_tries(4) == 1
+    client.delete("rq:queue:generate.tiny")
+    job = enqueue(client)
+    client.hset(job.key, "meta", "no object")
+    simulated.turn_until(lambda: client.hget(job.key, "status") == b"failed")
+    client.delete("rq:queue:generate.tiny")
+    client.set("rq:queue:generate.tiny", "foreign")
+    assert told_of_after_tries(4) == 2
+
+
+def running_job(simulated: SimulatedWorker, client: Server) -> Job:
+    request = {"prompt": "hi", "max_new_tokens": 1000}
+    job = Queue("generate.tiny", connection=client, serializer="json").enqueue(FUNCTION, request=request)
+    simulated.turn_until(lambda: client.hget(job.key, "status") == b"started" and client.xlen(KEYS.events(job.id)))
+    return job
+
+
+def test_a_job_that_redis_does_not_let_back_into_its_queue_has_its_end(simulated, fake_server):
+    """It was in no list, and whoever followed it waited for ever."""
+    client = Server(server=fake_server)
+    job = running_job(simulated, client)
+    client.set("rq:queue:generate.tiny", "foreign")
+    simulated.engine.run.dying = True
+    simulated.turn_until(lambda: client.hget(job.key, "status") == b"failed")
+    end = GenerationResult.model_validate_json(client.get(KEYS.result(job.id)))
+    assert (end.status, end.error.code) == ("failed", "engine_error")
+    assert "rq:queue:generate.tiny is no list" in end.error.message
+    assert not client.exists(KEYS.taken(simulated.service.worker.name))
+    assert registered(StartedJobRegistry, client) == []
+
+
+def test_a_job_that_is_back_in_its_queue_is_not_ended_where_rq_cannot_drop_its_run(simulated, fake_server):
+    client = Server(server=fake_server)
+    job = running_job(simulated, client)
+    client.set(f"rq:executions:{job.id}", "foreign")
+    first = simulated.engine.run
+    first.dying = True
+    simulated.turn_until(lambda: simulated.engine.run is not first)  # it was taken again
+    assert not client.exists(KEYS.result(job.id))
 
 
 def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):

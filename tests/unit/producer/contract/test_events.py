@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import redis
 from fakeredis import FakeRedis, FakeServer
 from hypothesis import given
 
@@ -57,10 +58,19 @@ def test_ids_are_ordered_as_redis_orders_them(one: EventId, other: EventId) -> N
     assert [EventId.parse(entry_id) for entry_id, _ in client.xrange("stream")] == sorted({one, other})
 
 
-@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-7 ", "1--7", "a-b", "1-7-9", "$", "+", "9" * 20 + "-1"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1-", "-1", "1-7 ", "1--7", "a-b", "1-7-9", "$", "+", f"{2**64}-1", f"1-{2**64}"]
+)
 def test_what_is_no_event_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="<attempt>-<seq>"):
         EventId.parse(text)
+
+
+def test_whatever_redis_takes_for_an_id_is_one(redis_client: redis.Redis) -> None:
+    """Whoever reads a stream has to be able to read what anybody may have put there."""
+    redis_client.xadd("stream", {"a": "b"}, id=f"{2**64 - 1}-{2**64 - 1}")
+
+    assert [EventId.parse(entry_id) for entry_id, _ in redis_client.xrange("stream")] == [(2**64 - 1, 2**64 - 1)]
 
 
 def test_a_tokens_event_without_logprobs_does_not_spend_bytes_on_them() -> None:

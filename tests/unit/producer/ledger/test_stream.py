@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import redis
 
 from producer.contract import BEFORE_FIRST, EventId
 from producer.ledger.stream import clear, discard_result, discard_stream, last_id
@@ -89,6 +90,19 @@ def test_a_stream_that_is_ahead_fences_off_and_one_that_is_behind_is_filled_up(c
     assert ids(client, "a") == ["1-0", "2-1"]
 
 
+@pytest.mark.parametrize(
+    ("event_id", "data", "seen"),
+    [("1-1", b"\xff", "\ufffd"), (f"{2**64 - 1}-0", b"{}", "{}")],
+    ids=["data that is no text", "the largest id"],
+)
+def test_whatever_somebody_adds_to_a_running_job_fences_off_and_raises_nothing(client, event_id, data, seen):
+    running(client, "a")
+    append(client, "a", "0-0", entry("1-0"))
+    client.xadd(KEYS.events("a"), {"type": "tokens", "data": data}, id=event_id)
+    fenced = append(client, "a", "1-0", entry("1-1"))
+    assert (fenced.answer, str(fenced.last), fenced.last_data) == ("fenced", event_id, seen)
+
+
 @pytest.mark.parametrize(("last", "later"), [("2-1", "10-0"), ("1-9", "1-10")])
 def test_ids_are_compared_as_numbers(client, last, later):
     running(client, "a")
@@ -115,6 +129,15 @@ def test_what_stands_in_place_of_the_stream_gives_way_to_it(client):
     client.set(KEYS.events("a"), "foreign")
     assert append(client, "a", "0-0", entry("1-0")).answer == "ok"
     assert ids(client, "a") == ["1-0"]
+
+
+def test_an_emptied_stream_keeps_its_last_id_over_an_append(client):
+    """As it is cleared for another run: nothing of the run before gets in."""
+    finish(client, running(client, "a"), event_id="3-0")
+    clear(KEYS, "w1", "a").run(client)
+    with pytest.raises(redis.ResponseError, match="equal or smaller"):
+        append(client, "a", "0-0", entry("2-0"))
+    assert append(client, "a", "0-0", entry("4-0")).answer == "ok"
 
 
 # -- whose the job is

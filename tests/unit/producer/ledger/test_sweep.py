@@ -185,6 +185,15 @@ def test_what_a_worker_that_goes_still_holds_is_free_at_once(client):
     assert bury(client, "w1").back == ("a",)
 
 
+def test_an_end_that_a_worker_that_goes_was_telling_of_is_told_by_the_next(client):
+    beat(client)
+    finish(client, running(client, "a", "dead"), worker="dead")
+    claim(KEYS, "dead", "w1", b"a", ttl_s=1000).run(client)
+    leave(KEYS, Member("w1", "tiny")).run(client)
+    assert beat(client, "w2").overdue == (Member("w1", "tiny"),)
+    assert bury(client, "w1", taker=KEYS.settler("w1")).ended == (b"a",)
+
+
 # -- sweeps
 
 
@@ -410,6 +419,14 @@ def test_an_end_is_taken_on_by_one_alone(client):
     assert 990 < client.ttl(KEYS.takers) <= 1000
 
 
+def test_an_end_that_cannot_be_taken_on_stays_with_the_dead(client):
+    finish(client, running(client, "a", "dead"), worker="dead")
+    client.set(KEYS.settling("w1"), "foreign")
+    with pytest.raises(redis.ResponseError):
+        claim(KEYS, "dead", "w1", b"a", ttl_s=1000).run(client)
+    assert items(client, DEAD) == ["a"]
+
+
 def test_an_end_that_rq_was_told_of_is_put_down(client):
     for job_id in "ab":
         finish(client, running(client, job_id, "dead"), worker="dead")
@@ -464,6 +481,17 @@ def test_scheduled_jobs_are_enqueued_once_their_time_has_come(client):
     assert int(field(client, "due", "queued_at_ms")) >= before_ms - 1
     assert client.smembers("rq:queues") == {NORMAL.encode()}
     assert start_due(client) == 0
+
+
+def test_a_scheduled_job_whose_queue_is_none_stays_scheduled(client):
+    scheduled(client, "a", 1)
+    client.set(NORMAL, "foreign")
+    with pytest.raises(redis.ResponseError):
+        start_due(client)
+    assert client.zrange(f"rq:scheduled:{QUEUE}", 0, -1) == [b"a"]
+    assert field(client, "a", "status") == "scheduled"
+    client.delete(NORMAL)
+    assert start_due(client) == 1
 
 
 def test_a_scheduled_job_goes_to_the_end_of_its_queue_or_to_the_front_if_it_says_so(client):

@@ -16,7 +16,21 @@ from producer.ledger.take import (
     take_due,
 )
 
-from .steps import KEYS, LOW, NORMAL, field, finish, items, redis_ms, running, state, submit_jobs, take_next, taken
+from .steps import (
+    HIGH,
+    KEYS,
+    LOW,
+    NORMAL,
+    field,
+    finish,
+    items,
+    redis_ms,
+    running,
+    state,
+    submit_jobs,
+    take_next,
+    taken,
+)
 
 MINE = KEYS.taken("w1")
 
@@ -182,6 +196,26 @@ def test_a_deadline_of_a_job_that_waits_no_more_is_dropped(client):
     assert not client.exists(KEYS.deadlines("tiny"), "rq:job:gone", MINE, KEYS.takers)
 
 
+def test_a_late_job_that_cannot_be_taken_stays_in_its_queue(client):
+    submit_jobs(client, "a")
+    client.zadd(KEYS.deadlines("tiny"), {"a": 1})
+    client.set(MINE, "foreign")
+    before = state(client)
+    with pytest.raises(redis.ResponseError):
+        due(client)
+    assert state(client) == before
+    client.delete(MINE)
+    assert due(client) == [b"a"]
+
+
+def test_a_queue_that_is_none_keeps_no_late_job_in_another(client):
+    submit_jobs(client, "a")
+    client.zadd(KEYS.deadlines("tiny"), {"a": 1})
+    client.set(HIGH, "foreign")
+    assert due(client) == [b"a"]
+    assert items(client, NORMAL) == []
+
+
 def test_no_step_takes_many_at_once(client):
     job_ids = [f"job-{number}" for number in range(DUE_AT_ONCE + 1)]
     submit_jobs(client, *job_ids)
@@ -235,6 +269,14 @@ def test_a_job_that_was_moved_on_is_not_shown_as_running(client, fields):
     running(client, "a")
     client.delete(MINE)
     client.hset("rq:job:a", mapping=fields)
+    before = state(client)
+    assert start(client) is False
+    assert state(client) == before
+
+
+@pytest.mark.parametrize("foreign", ["rq:job:a", MINE])
+def test_where_nobody_can_tell_whose_the_job_is_it_is_not_shown_as_running(client, foreign):
+    client.set(foreign, "foreign")
     before = state(client)
     assert start(client) is False
     assert state(client) == before

@@ -313,10 +313,11 @@ def test_what_is_too_large_to_be_a_result_is_no_end_and_is_not_loaded(client, wo
     assert not client.exists(KEYS.result(job.id))
 
 
-def test_an_end_whose_result_was_evicted_is_registered_by_its_terminal_event(client, worker, dead):
+@pytest.mark.parametrize("event_id", ["1-0", f"{2**64 - 1}-0"], ids=["", "the largest that Redis takes"])
+def test_an_end_whose_result_was_evicted_is_registered_by_its_terminal_event(client, worker, dead, event_id):
     job = take_of(client, dead)
     result = write_result(client, job.id)
-    client.xadd(KEYS.events(job.id), encode_entry(terminal_event(result)), id="1-0")
+    client.xadd(KEYS.events(job.id), encode_entry(terminal_event(result)), id=event_id)
     client.delete(KEYS.result(job.id))
     die(client, dead)
     bury(worker, dead)
@@ -324,9 +325,10 @@ def test_an_end_whose_result_was_evicted_is_registered_by_its_terminal_event(cli
     assert_nothing_is_left(client, worker, dead)
 
 
-def test_what_only_seems_a_terminal_event_is_no_end(client, worker, dead):
+@pytest.mark.parametrize("event_id", ["1-0", f"{2**64 - 1}-0"], ids=["", "the largest that Redis takes"])
+def test_what_only_seems_a_terminal_event_is_no_end(client, worker, dead, event_id):
     job = take_of(client, dead)
-    client.xadd(KEYS.events(job.id), {"type": "finished", "data": "no JSON"}, id="1-0")
+    client.xadd(KEYS.events(job.id), {"type": "finished", "data": "no JSON"}, id=event_id)
     die(client, dead)
     bury(worker, dead)
     assert in_queue(client) == [job.id]

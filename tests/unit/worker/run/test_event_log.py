@@ -277,6 +277,21 @@ async def test_a_redis_that_lost_its_last_writes_gets_them_again(client):
     assert await ids(client) == ["1-0", "1-1", "1-2"]
 
 
+async def test_in_a_redis_that_came_back_empty_somebody_elses_entry_fences_off(client):
+    """Its place is one that no event of ours has."""
+    log = log_of(client)
+    writer = asyncio.create_task(log.run())
+    log.start(started(1))
+    log.tokens(0, [5], "a")
+    await drained(log)
+    await client.flushall()
+    await client.xadd(KEYS.events(JOB), {"type": "tokens", "data": "{}"}, id="0-999")
+    log.tokens(1, [6], "b")
+    log.close()
+    with pytest.raises(Fenced):
+        await writer
+
+
 async def test_events_wait_in_memory_while_redis_is_away(client, fake_server):
     log = log_of(client)
     writer = asyncio.create_task(log.run())

@@ -183,6 +183,14 @@ async def test_what_cannot_be_a_jobs_stream_is_deleted(client, entries):
     assert not await client.exists(KEYS.events(JOB))
 
 
+@pytest.mark.parametrize("attempt", [MAX_ATTEMPT + 1, 2**64 - 1])
+async def test_an_emptied_stream_whose_last_id_leaves_no_room_for_ours_is_deleted(real_client, attempt):
+    await put(real_client, entry("1-0", "tokens", TOKENS), entry(f"{attempt}-0", "x", "{}"))
+    await real_client.xtrim(KEYS.events(JOB), maxlen=0)
+    assert await read(real_client) == History()
+    assert not await real_client.exists(KEYS.events(JOB))
+
+
 # -- its size comes first
 
 
