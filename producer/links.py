@@ -101,6 +101,10 @@ class Link:
             self._check_usable()
 
 
+AT_ONCE = 32
+"""Commands under way of one AsyncLink. A pool has more connections."""
+
+
 class AsyncLink:
     """As `Link`, for the event loop that runs when it is made."""
 
@@ -117,6 +121,9 @@ class AsyncLink:
         blocking_client = connection or connect_async(**settings.reach, blocking=True)
         self._owned = [] if connection else [self.client, blocking_client]
         self.hub = AsyncHub(self.client, blocking_client, Keys(settings.prefix), owns_clients=not connection)
+        # In their order: redis-py's pool gives a connection to whoever asks next, so that of a thousand waits that
+        # look again and again some would never get one.
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._end: AsyncGenerator[None, None] = self._until_the_end()
 
     async def open(self) -> None:
@@ -153,7 +160,7 @@ class AsyncLink:
                 # A client that was passed in keeps its own time-outs, within the caller's deadline.
                 is_bounded = self._owned or deadline is not None
                 with tries.attempt() as bound:
-                    async with asyncio.timeout(bound.left_s if is_bounded else None):
+                    async with asyncio.timeout(bound.left_s if is_bounded else None), self._turn:
                         return await command(self.client)
             except TimeoutError:
                 self._check_usable()
