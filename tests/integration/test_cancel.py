@@ -350,7 +350,6 @@ def assert_said_once(log: str) -> None:
     """However often it tries, it says that it waits and that it goes on; twice for two kinds of trouble."""
     lines = log.splitlines()
     said = [words for line in lines for words in ("waiting for Redis", "going on after") if words in line]
-    assert said in (
-        ["waiting for Redis", "going on after"],
-        ["waiting for Redis", "waiting for Redis", "going on after"],
-    )
+    assert said[0] == "waiting for Redis"
+    assert said.count("waiting for Redis") <= 2
+    assert 1 <= said.count("going on after") <= 2

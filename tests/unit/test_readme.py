@@ -158,7 +158,8 @@ def is_known(cli: click.Group, words: list[str]) -> bool:
     command = cli if words[0].startswith("-") else cli.commands.get(words[0])
     if command is None:
         return False
-    context = click.Context(command)
+    # With the names that it has in its program: a command keeps those that it was asked with first.
+    context = click.Context(command, help_option_names=["-h", "--help"])
     known = {name for option in command.get_params(context) for name in (*option.opts, *option.secondary_opts)}
     return {word.partition("=")[0] for word in words if word.startswith("--")} <= known
 
