@@ -139,6 +139,7 @@ def test_tokens_come_one_by_one_through_a_pipe(environment: dict[str, str], work
 
 
 def test_a_reader_that_leaves_gets_no_traceback(environment: dict[str, str], worker: ScriptedWorker) -> None:
+    worker.register()  # or it is said that nobody serves the model, if the job waits long enough for that
     process, stdout, stderr = _stream_to_pipes(environment)
     worker.take()
     worker.publish("one")
