@@ -18,6 +18,7 @@ from producer.contract import (
     UnknownModel,
     WorkerLost,
 )
+from producer.contract.keys import check_job_id
 from producer.ledger.take import Taken
 
 from .job import Order
@@ -45,6 +46,16 @@ def check_payload_size(taken: Taken, max_bytes: int) -> None:
         except zlib.error:
             return  # not packed, which RQ allows
     raise InvalidRequest(f"the job is larger than {max_bytes} bytes: shorten the prompt")
+
+
+def check_record(taken: Taken) -> None:
+    """Raises JobError for what can be no job: an id of another form, or a record that is gone."""
+    check_job_id(taken.job_id)
+    if not taken.raw and not taken.size_bytes:
+        raise JobExpired(
+            "the job's record is gone from Redis: it was evicted for memory (see maxmemory-policy), deleted, "
+            "or its ttl ran out before a worker took it: submit it again"
+        )
 
 
 def check_deaths(raw: Mapping[bytes, bytes], max_attempts: int) -> None:

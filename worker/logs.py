@@ -90,6 +90,7 @@ def json_formatter() -> logging.Formatter:
 
     class Formatter(JsonFormatter):
         def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+            """With the zone: logging's own leaves it out."""
             return _time_of(record)
 
     return Formatter(

@@ -15,14 +15,13 @@ from functools import partial
 import redis
 
 from producer.broker.outage import Outage
-from producer.contract import BrokerUnavailable, EngineError, JobError, JobExpired, Keys
-from producer.contract.keys import check_job_id
+from producer.contract import BrokerUnavailable, EngineError, JobError, Keys
 from producer.ledger.take import Taken
 
 from .engine_process.process import EngineProcess
 from .errors import ConfigError
 from .goodbye import leave
-from .intake import check_deaths, read_order
+from .intake import check_deaths, check_record, read_order
 from .job import Done, Order, Outcome, PutBack
 from .leaving import Leaving, cancel
 from .links import Links
@@ -167,7 +166,8 @@ class Service:
     async def _serve(self, taken: Taken) -> None:
         taken_at = time.monotonic()
         try:
-            job = self._read(taken)
+            check_record(taken)
+            job = self.worker.read(taken)
         except JobError as error:
             await self._registrar.refuse(taken.job_id, error)
             await self._rq(self.worker.fail_unreadable, taken.job_id)
@@ -181,15 +181,6 @@ class Service:
             await self._rq(self.worker.put_down, job.id)
             return
         await self._run(job, order, taken_at)
-
-    def _read(self, taken: Taken) -> Job:
-        check_job_id(taken.job_id)
-        if not taken.raw and not taken.size_bytes:
-            raise JobExpired(
-                "the job's record is gone from Redis: it was evicted for memory (see maxmemory-policy), deleted, "
-                "or its ttl ran out before a worker took it: submit it again"
-            )
-        return self.worker.read(taken)
 
     async def _give_up(self, taken: Taken) -> None:
         """End a job as far as its keys let us, and put it down."""
