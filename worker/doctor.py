@@ -29,7 +29,7 @@ from .progress import ShownProgress
 from .settings import WorkerSettings, load_settings
 
 if TYPE_CHECKING:
-    from .engine.facts import GpuFacts, MemoryFacts
+    from .engine.loading.facts import GpuFacts, MemoryFacts
 
 TIMEOUT_S = 5.0
 
@@ -47,7 +47,7 @@ def examine(config_file: Path | None, *, with_redis: bool, **options: Any) -> It
     try:
         with worker_extra(), ShownProgress() as shown:
             shown("importing torch", 0, 0)  # which takes seconds
-            from .engine import facts  # noqa: F401, PLC0415 - brings torch, which is looked for here
+            from .engine.loading import facts  # noqa: F401, PLC0415 - brings torch, which is looked for here
     except ConfigError as error:
         yield _finding("torch", "wrong", str(error))
         return
@@ -130,7 +130,8 @@ def _check_redis(settings: WorkerSettings) -> Iterator[Finding]:
 
 
 def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
-    from .engine import Tokenizer, facts, resolve_device  # noqa: PLC0415
+    from .engine import Tokenizer, resolve_device  # noqa: PLC0415
+    from .engine.loading import facts  # noqa: PLC0415
 
     found = facts.torch_facts()
     needs_gpu = settings.device != "cpu"
@@ -166,7 +167,7 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
 
 def _describe_device(device: Any) -> Finding:
     """device: torch's, of which the engine knows."""
-    from .engine import facts  # noqa: PLC0415
+    from .engine.loading import facts  # noqa: PLC0415
 
     if device.type == "cpu":
         return _finding("device", "ok", f"cpu, {platform.processor() or platform.machine()}")

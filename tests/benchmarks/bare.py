@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from producer.contract import GenerationRequest
-from worker.engine.device import resolve_device
 from worker.engine.engine import Engine
+from worker.engine.loading.device import resolve_device
 
 
 def main(folder: str, prompt: str) -> None:

@@ -11,12 +11,12 @@ from ..engine_options import EngineOptions
 # torch reads this at its first allocation. Weights in huge pages are read a fifth to a half faster on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from .device import resolve_device, set_up_process
 from .engine import Engine
+from .forward.choice import SMALL_MODEL_PARAMETERS
 from .generation import Generation, Step
-from .model_loader import ModelLoader
-from .path_choice import SMALL_MODEL_PARAMETERS
-from .tokenizer import TokenIds, Tokenizer
+from .loading.device import resolve_device, set_up_process
+from .loading.model_loader import ModelLoader
+from .text.tokenizer import TokenIds, Tokenizer
 
 __all__ = [
     "SMALL_MODEL_PARAMETERS",

@@ -21,16 +21,16 @@ from producer.contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, Invalid
 
 from ..engine_options import EngineOptions
 from ..progress import ReportProgress, no_progress
+from .forward.choice import choose_path, prepare
+from .forward.static_path import StaticPath
 from .generation import Generation
-from .memory import plan_memory
-from .model_loader import ModelLoader
-from .output import Output
-from .path_choice import choose_path, prepare
-from .prefix_cache import PrefixCache
-from .prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
-from .sampling import Sampler
-from .static_path import StaticPath
-from .tokenizer import Tokenizer
+from .loading.memory import plan_memory
+from .loading.model_loader import ModelLoader
+from .reuse.prefix_cache import PrefixCache
+from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
+from .sampling.sampler import Sampler
+from .text.output import Output
+from .text.tokenizer import Tokenizer
 
 DEFAULT_OPTIONS = EngineOptions()
 

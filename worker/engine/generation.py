@@ -14,11 +14,11 @@ from torch import Tensor
 
 from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
 
-from .memory import is_out_of_memory
+from .loading.memory import is_out_of_memory
 from .model_runner import ModelRunner
-from .output import Output
-from .prompt_lookup import PromptLookup
-from .sampling import NOT_A_TOKEN, Sampler, token_logprob
+from .reuse.prompt_lookup import PromptLookup
+from .sampling.sampler import NOT_A_TOKEN, Sampler, token_logprob
+from .text.output import Output
 from .token_ring import TokenRing
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .prompt_lookup import SpeculationCost
+from .reuse.prompt_lookup import SpeculationCost
 
 
 class ModelRunner(Protocol):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from ..engine.progress_bars import no_progress_bars
+from ..engine.loading.progress_bars import no_progress_bars
 from ..errors import ConfigError
 from ..progress import ShownProgress
 from . import tiny_corpus

@@ -11,7 +11,7 @@ from producer.broker.findings import Finding
 from tests.models import random_model, save_random_model, save_tokenizer, tiny_model_paths
 from worker import cli
 from worker.doctor import examine, judge_cuda, judge_gpu, judge_memory
-from worker.engine.facts import GpuFacts, MemoryFacts
+from worker.engine.loading.facts import GpuFacts, MemoryFacts
 
 GIB = 2**30
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from worker.engine.memory import MIN_CONTEXT
+from worker.engine.loading.memory import MIN_CONTEXT
 from worker.engine_options import EngineOptions
 from worker.errors import ConfigError
 from worker.settings import SETTINGS_FILE, WorkerSettings, load_settings

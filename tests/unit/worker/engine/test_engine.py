@@ -11,7 +11,8 @@ from transformers import Qwen2ForCausalLM
 
 from producer.contract import EngineError, GenerationRequest, InvalidRequest, OutOfMemory, PromptTooLong
 from tests.models import ENGINES, HEADS, VOCAB_SIZE, engine_for, random_model, save_random_model
-from worker.engine import Engine, Tokenizer, qwen2
+from worker.engine import Engine, Tokenizer
+from worker.engine.forward import decoder
 
 from .asking import answer, ids_of, text_of
 
@@ -38,8 +39,8 @@ def run_out_of_memory(monkeypatch, model: Qwen2ForCausalLM) -> None:
         torch.empty(2**60, dtype=torch.int8)
 
     calls = itertools.count()
-    mlp = qwen2._mlp
-    monkeypatch.setattr(qwen2, "_mlp", lambda *args: (fail() if next(calls) else None) or mlp(*args))
+    mlp = decoder._mlp
+    monkeypatch.setattr(decoder, "_mlp", lambda *args: (fail() if next(calls) else None) or mlp(*args))
     monkeypatch.setattr(model.model.layers[1], "forward", fail)
 
 

@@ -1,0 +1,102 @@
+"""Both caches: what they keep, what they forget, and that nothing of it comes back."""
+
+import math
+
+import pytest
+import torch
+
+from tests.models import CPU, random_model
+from worker.engine.errors import CacheFull
+from worker.engine.forward.kv_cache import DynamicKVCache, StaticKVCache
+
+
+def static_cache(capacity: int = 8) -> StaticKVCache:
+    return StaticKVCache((2, 3, capacity, 4), torch.float32, CPU)
+
+
+def fill(cache: StaticKVCache, tokens: int) -> None:
+    """So many tokens more, each a number of its own."""
+    start = cache.grow(tokens)
+    for position in range(start, start + tokens):
+        cache.keys[:, :, position] = position + 1
+        cache.values[:, :, position] = -(position + 1)
+
+
+class TestStaticKVCache:
+    def test_grow_gives_the_position_of_the_first_token(self):
+        cache = static_cache()
+        assert [cache.grow(3), cache.grow(1), cache.grow(4)] == [0, 3, 4]
+        assert cache.length == cache.capacity == 8
+
+    def test_a_full_cache_says_so_on_the_host_and_stays_as_it_is(self):
+        cache = static_cache()
+        cache.grow(7)
+        with pytest.raises(CacheFull, match="holds 8 tokens and cannot take 9"):
+            cache.grow(2)
+        assert cache.length == 7
+        assert cache.grow(1) == 7
+
+    def test_truncate_never_makes_it_longer(self):
+        cache = static_cache()
+        fill(cache, 3)
+        cache.truncate(5)
+        assert cache.length == 3
+
+    def test_what_is_dropped_is_wiped(self):
+        """A masked step multiplies what lies behind the end by zero, and zero times NaN is NaN."""
+        cache = static_cache()
+        fill(cache, 6)
+        cache.keys[:, :, 4] = math.nan
+        cache.values[:, :, 5] = math.inf
+        cache.truncate(4)
+        assert not cache.keys[:, :, 4:].any()
+        assert not cache.values[:, :, 4:].any()
+        assert (cache.keys[0, 0, :4, 0] == torch.tensor([1.0, 2, 3, 4])).all()
+
+    @pytest.mark.parametrize("held", [0, 2, 7])
+    @pytest.mark.parametrize("length", [1, 3, 5])
+    def test_what_was_copied_out_comes_back(self, held, length):
+        cache = static_cache()
+        fill(cache, 5)
+        kept = cache.copy_out()
+        cache.truncate(0)
+        fill(cache, held)
+        cache.keys[:, :, :held] += 100
+        cache.copy_in(kept, length)
+
+        expected = static_cache()
+        fill(expected, length)
+        assert cache.length == length
+        assert torch.equal(cache.keys, expected.keys)
+        assert torch.equal(cache.values, expected.values)
+
+    def test_what_was_copied_out_does_not_change_with_the_cache(self):
+        cache = static_cache()
+        fill(cache, 5)
+        kept = cache.copy_out()
+        cache.keys += 1
+        assert kept.shape == (2, 2, 3, 5, 4)
+        assert kept[0, 0, 0, :, 0].tolist() == [1, 2, 3, 4, 5]
+        assert kept.nbytes == 5 * cache.bytes_per_token
+
+
+class TestDynamicKVCache:
+    def test_truncate_keeps_the_beginning(self):
+        model = random_model()
+        cache = DynamicKVCache(model.config)
+        with torch.inference_mode():
+            model(torch.tensor([[1, 2, 3, 4, 5]]), past_key_values=cache.past_key_values)
+            cache.truncate(9)
+            assert cache.length == 5
+            cache.truncate(2)
+            assert cache.length == 2
+            after = model(torch.tensor([[6]]), past_key_values=cache.past_key_values).logits
+            expected = model(torch.tensor([[1, 2, 6]])).logits[:, -1:]
+        assert torch.allclose(after, expected, atol=1e-5)
+
+    def test_a_sliding_window_cannot_be_rolled_back(self):
+        config = random_model().config
+        assert DynamicKVCache(config).rolls_back
+        config.layer_types = ["full_attention", "sliding_attention"]
+        config.sliding_window = 16
+        assert not DynamicKVCache(config).rolls_back

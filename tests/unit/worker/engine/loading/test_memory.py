@@ -1,0 +1,143 @@
+"""The context that the device has memory for: decided at the start, and refused in words that help."""
+
+import pytest
+import torch
+from transformers import Qwen2Config
+
+from producer.contract import InvalidRequest, PromptTooLong
+from tests.models import CPU, HEADS, random_model
+from worker.engine import Engine, EngineOptions, Tokenizer
+from worker.engine.errors import CacheFull
+from worker.engine.forward.kv_cache import StaticKVCache
+from worker.engine.loading import memory
+from worker.engine.loading.memory import is_out_of_memory, kv_bytes_per_token, plan_memory
+from worker.errors import ConfigError
+
+from ..asking import answer, random_ids, request
+
+KEPT_FREE = 2**28
+PER_TOKEN = 512
+"""Of `model`: 2 * 2 layers * 2 key-value heads * 16 * 4 bytes."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(context_length=512)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Say how many tokens there is memory for."""
+
+    def set_free(tokens: float) -> int:
+        free_bytes = KEPT_FREE + int(tokens * PER_TOKEN)
+        monkeypatch.setattr(memory, "free_bytes", lambda _device: free_bytes)
+        return free_bytes
+
+    return set_free
+
+
+def plan(model, wanted=None):
+    return plan_memory(model.config, torch.float32, CPU, wanted)
+
+
+class TestKvBytes:
+    @pytest.mark.parametrize("heads", HEADS)
+    def test_are_what_the_static_cache_takes(self, heads):
+        config = random_model(heads).config
+        shape = (config.num_hidden_layers, config.num_key_value_heads, 8, 16)
+        for dtype in (torch.float32, torch.bfloat16):
+            assert kv_bytes_per_token(config, dtype) == StaticKVCache(shape, dtype, CPU).bytes_per_token
+
+    def test_of_qwen2_7b(self):
+        config = Qwen2Config(hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4)
+        assert kv_bytes_per_token(config, torch.bfloat16) == 57_344
+
+
+class TestPlan:
+    def test_is_the_models_context_where_there_is_memory(self, model, free):
+        free_bytes = free(10_000)
+        planned = plan(model)
+        assert planned.context_length == 512
+        assert planned.kv_bytes == 512 * PER_TOKEN
+        assert planned.headroom_bytes == free_bytes - 512 * PER_TOKEN
+
+    def test_is_a_round_number_where_memory_decides(self, model, free):
+        free(511)
+        assert plan(model).context_length == 256
+
+    def test_is_what_fits_where_there_is_less(self, model, free):
+        free(100.5)
+        assert plan(model).context_length == 100
+        assert plan(model).headroom_bytes >= KEPT_FREE
+
+    def test_follows_the_setting(self, model, free):
+        free(100)
+        assert plan(model, 100).context_length == 100
+        assert plan(model, 16).context_length == 16
+
+    def test_refuses_a_setting_that_does_not_fit(self, model, free):
+        free(100)
+        with pytest.raises(
+            ConfigError, match=r"context_length 101 does not fit.*Set context_length to 100 or less"
+        ):
+            plan(model, 101)
+
+    @pytest.mark.parametrize("wanted", [15, 513])
+    def test_refuses_a_setting_that_no_memory_would_help(self, model, free, wanted):
+        free(10_000)
+        with pytest.raises(ConfigError, match=f"context_length {wanted} cannot be: this model takes 16 to 512"):
+            plan(model, wanted)
+
+    @pytest.mark.parametrize("tokens", [-1000, 0, 15])
+    @pytest.mark.parametrize("wanted", [None, 20])
+    def test_says_so_where_nothing_fits(self, model, free, tokens, wanted):
+        free(tokens)
+        with pytest.raises(
+            ConfigError, match=r"cpu has 0\.[23] GiB free.*too little.*free memory there, or use a sma"
+        ):
+            plan(model, wanted)
+
+    def test_of_a_model_whose_own_context_is_tiny(self, free):
+        free(100)
+        assert plan(random_model(context_length=12)).context_length == 12
+
+    def test_asks_this_machine(self, model):
+        assert plan(model).headroom_bytes > 0
+
+
+class TestEngine:
+    @pytest.mark.parametrize("path", ["static", "dynamic"])
+    def test_refuses_what_cannot_fit_before_it_starts(self, path, model, free, tokenizer: Tokenizer):
+        free(40)
+        engine = Engine(model, tokenizer, CPU, EngineOptions(path=path))
+        with pytest.raises(PromptTooLong, match="holds 40"):
+            engine.encode(request(random_ids(40)))
+        with pytest.raises(InvalidRequest, match="Set max_new_tokens to 10 or less"):
+            engine.encode(request(random_ids(30), max_new_tokens=11))
+        assert len(answer(engine, request(random_ids(30), max_new_tokens=10))) == 10
+
+    @pytest.mark.parametrize("ranges", [False, True])
+    def test_a_static_cache_that_is_full_is_noticed_on_the_host(self, ranges, model, free, tokenizer: Tokenizer):
+        free(40)
+        engine = Engine(model, tokenizer, CPU, EngineOptions(path="static"), ranges=ranges)
+        expected = answer(engine, request(random_ids(9), max_new_tokens=5))
+        engine.abandon(engine.sequence)
+        engine.prefill(torch.zeros((1, 40), dtype=torch.int64))
+        for too_much in (1, 2):
+            with pytest.raises(CacheFull):
+                engine.prefill(torch.zeros((1, too_much), dtype=torch.int64))
+        assert engine.path.length == 40
+        engine.abandon(engine.sequence)
+        assert answer(engine, request(random_ids(9), max_new_tokens=5)) == expected
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as too_much:
+        torch.empty(2**60, dtype=torch.int8)
+    with pytest.raises(RuntimeError) as misfit:
+        torch.zeros(2) @ torch.zeros(3)
+    assert is_out_of_memory(too_much.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(misfit.value)
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))

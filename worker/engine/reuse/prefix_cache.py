@@ -1,0 +1,144 @@
+"""Which tokens the static cache holds, and which were parked in host memory: a prompt that begins like an earlier
+one is read from where they part.
+
+Only prompts with the same salt share anything: else whoever asks could tell, from how much of a guess was known
+already, what others have asked. Source: vLLM, cache_salt.
+
+Knows token ids, salts and bytes. What is in the cache must be exact: a sequence is noted (`note`) only when its
+job has left it whole, and whoever is in doubt forgets it (`forget`).
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..forward.kv_cache import StaticKVCache
+from ..loading.memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+WORTH_PARKING = 32
+"""Tokens. To copy fewer costs as much as to read them again."""
+
+MAX_PARKED = 16
+"""Sequences. Each is compared with every new prompt, and one that is so long ago will hardly come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Salted:
+    """A sequence, and the salt of those that may know of it."""
+
+    ids: Tensor  # (length,) int64
+    salt: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def common_length(self, other: "Salted") -> int:
+        """How many ids at their beginnings two sequences share; none where their salts differ."""
+        return common_length(self.ids, other.ids) if self.salt == other.salt else 0
+
+
+NOTHING = Salted(torch.empty(0, dtype=torch.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A sequence in host memory."""
+
+    sequence: Salted
+    kept: Tensor  # as StaticKVCache.copy_out gives it
+
+
+class PrefixCache:
+    """The sequence in the cache, and others that were, least recently used first."""
+
+    def __init__(self, cache: StaticKVCache, budget_bytes: int) -> None:
+        self._cache = cache
+        self._budget_bytes = budget_bytes
+        self._held = NOTHING
+        self._salt: str | None = None
+        """Of the sequence in work, which is held once it is noted."""
+        self._parked: list[Parked] = []
+
+    @property
+    def parked_bytes(self) -> int:
+        """Host memory in use."""
+        return sum(parked.kept.nbytes for parked in self._parked)
+
+    def begin(self, ids: Tensor, salt: str | None = None) -> int:
+        """Bring the longest beginning of a sequence that is known by that salt into the cache, and nothing else.
+
+        ids: (seq_len,) int64 on the CPU.  Returns its length, which is below seq_len: the last token has to be
+        read in any case, for its logits.
+        """
+        if not self._budget_bytes:
+            self._cache.truncate(0)
+            return 0
+        assert len(self._held) <= self._cache.length, "the cache was changed behind our back: forget, first"
+        held, wanted = self._held, Salted(ids[:-1], salt)
+        self.forget()  # at once: should anything fail below, nobody knows what the cache holds
+        self._salt = salt
+        common = held.common_length(wanted)
+        best = self._best_parked(wanted, beyond=common)
+        if best is not None:
+            self._touch(best)  # before another is parked, for which the oldest may have to go
+        self._park(held, beyond=common)
+        if best is not None:
+            common = best.sequence.common_length(wanted)
+            self._cache.copy_in(best.kept, common)
+        self._cache.truncate(common)
+        return common
+
+    def note(self, ids: Tensor) -> None:
+        """The cache holds these tokens, whole and exact.  ids: (seq_len,) int64 on the CPU."""
+        assert len(ids) == self._cache.length, "what is noted must be what is there"
+        self._held = Salted(ids, self._salt)
+
+    def forget(self) -> None:
+        """What is in the cache is no longer known."""
+        self._held = NOTHING
+
+    def _best_parked(self, wanted: Salted, beyond: int) -> Parked | None:
+        """The parked sequence with the longest common beginning, if it is worth a copy."""
+        best = max(self._parked, key=lambda parked: parked.sequence.common_length(wanted), default=None)
+        if best is None or best.sequence.common_length(wanted) < beyond + WORTH_PARKING:
+            return None
+        return best
+
+    def _park(self, held: Salted, beyond: int) -> None:
+        """Copy out what the cache holds, if the sequence to come would overwrite much of it."""
+        size_bytes = len(held) * self._cache.bytes_per_token
+        if len(held) - beyond < WORTH_PARKING or size_bytes > self._budget_bytes:
+            return
+        for parked in [*self._parked]:
+            shared = parked.sequence.common_length(held)
+            if shared == len(held):
+                return  # it is there already
+            if shared == len(parked.sequence):
+                self._remove(parked)  # what is parked now says it all
+        while len(self._parked) >= MAX_PARKED or self.parked_bytes + size_bytes > self._budget_bytes:
+            self._remove(self._parked[0])
+        try:
+            self._parked.append(Parked(held, self._cache.copy_out()))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            # No job is to fail for what would only have made another one faster.
+            logger.warning("there was no host memory to keep a prefix: consider a lower prefix_cache_bytes")
+
+    def _touch(self, parked: Parked) -> None:
+        self._remove(parked)
+        self._parked.append(parked)
+
+    def _remove(self, parked: Parked) -> None:
+        self._parked = [other for other in self._parked if other is not parked]
+
+
+def common_length(some: Tensor, others: Tensor) -> int:
+    """How many ids two sequences have in common at their beginnings.  (n,) and (m,) int64."""
+    shorter = min(len(some), len(others))
+    differ = some[:shorter] != others[:shorter]
+    return int(differ.int().argmax()) if differ.any() else shorter
