@@ -62,13 +62,13 @@ def up(
     device = device or ("cpu" if model == TINY and folder is None else None)
     with (
         ended_by_signals(),
-        broker_at(settings.redis_url if "redis_url" in settings.model_fields_set else None) as url,
-        local_worker(model, url, prefix=settings.prefix, model_path=folder, device=device) as worker,
-        Producer(url, prefix=settings.prefix) as producer,
+        broker_at(settings.redis_url if "redis_url" in settings.model_fields_set else None) as server,
+        local_worker(model, server, prefix=settings.prefix, model_path=folder, device=device) as worker,
+        Producer(server.url, prefix=settings.prefix) as producer,
     ):
         ready = worker.wait_until_ready(producer)
         chat = Conversation(producer, worker, _given(sampling), keeps_turns=bool(ready.chat_template))
-        _say_what_to_do(model, url, is_chat=chat.keeps_turns)
+        _say_what_to_do(model, server.url, is_chat=chat.keeps_turns)
         _converse(chat)
         say_dimly("ending the worker")
     return 0

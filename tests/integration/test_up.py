@@ -1,5 +1,6 @@
 """`genqueue up` and `genqueue broker`: everything in one command, and nothing left when it ends."""
 
+import contextlib
 import os
 import re
 import signal
@@ -141,6 +142,20 @@ def test_a_signal_while_the_worker_starts_leaves_nothing(environment: dict[str, 
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert_nothing_is_left(said)
+
+
+def test_a_kill_leaves_neither_broker_nor_worker(environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        command("up"), env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    port = broker_port(process.stderr.readline())
+    process.stderr.readline()  # the worker has been started
+    process.kill()
+    process.communicate(timeout=WAIT_S)  # to the end of stderr, which the worker has, too
+    with contextlib.suppress(redis.ConnectionError), redis.Redis(port=port) as client:
+        client.blpop(["never"], timeout=WAIT_S)
+        pytest.fail("the broker is still there")
 
 
 @pytest.mark.parametrize(
