@@ -164,7 +164,9 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
     metavar="FOLDER",
     help="In place of a name: a model folder, as `hf download` makes it.",
 )
-@click.option("--prompt", default=DEFAULT_PROMPT, help="What is to be answered.")
+@click.option(
+    "--prompt", default=DEFAULT_PROMPT, help="What is to be answered.", show_default="a question that tiny knows"
+)
 @click.option(
     "--max-new-tokens",
     type=int,

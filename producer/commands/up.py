@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -47,7 +47,8 @@ def up(
     """Start a broker and a worker, and answer what is typed.
 
     With a model that has a chat template it is a conversation; with another, each line is a prompt of its own.
-    Ctrl-C stops an answer; at the prompt, Ctrl-C or Ctrl-D ends the broker, the worker and the command.
+    tiny was taught single questions, and is asked each line as one. Ctrl-C stops an answer; at the prompt, Ctrl-C
+    or Ctrl-D ends the broker, the worker and the command.
 
     The first use of tiny trains it, in well under a minute. Any other model is to be in a folder on this machine:
 
@@ -59,7 +60,8 @@ def up(
     check_installed()
     model, folder = chosen_model(model_name, model_path)
     settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
-    device = device or ("cpu" if model == TINY and folder is None else None)
+    is_tiny = model == TINY and folder is None
+    device = device or ("cpu" if is_tiny else None)
     with (
         ended_by_signals(),
         broker_at(settings.redis_url if "redis_url" in settings.model_fields_set else None) as server,
@@ -67,21 +69,31 @@ def up(
         Producer(server.url, prefix=settings.prefix) as producer,
     ):
         ready = worker.wait_until_ready(producer)
-        chat = Conversation(producer, worker, _given(sampling), keeps_turns=bool(ready.chat_template))
-        _say_what_to_do(model, server.url, is_chat=chat.keeps_turns)
+        lines_are: LinesAre = "prompts" if not ready.chat_template else "questions" if is_tiny else "turns"
+        chat = Conversation(producer, worker, _given(sampling), lines_are)
+        _say_what_to_do(model, server.url, lines_are)
         _converse(chat)
         say_dimly("ending the worker")
     return 0
 
 
+LinesAre = Literal["turns", "questions", "prompts"]
+"""Of one conversation, of which the model sees all; or each alone, with and without a chat template."""
+_SAID = {
+    "turns": "a conversation",
+    "questions": "tiny knows single questions: each line is one of its own",
+    "prompts": "no chat template, so that each line is a prompt of its own",
+}
+
+
 class Conversation:
-    """Asks the model, line by line. Where it keeps turns, the model sees what was said before."""
+    """Asks the model, line by line."""
 
     def __init__(
-        self, producer: Producer, worker: LocalWorker, sampling: Mapping[str, Any], *, keeps_turns: bool
+        self, producer: Producer, worker: LocalWorker, sampling: Mapping[str, Any], lines_are: LinesAre
     ) -> None:
         self._producer, self._worker, self._sampling = producer, worker, sampling
-        self.keeps_turns = keeps_turns
+        self._lines_are = lines_are
         self._turns: list[dict[str, str]] = []
 
     def ask(self, line: str) -> None:
@@ -99,11 +111,12 @@ class Conversation:
             say(str(error))
             return
         report(ended)
-        if self.keeps_turns and ended.text:
+        if self._lines_are == "turns" and ended.text:
             self._turns += [_turn("user", line), _turn("assistant", ended.text)]
 
     def _answer(self, line: str) -> GenerationResult:
-        request = {"messages": [*self._turns, _turn("user", line)]} if self.keeps_turns else {"prompt": line}
+        is_prompt = self._lines_are == "prompts"
+        request = {"prompt": line} if is_prompt else {"messages": [*self._turns, _turn("user", line)]}
         job = self._producer.submit(model=self._worker.model, **request, **self._sampling)
         try:
             return Follower(self._producer, job.job_id).follow()
@@ -144,15 +157,15 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _say_what_to_do(model: str, url: str, *, is_chat: bool) -> None:
-    kind = "a conversation" if is_chat else "no chat template, so that each line is a prompt of its own"
-    say_dimly(f"ready   {kind}")
+def _say_what_to_do(model: str, url: str, lines_are: LinesAre) -> None:
+    say_dimly(f"ready   {_SAID[lines_are]}")
     if sys.stdin.isatty():
         say_dimly("        Ctrl-C stops an answer; at the prompt it ends all of this")
         if "@" not in url:  # it may hold a password
             say_dimly("from another terminal:")
             say_dimly(f"  export REDIS_URL={url}")
-            say_dimly(f'  genqueue submit "Hi" {"--chat " if is_chat else ""}--model-name {model} --stream')
+            chat = "" if lines_are == "prompts" else "--chat "
+            say_dimly(f'  genqueue submit "Hi" {chat}--model-name {model} --stream')
 
 
 def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:

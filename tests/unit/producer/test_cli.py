@@ -251,11 +251,15 @@ def test_a_wait_that_runs_out_is_exit_code_4(capsys: Captured, mode: str) -> Non
 
     out, err = capsys.readouterr()
     assert out == ""
-    assert "no live worker serves tiny" in err
+    at_once, in_the_end = err.split("no live worker serves tiny")[1:]
+    assert at_once.startswith(": start one, as `genqueue-worker run")
+    assert in_the_end.startswith(". Job ")  # what to do about it stands above
+    assert " was waited for " in in_the_end
 
 
 @pytest.mark.parametrize("mode", ["--wait", "--stream"])
 def test_submit_can_print_the_answer(capsys: Captured, worker: ScriptedWorker, mode: str) -> None:
+    worker.register()  # or it is said that nobody serves the model
     playing = _play_when_queued(worker, lambda: (worker.publish("你", "好"), worker.finish()))
 
     assert run(["submit", "Hi", "--model-name", "tiny", mode, "--wait-s", "20"]) == 0

@@ -5,7 +5,6 @@ them are gone.
 """
 
 import os
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
