@@ -186,7 +186,11 @@ def generate(
     """Answer one prompt, without Redis."""
     if model_name is None and model_path is None:
         raise click.UsageError("Missing option '--model-name', or '--model-path'.")
-    from . import standalone
+    from .progress import ShownProgress
+
+    with ShownProgress() as shown:
+        shown("importing torch", 0, 0)  # which takes seconds
+        from . import standalone
 
     standalone.generate(
         model_name,

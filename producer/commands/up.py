@@ -46,9 +46,11 @@ def up(
 ) -> int:
     """Start a broker and a worker, and answer what is typed.
 
-    With a model that has a chat template it is a conversation; with another, each line is a prompt of its own.
-    tiny was taught single questions, and is asked each line as one. Ctrl-C stops an answer; at the prompt, Ctrl-C
-    or Ctrl-D ends the broker, the worker and the command.
+    With a model that has a chat template it is a conversation, in which an answer may have 2048 tokens unless
+    --max-new-tokens says otherwise. With another, each line is a prompt of its own. tiny was taught single
+    questions, and is asked each line as one.
+
+    Ctrl-C stops an answer; at the prompt, Ctrl-C or Ctrl-D ends the broker, the worker and the command.
 
     The first use of tiny trains it, in well under a minute. Any other model is to be in a folder on this machine:
 
@@ -85,6 +87,9 @@ _SAID = {
     "prompts": "no chat template, so that each line is a prompt of its own",
 }
 
+ANSWER_TOKENS = 2048
+"""Of an answer in a conversation, at most. It ends by itself, often after more tokens than a job's default."""
+
 
 class Conversation:
     """Asks the model, line by line."""
@@ -95,13 +100,17 @@ class Conversation:
         self._producer, self._worker, self._sampling = producer, worker, sampling
         self._lines_are = lines_are
         self._turns: list[dict[str, str]] = []
+        self._bound = {"max_new_tokens": ANSWER_TOKENS} if lines_are == "turns" else {}
 
     def ask(self, line: str) -> None:
         """Print the answer as it comes; Ctrl-C cancels it.  Raises BrokerUnavailable; or once the worker ended."""
         self._worker.check_alive()
         try:
             ended = self._answer(line)
-            while self._is_too_long(ended) and self._turns:
+            if self._bound and _failed_with(ended, "invalid_request"):
+                self._bound = {}  # more than the context has room for: the default is what fits
+                ended = self._answer(line)
+            while _failed_with(ended, "prompt_too_long") and self._turns:
                 del self._turns[:2]
                 say_dimly("the conversation is longer than the model's context: its oldest turn was left out")
                 ended = self._answer(line)
@@ -117,17 +126,13 @@ class Conversation:
     def _answer(self, line: str) -> GenerationResult:
         is_prompt = self._lines_are == "prompts"
         request = {"prompt": line} if is_prompt else {"messages": [*self._turns, _turn("user", line)]}
-        job = self._producer.submit(model=self._worker.model, **request, **self._sampling)
+        job = self._producer.submit(model=self._worker.model, **request, **{**self._bound, **self._sampling})
         try:
             return Follower(self._producer, job.job_id).follow()
         except Interrupted:
             say("")  # the answer so far has no line break
             self._producer.cancel(job.job_id)
             return end_of(self._producer, job.job_id)
-
-    @staticmethod
-    def _is_too_long(ended: GenerationResult) -> bool:
-        return ended.error is not None and ended.error.code == "prompt_too_long"
 
 
 def _converse(chat: Conversation) -> None:
@@ -166,6 +171,10 @@ def _say_what_to_do(model: str, url: str, lines_are: LinesAre) -> None:
             say_dimly(f"  export REDIS_URL={url}")
             chat = "" if lines_are == "prompts" else "--chat "
             say_dimly(f'  genqueue submit "Hi" {chat}--model-name {model} --stream')
+
+
+def _failed_with(ended: GenerationResult, code: str) -> bool:
+    return ended.error is not None and ended.error.code == code
 
 
 def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.scripted_worker import ScriptedWorker
 from tests.submitted import request_of
 
 Captured = pytest.CaptureFixture[str]
+NO_ROOM = ErrorInfo(code="invalid_request", message="Set max_new_tokens to 900 or less")
 TOO_LONG = ErrorInfo(code="prompt_too_long", message="the prompt does not fit: shorten it")
 
 
@@ -87,6 +88,14 @@ def test_without_a_chat_template_a_line_is_a_prompt(client: FakeRedis, talk, pla
     chat.ask("Hi")
     chat.ask("How are you?")
     assert [request_of(client, job_id).prompt for job_id in job_ids] == ["Hi", "How are you?"]
+
+
+def test_an_answer_comes_to_its_end_where_the_context_has_room(client: FakeRedis, talk, plays) -> None:
+    job_ids = plays(NO_ROOM, "Hello.", "Fine.")
+    chat = talk()
+    chat.ask("Hi")
+    chat.ask("How are you?")
+    assert [request_of(client, job_id).max_new_tokens for job_id in job_ids] == [2048, None, None]
 
 
 def test_a_model_that_knows_single_questions_is_asked_each_alone(client: FakeRedis, talk, plays) -> None:
