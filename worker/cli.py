@@ -167,6 +167,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
 @click.option(
     "--prompt", default=DEFAULT_PROMPT, help="What is to be answered.", show_default="a question that tiny knows"
 )
+@click.option("--chat", is_flag=True, help="Send the prompt as a user's message, for the model's chat template.")
 @click.option(
     "--max-new-tokens",
     type=int,
@@ -179,11 +180,15 @@ def generate(
     model_name: str | None,
     model_path: Path | None,
     prompt: str,
+    chat: bool,
     max_new_tokens: int | None,
     device: str,
     model_paths: Path | None,
 ) -> None:
-    """Answer one prompt, without Redis."""
+    """Answer one prompt, without Redis.
+
+    It goes to the model as it stands; with --chat, through the model's chat template, as instruct models want it.
+    """
     if model_name is None and model_path is None:
         raise click.UsageError("Missing option '--model-name', or '--model-path'.")
     from .progress import ShownProgress
@@ -192,6 +197,7 @@ def generate(
         shown("importing torch", 0, 0)  # which takes seconds
         from . import standalone
 
+    cut_off: list[int] = []
     standalone.generate(
         model_name,
         prompt,
@@ -199,9 +205,14 @@ def generate(
         device,
         model_path=model_path,
         model_paths=model_paths,
+        chat=chat,
         on_text=lambda text: click.echo(text, nl=False),
+        on_cut_off=cut_off.append,
     )
     click.echo()
+    if cut_off:
+        allowed = "--max-new-tokens, or the context, allowed no more"
+        click.echo(f"the text was cut off after {cut_off[0]} tokens: {allowed}", err=True)
 
 
 @cli.command()

@@ -196,7 +196,9 @@ class TestGenerate:
     def test_prints_what_was_asked_for(self, run, capsys, paths):
         options = ["--device", "cpu", "--model-paths", paths, "--prompt", DEFAULT_PROMPT, "--max-new-tokens", "3"]
         assert run("generate", "--model-name", "tiny", *options) == 0
-        out = capsys.readouterr().out.removesuffix("\n")
+        out, err = capsys.readouterr()
+        out = out.removesuffix("\n")
+        assert "the text was cut off after 3 tokens" in err
         assert INTRODUCTION.startswith(out.rstrip("\ufffd"))
         assert 0 < len(out) < len(INTRODUCTION)
 
