@@ -23,6 +23,8 @@ from .model_ids import explain_name
 MODEL_PATHS = "model_paths.yaml"
 TINY = "tiny"
 """The name of the model that is trained on first use, into the folder that the file gives for it."""
+TINY_FOLDER = "~/.cache/genqueue/tiny"
+"""Where there is no file, as with a worker that was installed and runs anywhere: the first model needs none."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FORM = "it maps a model's name to its folder, one a line, as in `qwen2_7b: ~/models/Qwen2-7B`"
@@ -51,10 +53,14 @@ def find_config_file(name: str) -> Path | None:
 class ConfigLoader:
     """The model paths file: `~` stands for the home folder, and a relative path counts from the file."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file.  Raises ConfigError when it is missing, is not YAML, or has another form."""
-        self._file = path
-        self._folders = dict(self._entry(name, folder) for name, folder in _read_mapping(path).items())
+    def __init__(self, path: Path | None) -> None:
+        """Read the file; None: there is none, and tiny alone is known.
+
+        Raises ConfigError when it is missing, is not YAML, or has another form.
+        """
+        self._file = path or Path("configs", MODEL_PATHS)
+        entries = {TINY: TINY_FOLDER} if path is None else _read_mapping(path)
+        self._folders = dict(self._entry(name, folder) for name, folder in entries.items())
         """As the file has them: only the one that is asked for is looked at as a path."""
 
     @property
@@ -156,8 +162,9 @@ def untrained_tiny(model_paths: Path | None = None) -> bool:
     return not ConfigLoader(model_paths or _default_model_paths(TINY)).folder(TINY).exists()
 
 
-def _default_model_paths(name: str) -> Path:
-    if found := find_config_file(MODEL_PATHS):
+def _default_model_paths(name: str) -> Path | None:
+    found = find_config_file(MODEL_PATHS)
+    if found or name == TINY:
         return found
     if explanation := explain_name(name, Path("configs", MODEL_PATHS)):
         raise ConfigError(explanation)

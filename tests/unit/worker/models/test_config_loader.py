@@ -12,7 +12,7 @@ import pytest
 from tests.models import save_random_model
 from worker.errors import ConfigError
 from worker.models import config_loader, tiny_model
-from worker.models.config_loader import MODEL_PATHS, ConfigLoader, find_config_file, locate_model
+from worker.models.config_loader import MODEL_PATHS, ConfigLoader, find_config_file, locate_model, untrained_tiny
 
 ROOT = Path(__file__).parents[4]
 
@@ -94,6 +94,16 @@ class TestWhereFilesAreLookedFor:
             locate_model("mine")
         assert f"looked for {here}/configs/{MODEL_PATHS}: write it" in str(caught.value)
         assert "GENQUEUE_MODEL_PATHS" in str(caught.value)
+
+    def test_an_installed_worker_without_any_knows_tiny(self, here, site_packages, monkeypatch):
+        """Else the first model of whoever has installed it would want a file."""
+        monkeypatch.setenv("HOME", str(here))
+        assert untrained_tiny()
+        folder = here / ".cache" / "genqueue" / "tiny"
+        folder.mkdir(parents=True)
+        assert not untrained_tiny()
+        with pytest.raises(ConfigError, match=f"{folder} holds no config.json. Delete the folder"):
+            locate_model("tiny")
 
     def test_the_same_place_is_named_once(self, monkeypatch):
         monkeypatch.chdir(ROOT)
