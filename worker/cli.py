@@ -73,6 +73,10 @@ config_option = click.option(
 
 
 class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names, as a person meets them, and not by name."""
+        return list(self.commands)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """click's; one of the other program is told so."""
         if cmd_name in OF_THE_PRODUCER:
@@ -118,7 +122,7 @@ def run(config_file: Path | None, **options: Any) -> None:
     """Serve the jobs of one model, one at a time.
 
     It runs until SIGTERM or Ctrl-C. More settings than these have no option: configs/worker.yaml or GENQUEUE_… set
-    them, as README.md lists them.
+    them, as configs/README.md lists them.
     """
     settings = load_settings(config_file, **options)
     logs.configure(settings.log_level, settings.log_format)
