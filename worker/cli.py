@@ -12,64 +12,28 @@ from typing import Any, NoReturn, get_args
 import click
 
 from producer.broker.findings import is_wrong, shown
-from producer.broker.options import DEFAULT_REDIS_URL
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest, Keys
-from producer.contract.keys import DEFAULT_PREFIX
 from producer.contract.version import VERSION
 
 from . import logs
-from .engine_options import Dtype
 from .errors import ConfigError
 from .models.config_loader import find_model
 from .models.tiny_corpus import DEFAULT_PROMPT
+from .options import (
+    config_option,
+    device_option,
+    dtype_option,
+    model_name_option,
+    model_path_option,
+    model_paths_option,
+    prefix_option,
+    redis_url_option,
+)
 from .settings import WorkerSettings, load_settings
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "dashboard")
-
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-model_name_option = click.option(
-    "--model-name",
-    help="A name from the model paths file; with --model-path, the name of the queue.  "
-    "[env: GENQUEUE_MODEL_NAME]  [default: the folder's name]",
-)
-model_path_option = click.option(
-    "--model-path",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="A model folder, as `hf download` makes it; no model paths file is needed.  [env: GENQUEUE_MODEL_PATH]",
-)
-device_option = click.option(
-    "--device", help="As torch names it: cuda:0, cpu.  [env: GENQUEUE_DEVICE]  [default: cuda:0]"
-)
-dtype_option = click.option(
-    "--dtype",
-    type=click.Choice(get_args(Dtype)),
-    help="[env: GENQUEUE_DTYPE]  [default: auto: bfloat16 on a GPU, float32 on a CPU]",
-)
-redis_url_option = click.option(
-    "--redis-url", metavar="URL", help=f"[env: GENQUEUE_REDIS_URL, REDIS_URL]  [default: {DEFAULT_REDIS_URL}]"
-)
-prefix_option = click.option(
-    "--prefix",
-    help=f"First part of every key of genqueue's own.  [env: GENQUEUE_PREFIX]  [default: {DEFAULT_PREFIX}]",
-)
-model_paths_option = click.option(
-    "--model-paths",
-    type=FILE,
-    envvar="GENQUEUE_MODEL_PATHS",
-    help="Where each model is.  [env: GENQUEUE_MODEL_PATHS]  "
-    "[default: configs/model_paths.yaml here, else in the checkout]",
-)
-config_option = click.option(
-    "--config",
-    "config_file",
-    type=FILE,
-    envvar="GENQUEUE_CONFIG",
-    help="Settings.  [env: GENQUEUE_CONFIG]  [default: configs/worker.yaml here, else in the checkout]",
-)
 
 
 class _Commands(click.Group):
@@ -161,6 +125,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
 
 
 @cli.command()
+@click.argument("words", nargs=-1, metavar="")
 @click.option("--model-name", help="A name from the model paths file.")
 @click.option(
     "--model-path",
@@ -181,6 +146,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
 @model_paths_option
 def generate(
     *,
+    words: tuple[str, ...],
     model_name: str | None,
     model_path: Path | None,
     prompt: str,
@@ -193,6 +159,8 @@ def generate(
 
     It goes to the model as it stands; with --chat, through the model's chat template, as instruct models want it.
     """
+    if words:
+        raise click.UsageError('the prompt is an option: --prompt "How are you?"')
     if model_name is None and model_path is None:
         raise click.UsageError("Missing option '--model-name', or '--model-path'.")
     from .progress import ShownProgress

@@ -29,6 +29,8 @@ TINY_FOLDER = "~/.cache/genqueue/tiny"
 _ROOT = Path(__file__).resolve().parents[2]
 _FORM = "it maps a model's name to its folder, one a line, as in `qwen2_7b: ~/models/Qwen2-7B`"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+_INSIDE = ("*/config.json", "snapshots/*/config.json")
+"""Of models in the folder above theirs, and in the cache of the Hub."""
 _PARTS = {
     "config.json": ("config.json",),
     "weights (*.safetensors or *.bin)": ("*.safetensors", "*.bin"),
@@ -95,7 +97,10 @@ class ConfigLoader:
         """
         folder = self.folder(name)
         if not folder.is_dir():
-            raise ConfigError(f"model {name!r}: there is no folder {folder}. Correct its line in {self._file}")
+            raise ConfigError(
+                f"model {name!r}: there is no folder {folder}. Download the model there, or correct its line in "
+                f"{self._file}"
+            )
         if lacking := missing_part(folder):
             remedy = "Delete the folder: it is made again" if name == TINY else "Download the model again"
             raise ConfigError(
@@ -124,13 +129,22 @@ def missing_part(folder: Path) -> str | None:
 def given_folder(folder: Path) -> Path:
     """A folder that was named itself, as one that can be loaded.  Raises ConfigError that says what it lacks."""
     folder = folder.expanduser()
+    if folder.is_file():
+        raise ConfigError(
+            f"{folder} is a file, and a model is a folder with config.json, *.safetensors and tokenizer.json: "
+            "give that as --model-path. A GGUF file is none: take the model's own repository"
+        )
     if not folder.is_dir():
         raise ConfigError(
             f"there is no model folder {folder}: correct --model-path, or download a model there, as in "
             f"`hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir {folder}`"
         )
     if lacking := missing_part(folder):
-        raise ConfigError(f"{folder} holds no {lacking}: download the model again, or correct --model-path")
+        models = [config.parent for pattern in _INSIDE for config in sorted(folder.glob(pattern))]
+        remedy = (
+            f"give one of the models in it, as --model-path {models[0]}" if models else "download the model again"
+        )
+        raise ConfigError(f"{folder} holds no {lacking}: {remedy}, or correct --model-path")
     return folder
 
 
