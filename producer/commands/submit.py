@@ -93,10 +93,7 @@ def submit(
     it.
     """
     if model_name is None:
-        raise click.UsageError(
-            "Missing option '--model-name': the model that is to answer, as its worker calls it; "
-            "`genqueue up` serves tiny, unless told otherwise"
-        )
+        raise click.UsageError("Missing option '--model-name': the model to ask, as in --model-name tiny.")
     fields = _request_fields(_one_prompt(prompt), options)
     with producer_for(redis_url, prefix, wait_s) as producer:
         job = producer.submit(model=model_name, **fields)

@@ -62,7 +62,7 @@ def test_version(capsys: Captured) -> None:
     [
         (["--model-name", "tiny", "up"], "'--model-name': it stands behind the command"),
         (["--frobnicate"], "No such option '--frobnicate'."),
-        (["submit", "Hi"], "Missing option '--model-name': the model that is to answer"),
+        (["submit", "Hi"], "Missing option '--model-name': the model to ask, as in --model-name tiny"),
     ],
 )
 def test_an_option_in_the_wrong_place_or_in_none(capsys: Captured, arguments: list[str], said: str) -> None:
