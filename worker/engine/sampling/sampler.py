@@ -16,7 +16,7 @@ from producer.contract import SamplingParams, TokenLogprob
 
 from .candidates import Candidates, Floats, Ids
 from .noise import GumbelNoise
-from .processors import apply, build_cutoffs, build_processors, is_greedy, looks_at_ids
+from .processors import apply, build_cutoffs, build_processors, is_alike_everywhere, is_greedy, looks_at_ids
 
 NOT_A_TOKEN = -1
 """Stands for a token where the logits hold NaN or infinity."""
@@ -44,19 +44,23 @@ class Sampler:
         self._not_a_token = torch.full((1, 1), NOT_A_TOKEN, device=device)
         self.needs_ids = any(map(looks_at_ids, self._processors))
         """Whether `ids` are looked at; otherwise only their number is, and the caller need not keep them."""
+        self.takes_rows = not self._on_cpu and all(map(is_alike_everywhere, self._processors))
+        """Whether the tokens at several positions can be chosen at once. On a CPU nothing would be saved."""
 
     def choose(self, logits: Tensor, ids: Tensor, position: int) -> Tensor:
         """The next token, (1, 1) int64 on the device of the logits, or NOT_A_TOKEN.
 
         logits: (1, vocab) float32.  ids: (1, seq_len) int64, the prompt and the output so far.
         position: how many tokens the output has so far.
+        With `takes_rows`, also (rows, vocab) of consecutive positions from there on; returns (rows, 1), then.
         """
         scores = apply(self._processors, ids, logits)
         if self._candidates is not None:
             return self._draw(*self._candidates(scores), position, logits.shape[-1])
         scores = apply(self._cutoffs, ids, scores)
         if self._noise is not None:
-            scores = scores + self._noise(position, logits.shape[-1])
+            noise = [self._noise(position + row, logits.shape[-1]) for row in range(len(logits))]
+            scores = scores + torch.stack(noise)
         # NaN wins every max: one look at the winner finds a NaN anywhere.
         best, token = scores.max(dim=-1, keepdim=True)
         if self._on_cpu:  # where to look costs a tenth of what an operation on tensors does
