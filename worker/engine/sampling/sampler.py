@@ -3,7 +3,7 @@
 Every choice is an argmax: greedy over the processed logits, sampled over the processed logits plus Gumbel noise
 (the Gumbel-max trick), which draws from their softmax. The noise is a pure function of (seed, position, token
 id), so that a job that is resumed in another process, on another device, draws what it would have drawn.
-On a GPU, nothing here waits for the device.
+Where it may not wait, nothing here waits for the device.
 """
 
 import math
@@ -33,19 +33,21 @@ class Sampler:
         prompt_length: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
+        may_wait: bool = True,
     ) -> None:
+        """`may_wait`: numbers may be looked at, as costs nothing on a CPU; on a GPU a step could not run ahead."""
         self._processors = build_processors(
             params, prompt_length=prompt_length, eos_token_ids=eos_token_ids, device=device
         )
-        self._on_cpu = device.type == "cpu"
+        self._may_wait = may_wait
         self._cutoffs = build_cutoffs(params)
-        self._candidates = Candidates(params) if self._cutoffs and self._on_cpu else None
+        self._candidates = Candidates(params) if self._cutoffs and may_wait else None
         self._noise = None if is_greedy(params) else GumbelNoise(seed, device)
         self._not_a_token = torch.full((1, 1), NOT_A_TOKEN, device=device)
         self.needs_ids = any(map(looks_at_ids, self._processors))
         """Whether `ids` are looked at; otherwise only their number is, and the caller need not keep them."""
-        self.takes_rows = not self._on_cpu and all(map(is_alike_everywhere, self._processors))
-        """Whether the tokens at several positions can be chosen at once. On a CPU nothing would be saved."""
+        self.takes_rows = not may_wait and all(map(is_alike_everywhere, self._processors))
+        """Whether the tokens at several positions can be chosen at once, with one wait for all."""
 
     def choose(self, logits: Tensor, ids: Tensor, position: int) -> Tensor:
         """The next token, (1, 1) int64 on the device of the logits, or NOT_A_TOKEN.
@@ -63,7 +65,7 @@ class Sampler:
             scores = scores + torch.stack(noise)
         # NaN wins every max: one look at the winner finds a NaN anywhere.
         best, token = scores.max(dim=-1, keepdim=True)
-        if self._on_cpu:  # where to look costs a tenth of what an operation on tensors does
+        if self._may_wait:  # to look costs a tenth of what an operation on tensors does
             return token if math.isfinite(best.item()) else self._not_a_token
         return torch.where(best.isfinite(), token, self._not_a_token)
 
