@@ -15,7 +15,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ...progress import ReportProgress
-from .decoder import Qwen2, View, head, matrix_vector, row_through_layer, shape_of
+from .architecture import describe
+from .decoder import Decoder, View, head, matrix_vector, row_through_layer
 from .kv_cache import StaticKVCache
 
 _SMALLEST_RANGE = 256
@@ -30,16 +31,17 @@ class StaticPath:
     def __init__(self, model: PreTrainedModel, capacity: int, device: torch.device, *, ranges: bool) -> None:
         """`ranges`: let a step see a range that is rounded up, behind a mask, as a captured step must.
 
-        Raises NotSupported for a model that `qwen2` does not know.
+        Raises NotSupported for a model that `architecture` does not know, before anything is allocated.
         """
         self.capacity = capacity
         self.device = device
         self.compiled = self.captured = False
-        config, shape = model.config, shape_of(model.config)
+        architecture = describe(model, capacity)  # first: a cache that cannot be used takes gigabytes
+        shape = architecture.layers[0]
         self.cache = StaticKVCache(
-            (config.num_hidden_layers, shape.kv_heads, capacity, shape.head_dim), model.dtype, device
+            (len(architecture.layers), shape.kv_heads, capacity, shape.head_dim), model.dtype, device
         )
-        self._model = Qwen2(model, self.cache)
+        self._model = Decoder(model, architecture, self.cache)
         self._ranges = ranges
         self._token = torch.zeros((1, 1), dtype=torch.int64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
@@ -121,12 +123,12 @@ class StaticPath:
 
     def _run_step(self, visible: int) -> Tensor:
         model = self._model
-        hidden = functional.embedding(self._token[0], model.embedding)
+        hidden = model.embed(self._token[0])
         rotation = model.rotation(self._position)
         view = View(visible, self._mask(visible) if self._ranges else None)
         for layer in model.layers:
             hidden = self._through_layer(hidden, layer, rotation, self._position, view)
-        return self._to_logits(hidden, model.norm, model.head, model.shape)
+        return self._to_logits(hidden, model.ends)
 
     def _mask(self, visible: int) -> Tensor:
         """(visible,) float32: 0 up to the position, and -inf behind it."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from worker.engine.forward.decoder import Layer, Shape, View, _attend, matrix_vector
+from worker.engine.forward.architecture import Shape
+from worker.engine.forward.decoder import Layer, View, _attend, matrix_vector
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -34,7 +35,8 @@ def test_scores_behind_a_mask_are_not_rounded(dtype):
     keys = keys / 8 + 20
     query = torch.randn(1, heads * group, head_dim, generator=generator) / 8 + 1
     query, keys, values = query.to(dtype), keys.to(dtype), values.to(dtype)
-    layer = Layer(Shape(heads * group, heads, head_dim, 1e-6), None, keys, values)
+    shape = Shape(heads * group, heads, head_dim, 1e-6, head_dim**-0.5, 1.0, "silu", rotates=True)
+    layer = Layer(shape, None, keys, values)
     mask = torch.zeros(visible)
     mask[length:] = -torch.inf
 
