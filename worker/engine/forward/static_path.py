@@ -59,6 +59,10 @@ class StaticPath:
         """Keep the first `length` tokens."""
         self.cache.truncate(length)
 
+    def piece_end(self, done: int, prompt_tokens: int, length: int, chunk: int) -> int:  # noqa: ARG002
+        """After `chunk` tokens more: this may be anywhere."""
+        return min(done + chunk, length)
+
     @torch.inference_mode()
     def read(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """ids: (1, seq_len) int64.  Logits of the last `rows`, (rows, vocab) float32."""
