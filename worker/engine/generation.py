@@ -133,8 +133,7 @@ class Generation(Iterator[Step]):
         self._device_ids = torch.empty((1, self.prompt_tokens + self._output.max_new_tokens), dtype=torch.int64)
         self._device_ids[0, :length] = torch.tensor(self._ids)
         self._device_ids = self._device_ids.to(self._engine.device)
-        while length - done > self._engine.prefill_chunk:
-            end = done + self._engine.prefill_chunk
+        while (end := self._engine.piece_end(done, self.prompt_tokens, length)) < length:
             self._engine.prefill(self._device_ids[:, done:end], rows=0)
             done = end
             yield done

@@ -29,16 +29,21 @@ def choose_path(
 ) -> tuple[ForwardPath, str]:
     """A path for sequences of up to `capacity` tokens, and the reason where it is not the fast one, else "".
 
-    Raises ConfigError where the options insist on the static path, and this model cannot have it.
+    Raises ConfigError where the options insist on the static path and this model cannot have it, and for a model
+    that no path can run.
     """
-    if options.path == "dynamic":
-        return DynamicPath(model), "path is set to dynamic"
+    why = "path is set to dynamic"
+    if options.path != "dynamic":
+        try:
+            return StaticPath(model, capacity, device, ranges=ranges), ""
+        except NotSupported as error:
+            if options.path == "static":
+                raise ConfigError(f"the static path cannot run this model: {error}. Set path to auto") from error
+            why = str(error)
     try:
-        return StaticPath(model, capacity, device, ranges=ranges), ""
+        return DynamicPath(model, capacity), why
     except NotSupported as error:
-        if options.path == "static":
-            raise ConfigError(f"the static path cannot run this model: {error}. Set path to auto") from error
-        return DynamicPath(model), str(error)
+        raise ConfigError(f"this model cannot be served: {error}. Use another model") from error
 
 
 def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: ReportProgress) -> str:

@@ -17,7 +17,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ...progress import ReportProgress
-from .decoder import Operations, Qwen2, View, attend, head, shape_of, step_through_layer
+from .architecture import describe
+from .decoder import Decoder, Operations, View, attend, head, step_through_layer
 from .kv_cache import StaticKVCache
 from .matrix_vector import matrix_vector
 
@@ -51,16 +52,17 @@ class StaticPath:
     def __init__(self, model: PreTrainedModel, capacity: int, device: torch.device, *, ranges: bool) -> None:
         """`ranges`: let a step see a range that is rounded up, behind a mask, as a captured step must.
 
-        Raises NotSupported for a model that `decoder` does not know.
+        Raises NotSupported for a model that `architecture` does not know, before anything is allocated.
         """
         self.capacity = capacity
         self.device = device
         self.compiled = self.captured = self.has_kernels = False
-        config, self._shape = model.config, shape_of(model.config)
+        architecture = describe(model, capacity)  # first: a cache that cannot be used takes gigabytes
+        self._shape = shape = architecture.layers[0]
         self.cache = StaticKVCache(
-            (config.num_hidden_layers, self._shape.kv_heads, capacity, self._shape.head_dim), model.dtype, device
+            (len(architecture.layers), shape.kv_heads, capacity, shape.head_dim), model.dtype, device
         )
-        self._model = Qwen2(model, self.cache)
+        self._model = Decoder(model, architecture, self.cache)
         self._ranges = ranges
         rows = max(CAPTURED_ROWS)
         self._ids = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -78,6 +80,10 @@ class StaticPath:
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens."""
         self.cache.truncate(length)
+
+    def piece_end(self, done: int, prompt_tokens: int, length: int, chunk: int) -> int:  # noqa: ARG002
+        """After `chunk` tokens more: this may be anywhere."""
+        return min(done + chunk, length)
 
     @torch.inference_mode()
     def read(self, ids: Tensor, *, rows: int = 1) -> Tensor:
@@ -183,13 +189,13 @@ class StaticPath:
     def _run_step(self, rows: int, visible: int) -> Tensor:
         model, functions = self._model, self._of_one if rows == 1 else self._of_several
         positions = self._start + self._positions[:rows]
-        hidden = functional.embedding(self._ids[:rows], model.embedding)
+        hidden = model.embed(self._ids[:rows])
         rotation = model.rotation(positions)
         mask = self._mask(visible) if self._ranges and not self.has_kernels else None
         view = View((positions + 1).to(torch.int32), visible, mask)
         for layer in model.layers:
             hidden = functions.through_layer(hidden, layer, rotation, positions, view)
-        return functions.to_logits(hidden, model.norm, model.head, model.shape)
+        return functions.to_logits(hidden, model.ends)
 
     def _mask(self, visible: int) -> Tensor:
         """(visible,) float32: 0 up to the position, and -inf behind it."""
