@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
-from producer.contract import EngineError, GenerationRequest, JobError
+from producer.contract import EngineError, GenerationRequest, JobError, OutOfMemory
 
 from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_up_process
+from ..engine.faults import device_answers, is_device_fault, is_out_of_memory, memory_for_the_model
 from ..progress import ReportProgress
 from .background import Background
 from .protocol import (
@@ -66,7 +67,8 @@ class EngineServer:
         started_at = time.monotonic()
         engine = load(self._say)
         loaded_at = time.monotonic()
-        engine.warm_up(self._say)
+        with memory_for_the_model(str(engine.device)):
+            engine.warm_up(self._say)
         self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
         while (command := self._receive()) is not None:
             if isinstance(command, Generate):  # a Stop that comes too late is of no use to anybody
@@ -79,16 +81,12 @@ class EngineServer:
         self._send(Begun())
         try:
             self._generate(engine, command)
-        except JobError as error:
-            self._send(RunFailed(code=error.code, message=str(error)))
         except (BrokenPipeError, ConnectionResetError):
             raise  # the worker has gone, and with it whoever wanted to know
         except Exception as error:
-            logger.exception("the engine failed on a job")
-            failure = EngineError(f"the engine failed with {type(error).__name__}; see the worker's log")
-            self._send(RunFailed(code="engine_error", message=str(failure)))
-            if engine.device.type == "cuda":
-                raise  # a device-side fault stays with the process: only a new one can use the device
+            if is_device_fault(error) or not device_answers(engine.device):
+                raise  # nothing is said of the job: it is the engine that ends, and the job goes on in another
+            self._send(_failure(error))
 
     def _generate(self, engine: Engine, command: Generate) -> None:
         request = GenerationRequest.parse(command.request)
@@ -173,6 +171,19 @@ class EngineServer:
             self._unsent.clear()
 
 
+def _failure(error: Exception) -> RunFailed:
+    """What is said of a job that has failed by itself."""
+    if not isinstance(error, JobError):
+        logger.error("the engine failed on a job", exc_info=error)
+        name = type(error).__name__
+        error = (
+            OutOfMemory()
+            if is_out_of_memory(error)
+            else EngineError(f"the engine failed with {name}; see the worker's log")
+        )
+    return RunFailed(code=error.code, message=str(error))
+
+
 def _message(step: Step) -> StepMessage:
     logprob = step.logprob.model_dump() if step.logprob else None
     return StepMessage(time.monotonic(), step.token_id, step.text, step.finish_reason, step.stop, logprob)
@@ -199,7 +210,9 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
 def load_engine(config: EngineConfig, progress: ReportProgress) -> Engine:
     """The engine of a process that has no other.  Raises ConfigError."""
     set_up_process(config.threads)
-    engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
+    device = resolve_device(config.device)
+    with memory_for_the_model(config.device):
+        engine = Engine.load(config.model_path, device, config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
         set_up_process(threads=1)
     return engine

@@ -68,11 +68,3 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory for a tensor, on the device or in host memory."""
-    # The CPU's allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..faults import is_out_of_memory
 from ..forward.kv_cache import StaticKVCache
-from ..loading.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

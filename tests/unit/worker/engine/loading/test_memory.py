@@ -10,7 +10,7 @@ from worker.engine import Engine, EngineOptions, Tokenizer
 from worker.engine.errors import CacheFull
 from worker.engine.forward.kv_cache import StaticKVCache
 from worker.engine.loading import memory
-from worker.engine.loading.memory import is_out_of_memory, kv_bytes_per_token, plan_memory
+from worker.engine.loading.memory import kv_bytes_per_token, plan_memory
 from worker.errors import ConfigError
 
 from ..asking import answer, random_ids, request
@@ -130,14 +130,3 @@ class TestEngine:
         assert engine.path.length == 40
         engine.abandon(engine.sequence)
         assert answer(engine, request(random_ids(9), max_new_tokens=5)) == expected
-
-
-def test_out_of_memory_is_told_from_other_errors():
-    with pytest.raises(RuntimeError) as too_much:
-        torch.empty(2**60, dtype=torch.int8)
-    with pytest.raises(RuntimeError) as misfit:
-        torch.zeros(2) @ torch.zeros(3)
-    assert is_out_of_memory(too_much.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_out_of_memory(misfit.value)
-    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
