@@ -13,7 +13,7 @@ from functools import partial
 
 from producer.contract import EngineError, GenerationRequest, JobError, OutOfMemory
 
-from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_up_process
+from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_threads
 from ..engine.faults import device_answers, is_device_fault, is_out_of_memory, memory_for_the_model
 from ..progress import ReportProgress
 from .background import Background
@@ -209,10 +209,11 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
 
 def load_engine(config: EngineConfig, progress: ReportProgress) -> Engine:
     """The engine of a process that has no other.  Raises ConfigError."""
-    set_up_process(config.threads)
+    if config.threads:
+        set_threads(config.threads)
     device = resolve_device(config.device)
     with memory_for_the_model(config.device):
         engine = Engine.load(config.model_path, device, config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
-        set_up_process(threads=1)
+        set_threads(1)
     return engine
