@@ -4,19 +4,23 @@ Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio, and not
 """
 
 import logging
+import os
 import select
 import socket
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 
 from producer.contract import EngineError, GenerationRequest, JobError, OutOfMemory
 
 from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_threads
 from ..engine.faults import device_answers, is_device_fault, is_out_of_memory, memory_for_the_model
+from ..engine.loading.device import card_of
+from ..errors import ConfigError
 from ..progress import ReportProgress
 from .background import Background
+from .card import Neighbour, Place
 from .protocol import (
     COMMANDS,
     Accepted,
@@ -212,8 +216,24 @@ def load_engine(config: EngineConfig, progress: ReportProgress) -> Engine:
     if config.threads:
         set_threads(config.threads)
     device = resolve_device(config.device)
-    with memory_for_the_model(config.device):
+    with _beside_others(card_of(device), config), memory_for_the_model(config.device):
         engine = Engine.load(config.model_path, device, config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
         set_threads(1)
     return engine
+
+
+@contextmanager
+def _beside_others(card: str | None, config: EngineConfig) -> Iterator[None]:
+    """For loading a model: says who computes on the card already, also where that leaves no room for two."""
+    ours = Neighbour(os.getppid(), os.getpid(), config.model_name or config.model_path.name)
+    others = Place(card, ours).neighbours if card else []
+    said = f"{config.device} is also used by {', '.join(map(str, others))}"
+    try:
+        yield
+    except ConfigError as error:
+        if others:
+            raise ConfigError(f"{error}. {said}: a worker takes all memory up to its context_length") from error
+        raise
+    if others:
+        logger.warning("%s: they share its memory and its time", said)

@@ -60,6 +60,11 @@ def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
         )
 
 
+def card_of(device: torch.device) -> str | None:
+    """What names a GPU whatever number this process sees it under; None for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
 def architecture(device: torch.device) -> str:
     """Of a GPU, as sm_90."""
     major, minor = torch.cuda.get_device_capability(device)

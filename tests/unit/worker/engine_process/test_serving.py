@@ -1,7 +1,9 @@
 """The engine's end of the socket, with a small random engine behind it."""
 
 import contextlib
+import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -10,13 +12,16 @@ import pytest
 import torch
 
 from producer.contract import GenerationRequest, OutOfMemory
-from tests.models import engine_for, random_model, save_tokenizer
+from tests.models import engine_for, random_model, save_random_model, save_tokenizer
 from worker.engine import Engine, Tokenizer
+from worker.engine.loading import memory
 from worker.engine_process import serving
+from worker.engine_process.card import Neighbour, Place
 from worker.engine_process.protocol import (
     Accepted,
     Begun,
     Ended,
+    EngineConfig,
     EngineInfo,
     Generate,
     Loading,
@@ -25,7 +30,9 @@ from worker.engine_process.protocol import (
     Stop,
     parse_answers,
 )
-from worker.engine_process.serving import EngineServer
+from worker.engine_process.serving import EngineServer, load_engine
+from worker.errors import ConfigError
+from worker.progress import no_progress
 
 TIMEOUT_S = 100
 LONG = {"prompt": "hi", "max_new_tokens": 100}
@@ -360,6 +367,44 @@ class TestFault:
         said, raised = self.serve(engine)
         assert not any(isinstance(message, Ended | RunFailed) for message in said)
         assert len(raised) == 1
+
+
+class TestBesideOthers:
+    """Another worker on the card. The names of cards are set: there need not be any."""
+
+    @pytest.fixture
+    def config(self, tmp_path, monkeypatch) -> Iterator[EngineConfig]:
+        """Of an engine that is to be loaded where another one is."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(serving, "card_of", lambda _device: "0123")
+        monkeypatch.setattr(serving, "set_threads", lambda _threads: None)  # of this process, with all its tests
+        other = Place("0123", Neighbour(71, 72, "theirs"))
+        model = tmp_path / "model"
+        model.mkdir()
+        yield EngineConfig(model_path=save_random_model(model), model_name="ours", device="cpu")
+        other.leave()
+
+    def test_it_says_with_whom_it_shares(self, config, caplog):
+        load_engine(config, no_progress)
+        assert "cpu is also used by the worker of 'theirs' (process 71, its engine 72): they share" in caplog.text
+        third = Place("0123", Neighbour(81, 82, "third"))
+        third.leave()
+        ours = Neighbour(os.getppid(), os.getpid(), "ours")
+        assert third.neighbours == [Neighbour(71, 72, "theirs"), ours]
+
+    def test_it_says_who_is_there_where_there_is_no_room_for_two(self, config, monkeypatch):
+        monkeypatch.setattr(memory, "free_bytes", lambda _device: 0)
+        with pytest.raises(ConfigError, match=r"too little to generate.*also used by the worker of 'theirs'"):
+            load_engine(config, no_progress)
+
+    def test_alone_it_says_nothing(self, config, monkeypatch, caplog):
+        monkeypatch.setattr(serving, "card_of", lambda _device: None)
+        load_engine(config, no_progress)
+        assert "used by" not in caplog.text
+        monkeypatch.setattr(memory, "free_bytes", lambda _device: 0)
+        with pytest.raises(ConfigError) as alone:
+            load_engine(config, no_progress)
+        assert "used by" not in str(alone.value)
 
 
 def test_a_worker_that_goes_during_a_run_ends_the_engine(worker):
