@@ -41,7 +41,7 @@ def plan_memory(
     per_token = kv_bytes_per_token(config, dtype)
     free = free_bytes(device)
     fits = max(free - KEPT_FREE_BYTES[device.type], 0) // per_token
-    context = wanted or min(model_context, fits if fits < _ALIGNED else fits - fits % _ALIGNED)
+    context = wanted or min(model_context, rounded(fits))
     if fits < min(MIN_CONTEXT, model_context):
         raise ConfigError(
             f"{device} has {free / 2**30:.1f} GiB free beside the weights, too little to generate at all: "
@@ -54,6 +54,16 @@ def plan_memory(
             "memory there"
         )
     return MemoryPlan(context, context * per_token, free - context * per_token)
+
+
+def rounded(tokens: int) -> int:
+    """Down to a number with which kernels that were compiled at another start can be used again.
+
+    Their shapes hold the context, and free memory differs by some MB from one start to the next. It costs less than
+    a thirty-second.
+    """
+    step = max(_ALIGNED, 1 << max(tokens.bit_length() - 6, 0))
+    return tokens - tokens % step if tokens >= _ALIGNED else tokens
 
 
 def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
