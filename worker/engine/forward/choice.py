@@ -14,6 +14,7 @@ from ..errors import NotSupported
 from .dynamic_path import DynamicPath
 from .path import ForwardPath
 from .static_path import StaticPath
+from .toolchain import what_is_missing
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
         try:
             path.compile()
         except Exception as error:  # whatever a compiler raises, the step runs without it
-            logger.warning("the decode step could not be compiled", exc_info=True)
-            hint = " (install a C++ compiler, such as g++)" if "compiler" in str(error).lower() else ""
-            shortfalls.append(f"not compiled: {_first_line(error)}{hint}")
+            missing = what_is_missing(error)
+            logger.warning("the decode step could not be compiled", exc_info=missing is None)
+            shortfalls.append(f"not compiled: {missing or _first_line(error)}")
     if on_gpu:
         try:
             path.capture(progress)

@@ -59,8 +59,8 @@ def plan_memory(
 def rounded(tokens: int) -> int:
     """Down to a number with which kernels that were compiled at another start can be used again.
 
-    Their shapes hold the context, and free memory differs by some MB from one start to the next. It costs less than
-    a thirty-second.
+    Their shapes hold the context, and free memory differs by some MB from one start to the next. It costs a
+    thirty-second at most.
     """
     step = max(_ALIGNED, 1 << max(tokens.bit_length() - 6, 0))
     return tokens - tokens % step if tokens >= _ALIGNED else tokens
