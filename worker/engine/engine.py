@@ -147,6 +147,7 @@ class Engine:
             prompt_length=len(prompt_ids),
             eos_token_ids=self.eos_token_ids,
             device=self.device,
+            may_wait=not self.lookahead,
         )
         return Generation(
             self, request, output=output, sampler=sampler, prompt_ids=prompt_ids.tolist(), resumed_ids=resumed_ids
@@ -171,6 +172,14 @@ class Engine:
             self.path.truncate(0)
             return 0
         return self._prefixes.begin(torch.tensor(ids), salt)
+
+    def piece_end(self, done: int, prompt_tokens: int, length: int) -> int:
+        """Where the next piece of a sequence of `length` tokens ends, of which `done` are in the cache.
+
+        A chunk, or more for a model that must not be read in chunks. prompt_tokens: those of the prompt; behind it
+        are tokens of an earlier attempt.
+        """
+        return self.path.piece_end(done, prompt_tokens, length, self.prefill_chunk)
 
     def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """Read tokens of the prompt into the cache.  ids: (1, seq_len) int64 on the engine's device.

@@ -123,7 +123,7 @@ class PrefixCache:
             self._remove(self._parked[0])
         try:
             self._parked.append(Parked(held, self._cache.copy_out()))
-        except RuntimeError as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             # No job is to fail for what would only have made another one faster.
