@@ -210,8 +210,8 @@ class TestAnEngineThatCannotDie:
     async def test_at_its_start_is_no_engine(self, monkeypatch):
         start = asyncio.create_subprocess_exec
 
-        async def start_undying(*command: str, **options) -> Undying:
-            return Undying((await start(*command, **options)).pid)
+        async def start_undying(*_command: str, **options) -> Undying:
+            return Undying((await start("true", **options)).pid)  # which ends, and closes its end of the socket
 
         monkeypatch.setattr(asyncio, "create_subprocess_exec", start_undying)
         engine = EngineProcess(config(Path("/no")), start_s=60, stop_s=1)
@@ -231,6 +231,52 @@ async def test_an_engine_without_the_packages_of_the_worker_names_the_extra(mode
     assert "torch is not installed" in said
     assert "pip install 'genqueue[worker]'" in said
     assert "Traceback" not in said
+
+
+FAULT = """
+import torch
+from worker.engine import Engine
+
+decode, calls = Engine.decode, []
+
+def fail_later(self, token):
+    calls.append(token)
+    if len(calls) > 5:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    return decode(self, token)
+
+Engine.decode = fail_later
+"""
+
+
+async def test_after_a_fault_of_the_device_the_run_goes_on_in_another_engine(
+    engine, model, tmp_path, monkeypatch, capfd
+):
+    """It was the end of the job, with the code of a fault of its own."""
+    request = {"prompt": "hi", "max_new_tokens": 20, "prompt_lookup": False}
+    whole = [step.token_id for step in await hear(begin(engine, request)) if isinstance(step, StepMessage)]
+    (tmp_path / "sitecustomize.py").write_text(FAULT)
+    with monkeypatch.context() as faulty:
+        faulty.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+        failing = EngineProcess(config(model), start_s=60, stop_s=1)
+        await failing.start()
+    said: list = []
+
+    async def hear_failing() -> None:
+        async for batch in begin(failing, request).batches():
+            said.extend(batch)
+
+    with pytest.raises(EngineDied):
+        await hear_failing()
+    assert not any(isinstance(message, Ended | RunFailed) for message in said)
+    steps = [message.token_id for message in said if isinstance(message, StepMessage)]
+    assert steps == whole[: len(steps)]
+    assert await failing._exit_code(failing._process) == 1
+    assert "CUDA error: an illegal memory access" in capfd.readouterr().err
+    await failing.close()
+
+    resumed = await hear(engine.generate(request, seed=0, resumed_ids=steps))
+    assert steps + [step.token_id for step in resumed if isinstance(step, StepMessage)] == whole
 
 
 async def test_an_engine_that_does_not_stop_is_killed(engine):
