@@ -106,6 +106,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
     engine = EngineProcess(
         EngineConfig(
             model_path=model_path,
+            model_name=settings.model_name,
             device=settings.device,
             dtype=settings.dtype,
             threads=settings.threads,
