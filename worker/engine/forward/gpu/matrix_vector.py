@@ -32,8 +32,7 @@ def _sums_of_products(  # type: ignore[no-untyped-def]
     row,
     matrix,
     out,
-    # To be called with numbers and not with a compiler's variables: of a number Triton knows whether 16 divides it,
-    # and loads as many bytes at once.
+    # Numbers, and not a compiler's variables: Triton knows of a number that 16 divides it, and loads more at once.
     outputs,
     inputs,
     stride,
