@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
-from .memory import KEPT_FREE_BYTES, free_bytes, kv_bytes_per_token
+from .context import model_context
+from .kv_cost import kv_cost
+from .memory import free_bytes, room_in
+from .model_config import read_config
 from .model_loader import torch_dtype
 
 
@@ -39,11 +41,11 @@ class MemoryFacts:
 
     dtype: str
     weights_bytes: int
-    kv_bytes_per_token: int
     free_bytes: int
     model_context: int
+    """Tokens, of the model's own."""
     context_that_fits: int
-    """Tokens; 0 or less where not even the weights fit."""
+    """Tokens, unless the setting asks for more; 0 where not even the weights fit."""
 
 
 def torch_facts() -> TorchFacts:
@@ -58,19 +60,17 @@ def gpu_facts(device: torch.device) -> GpuFacts:
 
 
 def memory_facts(folder: Path, device: torch.device, dtype_name: str, parameters: int) -> MemoryFacts:
-    """parameters: how many the model has.  Raises errors of transformers for a folder without a usable config."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    """parameters: how many the model has.  Raises ConfigError for a folder without a usable config.json."""
+    config = read_config(folder)
     dtype = torch_dtype(dtype_name, device)
-    per_token = kv_bytes_per_token(config, dtype)
     weights = parameters * dtype.itemsize
     free = free_bytes(device)
     return MemoryFacts(
         dtype=str(dtype).removeprefix("torch."),
         weights_bytes=weights,
-        kv_bytes_per_token=per_token,
         free_bytes=free,
-        model_context=config.max_position_embeddings,
-        context_that_fits=(free - weights - KEPT_FREE_BYTES[device.type]) // per_token,
+        model_context=model_context(config).usual,
+        context_that_fits=room_in(free - weights, kv_cost(config, dtype), device).usual,
     )
 
 
