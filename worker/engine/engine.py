@@ -24,6 +24,7 @@ from ..progress import ReportProgress, no_progress
 from .forward.choice import choose_path, prepare
 from .forward.static_path import StaticPath
 from .generation import Generation
+from .loading.device import set_up_device
 from .loading.host_memory import mapped_bytes
 from .loading.memory import plan_memory
 from .loading.model_config import eos_token_ids, read_config, text_config
@@ -57,8 +58,7 @@ class Engine:
         """
         self.tokenizer = tokenizer
         self.device = device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # streams, events and graphs belong to the current device
+        set_up_device(device)
         self.options = options
         self.memory = plan_memory(
             model.config, model.dtype, device, options.context_length, taken_bytes=mapped_bytes(model)
@@ -93,7 +93,7 @@ class Engine:
     ) -> Self:
         """From a local model folder.  Raises ConfigError for a folder that cannot be used.
 
-        `dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU.
+        `dtype`: float32, bfloat16, float16, or auto, as `loading.device.default_dtype` has it.
         """
         read_config(path)  # and the tokenizer, first: they are small, and a broken folder shows at once
         tokenizer = Tokenizer(path)
@@ -153,6 +153,7 @@ class Engine:
             prompt_length=len(prompt_ids),
             eos_token_ids=ends,
             device=self.device,
+            may_wait=not self.lookahead,
         )
         return Generation(
             self, request, output=output, sampler=sampler, prompt_ids=prompt_ids.tolist(), resumed_ids=resumed_ids
@@ -177,6 +178,14 @@ class Engine:
             self.path.truncate(0)
             return 0
         return self._prefixes.begin(torch.tensor(ids), salt)
+
+    def piece_end(self, done: int, prompt_tokens: int, length: int) -> int:
+        """Where the next piece of a sequence of `length` tokens ends, of which `done` are in the cache.
+
+        A chunk, or more for a model that must not be read in chunks. prompt_tokens: those of the prompt; behind it
+        are tokens of an earlier attempt.
+        """
+        return self.path.piece_end(done, prompt_tokens, length, self.prefill_chunk)
 
     def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """Read tokens of the prompt into the cache.  ids: (1, seq_len) int64 on the engine's device.

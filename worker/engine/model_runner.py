@@ -24,10 +24,6 @@ class ModelRunner(Protocol):
         """Columns of the logits."""
 
     @property
-    def prefill_chunk(self) -> int:
-        """Tokens that are read between two looks at whether to stop."""
-
-    @property
     def lookahead(self) -> int:
         """Steps that are launched before the token of the one before them is read."""
 
@@ -51,6 +47,13 @@ class ModelRunner(Protocol):
         """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already.
 
         salt: only sequences with the same one share their beginnings.
+        """
+
+    def piece_end(self, done: int, prompt_tokens: int, length: int) -> int:
+        """Where the next piece of a sequence of `length` tokens ends, of which `done` are in the cache.
+
+        Between two pieces is a look at whether to stop. prompt_tokens: those of the prompt; behind it are tokens
+        of an earlier attempt.
         """
 
     def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:

@@ -3,6 +3,8 @@ prepared as far as this machine allows.
 """
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -14,6 +16,7 @@ from ..errors import NotSupported
 from .dynamic_path import DynamicPath
 from .path import ForwardPath
 from .static_path import StaticPath
+from .toolchain import what_is_missing
 
 logger = logging.getLogger(__name__)
 
@@ -27,37 +30,44 @@ def choose_path(
 ) -> tuple[ForwardPath, str]:
     """A path for sequences of up to `capacity` tokens, and the reason where it is not the fast one, else "".
 
-    Raises ConfigError where the options insist on the static path, and this model cannot have it.
+    Raises ConfigError where the options insist on the static path and this model cannot have it, and for a model
+    that no path can run.
     """
-    if options.path == "dynamic":
-        return DynamicPath(model), "path is set to dynamic"
+    why = "path is set to dynamic"
+    if options.path != "dynamic":
+        try:
+            return StaticPath(model, capacity, device, ranges=ranges), ""
+        except NotSupported as error:
+            if options.path == "static":
+                raise ConfigError(f"the static path cannot run this model: {error}. Set path to auto") from error
+            why = str(error)
     try:
-        return StaticPath(model, capacity, device, ranges=ranges), ""
+        return DynamicPath(model, capacity), why
     except NotSupported as error:
-        if options.path == "static":
-            raise ConfigError(f"the static path cannot run this model: {error}. Set path to auto") from error
-        return DynamicPath(model), str(error)
+        raise ConfigError(f"this model cannot be served: {error}. Use another model") from error
 
 
 def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: ReportProgress) -> str:
     """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why."""
     on_gpu = path.device.type == "cuda"
     shortfalls = []
+
+    def attempt(name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever Triton, a compiler or CUDA raise, the step runs without it
+            missing = what_is_missing(error)
+            logger.warning("the decode step could not be %s", name, exc_info=missing is None)
+            shortfalls.append(f"not {name}: {missing or _first_line(error)}")
+
     worth_it = on_gpu or parameters >= SMALL_MODEL_PARAMETERS
     if options.compile == "always" or (options.compile == "auto" and worth_it):
         progress("compiling the decode step", 0, 1)
-        try:
-            path.compile()
-        except Exception as error:  # whatever a compiler raises, the step runs without it
-            logger.warning("the decode step could not be compiled", exc_info=True)
-            hint = " (install a C++ compiler, such as g++)" if "compiler" in str(error).lower() else ""
-            shortfalls.append(f"not compiled: {_first_line(error)}{hint}")
+        if on_gpu:
+            attempt("made of our kernels", path.use_kernels)
+        attempt("compiled", path.compile)
     if on_gpu:
-        try:
-            path.capture(progress)
-        except RuntimeError as error:
-            logger.warning("the decode step could not be captured", exc_info=True)
-            shortfalls.append(f"not captured: {_first_line(error)}")
+        attempt("captured", partial(path.capture, progress))
     return "; ".join(shortfalls)
 
 

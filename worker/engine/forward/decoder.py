@@ -1,12 +1,15 @@
-"""Qwen2's forward pass, written out: everything that a decode step costs is in this file.
+"""The forward pass of Llama and its kin, written out: everything that a decode step costs is in this file.
 
 At batch 1, a token costs one read of the weights. transformers' modules add a third of a millisecond of Python a
 layer, and on a CPU a matrix-vector product that runs on one core. Here are the same operations on the same
-weights: plain functions on tensors, one for many rows (prefill, and the check of a draft) and one for a single row
-(decode), which torch.compile and a CUDA graph can take as they are.
+weights: plain functions on tensors, one for many rows (prefill) and one for a decode step, which torch.compile and
+a CUDA graph can take as they are.
+
+Models differ by what `architecture` says of them, and by the weights that they have or have not; no model has a
+function of its own.
 
 Knows weights and shapes. Knows nothing of sampling, jobs, or when to compile.
-Source: transformers, models/qwen2/modeling_qwen2.py; gpt-fast, model.py.
+Source: transformers, models/*/modeling_*.py; gpt-fast, model.py.
 """
 
 from collections.abc import Callable
@@ -16,37 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
-from transformers import PreTrainedConfig, PreTrainedModel, Qwen2ForCausalLM
+from transformers import PreTrainedModel
 
-from ..errors import NotSupported
+from .architecture import Architecture, Shape
 from .kv_cache import StaticKVCache
+from .weights import Weights, layer_weights, norm_weight
 
 Linear = Callable[[Tensor, Tensor], Tensor]
 """(rows, in), (out, in) -> (rows, out)"""
-
-_KNOWN_ROPE = {"default", "linear", "llama3", "yarn"}  # the others change with the length of the sequence
-_LONGEST_SUM = 4096
-
-
-class Shape(NamedTuple):
-    """What the weights do not say by themselves."""
-
-    query_heads: int
-    kv_heads: int
-    head_dim: int
-    norm_epsilon: float
-
-
-class Weights(NamedTuple):
-    """Of one layer.  Matrices are (out, in)."""
-
-    input_norm: Tensor
-    qkv: Tensor  # ((query_heads + 2 * kv_heads) * head_dim, hidden)
-    qkv_bias: Tensor
-    output: Tensor  # (hidden, query_heads * head_dim)
-    mlp_norm: Tensor
-    gate_up: Tensor  # (2 * intermediate, hidden)
-    down: Tensor  # (hidden, intermediate)
 
 
 class Layer(NamedTuple):
@@ -58,39 +38,69 @@ class Layer(NamedTuple):
     values: Tensor  # (kv_heads, capacity, head_dim)
 
 
+class Ends(NamedTuple):
+    """What stands before and behind the layers."""
+
+    embedding: Tensor  # (vocab, hidden)
+    embedding_multiplier: float
+    norm: Tensor  # (hidden,)
+    norm_epsilon: float
+    head: Tensor  # (vocab, hidden)
+    logits_multiplier: float
+
+
 class Rotation(NamedTuple):
-    """Of some positions, for rotary embedding: (rows, 1, head_dim) each.  `sin` has its first half negated."""
+    """Of some positions, for rotary embedding: (rows, 1, turned) each.  `sin` has its first half negated."""
 
     cos: Tensor
     sin: Tensor
 
 
 class View(NamedTuple):
-    """What a single row sees: the first `visible` tokens, less those where the mask is -inf."""
+    """What the rows of a step see: each its first `used` tokens. They are among the first `visible`."""
 
+    used: Tensor  # (rows,) int32
     visible: int
-    mask: Tensor | None  # (visible,) float32
+    mask: Tensor | None  # (visible,) float32, for a single row: -inf behind those used, where some are
 
 
-class Qwen2:
+Attend = Callable[[Tensor, Tensor, Tensor, View, float], Tensor]
+"""(rows, query_heads, head_dim), keys, values, view, scale -> (rows, query_heads * head_dim)"""
+
+
+class Operations(NamedTuple):
+    """What takes the time of a step, and is done in other ways on other devices."""
+
+    linear: Linear
+    attend: Attend
+
+
+class Decoder:
     """The weights of a model, and how they are applied to rows of token ids."""
 
-    def __init__(self, model: PreTrainedModel, cache: StaticKVCache) -> None:
-        """Joins the matrices that are read together; the model's own parameters become views of the joined ones.
-
-        Raises NotSupported for a model that is no plain Qwen2.
-        """
-        check_supported(model)
+    def __init__(self, model: PreTrainedModel, architecture: Architecture, cache: StaticKVCache) -> None:
+        """Joins the matrices that are read together; the model's parameters become views of the joined ones."""
+        family, multipliers = architecture.family, architecture.multipliers
         decoder = cast("Any", model).model  # torch annotates every attribute of a module as Tensor | Module
-        self.shape = shape_of(model.config)
         self.layers: list[Layer] = []
-        for layer, keys, values in zip(decoder.layers, cache.keys, cache.values, strict=True):
-            self.layers.append(Layer(self.shape, _weights(layer), keys, values))
+        for shape, layer, keys, values in zip(
+            architecture.layers, decoder.layers, cache.keys, cache.values, strict=True
+        ):
+            self.layers.append(Layer(shape, layer_weights(layer, family), keys, values))
             torch.cuda.empty_cache()  # pieces that were joined fit nothing else; without a GPU this does nothing
-        self.embedding: Tensor = decoder.embed_tokens.weight.detach()
-        self.norm: Tensor = decoder.norm.weight.detach()
-        self.head: Tensor = cast("Any", model).lm_head.weight.detach()
-        self._rotations = _rotations(decoder.rotary_emb, cache.capacity, self.embedding)
+        self.ends = Ends(
+            embedding=decoder.embed_tokens.weight.detach(),
+            embedding_multiplier=torch.tensor(multipliers.embedding).to(model.dtype).item(),
+            norm=norm_weight(decoder.norm, family),
+            norm_epsilon=architecture.layers[0].norm_epsilon,
+            head=cast("Any", model).lm_head.weight.detach(),
+            logits_multiplier=multipliers.logits,
+        )
+        self._rotations = _rotations(decoder.rotary_emb, cache.capacity, self.ends.embedding)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """From (rows,) int64 to (rows, hidden)."""
+        return _times(functional.embedding(ids, self.ends.embedding), self.ends.embedding_multiplier)
 
     def rotation(self, positions: Tensor) -> Rotation:
         """positions: (rows,) int64 on the device."""
@@ -101,11 +111,11 @@ class Qwen2:
 
         Returns the logits after the last `rows` of them, (rows, vocab) float32.
         """
-        hidden = functional.embedding(ids, self.embedding)
+        hidden = self.embed(ids)
         rotation = self.rotation(torch.arange(start, start + len(ids), device=ids.device))
         for layer in self.layers:
             hidden = rows_through_layer(hidden, layer, rotation, start)
-        return head(hidden[len(ids) - rows :], self.norm, self.head, self.shape, linear=functional.linear)
+        return head(hidden[len(ids) - rows :], self.ends, linear=functional.linear)
 
 
 def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: int) -> Tensor:
@@ -123,65 +133,33 @@ def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: 
         keys,
         values,
         attn_mask=causal_lower_right(len(hidden), end),
+        scale=layer.shape.attention_scale,
         enable_gqa=keys.shape[1] != query.shape[1],
     )
-    hidden = hidden + functional.linear(attended[0].transpose(0, 1).flatten(1), layer.weights.output)
-    return hidden + _mlp(hidden, layer, functional.linear)
+    hidden = _add_attention(hidden, attended[0].transpose(0, 1).flatten(1), layer, functional.linear)
+    return _add(hidden, _mlp(hidden, layer, functional.linear), layer.weights.down_norm, layer.shape)
 
 
-def row_through_layer(
-    hidden: Tensor, layer: Layer, rotation: Rotation, position: Tensor, view: View, *, linear: Linear
+def step_through_layer(
+    hidden: Tensor, layer: Layer, rotation: Rotation, positions: Tensor, view: View, *, operations: Operations
 ) -> Tensor:
-    """One row, whose keys and values are written at `position`, (1,) int64.  hidden: (1, hidden)."""
-    query, key, value = _query_key_value(hidden, layer, rotation, linear)
-    layer.keys.index_copy_(1, position, key.transpose(0, 1))
-    layer.values.index_copy_(1, position, value.transpose(0, 1))
-    hidden = hidden + linear(_attend(query, layer, view), layer.weights.output)
-    return hidden + _mlp(hidden, layer, linear)
+    """A decode step: one row, or a few where `attend` takes them, with static shapes throughout.
 
-
-def head(hidden: Tensor, norm: Tensor, weight: Tensor, shape: Shape, *, linear: Linear) -> Tensor:
-    """From (rows, hidden) to logits, (rows, vocab) float32."""
-    return linear(_rms_norm(hidden, norm, shape), weight).float()
-
-
-def matrix_vector(row: Tensor, matrix: Tensor) -> Tensor:
-    """The linear of a single row, as sums that a compiler spreads over all cores: (1, in), (out, in) -> (1, out).
-
-    MKL's own matrix-vector product uses one thread. Uncompiled, this is far slower than that.
+    hidden: (rows, hidden).  positions: (rows,) int64 on the device, where keys and values are written.
     """
-    if matrix.device.type != "cpu":
-        return (matrix.float() * row.float()).sum(-1)[None].to(row.dtype)
-    # Inductor sums rows above 4096 in a compensated loop that is half as fast: such rows are cut.
-    cuts = 1
-    while matrix.shape[1] > _LONGEST_SUM * cuts or matrix.shape[1] % cuts:
-        cuts += 1
-    # A core that reads four places at once keeps more of the memory busy, and loads the row once for all four.
-    streams = next(count for count in (4, 2, 1) if len(matrix) % count == 0)
-    cut_row = row.view(1, cuts, -1).float()
-    sums = [(part.view(len(part), cuts, -1).float() * cut_row).sum(-1) for part in matrix.chunk(streams)]
-    return torch.cat(sums).sum(-1)[None].to(row.dtype)
+    linear = operations.linear
+    query, key, value = _query_key_value(hidden, layer, rotation, linear)
+    layer.keys.index_copy_(1, positions, key.transpose(0, 1))
+    layer.values.index_copy_(1, positions, value.transpose(0, 1))
+    attended = operations.attend(query, layer.keys, layer.values, view, layer.shape.attention_scale)
+    hidden = _add_attention(hidden, attended, layer, linear)
+    return _add(hidden, _mlp(hidden, layer, linear), layer.weights.down_norm, layer.shape)
 
 
-def shape_of(config: PreTrainedConfig) -> Shape:
-    """From a model's configuration."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Shape(config.num_attention_heads, config.num_key_value_heads, head_dim, config.rms_norm_eps)
-
-
-def check_supported(model: PreTrainedModel) -> None:
-    """Raises NotSupported with the reason why the functions here would not compute what the model computes."""
-    config = model.config
-    if not isinstance(model, Qwen2ForCausalLM):
-        raise NotSupported(f"{type(model).__name__} is not Qwen2ForCausalLM")
-    if getattr(config, "quantization_config", None) is not None:
-        raise NotSupported("its weights are quantized")
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise NotSupported("the model has sliding-window attention")
-    if config.hidden_act != "silu":
-        raise NotSupported(f"its activation is {config.hidden_act} and not silu")
-    if (kind := (config.rope_parameters or {}).get("rope_type", "default")) not in _KNOWN_ROPE:
-        raise NotSupported(f"its rotary embedding is of type {kind}")
+def head(hidden: Tensor, ends: Ends, *, linear: Linear) -> Tensor:
+    """From (rows, hidden) to logits, (rows, vocab) float32."""
+    logits = linear(_norm(hidden, ends.norm, ends.norm_epsilon), ends.head)
+    return _times(logits.float(), ends.logits_multiplier)
 
 
 def _query_key_value(
@@ -189,23 +167,36 @@ def _query_key_value(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each (rows, heads, head_dim); query and key are rotated."""
     shape, weights = layer.shape, layer.weights
-    qkv = linear(_rms_norm(hidden, weights.input_norm, shape), weights.qkv) + weights.qkv_bias
+    qkv = _product(_norm(hidden, weights.input_norm, shape.norm_epsilon), weights.qkv, weights.qkv_bias, linear)
     heads = qkv.view(len(hidden), -1, shape.head_dim)
     turned, value = heads[:, : -shape.kv_heads], heads[:, -shape.kv_heads :]
-    # x * cos + rotate_half(x) * sin: a roll by half, as the minus of rotate_half is in the sine.
-    turned = turned * rotation.cos + turned.roll(shape.head_dim // 2, -1) * rotation.sin
+    if weights.query_norm is not None:
+        query = _norm_heads(turned[:, : shape.query_heads], weights.query_norm, shape)
+        key = _norm_heads(turned[:, shape.query_heads :], weights.key_norm, shape)
+        turned = torch.cat([query, key], 1)
+    if shape.rotates:
+        turned = _rotate(turned, rotation)
     return turned[:, : shape.query_heads], turned[:, shape.query_heads :], value
 
 
-def _attend(query: Tensor, layer: Layer, view: View) -> Tensor:
-    """query: (1, query_heads, head_dim).  Returns (1, query_heads * head_dim)."""
+def _rotate(heads: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each head's first part, as wide as the rotation, and leave the rest.  heads: (rows, n, head_dim)."""
+    width = rotation.cos.shape[-1]
+    if width < heads.shape[-1]:
+        return torch.cat([_rotate(heads[..., :width], rotation), heads[..., width:]], -1)
+    # x * cos + rotate_half(x) * sin: a roll by half, as the minus of rotate_half is in the sine.
+    return (heads * rotation.cos + heads.roll(width // 2, -1) * rotation.sin).to(heads.dtype)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
+    """See `Attend`; for a single row, in torch's own operations.  keys, values: (kv_heads, capacity, head_dim)."""
     # The query heads that share a key-value head are the rows of one product: nothing is repeated in memory.
-    rows = query.view(layer.shape.kv_heads, -1, layer.shape.head_dim)
-    keys, values = layer.keys[:, : view.visible], layer.values[:, : view.visible]
+    rows = query.view(len(keys), -1, query.shape[-1])
+    keys, values = keys[:, : view.visible], values[:, : view.visible]
     if view.mask is None:
-        attended = functional.scaled_dot_product_attention(rows[None], keys[None], values[None])
+        attended = functional.scaled_dot_product_attention(rows[None], keys[None], values[None], scale=scale)
     else:
-        scores = _in_float32(rows, keys.transpose(1, 2)) * layer.shape.head_dim**-0.5 + view.mask
+        scores = _in_float32(rows, keys.transpose(1, 2)) * scale + view.mask
         attended = torch.bmm(scores.softmax(-1).to(query.dtype), values)
     return attended.reshape(1, -1)
 
@@ -221,38 +212,45 @@ def _in_float32(some: Tensor, others: Tensor) -> Tensor:
     return torch.bmm(some.float(), others.float())
 
 
+def _add_attention(hidden: Tensor, attended: Tensor, layer: Layer, linear: Linear) -> Tensor:
+    """attended: (rows, query_heads * head_dim)."""
+    update = _product(attended, layer.weights.output, layer.weights.output_bias, linear)
+    return _add(hidden, update, layer.weights.attention_norm, layer.shape)
+
+
 def _mlp(hidden: Tensor, layer: Layer, linear: Linear) -> Tensor:
-    weights = layer.weights
-    gate, up = linear(_rms_norm(hidden, weights.mlp_norm, layer.shape), weights.gate_up).chunk(2, -1)
-    return linear(functional.silu(gate) * up, weights.down)
+    shape, weights = layer.shape, layer.weights
+    normed = _norm(hidden, weights.mlp_norm, shape.norm_epsilon)
+    gate, up = _product(normed, weights.gate_up, weights.gate_up_bias, linear).chunk(2, -1)
+    gate = functional.silu(gate) if shape.activation == "silu" else functional.gelu(gate, approximate="tanh")
+    return _product(gate * up, weights.down, weights.down_bias, linear)
 
 
-def _rms_norm(hidden: Tensor, weight: Tensor, shape: Shape) -> Tensor:
-    return functional.rms_norm(hidden, weight.shape, weight, shape.norm_epsilon)
+def _add(hidden: Tensor, update: Tensor, norm: Tensor | None, shape: Shape) -> Tensor:
+    return hidden + _times(_norm(update, norm, shape.norm_epsilon), shape.residual_multiplier)
 
 
-def _weights(layer: Any) -> Weights:
-    attention, mlp = layer.self_attn, layer.mlp
-    projections = attention.q_proj, attention.k_proj, attention.v_proj
-    return Weights(
-        input_norm=layer.input_layernorm.weight.detach(),
-        qkv=_join([projection.weight for projection in projections]),
-        qkv_bias=_join([projection.bias for projection in projections]),
-        output=attention.o_proj.weight.detach(),
-        mlp_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up=_join([mlp.gate_proj.weight, mlp.up_proj.weight]),
-        down=mlp.down_proj.weight.detach(),
-    )
+def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None, linear: Linear) -> Tensor:
+    product = linear(rows, matrix)
+    return product if bias is None else product + bias
 
 
-def _join(parameters: list[nn.Parameter]) -> Tensor:
-    """One matrix of several, whose parameters become its views: nothing is held twice."""
-    joined = torch.cat([parameter.detach() for parameter in parameters])
-    for parameter, view in zip(
-        parameters, joined.split([len(parameter) for parameter in parameters]), strict=True
-    ):
-        parameter.data = view
-    return joined
+def _times(rows: Tensor, multiplier: float) -> Tensor:
+    return rows if multiplier == 1 else rows * multiplier
+
+
+def _norm(rows: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+    """The root mean square norm over the last dimension; without a weight, there is none."""
+    if weight is None:
+        return rows
+    # A weight of another dtype is float32, and the norm is taken in it.
+    return functional.rms_norm(rows.to(weight.dtype), weight.shape, weight, epsilon).to(rows.dtype)
+
+
+def _norm_heads(heads: Tensor, weight: Tensor | None, shape: Shape) -> Tensor:
+    """Each head alone, or all as one, as long as the weight is.  heads: (rows, n, head_dim)."""
+    assert weight is not None, "queries and keys have a norm each, or none"
+    return _norm(heads.reshape(len(heads), -1, len(weight)), weight, shape.norm_epsilon).view(heads.shape)
 
 
 def _rotations(rotary: nn.Module, positions: int, like: Tensor) -> Rotation:

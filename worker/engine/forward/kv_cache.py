@@ -7,37 +7,43 @@ a token too many, a draft that was refused, or for another prompt with the same 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from ..errors import CacheFull
 
 
 class DynamicKVCache:
-    """A cache that grows with the sequence, by concatenation: transformers' own, simple and exact.
+    """A cache that grows with the sequence: transformers' own, simple and exact.
 
-    Its tensors are (1, num_key_value_heads, length, head_dim) a layer.
+    Its tensors are (1, num_key_value_heads, length, head_dim) a layer, or whatever state a layer goes on from.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
+        self._config = config
         self.past_key_values = DynamicCache(config=config)
         """What the model reads and appends to."""
-
-    @property
-    def length(self) -> int:
-        """Tokens held, known on the host."""
-        return self.past_key_values.get_seq_length()
+        self.length = 0
+        """Tokens held. Counted by whoever appends: not every cache knows."""
 
     @property
     def rolls_back(self) -> bool:
         """Whether a part can be kept. A sliding window or a recurrent state has lost what that would take."""
         return all(type(layer) is DynamicLayer for layer in self.past_key_values.layers)
 
+    @property
+    def has_states(self) -> bool:
+        """Whether layers go on from a state, as Mamba's do. Not all of these take a prompt in pieces."""
+        return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.past_key_values.layers)
+
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens. With none left, the memory goes back to the allocator."""
         if length == 0:
-            self.past_key_values.reset()
+            # A new one: a reset would write to states that were made under inference mode, outside of it.
+            self.past_key_values = DynamicCache(config=self._config)
+            self.length = 0
         elif length < self.length:
             self.past_key_values.crop(length - self.length)  # by how many: transformers 5 takes no length here
+            self.length = length
 
 
 class StaticKVCache:

@@ -21,6 +21,13 @@ class ForwardPath(Protocol):
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens, at most those there are."""
 
+    def piece_end(self, done: int, prompt_tokens: int, length: int, chunk: int) -> int:
+        """Where the next piece of a sequence of `length` tokens ends, of which `done` are in the cache.
+
+        After `chunk` tokens, if it may be cut there. What stands behind the prompt is of an earlier attempt, which
+        read its tokens one by one.
+        """
+
     def read(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """Read some tokens at once.  ids: (1, seq_len) int64 on the device.
 

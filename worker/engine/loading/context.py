@@ -42,24 +42,20 @@ def model_context(config: PreTrainedConfig) -> ModelContext:
     length = next((value for value in named if isinstance(value, int) and value > 0), None)
     if length is None:
         return ModelContext(WITHOUT_BOUND, MOST)
-    return _stretched(length, getattr(text, "rope_parameters", None) or {})
+    length = _stretched(length, getattr(text, "rope_parameters", None) or {})
+    return ModelContext(length, length)
 
 
-def _stretched(length: int, rope: dict[str, object]) -> ModelContext:
+def _stretched(length: int, rope: dict[str, object]) -> int:
     """With a rotary embedding that reaches further than it was trained for.  Source: vLLM, as above.
 
     yarn: the original length times the factor, whether or not max_position_embeddings has been raised to that.
-    linear: that times the factor. dynamic: the same, if asked for; up to there nothing changes with the length.
+    linear: that times the factor.
     longrope, llama3, and what differs by layer (Gemma 3): max_position_embeddings is the stretched length.
+    dynamic, here: max_position_embeddings. Beyond it each token turns those before it anew, and a text that is
+    read at once is not the one that was written token by token.
     """
     factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
-    if not isinstance(factor, int | float) or factor <= 1:
-        return ModelContext(length, length)
-    stretched = int(factor * (original if isinstance(original, int) else length))
-    match rope.get("rope_type"):
-        case "yarn" | "linear":
-            return ModelContext(stretched, stretched)
-        case "dynamic":
-            return ModelContext(length, max(stretched, length))
-        case _:
-            return ModelContext(length, length)
+    if rope.get("rope_type") not in ("yarn", "linear") or not isinstance(factor, int | float) or factor <= 1:
+        return length
+    return int(factor * (original if isinstance(original, int) else length))

@@ -79,9 +79,18 @@ def room_in(free: int, cost: KVCost, device: torch.device) -> Room:
     """free: bytes on the device, beside the weights."""
     free -= KEPT_FREE_BYTES[device.type]
     most = cost.tokens_in(free)
-    usual = cost.tokens_in(int(free * _USUAL_SHARE[device.type]))
-    usual = max(usual if usual < _ALIGNED else usual - usual % _ALIGNED, min(most, MIN_CONTEXT))
-    return Room(most, usual)
+    usual = rounded(cost.tokens_in(int(free * _USUAL_SHARE[device.type])))
+    return Room(most, max(usual, min(most, MIN_CONTEXT)))
+
+
+def rounded(tokens: int) -> int:
+    """Down to a number with which kernels that were compiled at another start can be used again.
+
+    Their shapes hold the context, and free memory differs by some MB from one start to the next. It costs a
+    thirty-second at most.
+    """
+    step = max(_ALIGNED, 1 << max(tokens.bit_length() - 6, 0))
+    return tokens - tokens % step if tokens >= _ALIGNED else tokens
 
 
 def free_bytes(device: torch.device) -> int:
@@ -89,11 +98,3 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return available_bytes()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory for a tensor, on the device or in host memory."""
-    # The CPU's allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )

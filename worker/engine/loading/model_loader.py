@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from ...errors import ConfigError
 from ...models.model_files import read_weights
 from ...progress import ReportProgress, no_progress
+from .device import check_dtype, default_dtype
 from .model_config import check_generation_config, read_config, reason_of
 from .progress_bars import no_progress_bars
 
@@ -29,7 +30,7 @@ class ModelLoader:
     """
 
     def __init__(self, path: Path, dtype: str = "auto") -> None:
-        """`dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU."""
+        """`dtype`: float32, bfloat16, float16, or auto, as `device.default_dtype` has it."""
         if dtype != "auto" and dtype not in _DTYPES:
             raise ConfigError(f"dtype {dtype!r} is not known: use auto, {', '.join(_DTYPES)}")
         self._path = path
@@ -42,17 +43,18 @@ class ModelLoader:
         another shape than config.json says.
         """
         progress("loading weights", 0, 0)
+        dtype = torch_dtype(self._dtype, device)
         config = read_config(self._path)
         check_generation_config(self._path)
         read_weights(self._path)  # their headers: a file that is cut off is known by its name, and at once
         _read_ahead(self._path)
-        model, report = self._read(config, device)
+        model, report = self._read(config, dtype)
         self._check(report)
         _move(model, device, progress)
         model.eval()
         return model
 
-    def _read(self, config: PreTrainedConfig, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def _read(self, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
         try:
             with no_progress_bars():
                 loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
@@ -60,7 +62,7 @@ class ModelLoader:
                     config=config,
                     local_files_only=True,
                     trust_remote_code=False,
-                    dtype=torch_dtype(self._dtype, device),
+                    dtype=dtype,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # `_check` says which they are
                 )
@@ -100,9 +102,10 @@ def _more(items: Sequence[object]) -> str:
 
 
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; for `auto`, the one of the device."""
+    """The dtype of that name; for `auto`, the one of the device.  Raises ConfigError where it cannot have it."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return default_dtype(device)
+    check_dtype(_DTYPES[name], device)
     return _DTYPES[name]
 
 

@@ -1,57 +1,93 @@
 """Which path a model gets, why it is not the fast one, and that it answers all the same."""
 
+from functools import partial
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from torch import nn
+from transformers import LlamaForCausalLM, PreTrainedModel
 
-from tests.models import CPU, VOCAB_SIZE, random_model
+from tests.families import FAMILIES, family_model, toy_model
+from tests.models import CPU, random_model
 from worker.engine import Engine, EngineOptions, Tokenizer
+from worker.engine.forward import architecture, static_path
 from worker.errors import ConfigError
 
 from ..asking import ForwardClock, answer, ids_of, request
 
-
-def qwen2(**changes) -> Qwen2ForCausalLM:
-    config = random_model(vocab_size=16).config.to_dict() | changes
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Qwen2ForCausalLM(Qwen2Config(**config)).eval()
+qwen2 = partial(family_model, "qwen2", vocab_size=16)
+llama = partial(family_model, "llama 2", vocab_size=16)
+mistral = partial(family_model, "mistral", vocab_size=16)
 
 
-def llama() -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=16, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, eos_token_id=VOCAB_SIZE,
-        bos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
-
-
-def sliding() -> Qwen2ForCausalLM:
+def sliding() -> PreTrainedModel:
     return qwen2(
         use_sliding_window=True, sliding_window=8, max_window_layers=0, layer_types=["sliding_attention"] * 2
     )
 
 
-def stretched() -> Qwen2ForCausalLM:
-    return qwen2(rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0})
-
-
-def quantized() -> Qwen2ForCausalLM:
+def quantized() -> PreTrainedModel:
     model = qwen2()
     model.config.quantization_config = {"quant_method": "awq"}
     return model
 
 
+def subclass() -> PreTrainedModel:
+    """Of which nothing is known: it may compute whatever it likes."""
+    model = llama()
+    model.__class__ = type("LlamaForCausalLM", (LlamaForCausalLM,), {})
+    return model
+
+
+def adapted() -> PreTrainedModel:
+    class WithAdapter(nn.Linear):
+        pass
+
+    model = llama()
+    model.model.layers[1].self_attn.o_proj.__class__ = WithAdapter
+    return model
+
+
+def hooked() -> PreTrainedModel:
+    model = llama()
+    model.model.layers[1].register_forward_hook(lambda *_: None)
+    return model
+
+
+def with_another_parameter() -> PreTrainedModel:
+    model = llama()
+    model.model.layers[0].self_attn.sinks = nn.Parameter(torch.zeros(4))
+    return model
+
+
+def told(model: PreTrainedModel, **fields: object) -> PreTrainedModel:
+    """With fields that its class does not declare, and that what all models share reads all the same."""
+    for name, value in fields.items():
+        setattr(model.config, name, value)
+    return model
+
+
 UNSUPPORTED = {
-    "llama": (llama, "LlamaForCausalLM is not Qwen2ForCausalLM"),
-    "sliding window": (sliding, "sliding-window attention"),
-    "another activation": (lambda: qwen2(hidden_act="gelu"), "its activation is gelu and not silu"),
-    "a rope that changes": (stretched, "its rotary embedding is of type dynamic"),
+    "another class": (
+        lambda: toy_model(model_type="gpt_neox", vocab_size=16), "does not know GPTNeoXForCausalLM"
+    ),
+    "a mixture of experts": (
+        lambda: toy_model(model_type="mixtral", vocab_size=16),
+        "does not know MixtralForCausalLM, which has a mixture of experts",
+    ),
+    "soft-capping": (
+        lambda: toy_model(model_type="gemma2", vocab_size=16, head_dim=16, sliding_window=8),
+        "does not know Gemma2ForCausalLM, which has soft-capped logits and sliding windows",
+    ),
+    "a subclass": (subclass, "does not know LlamaForCausalLM"),
+    "an adapter": (adapted, "module model.layers.1.self_attn.o_proj was replaced"),
+    "a hook": (hooked, "module model.layers.1 was replaced or changed"),
+    "another parameter": (with_another_parameter, "in model.layers.0.self_attn.sinks"),
+    "sliding window": (sliding, "sees the last 8 tokens alone"),
+    "a window for all layers": (lambda: mistral(sliding_window=8), "sees the last 8 tokens alone"),
+    "another activation": (lambda: qwen2(hidden_act="gelu"), "its activation is gelu"),
     "quantized": (quantized, "its weights are quantized"),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(params=UNSUPPORTED)
@@ -68,9 +104,14 @@ class TestUnsupportedModels:
         assert (engine.path.name, engine.path.compiled, engine.path.captured) == ("dynamic", False, False)
         assert why in engine.why
 
+    def test_have_nothing_allocated_for_a_path_that_they_do_not_get(self, unsupported, tokenizer, monkeypatch):
+        """Gigabytes were zeroed, to be dropped at once."""
+        monkeypatch.setattr(static_path, "StaticKVCache", None)
+        assert Engine(unsupported[0], tokenizer, CPU).path.name == "dynamic"
+
     def test_are_refused_where_static_is_insisted_on(self, unsupported, tokenizer: Tokenizer):
         model, why = unsupported
-        with pytest.raises(ConfigError, match=rf"{why}\. Set path to auto"):
+        with pytest.raises(ConfigError, match=rf"{why}.*\. Set path to auto"):
             Engine(model, tokenizer, CPU, EngineOptions(path="static"))
 
     def test_answer_as_transformers_does(self, unsupported, tokenizer: Tokenizer, monkeypatch):
@@ -90,7 +131,7 @@ class TestUnsupportedModels:
         asked = request([1, 2, 3, 4, 5] * 5, max_new_tokens=60)
         drafts = {}
         for name, make in (("llama", llama), ("sliding", sliding)):
-            engine = Engine(make(), tokenizer, CPU)
+            engine = Engine(make(), tokenizer, CPU, EngineOptions(path="dynamic"))
             clock = ForwardClock(engine, monkeypatch)
             answer(engine, asked)
             drafts[name] = len(clock.drafts)
@@ -98,10 +139,14 @@ class TestUnsupportedModels:
         assert drafts["sliding"] == 0
 
 
-class TestQwen2:
-    def test_gets_the_static_path(self, tokenizer: Tokenizer):
-        engine = Engine(random_model(), tokenizer, CPU)
+class TestWhatIsKnown:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_gets_the_static_path(self, family, tokenizer: Tokenizer):
+        engine = Engine(family_model(family), tokenizer, CPU)
         assert (engine.path.name, engine.why) == ("static", "")
+
+    def test_every_family_has_a_toy(self):
+        assert {type(family_model(name)).__name__ for name in FAMILIES} == set(architecture.FAMILIES)
 
     def test_gets_the_dynamic_path_when_told_so(self, tokenizer: Tokenizer):
         engine = Engine(random_model(), tokenizer, CPU, EngineOptions(path="dynamic"))
@@ -115,16 +160,37 @@ class TestQwen2:
         assert (engine.path.compiled, engine.why, stages) == (False, "", [])
 
     @pytest.mark.parametrize(
-        "rope",
+        ("family", "fields", "limit"),
         [
-            {"rope_type": "default", "rope_theta": 5_000.0},
-            {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
-            {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 32},
+            ("mistral", {"sliding_window": 32}, 32),
+            ("phi 4 mini, within its original length", {"original_max_position_embeddings": 32}, 32),
         ],
-        ids=lambda rope: rope["rope_type"],
     )
-    def test_with_every_rope_that_is_said_to_be_known(self, rope, tokenizer: Tokenizer):
-        model = qwen2(rope_parameters=rope)
-        asked = request([1, 2, 3, 4, 5], max_new_tokens=120)
-        expected = answer(Engine(model, tokenizer, CPU, EngineOptions(path="dynamic")), asked)
-        assert answer(Engine(model, tokenizer, CPU, EngineOptions(path="static")), asked) == expected
+    def test_depends_on_the_context(self, family, fields, limit, tokenizer: Tokenizer):
+        """What a shorter context has no use for stands in nobody's way; the reason says which."""
+        paths = {}
+        for context in (limit, limit + 1):
+            options = EngineOptions(context_length=context)
+            engine = Engine(family_model(family, **fields), tokenizer, CPU, options)
+            paths[context] = engine.path.name, f"context_length of {limit} or less" in engine.why
+        assert paths == {limit: ("static", False), limit + 1: ("dynamic", True)}
+
+    @pytest.mark.parametrize(
+        ("fields", "why"),
+        [
+            ({"is_causal": False}, "the tokens to come"),
+            ({"attention_chunk_size": 8}, "attention_chunk_size"),
+            ({"layer_types": ["sliding_attention"] * 2}, "sliding-window"),
+            ({"sliding_window": 8}, "sees the last 8 tokens alone"),
+            ({"layer_types": ["full_attention"] * 2, "sliding_window": 8}, "sees the last 8 tokens alone"),
+        ],
+    )
+    def test_is_not_what_shared_code_computes_otherwise(self, fields, why, tokenizer: Tokenizer):
+        with pytest.raises(ConfigError, match=why):
+            Engine(told(llama(), **fields), tokenizer, CPU, EngineOptions(path="static"))
+
+    def test_is_no_configuration_that_declares_more(self, tokenizer: Tokenizer, monkeypatch):
+        """A newer transformers may give a known class a field that changes what it computes."""
+        monkeypatch.setattr(architecture, "_FIELDS", architecture._FIELDS - {"mlp_bias"})
+        with pytest.raises(ConfigError, match="its configuration has mlp_bias, which is newer"):
+            Engine(llama(), tokenizer, CPU, EngineOptions(path="static"))

@@ -86,17 +86,28 @@ class TestDynamicKVCache:
         cache = DynamicKVCache(model.config)
         with torch.inference_mode():
             model(torch.tensor([[1, 2, 3, 4, 5]]), past_key_values=cache.past_key_values)
+            cache.length = 5
             cache.truncate(9)
-            assert cache.length == 5
+            assert cache.length == cache.past_key_values.get_seq_length() == 5
             cache.truncate(2)
-            assert cache.length == 2
+            assert cache.length == cache.past_key_values.get_seq_length() == 2
             after = model(torch.tensor([[6]]), past_key_values=cache.past_key_values).logits
             expected = model(torch.tensor([[1, 2, 6]])).logits[:, -1:]
         assert torch.allclose(after, expected, atol=1e-5)
 
-    def test_a_sliding_window_cannot_be_rolled_back(self):
+    def test_what_a_cache_can_do_is_known_before_it_is_used(self):
+        """Attention can be rolled back; a window cannot, nor can a state, which takes a prompt as a whole too."""
         config = random_model().config
-        assert DynamicKVCache(config).rolls_back
-        config.layer_types = ["full_attention", "sliding_attention"]
-        config.sliding_window = 16
-        assert not DynamicKVCache(config).rolls_back
+        able = {}
+        for kind in ("full_attention", "sliding_attention", "linear_attention", "conv", "hybrid"):
+            config.layer_types = ["full_attention", kind]
+            config.sliding_window = 16
+            cache = DynamicKVCache(config)
+            able[kind] = cache.rolls_back, cache.has_states
+        assert able == {
+            "full_attention": (True, False),
+            "sliding_attention": (False, False),
+            "linear_attention": (False, True),
+            "conv": (False, True),
+            "hybrid": (False, True),
+        }
