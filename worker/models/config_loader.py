@@ -18,6 +18,7 @@ from producer.contract.keys import check_model_name
 from ..errors import ConfigError
 from ..extras import worker_extra
 from ..progress import ShownProgress
+from .model_files import other_kind
 from .model_ids import explain_name
 
 MODEL_PATHS = "model_paths.yaml"
@@ -29,8 +30,6 @@ TINY_FOLDER = "~/.cache/genqueue/tiny"
 _ROOT = Path(__file__).resolve().parents[2]
 _FORM = "it maps a model's name to its folder, one a line, as in `qwen2_7b: ~/models/Qwen2-7B`"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
-_INSIDE = ("*/config.json", "snapshots/*/config.json")
-"""Of models in the folder above theirs, and in the cache of the Hub."""
 _PARTS = {
     "config.json": ("config.json",),
     "weights (*.safetensors or *.bin)": ("*.safetensors", "*.bin"),
@@ -102,7 +101,8 @@ class ConfigLoader:
                 f"{self._file}"
             )
         if lacking := missing_part(folder):
-            remedy = "Delete the folder: it is made again" if name == TINY else "Download the model again"
+            again = "Delete the folder: it is made again" if name == TINY else "Download the model again"
+            remedy = other_kind(folder) or again
             raise ConfigError(
                 f"model {name!r}: {folder} holds no {lacking}. {remedy}, or correct its line in {self._file}"
             )
@@ -140,10 +140,7 @@ def given_folder(folder: Path) -> Path:
             f"`hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir {folder}`"
         )
     if lacking := missing_part(folder):
-        models = [config.parent for pattern in _INSIDE for config in sorted(folder.glob(pattern))]
-        remedy = (
-            f"give one of the models in it, as --model-path {models[0]}" if models else "download the model again"
-        )
+        remedy = other_kind(folder) or "download the model again"
         raise ConfigError(f"{folder} holds no {lacking}: {remedy}, or correct --model-path")
     return folder
 

@@ -207,7 +207,7 @@ class TestGivenFolders:
     def test_the_folder_above_a_model_names_it(self, tmp_path, place):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "config.json").touch()
-        with pytest.raises(ConfigError, match=f"give one of the models in it, as --model-path {tmp_path}/{place}"):
+        with pytest.raises(ConfigError, match=f"above a model. Give that one, {tmp_path}/{place}, or correct"):
             given_folder(tmp_path)
 
 
