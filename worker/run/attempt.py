@@ -1,6 +1,7 @@
 """One worker's turn at a job: what the engine says becomes events, until the turn is over.
 
-Knows the engine by its `Protocol` and the stream by the event log. Knows no Redis, no RQ and no torch.
+Knows the engine by its `Protocol`, the stream by the event log, and of Redis its errors alone. Knows no RQ and no
+torch.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """One job: request -> engine -> events -> outcome.
 
 Takes a job from its place in the stream to its end, or to the place where another worker will go on. Knows the
-engine by its `Protocol`, the stream by the event log, of RQ no more than the name of the job's hash, which the
-append looks at, and nothing of torch.
+engine by its `Protocol`, what was written by the history, and the stream by the event log. Knows no RQ and no
+torch.
 """
 
 import logging
@@ -11,10 +11,7 @@ from functools import partial
 from redis.asyncio import Redis
 
 from producer.broker.outage import Outage
-from producer.contract import (
-    JobError,
-    Keys,
-)
+from producer.contract import JobError, Keys
 from producer.contract.assemble import assemble
 from producer.ledger.stream import clear
 
