@@ -79,7 +79,8 @@ class AttemptProgress:
 class Clock:
     """When things happened, in `time.monotonic()` seconds, which the engine's process shares."""
 
-    taken: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.monotonic)
+    """With the attempt, as soon as its worker has read what stands in the stream."""
     first_token: float | None = None
     last_token: float | None = None
     prefill_ms: float | None = None
@@ -104,7 +105,7 @@ class Clock:
             queued_ms=queued_ms,
             prefill_ms=_round(self.prefill_ms),
             decode_ms=_round((last - first) * 1000) if first is not None and last is not None else None,
-            time_to_first_token_ms=_round((first - self.taken) * 1000) if first is not None else None,
+            time_to_first_token_ms=_round((first - self.begun) * 1000) if first is not None else None,
             tokens_per_second=_round(speed),
         )
 
