@@ -1,7 +1,8 @@
 """Producer: submit prompts, follow their tokens, read their results. `async_client` has the same for asyncio.
 
-A thin shell: what is done is in `operations`, how it gets to Redis in `links`, how streams share one connection in
-`hub`. A Producer can be used from many threads.
+A thin shell: what is submitted is made in `submission`, what is done is in `operations`, how a job is waited for
+in `waits`, how it gets to Redis in `links`, how streams share one connection in `hub`. A Producer can be used from
+many threads.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
