@@ -34,6 +34,8 @@ MAX_BATCH = 10_000
 """Jobs of one submit_many: one script runs for all of them, and Redis serves nobody else meanwhile."""
 HASH_TTL_NET_S = 3_600
 """RQ's own TTL deletes a job silently. It is a net only, this much behind every deadline that the worker keeps."""
+_NO_CONNECTION = cast("redis.Redis", object())
+"""Nothing is sent from here, but RQ's job wants a connection to hold."""
 
 
 class SubmitOptions(Frozen):
@@ -63,7 +65,7 @@ OF_THE_CALL = frozenset({*SubmitOptions.model_fields, "job_id", "job_ids", "mode
 
 @dataclass(frozen=True)
 class Submission:
-    """One job, ready to be enqueued."""
+    """A job of a batch, and whose id it has."""
 
     new_job: NewJob
     id_is_ours: bool
@@ -193,8 +195,7 @@ def _prepare_one(
     job = Job.create(
         FUNCTION,
         kwargs={"request": wire},
-        # Nothing is sent from here; RQ wants a connection to hold.
-        connection=cast("redis.Redis", _NO_CONNECTION),
+        connection=_NO_CONNECTION,
         serializer=JSONSerializer,
         id=job_id or str(uuid.uuid4()),
         origin=Keys(settings.prefix).queue(model, options.priority),
@@ -205,7 +206,7 @@ def _prepare_one(
         result_ttl=result_ttl_s,
         failure_ttl=result_ttl_s,
         ttl=hash_ttl_s,
-        # For workers of earlier versions, on this host's clock. This one goes by the deadline that Redis sets.
+        # For workers of earlier versions, on this host's clock. Those of today go by the deadline that Redis sets.
         meta={"expires_at": time.time() + queue_ttl_s},
     )
     job.enqueued_at = now()
@@ -214,6 +215,3 @@ def _prepare_one(
             f"the request takes {size} bytes and {MAX_REQUEST_BYTES} are allowed: shorten the prompt"
         )
     return Submission(NewJob(job.id, request.digest(), hash_ttl_s, job.to_dict()), job_id is None)
-
-
-_NO_CONNECTION = object()
