@@ -1,4 +1,4 @@
--- Prepended to every script: what a step may rely on, asked in one way only.
+-- Prepended to every script: what several of them ask or do, in one way only.
 
 local TERMINAL = {finished = true, failed = true, cancelled = true}
 
