@@ -64,11 +64,8 @@ def kv_cost(config: PreTrainedConfig, dtype: torch.dtype) -> KVCost:
 def _layers(config: PreTrainedConfig) -> list[object]:
     try:
         return list(DynamicCache(config=config).layers)
-    except (
-        AttributeError,
-        KeyError,
-        ValueError,
-    ):  # kinds that only the model's own code brings: full ones are larger
+    except (AttributeError, KeyError, ValueError):
+        # Kinds that only the model's own code brings: layers that keep every token are larger.
         return [DynamicLayer() for _ in range(_first(text_config(config), "num_hidden_layers") or 0)]
 
 
@@ -77,9 +74,8 @@ def _numbers_per_token(layer: PreTrainedConfig) -> int:
     heads = _first(layer, "num_attention_heads")
     if heads is None:
         return 0
-    if latent := _first(
-        layer, "kv_lora_rank"
-    ):  # of DeepSeek's attention, what keys and values are made from is kept
+    if latent := _first(layer, "kv_lora_rank"):
+        # Of DeepSeek's attention, what keys and values are made from is kept.
         return latent + (_first(layer, "qk_rope_head_dim") or 0)
     head_dim = _first(layer, "head_dim", "attention_head_dim") or (_first(layer, "hidden_size") or 0) // heads
     kv_heads = 1 if getattr(layer, "multi_query", False) else _first(layer, "num_key_value_heads", "num_kv_heads")

@@ -84,10 +84,10 @@ def room_in(free: int, cost: KVCost, device: torch.device) -> Room:
 
 
 def rounded(tokens: int) -> int:
-    """Down to a number with which kernels that were compiled at another start can be used again.
+    """Down to a number with which what was compiled at another start can be used again.
 
-    Their shapes hold the context, and free memory differs by some MB from one start to the next. It costs a
-    thirty-second at most.
+    Its shapes hold the context, but for a step of our kernels, and free memory differs by some MB from one start
+    to the next. It costs a thirty-second at most.
     """
     step = max(_ALIGNED, 1 << max(tokens.bit_length() - 6, 0))
     return tokens - tokens % step if tokens >= _ALIGNED else tokens
