@@ -82,7 +82,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     },
     "dynamic in chunks": {"options": EngineOptions(path="dynamic", prefill_chunk=5), "lookahead": 1},
 }
-"""Every way of running a model; the results must be the same. All that a GPU does but the capture is here."""
+"""Every way of running a model; the results must be the same. All that a GPU does is here, but
+for its kernels and the capture."""
 
 
 def engine_for(model: Qwen2ForCausalLM, tokenizer: Tokenizer, kind: str = "static with reuse") -> Engine:

@@ -6,4 +6,4 @@ class CacheFull(Exception):
 
 
 class NotSupported(Exception):
-    """The static path cannot run this model, or this step cannot be compiled here. The message says why."""
+    """A path cannot run this model, or our kernels are not exact on this GPU. The message says why."""

@@ -1,9 +1,10 @@
-"""The forward pass of Llama and its kin, written out: everything that a decode step costs is in this file.
+"""The forward pass of Llama and its kin, written out: all that a decode step does is in this file, but for what
+takes most of its time, which differs by device and is handed in (`Operations`).
 
 At batch 1, a token costs one read of the weights. transformers' modules add a third of a millisecond of Python a
 layer, and on a CPU a matrix-vector product that runs on one core. Here are the same operations on the same
-weights: plain functions on tensors, one for many rows (prefill) and one for a decode step, which torch.compile and
-a CUDA graph can take as they are.
+weights: plain functions on tensors, one for many rows (prefill) and one for a decode step (a token, or a draft
+with the token before it), which torch.compile and a CUDA graph can take as they are.
 
 Models differ by what `architecture` says of them, and by the weights that they have or have not; no model has a
 function of its own.
@@ -61,7 +62,7 @@ class View(NamedTuple):
 
     used: Tensor  # (rows,) int32
     visible: int
-    mask: Tensor | None  # (visible,) float32, for a single row: -inf behind those used, where some are
+    mask: Tensor | None  # (visible,) float32, where a single row sees less than that: -inf behind what it sees
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, View, float], Tensor]
@@ -196,13 +197,13 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float
     if view.mask is None:
         attended = functional.scaled_dot_product_attention(rows[None], keys[None], values[None], scale=scale)
     else:
-        scores = _in_float32(rows, keys.transpose(1, 2)) * scale + view.mask
+        scores = _product_in_float32(rows, keys.transpose(1, 2)) * scale + view.mask
         attended = torch.bmm(scores.softmax(-1).to(query.dtype), values)
     return attended.reshape(1, -1)
 
 
-def _in_float32(some: Tensor, others: Tensor) -> Tensor:
-    """Batched product, (b, n, k) and (b, k, m) -> (b, n, m) float32.
+def _product_in_float32(some: Tensor, others: Tensor) -> Tensor:
+    """Of batches, (b, n, k) and (b, k, m) -> (b, n, m) float32.
 
     Scores of Qwen2 reach thousands, where bfloat16 counts in steps of 16 and float16 overflows: rounding them to
     either costs quality that can be measured. Source: transformers, pull request 33317.

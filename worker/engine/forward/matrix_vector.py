@@ -1,7 +1,6 @@
-"""The linear of a single row, which is what a decode step spends its time on: every weight is read once.
+"""The linear of a single row on a CPU, which is what a decode step spends its time on: every weight is read once.
 
-On a CPU a sum that a compiler spreads over all cores, on a GPU a small kernel. Both are for compiled code; without
-a compiler, torch's own linear is faster.
+For compiled code: without a compiler, torch's own linear is faster. A GPU has a kernel in its place, see `gpu`.
 """
 
 import torch

@@ -88,7 +88,7 @@ class StaticPath:
     def read(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """ids: (1, seq_len) int64.  Logits of the last `rows`, (rows, vocab) float32."""
         tokens = ids.shape[1]
-        if tokens == 1 and self.length:  # a step that sees a single token would be compiled for it alone
+        if tokens == 1 and self.length:  # a first token is read: a step with a single key would be compiled anew
             return self.decode(ids)
         start = self.cache.grow(tokens)
         if rows == tokens and (tokens, self._visible(self.length)) in self._captured:
@@ -103,7 +103,7 @@ class StaticPath:
     def use_kernels(self) -> None:
         """Have a step on a GPU be made of our kernels.
 
-        Raises NotSupported where they are not exact on this card, and whatever Triton raises.
+        Raises NotSupported where that of attention is not exact on this card, and whatever Triton raises.
         """
         from .gpu import attention  # noqa: PLC0415 - Triton is where there is a GPU
         from .gpu.matrix_vector import matrix_vector as row_linear  # noqa: PLC0415

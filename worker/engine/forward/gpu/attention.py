@@ -27,7 +27,7 @@ _SPLITS_OF_SEVERAL = 16
 _TILE_BYTES = 16_384
 """Of keys that are read at once, for a single row; half of it for several, which keep each other busy."""
 _TOLERANCE = 0.02
-"""Of the norm of a difference to the norm of what is right. Rounding to bfloat16 alone gives 0.002."""
+"""Norm of the difference, over the norm of what is right. Rounding to bfloat16 alone gives 0.002."""
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, used: Tensor, scale: float) -> Tensor:

@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 _ROWS, _PIECE, _STAGES, _WARPS = 4, 512, 3, 2
-"""Rows of a program, columns of a piece, pieces on their way. There, 131 others were at most 3 % faster."""
+"""Rows of a program, columns of a piece, pieces on their way, warps. On the H200, none of 131 other choices was
+more than 3 % faster."""
 
 
 def matrix_vector(row: Tensor, matrix: Tensor) -> Tensor:
