@@ -17,13 +17,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ...progress import ReportProgress
+from ..reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT
 from .architecture import describe
 from .decoder import Decoder, Operations, View, attend, head, step_through_layer
 from .kv_cache import StaticKVCache
 from .matrix_vector import matrix_vector
 
 _SMALLEST_RANGE = 256
-CAPTURED_ROWS = (1, 8, 16)
+_STEP_ROWS = (1, SHORT_DRAFT + 1, LONG_DRAFT + 1)
 """Tokens of a step: one, or a draft with the token before it, where attention takes several rows."""
 
 
@@ -64,7 +65,7 @@ class StaticPath:
         )
         self._model = Decoder(model, architecture, self.cache)
         self._ranges = ranges
-        rows = max(CAPTURED_ROWS)
+        rows = max(_STEP_ROWS)
         self._ids = torch.zeros(rows, dtype=torch.int64, device=device)
         self._start = torch.zeros(1, dtype=torch.int64, device=device)
         self._positions = torch.arange(max(capacity, rows), device=device)
@@ -154,7 +155,7 @@ class StaticPath:
         self.captured = True
 
     def _step_rows(self) -> list[int]:
-        rows = [rows for rows in CAPTURED_ROWS if rows <= self.capacity]
+        rows = [rows for rows in _STEP_ROWS if rows <= self.capacity]
         return sorted(rows if self.has_kernels else rows[:1], reverse=True)
 
     @torch.inference_mode()
