@@ -20,7 +20,7 @@ class EngineOptions(BaseModel):
     cache, the reference. auto: static for the models that it knows."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Whether the decode step of the static path is compiled. auto: on a GPU, and for all but the smallest models
-    on a CPU; where there is no compiler, the step runs without."""
+    on a CPU; where there is no compiler, the step runs without. On a GPU, never leaves out our kernels as well."""
     context_length: Annotated[int, Field(ge=MIN_CONTEXT)] | None = None
     """Tokens of prompt and answer together. None: the model's own, or what the device has memory for; on a CPU,
     what half of the free memory is enough for."""

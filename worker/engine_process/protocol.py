@@ -29,7 +29,7 @@ class _Message(BaseModel):
 
 
 class EngineConfig(_Message):
-    """What an engine process is started with. The device has been decided above."""
+    """What an engine process is started with. The device has been decided by the worker's settings."""
 
     model_path: Path
     model_name: str = ""

@@ -1,6 +1,6 @@
 """What the engine's process does: holds the model, runs one job at a time, and answers over its socket.
 
-Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio, and nothing of processes (see `server`).
+Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio; how the process ends is in `server`.
 """
 
 import logging

@@ -1,4 +1,5 @@
-"""What the rest of the worker has to know of RQ: its jobs and their runs, as values that are handed around."""
+"""What the rest of the worker has to know of RQ: its jobs and their runs, as values that are handed around; and
+how it writes a time."""
 
 from rq.exceptions import DeserializationError
 from rq.executions import Execution
