@@ -1,6 +1,7 @@
 """Incremental detokenization: text as soon as it is certain, and never half a character.
 
-Joined together, the pieces equal `Tokenizer.decode` of all ids, whatever the ids, invalid UTF-8 included.
+Joined together, the pieces equal `Tokenizer.decode` of all ids, whatever the ids, invalid UTF-8 included. Special
+tokens are tokens like any other here: whoever hides them leaves their ids out.
 """
 
 import re
@@ -21,15 +22,14 @@ _EARLIER = "a"
 class Detokenizer:
     """Decodes one sequence of ids, one at a time."""
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
-        self._silent_ids = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._decoding: _Decoding = (
             _ByteLevel(tokenizer) if tokenizer.decoding == "byte-level" else _Pieces(tokenizer)
         )
 
     def push(self, token_id: int) -> str:
         """Take the next id; return the text that it completes, often one piece, or "" inside a character."""
-        return "" if token_id in self._silent_ids else self._decoding.push(token_id)
+        return self._decoding.push(token_id)
 
     @property
     def held(self) -> str:
@@ -44,7 +44,7 @@ class Detokenizer:
 
 
 class _Decoding(Protocol):
-    """Ids to text; none of them is silent."""
+    """Ids to text."""
 
     def push(self, token_id: int) -> str:
         """Take the next id; return the text that is certain now."""

