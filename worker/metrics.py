@@ -43,7 +43,7 @@ class Metrics:
             "gen_ai_server_request_duration_seconds", "From a job being taken to its end", _SECONDS
         )
         self.first_token = self._histogram(
-            "gen_ai_server_time_to_first_token_seconds", "From a job being taken to its first token", _SECONDS
+            "gen_ai_server_time_to_first_token_seconds", "From an attempt's beginning to its first token", _SECONDS
         )
         self.per_token = self._histogram(
             "gen_ai_server_time_per_output_token_seconds", "Decode time of a token after the first", _TOKEN_SECONDS

@@ -73,7 +73,7 @@ class Timings(Tolerant):
     decode_ms: float | None = None
     """From the first token to the last."""
     time_to_first_token_ms: float | None = None
-    """From being taken by a worker to the first token."""
+    """From the attempt's beginning, a moment after its worker took the job, to the first token."""
     tokens_per_second: float | None = None
     """Decoded tokens (all but the first) over decode_ms."""
 
