@@ -147,6 +147,7 @@ class Engine:
             prompt_length=len(prompt_ids),
             eos_token_ids=self.eos_token_ids,
             device=self.device,
+            may_wait=not self.lookahead,
         )
         return Generation(
             self, request, output=output, sampler=sampler, prompt_ids=prompt_ids.tolist(), resumed_ids=resumed_ids

@@ -191,14 +191,27 @@ class Generation(Iterator[Step]):
         """Read a draft in one pass.  Returns what the model chose: the draft as far as it agrees, and one more."""
         rows = torch.tensor([[self._ids[-1], *draft]], device=self._engine.device)
         logits = self._engine.read_draft(rows)
+        chosen = self._choose_all(logits, draft) if self._sampler.takes_rows else self._choose_each(logits, draft)
+        self._engine.keep(len(self._ids) - 1)
+        return chosen
+
+    def _choose_each(self, logits: Tensor, draft: list[int]) -> list[int]:
         chosen = []
         for row, guess in zip(logits.split(1), [*draft, None], strict=True):
             self._choose(row)
             chosen.append(self._read_token())
             if chosen[-1] != guess:
                 break
-        self._engine.keep(len(self._ids) - 1)
         return chosen
+
+    def _choose_all(self, logits: Tensor, draft: list[int]) -> list[int]:
+        """With one wait for the device."""
+        tokens = self._sampler.choose(logits, self._device_ids, len(self._ids) - self.prompt_tokens)
+        chosen = tokens.flatten().tolist()
+        guesses = zip(chosen, draft, strict=False)
+        count = next((at for at, (token_id, guess) in enumerate(guesses) if token_id != guess), len(draft)) + 1
+        self._last = tokens[count - 1 : count]
+        return [self._note(token_id) for token_id in chosen[:count]]
 
     @property
     def _room(self) -> int:
@@ -218,7 +231,10 @@ class Generation(Iterator[Step]):
 
     def _read_token(self) -> int:
         """The next token's id: the one wait for the device in a step."""
-        token_id = self._ring.pop()
+        return self._note(self._ring.pop())
+
+    def _note(self, token_id: int) -> int:
+        """Take a token for the next one of the sequence."""
         if token_id == NOT_A_TOKEN:
             raise EngineError(
                 f"the logits hold NaN or infinity at token {len(self._ids)}: the weights are damaged, or overflow "

@@ -3,6 +3,8 @@ prepared as far as this machine allows.
 """
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -48,21 +50,23 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
     """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why."""
     on_gpu = path.device.type == "cuda"
     shortfalls = []
+
+    def attempt(name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever Triton, a compiler or CUDA raise, the step runs without it
+            logger.warning("the decode step could not be %s", name, exc_info=True)
+            hint = " (install a C++ compiler, such as g++)" if "compiler" in str(error).lower() else ""
+            shortfalls.append(f"not {name}: {_first_line(error)}{hint}")
+
     worth_it = on_gpu or parameters >= SMALL_MODEL_PARAMETERS
     if options.compile == "always" or (options.compile == "auto" and worth_it):
         progress("compiling the decode step", 0, 1)
-        try:
-            path.compile()
-        except Exception as error:  # whatever a compiler raises, the step runs without it
-            logger.warning("the decode step could not be compiled", exc_info=True)
-            hint = " (install a C++ compiler, such as g++)" if "compiler" in str(error).lower() else ""
-            shortfalls.append(f"not compiled: {_first_line(error)}{hint}")
+        if on_gpu:
+            attempt("made of our kernels", path.use_kernels)
+        attempt("compiled", path.compile)
     if on_gpu:
-        try:
-            path.capture(progress)
-        except RuntimeError as error:
-            logger.warning("the decode step could not be captured", exc_info=True)
-            shortfalls.append(f"not captured: {_first_line(error)}")
+        attempt("captured", partial(path.capture, progress))
     return "; ".join(shortfalls)
 
 

@@ -2,8 +2,8 @@
 
 At batch 1, a token costs one read of the weights. transformers' modules add a third of a millisecond of Python a
 layer, and on a CPU a matrix-vector product that runs on one core. Here are the same operations on the same
-weights: plain functions on tensors, one for many rows (prefill, and the check of a draft) and one for a single row
-(decode), which torch.compile and a CUDA graph can take as they are.
+weights: plain functions on tensors, one for many rows (prefill) and one for a decode step, which torch.compile and
+a CUDA graph can take as they are.
 
 Models differ by what `architecture` says of them, and by the weights that they have or have not; no model has a
 function of its own.
@@ -27,8 +27,6 @@ from .weights import Weights, layer_weights, norm_weight
 
 Linear = Callable[[Tensor, Tensor], Tensor]
 """(rows, in), (out, in) -> (rows, out)"""
-
-_LONGEST_SUM = 4096
 
 
 class Layer(NamedTuple):
@@ -59,10 +57,22 @@ class Rotation(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a single row sees: the first `visible` tokens, less those where the mask is -inf."""
+    """What the rows of a step see: each its first `used` tokens. They are among the first `visible`."""
 
+    used: Tensor  # (rows,) int32
     visible: int
-    mask: Tensor | None  # (visible,) float32
+    mask: Tensor | None  # (visible,) float32, for a single row: -inf behind those used, where some are
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, View, float], Tensor]
+"""(rows, query_heads, head_dim), keys, values, view, scale -> (rows, query_heads * head_dim)"""
+
+
+class Operations(NamedTuple):
+    """What takes the time of a step, and is done in other ways on other devices."""
+
+    linear: Linear
+    attend: Attend
 
 
 class Decoder:
@@ -130,14 +140,19 @@ def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: 
     return _add(hidden, _mlp(hidden, layer, functional.linear), layer.weights.down_norm, layer.shape)
 
 
-def row_through_layer(
-    hidden: Tensor, layer: Layer, rotation: Rotation, position: Tensor, view: View, *, linear: Linear
+def step_through_layer(
+    hidden: Tensor, layer: Layer, rotation: Rotation, positions: Tensor, view: View, *, operations: Operations
 ) -> Tensor:
-    """One row, whose keys and values are written at `position`, (1,) int64.  hidden: (1, hidden)."""
+    """A decode step: one row, or a few where `attend` takes them, with static shapes throughout.
+
+    hidden: (rows, hidden).  positions: (rows,) int64 on the device, where keys and values are written.
+    """
+    linear = operations.linear
     query, key, value = _query_key_value(hidden, layer, rotation, linear)
-    layer.keys.index_copy_(1, position, key.transpose(0, 1))
-    layer.values.index_copy_(1, position, value.transpose(0, 1))
-    hidden = _add_attention(hidden, _attend(query, layer, view), layer, linear)
+    layer.keys.index_copy_(1, positions, key.transpose(0, 1))
+    layer.values.index_copy_(1, positions, value.transpose(0, 1))
+    attended = operations.attend(query, layer.keys, layer.values, view, layer.shape.attention_scale)
+    hidden = _add_attention(hidden, attended, layer, linear)
     return _add(hidden, _mlp(hidden, layer, linear), layer.weights.down_norm, layer.shape)
 
 
@@ -145,24 +160,6 @@ def head(hidden: Tensor, ends: Ends, *, linear: Linear) -> Tensor:
     """From (rows, hidden) to logits, (rows, vocab) float32."""
     logits = linear(_norm(hidden, ends.norm, ends.norm_epsilon), ends.head)
     return _times(logits.float(), ends.logits_multiplier)
-
-
-def matrix_vector(row: Tensor, matrix: Tensor) -> Tensor:
-    """The linear of a single row, as sums that a compiler spreads over all cores: (1, in), (out, in) -> (1, out).
-
-    MKL's own matrix-vector product uses one thread. Uncompiled, this is far slower than that.
-    """
-    if matrix.device.type != "cpu":
-        return (matrix.float() * row.float()).sum(-1)[None].to(row.dtype)
-    # Inductor sums rows above 4096 in a compensated loop that is half as fast: such rows are cut.
-    cuts = 1
-    while matrix.shape[1] > _LONGEST_SUM * cuts or matrix.shape[1] % cuts:
-        cuts += 1
-    # A core that reads four places at once keeps more of the memory busy, and loads the row once for all four.
-    streams = next(count for count in (4, 2, 1) if len(matrix) % count == 0)
-    cut_row = row.view(1, cuts, -1).float()
-    sums = [(part.view(len(part), cuts, -1).float() * cut_row).sum(-1) for part in matrix.chunk(streams)]
-    return torch.cat(sums).sum(-1)[None].to(row.dtype)
 
 
 def _query_key_value(
@@ -191,17 +188,15 @@ def _rotate(heads: Tensor, rotation: Rotation) -> Tensor:
     return (heads * rotation.cos + heads.roll(width // 2, -1) * rotation.sin).to(heads.dtype)
 
 
-def _attend(query: Tensor, layer: Layer, view: View) -> Tensor:
-    """query: (1, query_heads, head_dim).  Returns (1, query_heads * head_dim)."""
+def attend(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
+    """See `Attend`; for a single row, in torch's own operations.  keys, values: (kv_heads, capacity, head_dim)."""
     # The query heads that share a key-value head are the rows of one product: nothing is repeated in memory.
-    rows = query.view(layer.shape.kv_heads, -1, layer.shape.head_dim)
-    keys, values = layer.keys[:, : view.visible], layer.values[:, : view.visible]
+    rows = query.view(len(keys), -1, query.shape[-1])
+    keys, values = keys[:, : view.visible], values[:, : view.visible]
     if view.mask is None:
-        attended = functional.scaled_dot_product_attention(
-            rows[None], keys[None], values[None], scale=layer.shape.attention_scale
-        )
+        attended = functional.scaled_dot_product_attention(rows[None], keys[None], values[None], scale=scale)
     else:
-        scores = _in_float32(rows, keys.transpose(1, 2)) * layer.shape.attention_scale + view.mask
+        scores = _in_float32(rows, keys.transpose(1, 2)) * scale + view.mask
         attended = torch.bmm(scores.softmax(-1).to(query.dtype), values)
     return attended.reshape(1, -1)
 

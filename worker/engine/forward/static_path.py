@@ -1,13 +1,15 @@
 """The fast path: our own forward pass, over a cache that is allocated once.
 
-A decode step is compiled layer by layer (one small compilation for all layers), and on a GPU captured in CUDA
-graphs, one for each range of lengths, so that a short sequence does not pay for reading an empty cache. Prefill
-runs as it is: with many rows the products are what takes the time, and nothing in it depends on static shapes.
+A decode step is compiled layer by layer: one small compilation for all layers. On a GPU it is made of our kernels
+and captured in a CUDA graph, and so is the check of a draft, which is a step of several rows. Where the kernels
+cannot be had, a captured step sees through a mask, and there is a graph for each range of lengths, so that a short
+sequence does not pay for reading an empty cache. Prefill runs as it is: with many rows the products are what takes
+the time, and nothing in it depends on static shapes.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -16,10 +18,29 @@ from transformers import PreTrainedModel
 
 from ...progress import ReportProgress
 from .architecture import describe
-from .decoder import Decoder, View, head, matrix_vector, row_through_layer
+from .decoder import Decoder, Operations, View, attend, head, step_through_layer
 from .kv_cache import StaticKVCache
+from .matrix_vector import matrix_vector
 
 _SMALLEST_RANGE = 256
+CAPTURED_ROWS = (1, 8, 16)
+"""Tokens of a step: one, or a draft with the token before it, where attention takes several rows."""
+
+
+class StepFunctions(NamedTuple):
+    """What a step goes through."""
+
+    through_layer: Callable[..., Tensor]
+    to_logits: Callable[..., Tensor]
+
+    @classmethod
+    def of(cls, operations: Operations) -> Self:
+        """As Python runs them."""
+        return cls(partial(step_through_layer, operations=operations), partial(head, linear=operations.linear))
+
+    def compiled(self, options: dict[str, Any], *, dynamic: bool | None) -> "StepFunctions":
+        """As a compiler makes them, when they are called for the first time."""
+        return StepFunctions(*(torch.compile(function, options=options, dynamic=dynamic) for function in self))
 
 
 class StaticPath:
@@ -35,20 +56,21 @@ class StaticPath:
         """
         self.capacity = capacity
         self.device = device
-        self.compiled = self.captured = False
+        self.compiled = self.captured = self.has_kernels = False
         architecture = describe(model, capacity)  # first: a cache that cannot be used takes gigabytes
-        shape = architecture.layers[0]
+        self._shape = architecture.layers[0]
         self.cache = StaticKVCache(
-            (len(architecture.layers), shape.kv_heads, capacity, shape.head_dim), model.dtype, device
+            (len(architecture.layers), self._shape.kv_heads, capacity, self._shape.head_dim), model.dtype, device
         )
         self._model = Decoder(model, architecture, self.cache)
         self._ranges = ranges
-        self._token = torch.zeros((1, 1), dtype=torch.int64, device=device)
-        self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._positions = torch.arange(capacity, device=device)
-        self._through_layer: Callable[..., Tensor] = partial(row_through_layer, linear=functional.linear)
-        self._to_logits: Callable[..., Tensor] = partial(head, linear=functional.linear)
-        self._step: Callable[[int], Tensor] = self._run_step
+        rows = max(CAPTURED_ROWS)
+        self._ids = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._start = torch.zeros(1, dtype=torch.int64, device=device)
+        self._positions = torch.arange(max(capacity, rows), device=device)
+        self._row_linear = matrix_vector
+        self._of_one = self._of_several = StepFunctions.of(Operations(functional.linear, attend))
+        self._captured: dict[tuple[int, int], Callable[[], Tensor]] = {}
 
     @property
     def length(self) -> int:
@@ -66,57 +88,87 @@ class StaticPath:
     @torch.inference_mode()
     def read(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """ids: (1, seq_len) int64.  Logits of the last `rows`, (rows, vocab) float32."""
-        if ids.shape[1] == 1 and self.length:  # a step that sees a single token would be compiled for it alone
+        tokens = ids.shape[1]
+        if tokens == 1 and self.length:  # a step that sees a single token would be compiled for it alone
             return self.decode(ids)
-        start = self.cache.grow(ids.shape[1])
+        start = self.cache.grow(tokens)
+        if rows == tokens and (tokens, self._visible(self.length)) in self._captured:
+            return self._step(ids[0], start)
         return self._model.read(ids[0], start, rows)
 
     @torch.inference_mode()
     def decode(self, token: Tensor) -> Tensor:
         """token: (1, 1) int64.  Logits, (1, vocab) float32."""
-        position = self.cache.grow(1)
-        self._token.copy_(token)
-        self._position.fill_(position)
-        return self._step(self._visible(position + 1))
+        return self._step(token[0], self.cache.grow(1))
+
+    def use_kernels(self) -> None:
+        """Have a step on a GPU be made of our kernels.
+
+        Raises NotSupported where they are not exact on this card, and whatever Triton raises.
+        """
+        from .gpu import attention  # noqa: PLC0415 - Triton is where there is a GPU
+        from .gpu.matrix_vector import matrix_vector as row_linear  # noqa: PLC0415
+
+        shape = self._shape
+        attention.check(self.device, self.cache.keys.dtype, shape.query_heads, shape.kv_heads, shape.head_dim)
+
+        def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
+            return attention.attend(query, keys, values, view.used, scale)
+
+        self._row_linear = row_linear
+        self._of_several = StepFunctions.of(Operations(functional.linear, attend_by_kernel))
+        self._of_one = StepFunctions.of(Operations(row_linear, attend_by_kernel))
+        self.has_kernels = True
 
     def compile(self) -> None:
         """Compile the decode step.  Raises whatever the compiler raises, which is many things."""
         options: dict[str, Any] = {"compile_threads": 1}  # a pool of processes would outlive its use
-        if self._token.is_cuda:
-            options["coordinate_descent_tuning"] = True  # turns a matrix-vector product into a tuned reduction
-        eager = self._through_layer, self._to_logits
-        self._through_layer = torch.compile(partial(row_through_layer, linear=matrix_vector), options=options)
-        self._to_logits = torch.compile(partial(head, linear=matrix_vector), options=options)
+        before = self._of_one, self._of_several
+        if self.has_kernels:  # nothing in a step changes with the length
+            self._of_one = self._of_one.compiled(options, dynamic=False)
+            self._of_several = self._of_several.compiled(options, dynamic=False)
+        else:
+            operations = Operations(self._row_linear, attend)
+            self._of_one = StepFunctions.of(operations).compiled(options, dynamic=None)
         try:
             self._warm_up()
         except Exception:
-            self._through_layer, self._to_logits = eager
+            self._of_one, self._of_several = before
             raise
         self.compiled = True
 
+    @torch.inference_mode()
     def capture(self, progress: ReportProgress) -> None:
-        """Capture the decode step in a CUDA graph for each range of lengths."""
-        ranges = self._all_ranges()
+        """Capture the steps in CUDA graphs."""
+        # The most rows and the longest range first: the others fit into the memory of those.
+        wanted = [(rows, visible) for rows in self._step_rows() for visible in reversed(self._all_ranges())]
         self._warm_up()  # a library that initializes itself while it is captured would spoil the capture
         pool = torch.cuda.graph_pool_handle()
-        steps: dict[int, Callable[[], Tensor]] = {}
-        for visible in reversed(ranges):  # the longest first: the others fit into its memory
-            steps[visible] = _captured(partial(self._run_step, visible), pool)
-            progress("capturing CUDA graphs", len(steps), len(ranges))
-        self._step = lambda visible: steps[visible]()
+        captured: dict[tuple[int, int], Callable[[], Tensor]] = {}
+        for rows, visible in wanted:
+            captured[rows, visible] = _captured(partial(self._run_step, rows, visible), pool)
+            progress("capturing CUDA graphs", len(captured), len(wanted))
+        self._captured = captured
         self.captured = True
+
+    def _step_rows(self) -> list[int]:
+        rows = [rows for rows in CAPTURED_ROWS if rows <= self.capacity]
+        return sorted(rows if self.has_kernels else rows[:1], reverse=True)
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
         # The compiler takes the first length for a constant, and learns from the second that it is none.
         # It tunes the second one, for all lengths: the ranges come longest first.
-        for visible in reversed(self._all_ranges()) if self._ranges else (2, 3, 4):
-            self._position.fill_(visible - 1)
-            self._run_step(visible)
+        for rows in self._step_rows():
+            for visible in reversed(self._all_ranges()) if self._ranges else (2, 3, 4):
+                self._start.fill_(visible - rows)
+                self._run_step(rows, visible)
 
     def _visible(self, length: int) -> int:
         """How far a step at that length looks: to its end, or to the end of a range that is at most a quarter
-        longer, or 256 tokens."""
+        longer, or 256 tokens. Our kernels find the end by themselves."""
+        if self.has_kernels:
+            return self.capacity
         if not self._ranges:
             return length
         step = max(_SMALLEST_RANGE, 1 << max(length.bit_length() - 3, 0))
@@ -125,29 +177,40 @@ class StaticPath:
     def _all_ranges(self) -> list[int]:
         return sorted({self._visible(length) for length in range(1, self.capacity + 1)})
 
-    def _run_step(self, visible: int) -> Tensor:
-        model = self._model
-        hidden = model.embed(self._token[0])
-        rotation = model.rotation(self._position)
-        view = View(visible, self._mask(visible) if self._ranges else None)
+    def _step(self, ids: Tensor, start: int) -> Tensor:
+        """ids: (rows,) int64, for which the cache has grown.  Logits, (rows, vocab) float32."""
+        rows = len(ids)
+        self._ids[:rows] = ids
+        self._start.fill_(start)
+        visible = self._visible(self.length)
+        captured = self._captured.get((rows, visible))
+        return captured() if captured else self._run_step(rows, visible)
+
+    def _run_step(self, rows: int, visible: int) -> Tensor:
+        model, functions = self._model, self._of_one if rows == 1 else self._of_several
+        positions = self._start + self._positions[:rows]
+        hidden = model.embed(self._ids[:rows])
+        rotation = model.rotation(positions)
+        mask = self._mask(visible) if self._ranges and not self.has_kernels else None
+        view = View((positions + 1).to(torch.int32), visible, mask)
         for layer in model.layers:
-            hidden = self._through_layer(hidden, layer, rotation, self._position, view)
-        return self._to_logits(hidden, model.ends)
+            hidden = functions.through_layer(hidden, layer, rotation, positions, view)
+        return functions.to_logits(hidden, model.ends)
 
     def _mask(self, visible: int) -> Tensor:
         """(visible,) float32: 0 up to the position, and -inf behind it."""
-        mask = torch.zeros(visible, device=self._position.device)
-        return mask.masked_fill_(self._positions[:visible] > self._position, float("-inf"))
+        mask = torch.zeros(visible, device=self._start.device)
+        return mask.masked_fill_(self._positions[:visible] > self._start, float("-inf"))
 
 
 def _captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
     """A step that is replayed with one launch; what it returns is overwritten by the next replay."""
     graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=pool):
         logits = step()
 
     def replay() -> Tensor:
-        """Logits, (1, vocab) float32."""
+        """Logits, (rows, vocab) float32."""
         graph.replay()
         return logits
 

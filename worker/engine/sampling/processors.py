@@ -80,6 +80,11 @@ def looks_at_ids(processor: LogitsProcessor) -> bool:
     return isinstance(processor, RepetitionPenaltyLogitsProcessor | OutputPenaltyLogitsProcessor)
 
 
+def is_alike_everywhere(processor: LogitsProcessor) -> bool:
+    """Whether it does the same at every position, whatever the ids."""
+    return isinstance(processor, TemperatureLogitsWarper)
+
+
 class OutputPenaltyLogitsProcessor(LogitsProcessor):
     """Presence and frequency penalty, which transformers does not have.
 

@@ -3,7 +3,7 @@
 Every choice is an argmax: greedy over the processed logits, sampled over the processed logits plus Gumbel noise
 (the Gumbel-max trick), which draws from their softmax. The noise is a pure function of (seed, position, token
 id), so that a job that is resumed in another process, on another device, draws what it would have drawn.
-On a GPU, nothing here waits for the device.
+Where it may not wait, nothing here waits for the device.
 """
 
 import math
@@ -16,7 +16,7 @@ from producer.contract import SamplingParams, TokenLogprob
 
 from .candidates import Candidates, Floats, Ids
 from .noise import GumbelNoise
-from .processors import apply, build_cutoffs, build_processors, is_greedy, looks_at_ids
+from .processors import apply, build_cutoffs, build_processors, is_alike_everywhere, is_greedy, looks_at_ids
 
 NOT_A_TOKEN = -1
 """Stands for a token where the logits hold NaN or infinity."""
@@ -33,33 +33,39 @@ class Sampler:
         prompt_length: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
+        may_wait: bool = True,
     ) -> None:
+        """`may_wait`: numbers may be looked at, as costs nothing on a CPU; on a GPU a step could not run ahead."""
         self._processors = build_processors(
             params, prompt_length=prompt_length, eos_token_ids=eos_token_ids, device=device
         )
-        self._on_cpu = device.type == "cpu"
+        self._may_wait = may_wait
         self._cutoffs = build_cutoffs(params)
-        self._candidates = Candidates(params) if self._cutoffs and self._on_cpu else None
+        self._candidates = Candidates(params) if self._cutoffs and may_wait else None
         self._noise = None if is_greedy(params) else GumbelNoise(seed, device)
         self._not_a_token = torch.full((1, 1), NOT_A_TOKEN, device=device)
         self.needs_ids = any(map(looks_at_ids, self._processors))
         """Whether `ids` are looked at; otherwise only their number is, and the caller need not keep them."""
+        self.takes_rows = not may_wait and all(map(is_alike_everywhere, self._processors))
+        """Whether the tokens at several positions can be chosen at once, with one wait for all."""
 
     def choose(self, logits: Tensor, ids: Tensor, position: int) -> Tensor:
         """The next token, (1, 1) int64 on the device of the logits, or NOT_A_TOKEN.
 
         logits: (1, vocab) float32.  ids: (1, seq_len) int64, the prompt and the output so far.
         position: how many tokens the output has so far.
+        With `takes_rows`, also (rows, vocab) of consecutive positions from there on; returns (rows, 1), then.
         """
         scores = apply(self._processors, ids, logits)
         if self._candidates is not None:
             return self._draw(*self._candidates(scores), position, logits.shape[-1])
         scores = apply(self._cutoffs, ids, scores)
         if self._noise is not None:
-            scores = scores + self._noise(position, logits.shape[-1])
+            noise = [self._noise(position + row, logits.shape[-1]) for row in range(len(logits))]
+            scores = scores + torch.stack(noise)
         # NaN wins every max: one look at the winner finds a NaN anywhere.
         best, token = scores.max(dim=-1, keepdim=True)
-        if self._on_cpu:  # where to look costs a tenth of what an operation on tensors does
+        if self._may_wait:  # to look costs a tenth of what an operation on tensors does
             return token if math.isfinite(best.item()) else self._not_a_token
         return torch.where(best.isfinite(), token, self._not_a_token)
 

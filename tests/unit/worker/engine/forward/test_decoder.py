@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from worker.engine.forward.architecture import Shape
-from worker.engine.forward.decoder import Layer, View, _attend, matrix_vector
+from worker.engine.forward.decoder import View, attend
+from worker.engine.forward.matrix_vector import matrix_vector
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -35,15 +35,16 @@ def test_scores_behind_a_mask_are_not_rounded(dtype):
     keys = keys / 8 + 20
     query = torch.randn(1, heads * group, head_dim, generator=generator) / 8 + 1
     query, keys, values = query.to(dtype), keys.to(dtype), values.to(dtype)
-    shape = Shape(heads * group, heads, head_dim, 1e-6, head_dim**-0.5, 1.0, "silu", rotates=True)
-    layer = Layer(shape, None, keys, values)
+    used, scale = torch.tensor([length], dtype=torch.int32), head_dim**-0.5
     mask = torch.zeros(visible)
     mask[length:] = -torch.inf
 
-    masked = _attend(query, layer, View(visible, mask))
+    masked = attend(query, keys, values, View(used, visible, mask), scale)
     rows = query.view(heads, group, head_dim).double()
     scores = rows @ keys[:, :length].double().transpose(1, 2) / head_dim**0.5
     expected = (scores.softmax(-1) @ values[:, :length].double()).view(1, -1)
     assert scores.abs().min() > 100
     assert (masked.double() - expected).abs().max() < 0.02
-    torch.testing.assert_close(masked, _attend(query, layer, View(length, None)), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        masked, attend(query, keys, values, View(used, length, None), scale), atol=0.02, rtol=0
+    )

@@ -174,6 +174,7 @@ class TestCredit:
 FIELDS = {
     "greedy": {},
     "sampled": {"temperature": 0.5},
+    "cut off": {"temperature": 0.5, "top_k": 12, "top_p": 0.97},
     "penalties": {"repetition_penalty": 1.02, "presence_penalty": 0.05, "frequency_penalty": 0.01},
     "everything": {
         "temperature": 0.4, "top_k": 12, "top_p": 0.97, "min_p": 0.01, "repetition_penalty": 1.01,

@@ -1,0 +1,77 @@
+"""The kernels of a GPU: on one, or on a CPU by Triton's interpreter, for which TRITON_INTERPRET=1 has to be set.
+
+`make test-cuda` does that. bfloat16 is tried on a GPU alone: the interpreter's products of it are wrong.
+"""
+
+import importlib
+import os
+
+import pytest
+import torch
+from torch.nn import functional
+
+from worker.engine.errors import NotSupported
+
+NEEDED = "neither a GPU with Triton nor its interpreter (make test-cuda)"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+pytestmark = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason=NEEDED)
+attention = pytest.importorskip("worker.engine.forward.gpu.attention", reason=NEEDED, exc_type=ImportError)
+matrix_vector = importlib.import_module("worker.engine.forward.gpu.matrix_vector").matrix_vector
+
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
+
+
+def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 16), (7, 512), (33, 1000), (64, 1536)])
+def test_is_the_linear_of_one_row(outputs, inputs, dtype):
+    """Also of a part of a larger matrix, and of sizes that no tile divides."""
+    row = random(1, inputs, dtype=dtype)
+    matrix = random(outputs, inputs + 8, dtype=dtype)[:, :inputs]
+    expected = functional.linear(row.double(), matrix.double())
+    ours = matrix_vector(row, matrix)
+    assert (ours.shape, ours.dtype) == ((1, outputs), dtype)
+    assert (ours.double() - expected).abs().max() < inputs**0.5 * torch.finfo(dtype).eps * 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lengths", [[1], [130], [1, 33, 64, 512]], ids=str)
+@pytest.mark.parametrize("heads", [(7, 1, 32), (4, 4, 80), (6, 2, 64), (40, 2, 16)], ids=str)
+def test_each_row_attends_to_what_it_sees(heads, lengths, dtype):
+    """Query heads that share keys or do not, more than 16 that do, head sizes that are no power of two."""
+    query_heads, kv_heads, head_dim = heads
+    # The queries are a part of what one product gave, as in the decoder.
+    query = random(len(lengths), query_heads + 2 * kv_heads, head_dim, dtype=dtype)[:, :query_heads]
+    keys, values = random(2, kv_heads, 512, head_dim, dtype=dtype).unbind()
+    used = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
+
+    ours = attention.attend(query, keys, values, used, 0.3)
+    assert (ours.shape, ours.dtype) == ((len(lengths), query_heads * head_dim), dtype)
+    for found, row, length in zip(ours, query, lengths, strict=True):
+        expected = functional.scaled_dot_product_attention(
+            row.reshape(1, kv_heads, -1, head_dim).double(),
+            keys[None, :, :length].double(),
+            values[None, :, :length].double(),
+            scale=0.3,
+        ).flatten()
+        assert (found.double() - expected).abs().max() < 8 * torch.finfo(dtype).eps
+
+
+def test_what_lies_behind_the_end_is_not_read():
+    query = torch.ones(1, 2, 16, device=DEVICE)
+    keys, values = torch.full((2, 1, 64, 16), torch.nan, device=DEVICE).unbind()
+    keys[:, :40], values[:, :40] = 1.0, 2.0
+    attended = attention.attend(query, keys, values, torch.tensor([40], dtype=torch.int32, device=DEVICE), 1.0)
+    assert attended.eq(2).all()
+
+
+def test_a_card_that_calculates_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    attention.check(DEVICE, torch.float32, 4, 2, 16)
+    right = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *args: right(*args) * 1.05)
+    with pytest.raises(NotSupported, match=r"off by 0\.05 after 1 tokens"):
+        attention.check(DEVICE, torch.float32, 4, 2, 16)
