@@ -277,6 +277,10 @@ def _check_rope(model: PreTrainedModel, family: Family, capacity: int) -> None:
         raise NotSupported(f"its rotary embedding turns {turned} numbers of a head of {head_dim}")
 
 
+_STATES = {"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"}
+_ATTENTION = {"full_attention": "", "attention": "", "sliding_attention": "sliding windows"}
+
+
 def _peculiarities(config: PreTrainedConfig) -> str:
     """What a configuration tells of why a model is not among the known ones, for people."""
     text = config.get_text_config()
@@ -285,9 +289,7 @@ def _peculiarities(config: PreTrainedConfig) -> str:
         found.append("a mixture of experts")
     if any(getattr(text, name, None) for name in ("attn_logit_softcapping", "final_logit_softcapping")):
         found.append("soft-capped logits")
-    kinds = set(getattr(text, "layer_types", None) or [])
-    if "sliding_attention" in kinds:
-        found.append("sliding windows")
-    if kinds - {"full_attention", "sliding_attention"}:
-        found.append(f"layers of the kind {min(kinds - {'full_attention', 'sliding_attention'})}")
+    for kind in sorted(set(getattr(text, "layer_types", None) or [])):
+        words = "recurrent layers" if kind in _STATES else _ATTENTION.get(kind, f"layers of the kind {kind}")
+        found += [words] if words and words not in found else []
     return f", which has {' and '.join(found)}" if found else ""
