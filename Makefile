@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-models captures lint mutate mutate-lua bench bench-engine bench-shortcuts chaos soak clean
+.PHONY: help demo test test-fast test-models captures lint mutate mutate-lua bench bench-engine bench-shortcuts bench-gpu chaos soak clean
 # Three at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
@@ -46,6 +46,9 @@ bench-engine: $(STAMP) ## The engine against transformers and llama.cpp; on a GP
 
 bench-shortcuts: $(STAMP) ## What prefix reuse and prompt lookup save
 	@$(BIN)/python -m tests.benchmarks.shortcuts $(BENCH)
+
+bench-gpu: $(STAMP) ## On a machine with a GPU: what must be right there, and every speed, in nine minutes
+	@$(BIN)/python -m tests.benchmarks.gpu $(BENCH)
 
 chaos: $(STAMP) ## Kill workers, engines and the server at random; check every invariant (a quarter of an hour)
 	$(BIN)/python -m pytest tests/chaos

@@ -29,7 +29,7 @@ from rich.table import Table
 from worker.engine import resolve_device
 
 from .engine_peers import PEERS, LlamaCpp, Peer, Run
-from .shapes import SHAPES, build, bytes_per_token
+from .shapes import MAX_POSITIONS, SHAPES, build, bytes_per_token
 
 RESULTS = Path(__file__).parent / "results"
 LLAMA_CPP = "llama.cpp"
@@ -130,7 +130,8 @@ def make_peers(
     shape: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
 ) -> dict[str, Peer]:
     """Those that were asked for and can be had; all but llama.cpp share their weights."""
-    model = build(shape, device, dtype)
+    longest = max(options.prompt_tokens) + options.new_tokens
+    model = build(shape, device, dtype, positions=max(MAX_POSITIONS, -(-longest // 256) * 256))
     peers = {name: PEERS[name](model, device) for name in options.engines if name in PEERS}
     if LLAMA_CPP in options.engines:
         llama = LlamaCpp(shape, options.dtype, torch.get_num_threads(), options.llama_python)
@@ -235,9 +236,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit, marked where files differ from it; "unknown" outside of a checkout."""
+    """The commit, marked where files differ from it. Outside of a checkout what COMMIT says, or "unknown"."""
     done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip() or os.environ.get("COMMIT", "unknown")
 
 
 def table(rows: list[Row]) -> Table:

@@ -45,10 +45,20 @@ SHAPES = {
 }
 
 
-def build(shape: str, device: torch.device, dtype: torch.dtype, *, tied: bool | None = None) -> Qwen2ForCausalLM:
-    """A model of that shape with random weights.  `tied`: whether input and output share an embedding, if not as
-    in the shape; a step reads as much either way."""
+def build(
+    shape: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    tied: bool | None = None,
+    positions: int = MAX_POSITIONS,
+) -> Qwen2ForCausalLM:
+    """A model of that shape with random weights, for a context of so many positions.
+
+    `tied`: whether input and output share an embedding, if not as in the shape; a step reads as much either way.
+    """
     config = copy.deepcopy(SHAPES[shape])
+    config.max_position_embeddings = positions
     if tied is not None:
         config.tie_word_embeddings = tied
     torch.manual_seed(0)

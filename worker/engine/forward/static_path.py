@@ -58,9 +58,9 @@ class StaticPath:
         self.device = device
         self.compiled = self.captured = self.has_kernels = False
         architecture = describe(model, capacity)  # first: a cache that cannot be used takes gigabytes
-        self._shape = architecture.layers[0]
+        self._shape = shape = architecture.layers[0]
         self.cache = StaticKVCache(
-            (len(architecture.layers), self._shape.kv_heads, capacity, self._shape.head_dim), model.dtype, device
+            (len(architecture.layers), shape.kv_heads, capacity, shape.head_dim), model.dtype, device
         )
         self._model = Decoder(model, architecture, self.cache)
         self._ranges = ranges

@@ -1,0 +1,136 @@
+"""What a decode step of Qwen2-7B is made of on a GPU: our kernels beside torch's, in bfloat16.
+
+    python -m tests.benchmarks.products [--device cuda:0] [--save NAME]
+
+Each is captured in a graph for all 28 layers, whose weights and caches are apart, so that nothing comes out of the
+GPU's own cache, as in a step. The last line of stdout is a JSON object.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+
+from worker.engine import resolve_device
+
+from .engine import RESULTS, commit, hardware, measure_bandwidth, versions
+
+LAYERS = 28
+MATRICES = {
+    "query, key, value": (4608, 3584),
+    "output": (3584, 3584),
+    "gate, up": (37_888, 3584),
+    "down": (3584, 18_944),
+}
+"""(out, in) of a layer."""
+QUERY_HEADS, KV_HEADS, HEAD_DIM = 28, 4, 128
+LENGTHS = (500, 2000, 8000, 32_000)
+
+
+def main() -> None:
+    """Measure, print a table for people, and one line for programs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--save", metavar="NAME", help="keep the result as tests/benchmarks/results/NAME.json")
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    rows = [*matrices(device), *attention(device)]
+    result = {
+        "hardware": hardware(device),
+        "versions": versions(),
+        "commit": commit(),
+        "bandwidth_gb_s": round(measure_bandwidth(device) / 1e9, 1),
+        "dtype": "bfloat16",
+        "rows": rows,
+    }
+    if options.save:
+        (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
+    shown = Table("what", "ours µs", "torch µs", "MB read", "ours GB/s")
+    for row in rows:
+        shown.add_row(row["name"], *(f"{row[key]:.1f}" for key in ("ours_us", "torch_us", "megabytes", "gb_s")))
+    Console(stderr=True, width=100).print(shown)
+    print(json.dumps(result))
+
+
+@torch.inference_mode()
+def matrices(device: torch.device) -> list[dict[str, Any]]:
+    """The linear of one row, beside torch's."""
+    from worker.engine.forward.gpu.matrix_vector import matrix_vector  # noqa: PLC0415 - Triton is where a GPU is
+
+    found = []
+    for name, shape in MATRICES.items():
+        weights = [torch.randn(shape, device=device).bfloat16() / 100 for _ in range(LAYERS)]
+        row = torch.randn((1, shape[1]), device=device).bfloat16()
+        ours = microseconds(lambda: [matrix_vector(row, weight) for weight in weights])  # noqa: B023 - called here
+        theirs = microseconds(lambda: [functional.linear(row, weight) for weight in weights])  # noqa: B023
+        found.append(figures(f"{name} {shape}", ours, theirs, weights[0].nbytes))
+    return found
+
+
+@torch.inference_mode()
+def attention(device: torch.device) -> list[dict[str, Any]]:
+    """A row's attention over the cache, beside torch's split-KV flash kernel."""
+    from worker.engine.forward.gpu.attention import attend  # noqa: PLC0415 - as above
+
+    cache = [
+        torch.randn((2, KV_HEADS, max(LENGTHS), HEAD_DIM), device=device).bfloat16().unbind()
+        for _ in range(LAYERS)
+    ]
+    query = torch.randn((1, QUERY_HEADS, HEAD_DIM), device=device).bfloat16()
+    starts = torch.tensor([[0, 1], [0, 0]], dtype=torch.int32, device=device)
+    found = []
+    for length in LENGTHS:
+        used = torch.tensor([length], dtype=torch.int32, device=device)
+        ours = microseconds(lambda: [attend(query, *kept, used, HEAD_DIM**-0.5) for kept in cache])  # noqa: B023
+        theirs = microseconds(lambda: [_flash(query, kept, starts, used, length) for kept in cache])  # noqa: B023
+        found.append(
+            figures(f"attention, {length} tokens", ours, theirs, 2 * KV_HEADS * length * HEAD_DIM * query.itemsize)
+        )
+    return found
+
+
+def _flash(query: Tensor, kept: Tensor, starts: Tensor, used: Tensor, length: int) -> Tensor:
+    """What torch.nn.attention.varlen calls, without its wrapper, which launches one kernel more."""
+    keys, values = kept.transpose(1, 2)
+    attended: Tensor = torch.ops.aten._flash_attention_forward(
+        *(query, keys, values, *starts, 1, length, 0.0, False, False), scale=HEAD_DIM**-0.5, seqused_k=used
+    )[0]
+    return attended
+
+
+def microseconds(step: Callable[[], object]) -> float:
+    """Of one layer: the fastest of some replays of a graph of all of them."""
+    step()  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    times = []
+    for _ in range(8):
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
+        graph.replay()
+        after.record()
+        after.synchronize()
+        times.append(before.elapsed_time(after))
+    return min(times) * 1000 / LAYERS
+
+
+def figures(name: str, ours_us: float, torch_us: float, read: int) -> dict[str, Any]:
+    """One row.  read: bytes that have to be read."""
+    return {
+        "name": name,
+        "ours_us": round(ours_us, 2),
+        "torch_us": round(torch_us, 2),
+        "megabytes": round(read / 1e6, 1),
+        "gb_s": round(read / ours_us / 1e3),
+    }
+
+
+if __name__ == "__main__":
+    main()
