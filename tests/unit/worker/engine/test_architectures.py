@@ -1,8 +1,11 @@
 """The architectures that people use: each is answered as generate does, or refused in words."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.architectures import ARCHITECTURES, outcome_of
+import worker.engine
+from tests.architectures import ARCHITECTURES, outcome_of, row
 from worker.engine import Tokenizer
 
 STATIC = {
@@ -17,6 +20,9 @@ SHORT = {
 """One of each kind of position, window, state and refusal; all others are in the whole matrix."""
 
 
+README = (Path(worker.engine.__file__).parent / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.matrix) for name in ARCHITECTURES]
 )
@@ -25,3 +31,4 @@ def test_is_answered_as_generate_does_or_refused(name, tokenizer: Tokenizer):
     assert outcome.path == ("static" if name in STATIC else "refused" if name in REFUSED else "dynamic")
     assert outcome.why or name in STATIC
     assert (outcome.as_generate, outcome.resumed) == ((None, None) if name in REFUSED else (True, True))
+    assert row(name, outcome) in README, "the table is old: python -m tests.architectures"
