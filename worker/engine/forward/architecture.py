@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -79,7 +80,7 @@ class Family:
     """Whether norms multiply by one more than their weights."""
     partial_rotary: bool = False
     """Whether the first part of a head may be turned and the rest left alone."""
-    multipliers: Callable[[PreTrainedConfig], Multipliers] = lambda _: Multipliers()
+    multipliers: Callable[[PreTrainedConfig, torch.dtype], Multipliers] = lambda *_: Multipliers()
     fields: frozenset[str] = frozenset()
     """What its configuration declares beyond `_FIELDS`."""
 
@@ -106,7 +107,7 @@ FAMILIES = {
         )
     ),
     "GraniteForCausalLM": Family(
-        multipliers=lambda config: Multipliers(
+        multipliers=lambda config, _: Multipliers(
             embedding=config.embedding_multiplier,
             attention=config.attention_multiplier,
             residual=config.residual_multiplier,
@@ -118,7 +119,9 @@ FAMILIES = {
     ),
     "GemmaForCausalLM": Family(
         one_added=True,
-        multipliers=lambda config: Multipliers(embedding=config.hidden_size**0.5),
+        multipliers=lambda config, dtype: Multipliers(  # rounded to bfloat16, as it was in training
+            embedding=torch.tensor(config.hidden_size**0.5, dtype=dtype).item()
+        ),
         fields=frozenset({"use_bidirectional_attention"}),
     ),
 }
@@ -178,7 +181,7 @@ def describe(model: PreTrainedModel, capacity: int) -> Architecture:
             f"its activation is {config.hidden_act}, and the fast path has {' and '.join(sorted(ACTIVATIONS))}"
         )
     _check_rope(model, family, capacity)
-    multipliers = family.multipliers(config)
+    multipliers = family.multipliers(config, model.dtype)
     return Architecture(family, list(_shapes(config, multipliers)), multipliers)
 
 

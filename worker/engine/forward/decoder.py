@@ -90,7 +90,7 @@ class Decoder:
             torch.cuda.empty_cache()  # pieces that were joined fit nothing else; without a GPU this does nothing
         self.ends = Ends(
             embedding=decoder.embed_tokens.weight.detach(),
-            embedding_multiplier=torch.tensor(multipliers.embedding).to(model.dtype).item(),
+            embedding_multiplier=multipliers.embedding,
             norm=norm_weight(decoder.norm, family),
             norm_epsilon=architecture.layers[0].norm_epsilon,
             head=cast("Any", model).lm_head.weight.detach(),
