@@ -31,6 +31,7 @@ PROMPTS = [
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(0),  # nobody knows how large they are
     pytest.mark.skipif(not FOLDER, reason="GENQUEUE_REAL_MODELS names no folder of trained models"),
 ]
 
