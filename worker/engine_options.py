@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""auto: bfloat16 on a GPU, float32 on a CPU."""
+"""auto: bfloat16 on a GPU (float16 on one before compute capability 8.0), float32 on a CPU."""
 MIN_CONTEXT = 16
 """Tokens. In less there is no room for a prompt and an answer."""
 

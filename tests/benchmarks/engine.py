@@ -236,9 +236,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit, marked where files differ from it. Outside of a checkout what COMMIT says, or "unknown"."""
+    """What COMMIT says, for files without their history; else the commit, marked where files differ from it."""
+    if told := os.environ.get("COMMIT"):
+        return told
     done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or os.environ.get("COMMIT", "unknown")
+    return done.stdout.strip() or "unknown"
 
 
 def table(rows: list[Row]) -> Table:

@@ -78,10 +78,8 @@ def attention(device: torch.device) -> list[dict[str, Any]]:
     """A row's attention over the cache, beside torch's split-KV flash kernel."""
     from worker.engine.forward.gpu.attention import attend  # noqa: PLC0415 - as above
 
-    cache = [
-        torch.randn((2, KV_HEADS, max(LENGTHS), HEAD_DIM), device=device).bfloat16().unbind()
-        for _ in range(LAYERS)
-    ]
+    shape = 2, KV_HEADS, max(LENGTHS), HEAD_DIM
+    cache = [torch.randn(shape, device=device).bfloat16() for _ in range(LAYERS)]
     query = torch.randn((1, QUERY_HEADS, HEAD_DIM), device=device).bfloat16()
     starts = torch.tensor([[0, 1], [0, 0]], dtype=torch.int32, device=device)
     found = []

@@ -1,5 +1,7 @@
 """The engine on a GPU against transformers' generate there: float32 token by token, bfloat16 by logits."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -52,25 +54,28 @@ def test_every_family_captured(family, on, gpu, tokenizer: Tokenizer):
         assert answer(engine, ids(length), max_new_tokens=24)[: len(expected)] == expected
 
 
+@pytest.fixture(scope="module")
+def model():
+    return random_model("gqa 7:1", context_length=LONG_CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def engine(model, gpu, tokenizer: Tokenizer) -> Engine:
+    """Compiled, captured, and made of our kernels."""
+    engine = Engine(copy.deepcopy(model).to(gpu), tokenizer, gpu, COMPILED)
+    engine.warm_up()
+    path = engine.path
+    assert (path.has_kernels, path.compiled, path.captured, engine.why) == (True, True, True, "")
+    return engine
+
+
+@pytest.fixture(scope="module")
+def reference(model, tokenizer: Tokenizer) -> Engine:
+    return Engine(copy.deepcopy(model), tokenizer, CPU, EngineOptions(compile="never", prompt_lookup=False))
+
+
 class TestCompiled:
     """One model through all that a worker does."""
-
-    @pytest.fixture(scope="class")
-    def model(self):
-        return random_model("gqa 7:1", context_length=LONG_CONTEXT)
-
-    @pytest.fixture(scope="class")
-    def engine(self, model, gpu, tokenizer: Tokenizer) -> Engine:
-        engine = Engine(random_model("gqa 7:1", context_length=LONG_CONTEXT).to(gpu), tokenizer, gpu, COMPILED)
-        engine.warm_up()
-        assert (engine.path.has_kernels, engine.path.compiled, engine.path.captured, engine.why) == (
-            True, True, True, ""
-        )  # fmt: skip
-        return engine
-
-    @pytest.fixture(scope="class")
-    def reference(self, model, tokenizer: Tokenizer) -> Engine:
-        return Engine(model, tokenizer, CPU, EngineOptions(compile="never", prompt_lookup=False))
 
     @pytest.mark.parametrize("length", [1, 20, 255, 256, 500])
     def test_greedy_is_generate(self, length, engine, on, model):

@@ -24,6 +24,7 @@ from ..progress import ReportProgress, no_progress
 from .forward.choice import choose_path, prepare
 from .forward.static_path import StaticPath
 from .generation import Generation
+from .loading.device import set_up_device
 from .loading.memory import plan_memory
 from .loading.model_loader import ModelLoader
 from .reuse.prefix_cache import PrefixCache
@@ -55,8 +56,7 @@ class Engine:
         """
         self.tokenizer = tokenizer
         self.device = device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # streams, events and graphs belong to the current device
+        set_up_device(device)
         self.options = options
         self.memory = plan_memory(model.config, model.dtype, device, options.context_length)
         self.vocab_size: int = model.config.vocab_size
@@ -89,7 +89,7 @@ class Engine:
     ) -> Self:
         """From a local model folder.  Raises ConfigError for a folder that cannot be used.
 
-        `dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU.
+        `dtype`: float32, bfloat16, float16, or auto, as `loading.device.default_dtype` has it.
         """
         tokenizer = Tokenizer(path)  # first, because it is small: a broken folder shows at once
         return cls(ModelLoader(path, dtype).load(device, progress), tokenizer, device, options)

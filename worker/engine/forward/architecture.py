@@ -281,7 +281,7 @@ def _check_rope(model: PreTrainedModel, family: Family, capacity: int) -> None:
 
 
 _STATES = {"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"}
-_ATTENTION = {"full_attention": "", "attention": "", "sliding_attention": "sliding windows"}
+_OTHERS = {"full_attention": "", "attention": "", "mlp": "", "moe": "", "sliding_attention": "sliding windows"}
 
 
 def _peculiarities(config: PreTrainedConfig) -> str:
@@ -293,6 +293,6 @@ def _peculiarities(config: PreTrainedConfig) -> str:
     if any(getattr(text, name, None) for name in ("attn_logit_softcapping", "final_logit_softcapping")):
         found.append("soft-capped logits")
     for kind in sorted(set(getattr(text, "layer_types", None) or [])):
-        words = "recurrent layers" if kind in _STATES else _ATTENTION.get(kind, f"layers of the kind {kind}")
+        words = "recurrent layers" if kind in _STATES else _OTHERS.get(kind, f"layers of the kind {kind}")
         found += [words] if words and words not in found else []
     return f", which has {' and '.join(found)}" if found else ""

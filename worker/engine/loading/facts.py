@@ -1,12 +1,13 @@
 """What torch finds on this machine, and what a model would take of it: facts for `doctor`, without judgement."""
 
-import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig
 
+from .device import architecture
+from .driver import driver_cuda
 from .memory import KEPT_FREE_BYTES, free_bytes, kv_bytes_per_token
 from .model_loader import torch_dtype
 
@@ -29,8 +30,6 @@ class GpuFacts:
     name: str
     architecture: str
     """As sm_90."""
-    built_for: tuple[str, ...]
-    """Architectures that this build of torch has kernels for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,12 @@ class MemoryFacts:
 
 def torch_facts() -> TorchFacts:
     """Of this process."""
-    return TorchFacts(str(torch.__version__), torch.version.cuda, _driver_cuda())
+    return TorchFacts(str(torch.__version__), torch.version.cuda, driver_cuda())
 
 
 def gpu_facts(device: torch.device) -> GpuFacts:
     """Of a CUDA device."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return GpuFacts(torch.cuda.get_device_name(device), f"sm_{major}{minor}", tuple(torch.cuda.get_arch_list()))
+    return GpuFacts(torch.cuda.get_device_name(device), architecture(device))
 
 
 def memory_facts(folder: Path, device: torch.device, dtype_name: str, parameters: int) -> MemoryFacts:
@@ -72,14 +70,3 @@ def memory_facts(folder: Path, device: torch.device, dtype_name: str, parameters
         model_context=config.max_position_embeddings,
         context_that_fits=(free - weights - KEPT_FREE_BYTES[device.type]) // per_token,
     )
-
-
-def _driver_cuda() -> str | None:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    version = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"

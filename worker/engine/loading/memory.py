@@ -41,7 +41,7 @@ def plan_memory(
     per_token = kv_bytes_per_token(config, dtype)
     free = free_bytes(device)
     fits = max(free - KEPT_FREE_BYTES[device.type], 0) // per_token
-    context = wanted or min(model_context, fits if fits < _ALIGNED else fits - fits % _ALIGNED)
+    context = wanted or min(model_context, rounded(fits))
     if fits < min(MIN_CONTEXT, model_context):
         raise ConfigError(
             f"{device} has {free / 2**30:.1f} GiB free beside the weights, too little to generate at all: "
@@ -56,6 +56,16 @@ def plan_memory(
     return MemoryPlan(context, context * per_token, free - context * per_token)
 
 
+def rounded(tokens: int) -> int:
+    """Down to a number with which kernels that were compiled at another start can be used again.
+
+    Their shapes hold the context, and free memory differs by some MB from one start to the next. It costs a
+    thirty-second at most.
+    """
+    step = max(_ALIGNED, 1 << max(tokens.bit_length() - 6, 0))
+    return tokens - tokens % step if tokens >= _ALIGNED else tokens
+
+
 def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     """Keys and values of one token in all layers."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -68,11 +78,3 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory for a tensor, on the device or in host memory."""
-    # The CPU's allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...errors import ConfigError
 from ...progress import ReportProgress, no_progress
+from .device import check_dtype, default_dtype
 from .progress_bars import no_progress_bars
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -23,7 +24,7 @@ class ModelLoader:
     """
 
     def __init__(self, path: Path, dtype: str = "auto") -> None:
-        """`dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU."""
+        """`dtype`: float32, bfloat16, float16, or auto, as `device.default_dtype` has it."""
         if dtype != "auto" and dtype not in _DTYPES:
             raise ConfigError(f"dtype {dtype!r} is not known: use auto, {', '.join(_DTYPES)}")
         self._path = path
@@ -35,8 +36,9 @@ class ModelLoader:
         Raises ConfigError when the folder holds no model that transformers can load, or lacks some weights.
         """
         progress("loading weights", 0, 0)
+        dtype = torch_dtype(self._dtype, device)
         _read_ahead(self._path)
-        model, report = self._read(device)
+        model, report = self._read(dtype)
         if missing := sorted(report["missing_keys"]):
             # transformers would fill them with random numbers and only log a warning.
             raise ConfigError(
@@ -47,13 +49,13 @@ class ModelLoader:
         model.eval()
         return model
 
-    def _read(self, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def _read(self, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
         try:
             with no_progress_bars():
                 loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
                     self._path,
                     local_files_only=True,
-                    dtype=torch_dtype(self._dtype, device),
+                    dtype=dtype,
                     output_loading_info=True,
                 )
         except Exception as error:
@@ -66,9 +68,10 @@ class ModelLoader:
 
 
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; for `auto`, the one of the device."""
+    """The dtype of that name; for `auto`, the one of the device.  Raises ConfigError where it cannot have it."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return default_dtype(device)
+    check_dtype(_DTYPES[name], device)
     return _DTYPES[name]
 
 

@@ -10,7 +10,7 @@ from worker.engine import Engine, EngineOptions, Tokenizer
 from worker.engine.errors import CacheFull
 from worker.engine.forward.kv_cache import StaticKVCache
 from worker.engine.loading import memory
-from worker.engine.loading.memory import is_out_of_memory, kv_bytes_per_token, plan_memory
+from worker.engine.loading.memory import kv_bytes_per_token, plan_memory, rounded
 from worker.errors import ConfigError
 
 from ..asking import answer, random_ids, request
@@ -65,6 +65,17 @@ class TestPlan:
     def test_is_a_round_number_where_memory_decides(self, model, free):
         free(511)
         assert plan(model).context_length == 256
+
+    def test_is_the_same_with_some_megabytes_more_or_less(self, free):
+        """Compiled kernels know it: each start compiled them anew."""
+        model = random_model(context_length=2**18)
+        planned = {free(tokens) and plan(model).context_length for tokens in range(125_500, 126_500, 50)}
+        assert planned == {124_928}
+
+    @pytest.mark.parametrize("tokens", [16, 255, 256, 257, 5000, 32_768, 99_999, 131_071])
+    def test_rounding_costs_little(self, tokens):
+        assert tokens - max(255, tokens // 32) <= rounded(tokens) <= tokens
+        assert rounded(rounded(tokens)) == rounded(tokens)
 
     def test_is_what_fits_where_there_is_less(self, model, free):
         free(100.5)
@@ -130,14 +141,3 @@ class TestEngine:
         assert engine.path.length == 40
         engine.abandon(engine.sequence)
         assert answer(engine, request(random_ids(9), max_new_tokens=5)) == expected
-
-
-def test_out_of_memory_is_told_from_other_errors():
-    with pytest.raises(RuntimeError) as too_much:
-        torch.empty(2**60, dtype=torch.int8)
-    with pytest.raises(RuntimeError) as misfit:
-        torch.zeros(2) @ torch.zeros(3)
-    assert is_out_of_memory(too_much.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_out_of_memory(misfit.value)
-    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))

@@ -19,6 +19,8 @@ attention = pytest.importorskip("worker.engine.forward.gpu.attention", reason=NE
 matrix_vector = importlib.import_module("worker.engine.forward.gpu.matrix_vector").matrix_vector
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+TOLERANCE = {torch.float32: 4e-6, torch.float16: 0.004, torch.bfloat16: 0.03}
+"""A GPU's exponential is good to a few of float32's last bits."""
 DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
 
 
@@ -58,7 +60,7 @@ def test_each_row_attends_to_what_it_sees(heads, lengths, dtype):
             values[None, :, :length].double(),
             scale=0.3,
         ).flatten()
-        assert (found.double() - expected).abs().max() < 8 * torch.finfo(dtype).eps
+        assert (found.double() - expected).abs().max() < TOLERANCE[dtype]
 
 
 def test_what_lies_behind_the_end_is_not_read():
