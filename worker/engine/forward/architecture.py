@@ -148,6 +148,8 @@ class Shape(NamedTuple):
     activation: str
     rotates: bool
     """Whether queries and keys are turned by their positions."""
+    rotary_dim: int
+    """How many numbers of a head are."""
 
 
 class Architecture(NamedTuple):
@@ -180,9 +182,9 @@ def describe(model: PreTrainedModel, capacity: int) -> Architecture:
         raise NotSupported(
             f"its activation is {config.hidden_act}, and the fast path has {' and '.join(sorted(ACTIVATIONS))}"
         )
-    _check_rope(model, family, capacity)
+    rotary_dim = _rotary_dim(model, family, capacity)
     multipliers = family.multipliers(config, model.dtype)
-    return Architecture(family, list(_shapes(config, multipliers)), multipliers)
+    return Architecture(family, list(_shapes(config, multipliers, rotary_dim)), multipliers)
 
 
 def head_dim_of(config: PreTrainedConfig) -> int:
@@ -193,7 +195,7 @@ def head_dim_of(config: PreTrainedConfig) -> int:
 _COMMON_FIELDS = {field.name for field in fields(PreTrainedConfig)}
 
 
-def _shapes(config: PreTrainedConfig, multipliers: Multipliers) -> Iterator[Shape]:
+def _shapes(config: PreTrainedConfig, multipliers: Multipliers, rotary_dim: int) -> Iterator[Shape]:
     head_dim = head_dim_of(config)
     rotates = getattr(config, "no_rope_layers", None) or [1] * config.num_hidden_layers  # 1 where there is one
     for layer in range(config.num_hidden_layers):
@@ -206,6 +208,7 @@ def _shapes(config: PreTrainedConfig, multipliers: Multipliers) -> Iterator[Shap
             residual_multiplier=multipliers.residual,
             activation=config.hidden_act,
             rotates=bool(rotates[layer]),
+            rotary_dim=rotary_dim,
         )
 
 
@@ -259,8 +262,8 @@ def _check_attention(config: PreTrainedConfig, capacity: int) -> None:
         )
 
 
-def _check_rope(model: PreTrainedModel, family: Family, capacity: int) -> None:
-    """The rotary embedding is that of a position, whatever the length of the sequence."""
+def _rotary_dim(model: PreTrainedModel, family: Family, capacity: int) -> int:
+    """How much of a head is turned, by its position alone, whatever the length of the sequence."""
     config = model.config
     rope = config.rope_parameters or {}
     kind = rope.get("rope_type", "default")
@@ -278,6 +281,7 @@ def _check_rope(model: PreTrainedModel, family: Family, capacity: int) -> None:
     turned, head_dim = 2 * len(rotary.inv_freq), head_dim_of(config)
     if turned != head_dim and not (family.partial_rotary and turned < head_dim):
         raise NotSupported(f"its rotary embedding turns {turned} numbers of a head of {head_dim}")
+    return turned
 
 
 _STATES = {"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"}
