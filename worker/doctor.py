@@ -132,14 +132,15 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
         return
     findings, weights = check_files(folder)
     yield from findings
-    if weights is not None and device is not None:
+    unfit = None if findings[0].state == "wrong" else facts.why_not_served(folder)
+    if unfit:
+        yield _finding("model", "wrong", unfit)
+    elif findings[0].state == "ok" and weights is not None and device is not None:
         try:
             needed = facts.memory_facts(folder, device, settings.dtype, weights.parameters)
             yield judge_memory(settings.device, needed)
         except ConfigError as error:
             yield _finding("dtype", "wrong", str(error))
-        except (OSError, ValueError, AttributeError) as error:
-            yield _finding("memory", "warning", f"it cannot be told from config.json ({error})")
     yield from _check_tokenizer(Tokenizer, folder)
 
 
@@ -162,9 +163,12 @@ def _check_tokenizer(load: Any, folder: Path) -> Iterator[Finding]:
     except ConfigError as error:
         yield _finding("tokenizer", "wrong", str(error))
         return
-    yield _finding("tokenizer", "ok", f"byte-level BPE, {tokenizer.backend.get_vocab_size():,} tokens")
+    kind = {"byte-level": "byte-level BPE", "pieces": "SentencePiece's kind"}[tokenizer.decoding]
+    yield _finding("tokenizer", "ok", f"{kind}, {tokenizer.backend.get_vocab_size():,} tokens")
     if tokenizer.has_chat_template:
-        yield _finding("chat template", "ok", "there is one: `messages`, `submit --chat`, `up`")
+        end = tokenizer.end_of_turn_id
+        ends = "" if end is None else f". An answer ends at {tokenizer.content(end)}"
+        yield _finding("chat template", "ok", f"there is one: `messages`, `submit --chat`, `up`{ends}")
     else:
         yield _finding(
             "chat template", "warning", "there is none, as in base models: send `prompt`, not `messages`"

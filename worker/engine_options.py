@@ -22,7 +22,8 @@ class EngineOptions(BaseModel):
     """Whether the decode step of the static path is compiled. auto: on a GPU, and for all but the smallest models
     on a CPU; where there is no compiler, the step runs without."""
     context_length: Annotated[int, Field(ge=MIN_CONTEXT)] | None = None
-    """Tokens of prompt and answer together. None: the model's own, or what the device has memory for."""
+    """Tokens of prompt and answer together. None: the model's own, or what the device has memory for; on a CPU,
+    what half of the free memory is enough for."""
     prefill_chunk: Annotated[int, Field(ge=1)] | None = None
     """Tokens that are read between two looks at whether to stop. None: 2048 on a GPU, 256 on a CPU."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 2**30

@@ -25,7 +25,9 @@ from .forward.choice import choose_path, prepare
 from .forward.static_path import StaticPath
 from .generation import Generation
 from .loading.device import set_up_device
+from .loading.host_memory import mapped_bytes
 from .loading.memory import plan_memory
+from .loading.model_config import eos_token_ids, read_config, text_config
 from .loading.model_loader import ModelLoader
 from .reuse.prefix_cache import PrefixCache
 from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
@@ -58,9 +60,11 @@ class Engine:
         self.device = device
         set_up_device(device)
         self.options = options
-        self.memory = plan_memory(model.config, model.dtype, device, options.context_length)
-        self.vocab_size: int = model.config.vocab_size
-        self.eos_token_ids = _eos_token_ids(model, tokenizer)
+        self.memory = plan_memory(
+            model.config, model.dtype, device, options.context_length, taken_bytes=mapped_bytes(model)
+        )
+        self.vocab_size: int = text_config(model.config).vocab_size
+        self.eos_token_ids = eos_token_ids(model, tokenizer.eos_token_id)
         self.lookahead = (1 if device.type == "cuda" else 0) if lookahead is None else lookahead
         """Steps that are launched before the token of the one before them is read."""
         self.prefill_chunk = options.prefill_chunk or (2048 if device.type == "cuda" else 256)
@@ -91,7 +95,8 @@ class Engine:
 
         `dtype`: float32, bfloat16, float16, or auto, as `loading.device.default_dtype` has it.
         """
-        tokenizer = Tokenizer(path)  # first, because it is small: a broken folder shows at once
+        read_config(path)  # and the tokenizer, first: they are small, and a broken folder shows at once
+        tokenizer = Tokenizer(path)
         return cls(ModelLoader(path, dtype).load(device, progress), tokenizer, device, options)
 
     def warm_up(self, progress: ReportProgress = no_progress) -> None:
@@ -140,12 +145,13 @@ class Engine:
         Raises as `encode` does, and EngineError for resumed ids that cannot be this job's.
         """
         max_new_tokens = self._max_new_tokens(request, len(prompt_ids))
-        output = Output(request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=self.eos_token_ids)
+        ends = self._ends_of(request)
+        output = Output(request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=ends)
         sampler = Sampler(
             request,
             seed=seed,
             prompt_length=len(prompt_ids),
-            eos_token_ids=self.eos_token_ids,
+            eos_token_ids=ends,
             device=self.device,
             may_wait=not self.lookahead,
         )
@@ -156,7 +162,7 @@ class Engine:
     def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:
         """The text that a job with this output has not shown yet, for one that ends without another step."""
         output = Output(
-            request, self.tokenizer, max_new_tokens=len(output_ids) + 1, eos_token_ids=self.eos_token_ids
+            request, self.tokenizer, max_new_tokens=len(output_ids) + 1, eos_token_ids=self._ends_of(request)
         )
         for token_id in output_ids:
             output.push(token_id)
@@ -264,6 +270,13 @@ class Engine:
             )
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
+    def _ends_of(self, request: GenerationRequest) -> frozenset[int]:
+        """The ids that end an answer: the model's own, and in a chat what its template ends a turn with."""
+        end_of_turn = self.tokenizer.end_of_turn_id
+        if request.messages is None or end_of_turn is None or end_of_turn >= self.vocab_size:
+            return self.eos_token_ids
+        return self.eos_token_ids | {end_of_turn}
+
     def _check_vocabulary(self, ids: Sequence[int]) -> None:
         if (highest := max(ids, default=0)) >= self.vocab_size:
             raise InvalidRequest(
@@ -289,11 +302,3 @@ class Engine:
                 f"min_new_tokens {request.min_new_tokens} is above max_new_tokens, which is {wanted} unless given"
             )
         return wanted
-
-
-def _eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
-    """From the generation config, else the config, else the tokenizer, as transformers' generate does."""
-    for eos in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
-        if eos is not None:
-            return frozenset([eos] if isinstance(eos, int) else eos)
-    return frozenset()

@@ -15,6 +15,8 @@ from worker.doctor import examine, judge_cuda, judge_memory
 from worker.engine.loading import driver
 from worker.engine.loading.facts import MemoryFacts
 
+from .engine.text.piece_tokenizers import save_piece_tokenizer
+
 GIB = 2**30
 
 
@@ -92,7 +94,6 @@ def test_memory_against_the_model(free_gib: int, context_that_fits: int, state: 
     facts = MemoryFacts(
         dtype="bfloat16",
         weights_bytes=15 * GIB,
-        kv_bytes_per_token=57_344,
         free_bytes=free_gib * GIB,
         model_context=32_768,
         context_that_fits=context_that_fits,
@@ -157,6 +158,25 @@ def test_what_is_wrong_keeps_nothing_else_from_being_looked_at(folder: Path) -> 
     assert wrong == {"device", "weights", "tokenizer"} | ({"torch"} & wrong)
     assert "was cut off" in findings["weights"].message
     assert "download it again" in findings["weights"].message
+
+
+def test_a_model_that_generates_no_text(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    findings = found(model_path=folder)
+    assert {name for name, state in states(findings).items() if state == "wrong"} == {"model"}
+    assert "a t5 model has an encoder" in findings["model"].message
+
+
+def test_a_config_that_is_cut_off_is_said_once(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "qwen2",')
+    findings = found(model_path=folder)
+    assert {name for name, state in states(findings).items() if state == "wrong"} == {"config.json"}
+
+
+def test_a_tokenizer_of_sentencepieces_kind(folder: Path) -> None:
+    save_piece_tokenizer(folder, "Gemma")
+    findings = found(model_path=folder)
+    assert findings["tokenizer"].message == "SentencePiece's kind, 276 tokens"
 
 
 def test_a_model_that_is_not_there() -> None:

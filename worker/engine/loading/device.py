@@ -72,11 +72,9 @@ def architecture(device: torch.device) -> str:
 
 
 def _gpu(name: str, index: int) -> torch.device:
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")  # torch says why it finds none as a warning, and once in a process
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count, said = _count_gpus()
     if not count:
-        fault = why_no_gpu([str(warning.message) for warning in said])
+        fault = why_no_gpu(said)
         raise ConfigError(
             f"device {name!r} cannot be used: torch finds no CUDA GPU, because {fault.why}. Use --device cpu, or "
             f"{fault.advice}"
@@ -95,6 +93,17 @@ def _gpu(name: str, index: int) -> torch.device:
             "card is well, and whether another process holds it for itself"
         ) from error
     return device
+
+
+def _count_gpus() -> tuple[int, list[str]]:
+    """How many torch can use, and what it has said of those that it cannot."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")  # it says why it finds none as a warning, and once in a process
+        try:
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        except RuntimeError as error:
+            return 0, [str(error).partition("\n")[0]]
+    return count, [str(warning.message) for warning in warned]
 
 
 def _check_kernels(device: torch.device) -> None:

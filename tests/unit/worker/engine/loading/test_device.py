@@ -48,11 +48,14 @@ def test_cuda_on_a_machine_without_it(gpus):
         resolve_device("cuda:7")
 
 
-def test_what_torch_warns_of_is_the_reason_and_goes_nowhere_else(gpus, monkeypatch):
+@pytest.mark.parametrize("how", ["warns", "raises"])
+def test_what_torch_says_is_the_reason_and_goes_nowhere_else(how, gpus, monkeypatch):
     """Where its warnings are errors, as in this suite, it would have raised one."""
     gpus(0)
 
     def is_available() -> bool:
+        if how == "raises":
+            raise RuntimeError("CUDA initialization: the driver is asleep\nDetails follow")
         warnings.warn("CUDA initialization: the driver is asleep", stacklevel=1)
         return False
 
