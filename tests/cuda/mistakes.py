@@ -53,8 +53,8 @@ def step_at_a_new_place(self: StaticPath, ids: Tensor, start: int) -> Tensor:
     return self._captured[len(ids), self._visible(self.length)]()
 
 
-def view_of_the_whole_cache(used: Tensor, visible: int, mask: Tensor | None) -> View:
-    return View(torch.full_like(used, visible), visible, mask)
+def view_of_the_whole_cache(visible: int, used: Tensor, mask: Tensor | None) -> View:
+    return View(visible, torch.full_like(used, visible), mask)
 
 
 def mask_from_the_host(self: StaticPath, visible: int) -> Tensor:
