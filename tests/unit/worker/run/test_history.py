@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import redis
-from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from producer.broker.embedded import EmbeddedBroker
@@ -18,7 +17,6 @@ from producer.contract import (
     EventId,
     GenerationResult,
     InvalidRequest,
-    Keys,
     Started,
     StartedData,
 )
@@ -28,10 +26,7 @@ from worker.run.event_log import EventLog, Moved
 from worker.run.history import MAX_ATTEMPT, History, parse_history, read_or_discard_history
 
 from ..scripted_engine import ScriptedEngine
-from .test_runner import begin, order, runner_of
-
-KEYS = Keys()
-JOB = "job-1"
+from .runs import JOB, KEYS, begin, order, runner_of
 
 STARTED = json.dumps({"attempt": 1, "worker": "w0", "model": "tiny", "prompt_tokens": 3, "seed": 7})
 NEWER = json.dumps({**json.loads(STARTED), "engine": "static", "trace": {"id": "t", "spans": [1, None]}})
@@ -42,14 +37,6 @@ ENDED = GenerationResult(job_id=JOB, status="finished", model="tiny", text="a", 
 def entry(event_id: str, event_type: str | bytes, data: str | bytes) -> tuple[bytes, dict[bytes, bytes]]:
     as_bytes = (value.encode() if isinstance(value, str) else value for value in (event_type, data))
     return event_id.encode(), dict(zip((b"type", b"data"), as_bytes, strict=True))
-
-
-@pytest.fixture
-async def client(fake_server):
-    client = FakeAsyncRedis(server=fake_server)
-    await client.rpush(KEYS.taken("w1"), JOB)
-    yield client
-    await client.aclose()
 
 
 async def put(client, *entries) -> None:

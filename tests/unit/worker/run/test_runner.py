@@ -3,82 +3,24 @@
 import asyncio
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
-from fakeredis import FakeAsyncRedis
 
 from producer.broker.outage import Outage
 from producer.contract import (
     Cancelled,
     Failed,
     Finished,
-    GenerationRequest,
-    GenerationResult,
     InvalidRequest,
-    Keys,
     Started,
     Tokens,
-    parse_entry,
 )
 from worker.engine_process.protocol import RunFailed
-from worker.job import Done, Order, PutBack, Retry, Superseded
+from worker.job import Done, PutBack, Retry, Superseded
 from worker.run.history import read_or_discard_history
-from worker.run.runner import Runner
 
 from ..scripted_engine import ScriptedEngine, step
-
-KEYS = Keys()
-JOB = "job-1"
-
-
-def order(**fields) -> Order:
-    request = GenerationRequest.parse({"prompt": "hi", **fields.pop("request", {})})
-    return Order(job_id=JOB, model="tiny", request=request, **{"timeout_s": 30, "result_ttl_s": 100, **fields})
-
-
-@pytest.fixture
-async def client(fake_server):
-    client = FakeAsyncRedis(server=fake_server)
-    for worker in ("w1", "w2"):
-        await client.rpush(KEYS.taken(worker), JOB)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-def engine() -> ScriptedEngine:
-    return ScriptedEngine()
-
-
-@pytest.fixture
-def runner(client, engine) -> Runner:
-    return runner_of(engine, client, "w1", cancel_poll_s=0.001)
-
-
-def runner_of(engine: ScriptedEngine, client: FakeAsyncRedis, name: str, *, cancel_poll_s: float) -> Runner:
-    return Runner(engine, client, KEYS, worker_name=name, cancel_poll_s=cancel_poll_s, live_ttl_s=1000)
-
-
-async def begin(runner: Runner, engine: ScriptedEngine, an_order: Order | None = None):
-    """Start a job; give back its task and the engine's run."""
-    task = asyncio.create_task(runner.run(an_order or order()))
-    return task, await asyncio.wait_for(engine.runs.get(), 60)
-
-
-async def events(client) -> list:
-    return [parse_entry(entry_id, fields).event for entry_id, fields in await client.xrange(KEYS.events(JOB))]
-
-
-async def result(client) -> GenerationResult:
-    return GenerationResult.model_validate_json(await client.get(KEYS.result(JOB)))
-
-
-def joined(stream: list) -> tuple[str, list[int]]:
-    tokens = [event.data for event in stream if isinstance(event, Tokens)]
-    for before, after in pairwise(tokens):
-        assert after.index == before.index + len(before.ids)
-    return "".join(data.text for data in tokens), [token for data in tokens for token in data.ids]
+from .runs import JOB, KEYS, begin, events, joined, order, result, runner_of
 
 
 @pytest.mark.parametrize("module", ["run.runner", "intake"])
