@@ -3,8 +3,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import redis
 from fakeredis import FakeAsyncRedis, FakeServer
+from redis.asyncio import Redis
 
+from producer.broker.embedded import EmbeddedBroker
 from worker.run.runner import Runner
 
 from ..scripted_engine import ScriptedEngine
@@ -28,3 +31,12 @@ def engine() -> ScriptedEngine:
 @pytest.fixture
 def runner(client: FakeAsyncRedis, engine: ScriptedEngine) -> Runner:
     return runner_of(engine, client, "w1", cancel_poll_s=0.001)
+
+
+@pytest.fixture
+async def real_client(broker: EmbeddedBroker, redis_client: redis.Redis) -> AsyncIterator[Redis]:
+    """A real server, where the worker has taken the job."""
+    redis_client.rpush(KEYS.taken("w1"), JOB)
+    client = Redis(port=broker.port)
+    yield client
+    await client.aclose()

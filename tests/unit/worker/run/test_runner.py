@@ -20,7 +20,7 @@ from worker.job import Done, PutBack, Retry, Superseded
 from worker.run.history import read_or_discard_history
 
 from ..scripted_engine import ScriptedEngine, step
-from .runs import JOB, KEYS, begin, events, joined, order, result, runner_of
+from .runs import JOB, KEYS, begin, events, joined, order, result, runner_of, until_written
 
 
 @pytest.mark.parametrize("module", ["run.runner", "intake"])
@@ -87,12 +87,10 @@ async def test_a_stop_command_cancels_the_job_that_it_was_for_and_no_other(clien
     task, run = await begin(runner, engine)
     run.accept()
     run.steps("a")
-    while await client.xlen(KEYS.events(JOB)) < 2:
-        await asyncio.sleep(0)
+    await until_written(client, 2)
     runner.look_for_cancel()  # for the job before, which has ended
     run.steps("b")
-    while await client.xlen(KEYS.events(JOB)) < 3:
-        await asyncio.sleep(0)
+    await until_written(client, 3)
     assert run.stopped is None
     await client.set(KEYS.cancel(JOB), "1")
     runner.look_for_cancel()
@@ -172,28 +170,27 @@ async def test_a_worker_that_was_taken_over_stops_its_engine_and_writes_nothing(
     task, run = await begin(runner, engine)
     run.accept()
     run.steps("a")
-    while await client.xlen(KEYS.events(JOB)) < 2:
-        await asyncio.sleep(0)
+    await until_written(client, 2)
     heir = runner_of(ScriptedEngine(), client, "w2", cancel_poll_s=1)
     takeover, its_run = await begin(heir, heir.engine)
     its_run.accept()
-    while await client.xlen(KEYS.events(JOB)) < 3:
-        await asyncio.sleep(0)
+    await until_written(client, 3)
     run.steps("late")
     assert isinstance(await task, Superseded)
-    assert run.stopped is not None
+    assert run.stopped is False, "nobody would see the text that it holds back"
     its_run.steps("b", finish="stop")
     its_run.end()
     assert (await takeover).result.text == "ab"
     assert joined(await events(client))[0] == "ab"
 
 
-async def test_a_worker_that_lost_its_job_before_it_began_does_not_begin(client, runner, engine):
+async def test_a_worker_that_lost_its_job_before_it_began_does_not_begin(client, runner, engine, caplog):
     """Stopped between the pop and the start; a sweep took it for dead, and the next worker's attempt runs."""
     await client.lrem(KEYS.taken("w1"), 1, JOB)
     assert isinstance(await runner.run(order()), Superseded)
     assert engine.runs.empty()
     assert not await client.exists(KEYS.events(JOB))
+    assert [record.job_id for record in caplog.records] == [JOB]
 
 
 async def test_an_engine_that_is_killed_because_the_worker_leaves_has_not_died_over_the_job(
@@ -221,8 +218,7 @@ async def test_decoding_goes_on_while_redis_is_away(client, runner, engine, fake
     task, run = await begin(runner, engine)
     run.accept()
     run.steps("a")
-    while await client.xlen(KEYS.events(JOB)) < 2:
-        await asyncio.sleep(0)
+    await until_written(client, 2)
     fake_server.connected = False
     run.steps("b", "c", finish="stop")
     run.end()
@@ -233,13 +229,55 @@ async def test_decoding_goes_on_while_redis_is_away(client, runner, engine, fake
     assert joined(await events(client))[0] == outcome.result.text == "abc"
 
 
-async def test_a_refused_job_ends_once_with_its_result(client, runner):
-    outcome = await runner.refuse(JOB, "tiny", InvalidRequest("no"), result_ttl_s=60)
-    again = await runner.refuse(JOB, "tiny", InvalidRequest("no, again"), result_ttl_s=60)
-    assert outcome == Done(outcome.result)
-    assert again == Done(outcome.result, is_news=False)
-    assert [event.type for event in await events(client)] == ["failed"]
-    assert (await result(client)).error.message == "no"
+async def test_a_job_that_was_given_to_another_while_it_ran_gets_nothing_more_from_here(client, runner, engine):
+    """A sweep took the worker for dead; nobody has written since, so that the ids tell nothing."""
+    task, run = await begin(runner, engine)
+    run.accept()
+    await until_written(client, 1)
+    await client.lrem(KEYS.taken("w1"), 1, JOB)
+    await client.hset(f"rq:job:{JOB}", mapping={"status": "queued", "worker_name": ""})
+    run.steps("late", finish="stop")
+    run.end()
+    assert isinstance(await task, Superseded)
+    assert [event.type for event in await events(client)] == ["started"]
+
+
+async def test_a_worker_without_a_job_has_none_to_stop(runner, engine):
+    runner.abort("shutdown")
+    runner.look_for_cancel()
+    task, run = await begin(runner, engine)
+    run.accept()
+    run.steps("a", finish="stop")
+    run.end()
+    assert (await task).result.status == "finished"
+    runner.abort("shutdown")
+    runner.look_for_cancel()
+
+
+async def test_whoever_waits_for_redis_says_which_stream_is_cleared(client, runner, fake_server, caplog):
+    fake_server.connected = False
+    clearing = asyncio.create_task(runner._clear(JOB))
+    async with asyncio.timeout(60):
+        while "waiting for Redis" not in caplog.text:
+            await asyncio.sleep(0)
+    fake_server.connected = True
+    assert await clearing is True
+    assert f"clearing the stream of job '{JOB}': waiting for Redis" in caplog.text
+
+
+async def test_an_append_that_waits_for_redis_is_part_of_the_process_outage(client, engine, fake_server):
+    outage = Outage()
+    runner = runner_of(engine, client, "w1", cancel_poll_s=3600, outage=outage)
+    task, run = await begin(runner, engine)
+    fake_server.connected = False
+    run.accept()
+    async with asyncio.timeout(60):
+        while not outage.is_on:
+            await asyncio.sleep(0)
+    fake_server.connected = True
+    run.steps("a", finish="stop")
+    run.end()
+    await task
 
 
 async def test_a_finished_job_that_comes_again_is_left_alone(client, runner, engine):
