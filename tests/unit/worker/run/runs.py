@@ -30,9 +30,12 @@ def runner_of(
 async def begin(
     runner: Runner, engine: ScriptedEngine, an_order: Order | None = None
 ) -> tuple[asyncio.Task, ScriptedRun]:
-    """Start a job; give back its task and the engine's run."""
+    """Start a job; give back its task and the engine's run.  Raises what the task does, if that comes first."""
     task = asyncio.create_task(runner.run(an_order or order()))
-    return task, await asyncio.wait_for(engine.runs.get(), 60)
+    begun = asyncio.create_task(engine.runs.get())
+    await asyncio.wait({task, begun}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    assert begun.done(), task.result()
+    return task, begun.result()
 
 
 async def until_written(client: FakeAsyncRedis, entries: int) -> None:
