@@ -47,7 +47,7 @@ device_option = click.option(
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),
-    help="[env: GENQUEUE_DTYPE]  [default: auto: bfloat16 on a GPU, float32 on a CPU]",
+    help="[env: GENQUEUE_DTYPE]  [default: auto: bfloat16 on a GPU, or float16 on an old one; float32 on a CPU]",
 )
 redis_url_option = click.option(
     "--redis-url", metavar="URL", help=f"[env: GENQUEUE_REDIS_URL, REDIS_URL]  [default: {DEFAULT_REDIS_URL}]"
@@ -138,6 +138,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
     engine = EngineProcess(
         EngineConfig(
             model_path=model_path,
+            model_name=settings.model_name,
             device=settings.device,
             dtype=settings.dtype,
             threads=settings.threads,

@@ -29,7 +29,7 @@ from .progress import ShownProgress
 from .settings import WorkerSettings, load_settings
 
 if TYPE_CHECKING:
-    from .engine.loading.facts import GpuFacts, MemoryFacts
+    from .engine.loading.facts import MemoryFacts
 
 TIMEOUT_S = 5.0
 
@@ -56,42 +56,18 @@ def examine(config_file: Path | None, *, with_redis: bool, **options: Any) -> It
 
 def judge_cuda(version: str, built_for: str | None, driver: str | None) -> Finding:
     """built_for: torch.version.cuda; driver: the newest CUDA that it serves; each None where there is none."""
+    from .engine.loading.driver import driver_fault  # noqa: PLC0415
+
     if built_for is None:
         return _finding("torch", "warning", f"{version}, a build without CUDA: it runs on the CPU alone")
-    if driver is None:
-        return _finding(
-            "torch",
-            "wrong",
-            f"{version}, for CUDA {built_for}, and no NVIDIA driver: install one, or --device cpu",
-        )
+    if fault := driver_fault(built_for, driver):
+        return _finding("torch", "wrong", f"{version}, for CUDA {built_for}; {fault.why}: {fault.advice}")
+    assert driver is not None, "that is a fault"
     said = f"{version}, for CUDA {built_for}; the driver serves up to {driver}"
     wanted, served = (tuple(map(int, text.split("."))) for text in (built_for, driver))
-    if served[0] < wanted[0]:
-        advice = f"install a driver for CUDA {wanted[0]}, or a build of torch for CUDA {served[0]}"
-        return _finding("torch", "wrong", f"{said}: {advice} (see pytorch.org/get-started)")
     if served < wanted:
         return _finding("torch", "warning", f"{said}: kernels that are compiled here may need a newer driver")
     return _finding("torch", "ok", said)
-
-
-def judge_gpu(name: str, gpu: "GpuFacts") -> Finding:
-    """name: of the device, as torch has it."""
-    said = f"{name}, {gpu.name}, {gpu.architecture}"
-    if any(_runs_on(kernels, gpu.architecture) for kernels in gpu.built_for):
-        return _finding("device", "ok", said)
-    return _finding(
-        "device",
-        "wrong",
-        f"{said}, for which this build of torch has no kernels (it has {', '.join(gpu.built_for)}): install one "
-        "that has, see pytorch.org/get-started",
-    )
-
-
-def _runs_on(kernels: str, gpu: str) -> bool:
-    """Kernels for sm_86 run on every sm_8x from 6 on; compute_80 is compiled for each GPU from sm_80 on."""
-    kind, _, number = kernels.partition("_")
-    built, there = (int("".join(filter(str.isdigit, text))) for text in (number, gpu))
-    return built <= there and (kind == "compute" or built // 10 == there // 10)
 
 
 def judge_memory(name: str, facts: "MemoryFacts") -> Finding:
@@ -143,7 +119,7 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
     device = None
     try:
         device = resolve_device(settings.device)
-        yield _describe_device(device)
+        yield from _describe_device(device)
     except ConfigError as error:
         yield _finding("device", "wrong", str(error))
     try:
@@ -156,22 +132,29 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
         return
     findings, weights = check_files(folder)
     yield from findings
-    if weights is not None and device is not None:
+    unfit = None if findings[0].state == "wrong" else facts.why_not_served(folder)
+    if unfit:
+        yield _finding("model", "wrong", unfit)
+    elif findings[0].state == "ok" and weights is not None and device is not None:
         try:
             needed = facts.memory_facts(folder, device, settings.dtype, weights.parameters)
             yield judge_memory(settings.device, needed)
-        except (OSError, ValueError, AttributeError) as error:
-            yield _finding("memory", "warning", f"it cannot be told from config.json ({error})")
+        except ConfigError as error:
+            yield _finding("dtype", "wrong", str(error))
     yield from _check_tokenizer(Tokenizer, folder)
 
 
-def _describe_device(device: Any) -> Finding:
-    """device: torch's, of which the engine knows."""
-    from .engine.loading import facts  # noqa: PLC0415
+def _describe_device(device: Any) -> Iterator[Finding]:
+    """device: torch's, of which the engine knows, and which can be used."""
+    from .engine.loading import driver, facts  # noqa: PLC0415
 
     if device.type == "cpu":
-        return _finding("device", "ok", f"cpu, {platform.processor() or platform.machine()}")
-    return judge_gpu(str(device), facts.gpu_facts(device))
+        yield _finding("device", "ok", f"cpu, {platform.processor() or platform.machine()}")
+        return
+    gpu = facts.gpu_facts(device)
+    yield _finding("device", "ok", f"{device}, {gpu.name}, {gpu.architecture}")
+    if fault := driver.nvml_fault():
+        yield _finding("NVML", "warning", f"{fault.why}: {fault.advice}. A worker runs without it")
 
 
 def _check_tokenizer(load: Any, folder: Path) -> Iterator[Finding]:
@@ -180,9 +163,12 @@ def _check_tokenizer(load: Any, folder: Path) -> Iterator[Finding]:
     except ConfigError as error:
         yield _finding("tokenizer", "wrong", str(error))
         return
-    yield _finding("tokenizer", "ok", f"byte-level BPE, {tokenizer.backend.get_vocab_size():,} tokens")
+    kind = {"byte-level": "byte-level BPE", "pieces": "SentencePiece's kind"}[tokenizer.decoding]
+    yield _finding("tokenizer", "ok", f"{kind}, {tokenizer.backend.get_vocab_size():,} tokens")
     if tokenizer.has_chat_template:
-        yield _finding("chat template", "ok", "there is one: `messages`, `submit --chat`, `up`")
+        end = tokenizer.end_of_turn_id
+        ends = "" if end is None else f". An answer ends at {tokenizer.content(end)}"
+        yield _finding("chat template", "ok", f"there is one: `messages`, `submit --chat`, `up`{ends}")
     else:
         yield _finding(
             "chat template", "warning", "there is none, as in base models: send `prompt`, not `messages`"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""auto: bfloat16 on a GPU, float32 on a CPU."""
+"""auto: bfloat16 on a GPU (float16 on one before compute capability 8.0), float32 on a CPU."""
 MIN_CONTEXT = 16
 """Tokens. In less there is no room for a prompt and an answer."""
 
@@ -22,7 +22,8 @@ class EngineOptions(BaseModel):
     """Whether the decode step of the static path is compiled. auto: on a GPU, and for all but the smallest models
     on a CPU; where there is no compiler, the step runs without."""
     context_length: Annotated[int, Field(ge=MIN_CONTEXT)] | None = None
-    """Tokens of prompt and answer together. None: the model's own, or what the device has memory for."""
+    """Tokens of prompt and answer together. None: the model's own, or what the device has memory for; on a CPU,
+    what half of the free memory is enough for."""
     prefill_chunk: Annotated[int, Field(ge=1)] | None = None
     """Tokens that are read between two looks at whether to stop. None: 2048 on a GPU, 256 on a CPU."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 2**30

@@ -14,9 +14,8 @@ from .queue.rq_worker import GenerationWorker
 
 logger = logging.getLogger(__name__)
 
-ENGINE_CLOSE_S = 5.0
 OVERDUE_CLOSE_S = 0.3
-"""For one that was killed because the time is over: it ends without us, too."""
+"""For an engine that was killed because the time is over: it ends without us, too."""
 TEARDOWN_S = 2.0
 
 
@@ -33,8 +32,8 @@ async def leave(
     if not is_orderly:
         await links.close()  # at once: the connection that stands for us tells the others that we have gone
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ENGINE_CLOSE_S if is_orderly else OVERDUE_CLOSE_S):
-            await engine.close()
+        async with asyncio.timeout(None if is_orderly else OVERDUE_CLOSE_S):
+            await engine.close()  # bounded by itself, too: and says so where the engine does not end
     if is_orderly:
         await _tell_others(worker, presence)
         await links.close()

@@ -35,6 +35,8 @@ LOOK_AGAIN_S = 0.25
 """While somebody is missed: who else is, and since when."""
 AT_ONCE_S = 0.3
 """Those who are missed within this time vanished at once. More than a look: one may fall between the two."""
+MANY = 3
+"""Workers, and more than half of the others. Two may well be killed together, on one host."""
 STALLED_S = 0.5
 """An answer that takes longer comes from a server that stood still: whoever was cut off could not come back."""
 ASKED_AT_MOST = 50
@@ -185,7 +187,7 @@ class Neighbours:
         return [Dead(Member(entry.worker, self._model), "gone", entry) for entry in dead]
 
     async def _cut_off(self, due: list[RingEntry]) -> set[RingEntry]:
-        """Those with whom more than half of the others vanished at once, and not just one: it was the network."""
+        """Those with whom many vanished at once: it was the network."""
         ours = self._ours
         assert ours is not None
         raw: list[Any] = await self._client.zrange(self._keys.ring(self._model), 0, -1)
@@ -202,7 +204,7 @@ class Neighbours:
         for entry in due:
             since = missed_at[entry]
             at_once = [each for each in gone if abs(missed_at.get(each, since) - since) <= AT_ONCE_S]
-            if len(at_once) > 1 and 2 * len(at_once) > len(others):
+            if len(at_once) >= MANY and 2 * len(at_once) > len(others):
                 cut_off.add(entry)
         return cut_off
 

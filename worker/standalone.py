@@ -19,6 +19,7 @@ from .progress import ShownProgress
 
 with worker_extra():
     from .engine import Engine, resolve_device
+    from .engine.faults import memory_for_the_model
 
 
 def generate(
@@ -63,7 +64,7 @@ def load_engine(
     """
     torch_device = resolve_device(device)  # first: the cheapest thing that can be wrong
     path = find_model(model_name, model_path, model_paths, progress=progress)
-    with ShownProgress(visible=progress) as shown:
+    with ShownProgress(visible=progress) as shown, memory_for_the_model(device):
         # No warm-up: compiling takes longer than one answer.
         return Engine.load(path, torch_device, dtype, progress=shown)
 

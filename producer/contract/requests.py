@@ -57,8 +57,9 @@ class SamplingParams(Frozen):
     top_k: Annotated[Int, Field(ge=0)] = 0
     """0: off."""
     min_p: Annotated[Float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[Float, Field(gt=0, le=100)] = 1.0
-    """Over prompt and output, as in transformers. 1: off."""
+    repetition_penalty: Annotated[Float, Field(ge=0.01, le=100)] = 1.0
+    """Over prompt and output, as in transformers. 1: off. Logits are multiplied or divided by it: far beyond these
+    bounds they are no numbers any more."""
     presence_penalty: Annotated[Float, Field(ge=-100, le=100)] = 0.0
     """Subtracted once from the logit of every token of the output so far (OpenAI's definition)."""
     frequency_penalty: Annotated[Float, Field(ge=-100, le=100)] = 0.0

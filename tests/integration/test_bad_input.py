@@ -820,7 +820,7 @@ def test_weights_that_are_none(start_worker, serving_broker, tmp_path):
     paths = tmp_path / "paths.yaml"
     paths.write_text("mine: .")
     worker = start_worker(serving_broker.url, "--model-name", "mine", "--model-paths", str(paths))
-    refused_start(worker, 2, "cannot be loaded", "Download it again")
+    refused_start(worker, 2, "model.safetensors", "is broken or was cut off", "download it again")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 from .engine import Engine
 from .forward.choice import SMALL_MODEL_PARAMETERS
 from .generation import Generation, Step
-from .loading.device import resolve_device, set_up_process
+from .loading.device import resolve_device, set_threads
 from .loading.model_loader import ModelLoader
 from .text.tokenizer import TokenIds, Tokenizer
 
@@ -28,5 +28,5 @@ __all__ = [
     "TokenIds",
     "Tokenizer",
     "resolve_device",
-    "set_up_process",
+    "set_threads",
 ]

@@ -17,19 +17,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from producer.contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, InvalidRequest, PromptTooLong
+from producer.contract import GenerationRequest
 
 from ..engine_options import EngineOptions
 from ..progress import ReportProgress, no_progress
 from .forward.choice import choose_path, prepare
 from .forward.static_path import StaticPath
 from .generation import Generation
+from .loading.device import set_up_device
+from .loading.host_memory import mapped_bytes
 from .loading.memory import plan_memory
+from .loading.model_config import eos_token_ids, read_config, text_config
 from .loading.model_loader import ModelLoader
 from .reuse.prefix_cache import PrefixCache
 from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .sampling.sampler import Sampler
 from .text.output import Output
+from .text.prompts import Prompts
 from .text.tokenizer import Tokenizer
 
 DEFAULT_OPTIONS = EngineOptions()
@@ -55,12 +59,13 @@ class Engine:
         """
         self.tokenizer = tokenizer
         self.device = device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # streams, events and graphs belong to the current device
+        set_up_device(device)
         self.options = options
-        self.memory = plan_memory(model.config, model.dtype, device, options.context_length)
-        self.vocab_size: int = model.config.vocab_size
-        self.eos_token_ids = _eos_token_ids(model, tokenizer)
+        self.memory = plan_memory(
+            model.config, model.dtype, device, options.context_length, taken_bytes=mapped_bytes(model)
+        )
+        self.vocab_size: int = text_config(model.config).vocab_size
+        self.eos_token_ids = eos_token_ids(model, tokenizer.eos_token_id)
         self.lookahead = (1 if device.type == "cuda" else 0) if lookahead is None else lookahead
         """Steps that are launched before the token of the one before them is read."""
         self.prefill_chunk = options.prefill_chunk or (2048 if device.type == "cuda" else 256)
@@ -75,6 +80,7 @@ class Engine:
         self._prefixes = (
             PrefixCache(self.path.cache, options.prefix_cache_bytes) if isinstance(self.path, StaticPath) else None
         )
+        self._prompts = Prompts(tokenizer, self.memory.context_length, self.vocab_size)
         self._model = model
         self._sequence = 0
 
@@ -89,9 +95,10 @@ class Engine:
     ) -> Self:
         """From a local model folder.  Raises ConfigError for a folder that cannot be used.
 
-        `dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU.
+        `dtype`: float32, bfloat16, float16, or auto, as `loading.device.default_dtype` has it.
         """
-        tokenizer = Tokenizer(path)  # first, because it is small: a broken folder shows at once
+        read_config(path)  # and the tokenizer, first: they are small, and a broken folder shows at once
+        tokenizer = Tokenizer(path)
         return cls(ModelLoader(path, dtype).load(device, progress), tokenizer, device, options)
 
     def warm_up(self, progress: ReportProgress = no_progress) -> None:
@@ -119,16 +126,7 @@ class Engine:
         Raises InvalidRequest for a prompt that the tokenizer, the vocabulary or the chat template refuses, or
         with max_new_tokens beyond the context, and PromptTooLong for one that fills the context.
         """
-        if request.prompt_token_ids is not None:
-            self._check_vocabulary(request.prompt_token_ids)
-            prompt_ids = torch.tensor(request.prompt_token_ids, dtype=torch.int64)
-        else:
-            prompt_ids = self._encode_text(request)
-            self._check_vocabulary(prompt_ids.tolist())
-        if not len(prompt_ids):
-            raise InvalidRequest("the prompt has no tokens: send at least one character")
-        self._max_new_tokens(request, len(prompt_ids))
-        return prompt_ids
+        return self._prompts.encode(request)
 
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()
@@ -139,13 +137,14 @@ class Engine:
         which this one goes on.  The engine holds one sequence: starting a generation ends the one before it.
         Raises as `encode` does, and EngineError for resumed ids that cannot be this job's.
         """
-        max_new_tokens = self._max_new_tokens(request, len(prompt_ids))
-        output = Output(request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=self.eos_token_ids)
+        max_new_tokens = self._prompts.max_new_tokens(request, len(prompt_ids))
+        ends = self._ends_of(request)
+        output = Output(request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=ends)
         sampler = Sampler(
             request,
             seed=seed,
             prompt_length=len(prompt_ids),
-            eos_token_ids=self.eos_token_ids,
+            eos_token_ids=ends,
             device=self.device,
             may_wait=not self.lookahead,
         )
@@ -156,7 +155,7 @@ class Engine:
     def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:
         """The text that a job with this output has not shown yet, for one that ends without another step."""
         output = Output(
-            request, self.tokenizer, max_new_tokens=len(output_ids) + 1, eos_token_ids=self.eos_token_ids
+            request, self.tokenizer, max_new_tokens=len(output_ids) + 1, eos_token_ids=self._ends_of(request)
         )
         for token_id in output_ids:
             output.push(token_id)
@@ -251,49 +250,9 @@ class Engine:
         """Grows with every prefill: tells a generation whether the cache is still its own."""
         return self._sequence
 
-    def _encode_text(self, request: GenerationRequest) -> Tensor:
-        if request.messages is not None:
-            text, add_special_tokens = self.tokenizer.apply_chat_template(request.messages), False
-        else:
-            assert request.prompt is not None, "GenerationRequest holds exactly one kind of prompt"
-            text, add_special_tokens = request.prompt, request.add_special_tokens
-        if len(text) > self.context_length * self.tokenizer.max_chars_per_token:
-            raise PromptTooLong(  # known without tokenizing, which takes seconds for a long text
-                f"the prompt has {len(text)} characters, which are more tokens than the {self.context_length} of "
-                "the model's context: shorten it"
-            )
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-
-    def _check_vocabulary(self, ids: Sequence[int]) -> None:
-        if (highest := max(ids, default=0)) >= self.vocab_size:
-            raise InvalidRequest(
-                f"token id {highest} is not in the vocabulary of this model, which has {self.vocab_size} ids "
-                f"(0 to {self.vocab_size - 1})"
-            )
-
-    def _max_new_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
-        room = self.context_length - prompt_tokens
-        if room < 1:
-            raise PromptTooLong(
-                f"the prompt has {prompt_tokens} tokens, and the context of this model holds "
-                f"{self.context_length} with the answer: shorten the prompt to {self.context_length - 1} or less"
-            )
-        wanted = request.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
-        if wanted > room:
-            raise InvalidRequest(
-                f"max_new_tokens {wanted} does not fit: after a prompt of {prompt_tokens} tokens, the context of "
-                f"{self.context_length} has room for {room}. Set max_new_tokens to {room} or less"
-            )
-        if request.min_new_tokens > wanted:
-            raise InvalidRequest(
-                f"min_new_tokens {request.min_new_tokens} is above max_new_tokens, which is {wanted} unless given"
-            )
-        return wanted
-
-
-def _eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
-    """From the generation config, else the config, else the tokenizer, as transformers' generate does."""
-    for eos in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
-        if eos is not None:
-            return frozenset([eos] if isinstance(eos, int) else eos)
-    return frozenset()
+    def _ends_of(self, request: GenerationRequest) -> frozenset[int]:
+        """The ids that end an answer: the model's own, and in a chat what its template ends a turn with."""
+        end_of_turn = self.tokenizer.end_of_turn_id
+        if request.messages is None or end_of_turn is None or end_of_turn >= self.vocab_size:
+            return self.eos_token_ids
+        return self.eos_token_ids | {end_of_turn}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
 
-from .loading.memory import is_out_of_memory
+from .faults import is_out_of_memory
 from .model_runner import ModelRunner
 from .reuse.prompt_lookup import PromptLookup
 from .sampling.sampler import NOT_A_TOKEN, Sampler, token_logprob

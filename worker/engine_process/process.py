@@ -115,7 +115,8 @@ class EngineProcess:
                 return await self._ready()
         except EngineDied:
             code = await self._exit_code(self._process)
-            raise ConfigError(f"the engine could not start (exit code {code}); its messages stand above") from None
+            how = "it does not end" if code is None else f"exit code {code}"
+            raise ConfigError(f"the engine could not start ({how}); its messages stand above") from None
         except TimeoutError:
             await self.close()
             raise ConfigError(

@@ -32,6 +32,8 @@ class EngineConfig(_Message):
     """What an engine process is started with. The device has been decided above."""
 
     model_path: Path
+    model_name: str = ""
+    """As its users call it."""
     device: str
     dtype: str = "auto"
     threads: int | None = None

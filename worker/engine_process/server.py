@@ -8,9 +8,11 @@ Here it becomes one that ends with its worker; what it does then is in `serving`
 """
 
 import logging
+import os
 import socket
 import sys
 from functools import partial
+from typing import NoReturn
 
 from producer.contract import GenqueueError
 
@@ -22,10 +24,11 @@ from .protocol import EngineConfig
 
 logger = logging.getLogger("worker.engine_process.server")  # run as a program, its own name is __main__
 
+EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
 
 
-def main(descriptor: str, parent_pid: str, config: str) -> None:
+def main(descriptor: str, parent_pid: str, config: str) -> NoReturn:
     """Serve over an inherited socket.  config: the JSON form of an EngineConfig."""
     ignore_signals()
     end_group_with_this_process()
@@ -33,15 +36,27 @@ def main(descriptor: str, parent_pid: str, config: str) -> None:
     engine = EngineConfig.model_validate_json(config)
     logs.configure("warning", engine.log_format, speaker="engine")
     set_up_kernel_cache()
-    with socket.socket(fileno=int(descriptor)) as connection:
+    with socket.socket(fileno=int(descriptor)) as connection:  # closed first: the worker hears of our end by that
         connection.set_inheritable(False)  # a child that held it would hide our death from the worker
-        try:
-            _serve(connection, engine)
-        except (BrokenPipeError, ConnectionResetError):
-            logger.info("the worker has gone")
-        except GenqueueError as error:
-            logger.error("%s", error)  # noqa: TRY400 - the message says what to do; a traceback would hide it
-            sys.exit(EXIT_BAD_CONFIG)
+        code = _serve_to_the_end(connection, engine)
+    logging.shutdown()
+    # On a device that has failed, whatever would tidy up now may wait for it for ever.
+    os._exit(code)
+
+
+def _serve_to_the_end(connection: socket.socket, config: EngineConfig) -> int:
+    """Returns the exit code."""
+    try:
+        _serve(connection, config)
+    except (BrokenPipeError, ConnectionResetError):
+        logger.info("the worker has gone")
+    except GenqueueError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the message says what to do; a traceback would hide it
+        return EXIT_BAD_CONFIG
+    except Exception:
+        logger.critical("the engine has failed, and ends: its job goes on in another one", exc_info=True)
+        return EXIT_FAILED
+    return 0
 
 
 def _serve(connection: socket.socket, config: EngineConfig) -> None:

@@ -4,18 +4,23 @@ Knows the engine and the protocol. Knows no Redis, no RQ and no asyncio, and not
 """
 
 import logging
+import os
 import select
 import socket
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 
-from producer.contract import EngineError, GenerationRequest, JobError
+from producer.contract import EngineError, GenerationRequest, JobError, OutOfMemory
 
-from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_up_process
+from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_threads
+from ..engine.faults import device_answers, is_device_fault, is_out_of_memory, memory_for_the_model
+from ..engine.loading.device import card_of
+from ..errors import ConfigError
 from ..progress import ReportProgress
 from .background import Background
+from .card import Neighbour, Place
 from .protocol import (
     COMMANDS,
     Accepted,
@@ -66,7 +71,8 @@ class EngineServer:
         started_at = time.monotonic()
         engine = load(self._say)
         loaded_at = time.monotonic()
-        engine.warm_up(self._say)
+        with memory_for_the_model(str(engine.device)):
+            engine.warm_up(self._say)
         self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
         while (command := self._receive()) is not None:
             if isinstance(command, Generate):  # a Stop that comes too late is of no use to anybody
@@ -79,16 +85,12 @@ class EngineServer:
         self._send(Begun())
         try:
             self._generate(engine, command)
-        except JobError as error:
-            self._send(RunFailed(code=error.code, message=str(error)))
         except (BrokenPipeError, ConnectionResetError):
             raise  # the worker has gone, and with it whoever wanted to know
         except Exception as error:
-            logger.exception("the engine failed on a job")
-            failure = EngineError(f"the engine failed with {type(error).__name__}; see the worker's log")
-            self._send(RunFailed(code="engine_error", message=str(failure)))
-            if engine.device.type == "cuda":
-                raise  # a device-side fault stays with the process: only a new one can use the device
+            if is_device_fault(error) or not device_answers(engine.device):
+                raise  # nothing is said of the job: it is the engine that ends, and the job goes on in another
+            self._send(_failure(error))
 
     def _generate(self, engine: Engine, command: Generate) -> None:
         request = GenerationRequest.parse(command.request)
@@ -173,6 +175,19 @@ class EngineServer:
             self._unsent.clear()
 
 
+def _failure(error: Exception) -> RunFailed:
+    """What is said of a job that has failed by itself."""
+    if not isinstance(error, JobError):
+        logger.error("the engine failed on a job", exc_info=error)
+        name = type(error).__name__
+        error = (
+            OutOfMemory()
+            if is_out_of_memory(error)
+            else EngineError(f"the engine failed with {name}; see the worker's log")
+        )
+    return RunFailed(code=error.code, message=str(error))
+
+
 def _message(step: Step) -> StepMessage:
     logprob = step.logprob.model_dump() if step.logprob else None
     return StepMessage(time.monotonic(), step.token_id, step.text, step.finish_reason, step.stop, logprob)
@@ -198,8 +213,27 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
 
 def load_engine(config: EngineConfig, progress: ReportProgress) -> Engine:
     """The engine of a process that has no other.  Raises ConfigError."""
-    set_up_process(config.threads)
-    engine = Engine.load(config.model_path, resolve_device(config.device), config.dtype, config.options, progress)
+    if config.threads:
+        set_threads(config.threads)
+    device = resolve_device(config.device)
+    with _beside_others(card_of(device), config), memory_for_the_model(config.device):
+        engine = Engine.load(config.model_path, device, config.dtype, config.options, progress)
     if not config.threads and engine.parameters < SMALL_MODEL_PARAMETERS:
-        set_up_process(threads=1)
+        set_threads(1)
     return engine
+
+
+@contextmanager
+def _beside_others(card: str | None, config: EngineConfig) -> Iterator[None]:
+    """For loading a model: says who computes on the card already, also where that leaves no room for two."""
+    ours = Neighbour(os.getppid(), os.getpid(), config.model_name or config.model_path.name)
+    others = Place(card, ours).neighbours if card else []
+    said = f"{config.device} is also used by {', '.join(map(str, others))}"
+    try:
+        yield
+    except ConfigError as error:
+        if others:
+            raise ConfigError(f"{error}. {said}: a worker takes all memory up to its context_length") from error
+        raise
+    if others:
+        logger.warning("%s: they share its memory and its time", said)

@@ -18,6 +18,7 @@ from producer.contract.keys import check_model_name
 from ..errors import ConfigError
 from ..extras import worker_extra
 from ..progress import ShownProgress
+from .model_files import other_kind
 from .model_ids import explain_name
 
 MODEL_PATHS = "model_paths.yaml"
@@ -91,7 +92,8 @@ class ConfigLoader:
         if not folder.is_dir():
             raise ConfigError(f"model {name!r}: there is no folder {folder}. Correct its line in {self._file}")
         if lacking := missing_part(folder):
-            remedy = "Delete the folder: it is made again" if name == TINY else "Download the model again"
+            again = "Delete the folder: it is made again" if name == TINY else "Download the model again"
+            remedy = other_kind(folder) or again
             raise ConfigError(
                 f"model {name!r}: {folder} holds no {lacking}. {remedy}, or correct its line in {self._file}"
             )
@@ -124,7 +126,8 @@ def given_folder(folder: Path) -> Path:
             f"`hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir {folder}`"
         )
     if lacking := missing_part(folder):
-        raise ConfigError(f"{folder} holds no {lacking}: download the model again, or correct --model-path")
+        remedy = other_kind(folder) or "download the model again"
+        raise ConfigError(f"{folder} holds no {lacking}: {remedy}, or correct --model-path")
     return folder
 
 

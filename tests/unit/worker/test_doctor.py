@@ -5,13 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from producer.broker.embedded import EmbeddedBroker
 from producer.broker.findings import Finding
 from tests.models import random_model, save_random_model, save_tokenizer, tiny_model_paths
 from worker import cli
-from worker.doctor import examine, judge_cuda, judge_gpu, judge_memory
-from worker.engine.loading.facts import GpuFacts, MemoryFacts
+from worker.doctor import examine, judge_cuda, judge_memory
+from worker.engine.loading import driver
+from worker.engine.loading.facts import MemoryFacts
+
+from .engine.text.piece_tokenizers import save_piece_tokenizer
 
 GIB = 2**30
 
@@ -23,7 +27,7 @@ GIB = 2**30
         ("12.8", "13.0", "ok", "up to 13.0"),
         ("12.8", "12.4", "warning", "may need a newer driver"),
         ("13.0", "12.9", "wrong", "a driver for CUDA 13, or a build of torch for CUDA 12"),
-        ("12.8", None, "wrong", "no NVIDIA driver"),
+        ("12.8", None, "wrong", "for CUDA 12.8; there is no NVIDIA driver: install it"),
         (None, "12.8", "warning", "without CUDA"),
         (None, None, "warning", "without CUDA"),
     ],
@@ -34,23 +38,47 @@ def test_torch_against_the_driver(built_for: str | None, driver: str | None, sta
     assert said in found.message
 
 
-@pytest.mark.parametrize(
-    ("architecture", "state"),
-    [
-        ("sm_90", "ok"),
-        ("sm_86", "ok"),
-        ("sm_89", "ok"),
-        ("sm_80", "ok"),
-        ("sm_120", "ok"),
-        ("sm_70", "wrong"),
-        ("sm_75", "wrong"),
-    ],
-)
-def test_a_gpu_against_the_kernels_that_torch_has(architecture: str, state: str) -> None:
-    assert (
-        judge_gpu("cuda:0", GpuFacts("Some GPU", architecture, ("sm_80", "sm_86", "sm_90", "compute_100"))).state
-        == state
-    )
+class TestGpu:
+    """What torch.cuda answers is set."""
+
+    @pytest.fixture(autouse=True)
+    def gpu(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # the model first: it is made on a CPU
+        for name, answer in {
+            "is_available": True,
+            "device_count": 1,
+            "get_device_name": "Tesla T4",
+            "get_device_capability": (7, 5),
+            "get_arch_list": ["sm_75", "sm_90"],
+            "mem_get_info": (14 * GIB, 15 * GIB),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_device, answer=answer: answer)
+        monkeypatch.setattr(driver, "nvml_fault", lambda: None)
+
+    def test_that_can_be_used(self, folder: Path) -> None:
+        findings = found(model_path=folder, device="cuda:0")
+        assert findings["device"].state == "ok"
+        assert findings["device"].message == "cuda:0, Tesla T4, sm_75"
+        assert "of weights in float16; cuda:0 has 14.0 GiB free" in findings["memory"].message
+        assert "NVML" not in findings
+
+    def test_that_this_build_of_torch_has_no_kernels_for(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+        findings = found(model_path=folder, device="cuda:0")
+        assert findings["device"].state == "wrong"
+        assert "no kernels (it has sm_90)" in findings["device"].message
+
+    def test_that_does_not_compute_in_what_is_asked_for(self, folder: Path) -> None:
+        findings = found(model_path=folder, device="cuda:0", dtype="bfloat16")
+        assert findings["dtype"].state == "wrong"
+        assert "leave dtype at auto" in findings["dtype"].message
+
+    def test_whose_driver_lacks_nvml(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(driver, "nvml_fault", lambda: driver.Fault("NVML is missing", "install it"))
+        findings = found(model_path=folder, device="cuda:0")
+        assert findings["NVML"].state == "warning"
+        assert findings["NVML"].message.startswith("NVML is missing: install it")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +94,6 @@ def test_memory_against_the_model(free_gib: int, context_that_fits: int, state: 
     facts = MemoryFacts(
         dtype="bfloat16",
         weights_bytes=15 * GIB,
-        kv_bytes_per_token=57_344,
         free_bytes=free_gib * GIB,
         model_context=32_768,
         context_that_fits=context_that_fits,
@@ -131,6 +158,25 @@ def test_what_is_wrong_keeps_nothing_else_from_being_looked_at(folder: Path) -> 
     assert wrong == {"device", "weights", "tokenizer"} | ({"torch"} & wrong)
     assert "was cut off" in findings["weights"].message
     assert "download it again" in findings["weights"].message
+
+
+def test_a_model_that_generates_no_text(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    findings = found(model_path=folder)
+    assert {name for name, state in states(findings).items() if state == "wrong"} == {"model"}
+    assert "a t5 model has an encoder" in findings["model"].message
+
+
+def test_a_config_that_is_cut_off_is_said_once(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "qwen2",')
+    findings = found(model_path=folder)
+    assert {name for name, state in states(findings).items() if state == "wrong"} == {"config.json"}
+
+
+def test_a_tokenizer_of_sentencepieces_kind(folder: Path) -> None:
+    save_piece_tokenizer(folder, "Gemma")
+    findings = found(model_path=folder)
+    assert findings["tokenizer"].message == "SentencePiece's kind, 276 tokens"
 
 
 def test_a_model_that_is_not_there() -> None:

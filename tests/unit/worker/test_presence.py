@@ -133,9 +133,9 @@ async def test_while_somebody_is_missed_the_looks_are_close_and_meet_the_moment_
 
 
 async def test_those_who_were_cut_off_make_nobody_look_more_often(join, host):
-    ring = await ring_of(join, "abc")
+    ring = await ring_of(join, "abcd")
     host.now += TRUSTED_AGE_S
-    for name in "bc":
+    for name in "bcd":
         break_link(host, ring[name])
     assert await found(host, ring["a"]) == []
     assert ring["a"].next_look_s == LOOK_INTERVAL_S
@@ -315,11 +315,12 @@ async def test_the_looks_of_a_whole_fleet_are_bounded(join, workers, interval_s)
 
 
 @pytest.mark.parametrize(("apart_s", "dead"), [(AT_ONCE_S, []), (AT_ONCE_S + 0.01, ["b", "c"])])
-async def test_two_that_vanish_one_after_the_other_are_dead(join, host, apart_s, dead):
-    """Together they are more than half of the others, and the network takes them at once."""
-    ring = await ring_of(join, "abc")
+async def test_those_who_vanish_one_after_the_other_are_dead(join, host, apart_s, dead):
+    """Together they are all of the others. The network takes them at once; since when d is gone, a cannot know."""
+    ring = await ring_of(join, "abcd")
     host.now += TRUSTED_AGE_S
     found = []
+    break_link(host, ring["d"])
     for name in "bc":
         break_link(host, ring[name])
         found += await ring["a"].look()
@@ -329,12 +330,17 @@ async def test_two_that_vanish_one_after_the_other_are_dead(join, host, apart_s,
     assert sorted(each.member.worker for each in found) == dead
 
 
-async def test_two_that_are_gone_at_once_were_cut_off_by_the_network(join, host):
-    ring = await ring_of(join, "abcd")
+@pytest.mark.parametrize(
+    ("names", "gone", "dead"), [("abc", "bc", "bc"), ("abcd", "bc", "bc"), ("abcd", "bcd", "")]
+)
+async def test_many_that_are_gone_at_once_were_cut_off_by_the_network_and_two_are_not_many(
+    join, host, names, gone, dead
+):
+    ring = await ring_of(join, names)
     host.now += TRUSTED_AGE_S
-    for name in "bc":
+    for name in gone:
         break_link(host, ring[name])
-    assert await found(host, ring["a"]) == []
+    assert await found(host, ring["a"]) == list(dead)
 
 
 @pytest.mark.parametrize(("names", "gone"), [("ab", "b"), ("abc", "b"), ("abcde", "bc")])

@@ -16,6 +16,7 @@ from ..errors import NotSupported
 from .dynamic_path import DynamicPath
 from .path import ForwardPath
 from .static_path import StaticPath
+from .toolchain import what_is_missing
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,9 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
         try:
             action()
         except Exception as error:  # whatever Triton, a compiler or CUDA raise, the step runs without it
-            logger.warning("the decode step could not be %s", name, exc_info=True)
-            hint = " (install a C++ compiler, such as g++)" if "compiler" in str(error).lower() else ""
-            shortfalls.append(f"not {name}: {_first_line(error)}{hint}")
+            missing = what_is_missing(error)
+            logger.warning("the decode step could not be %s", name, exc_info=missing is None)
+            shortfalls.append(f"not {name}: {missing or _first_line(error)}")
 
     worth_it = on_gpu or parameters >= SMALL_MODEL_PARAMETERS
     if options.compile == "always" or (options.compile == "auto" and worth_it):

@@ -68,7 +68,6 @@ class StaticPath:
         self._ids = torch.zeros(rows, dtype=torch.int64, device=device)
         self._start = torch.zeros(1, dtype=torch.int64, device=device)
         self._positions = torch.arange(max(capacity, rows), device=device)
-        self._row_linear = matrix_vector
         self._of_one = self._of_several = StepFunctions.of(Operations(functional.linear, attend))
         self._captured: dict[tuple[int, int], Callable[[], Tensor]] = {}
 
@@ -115,7 +114,6 @@ class StaticPath:
         def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
             return attention.attend(query, keys, values, view.used, scale)
 
-        self._row_linear = row_linear
         self._of_several = StepFunctions.of(Operations(functional.linear, attend_by_kernel))
         self._of_one = StepFunctions.of(Operations(row_linear, attend_by_kernel))
         self.has_kernels = True
@@ -124,11 +122,15 @@ class StaticPath:
         """Compile the decode step.  Raises whatever the compiler raises, which is many things."""
         options: dict[str, Any] = {"compile_threads": 1}  # a pool of processes would outlive its use
         before = self._of_one, self._of_several
-        if self.has_kernels:  # nothing in a step changes with the length
+        if self.has_kernels:  # nothing in a step changes with the length, and kernels want numbers
+            for layer in self._model.layers:
+                for kept in (layer.keys, layer.values):  # the capacity is another at the next start
+                    torch._dynamo.maybe_mark_dynamic(kept, 1)  # noqa: SLF001 - its documented place
             self._of_one = self._of_one.compiled(options, dynamic=False)
             self._of_several = self._of_several.compiled(options, dynamic=False)
         else:
-            operations = Operations(self._row_linear, attend)
+            linear = functional.linear if self.device.type == "cuda" else matrix_vector
+            operations = Operations(linear, attend)
             self._of_one = StepFunctions.of(operations).compiled(options, dynamic=None)
         try:
             self._warm_up()

@@ -1,13 +1,17 @@
 """What torch finds on this machine, and what a model would take of it: facts for `doctor`, without judgement."""
 
-import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
-from .memory import KEPT_FREE_BYTES, free_bytes, kv_bytes_per_token
+from ...errors import ConfigError
+from .context import model_context
+from .device import architecture
+from .driver import driver_cuda
+from .kv_cost import kv_cost
+from .memory import free_bytes, room_in
+from .model_config import read_config
 from .model_loader import torch_dtype
 
 
@@ -29,8 +33,6 @@ class GpuFacts:
     name: str
     architecture: str
     """As sm_90."""
-    built_for: tuple[str, ...]
-    """Architectures that this build of torch has kernels for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,47 +41,43 @@ class MemoryFacts:
 
     dtype: str
     weights_bytes: int
-    kv_bytes_per_token: int
     free_bytes: int
     model_context: int
+    """Tokens, of the model's own."""
     context_that_fits: int
-    """Tokens; 0 or less where not even the weights fit."""
+    """Tokens, unless the setting asks for more; 0 where not even the weights fit."""
 
 
 def torch_facts() -> TorchFacts:
     """Of this process."""
-    return TorchFacts(str(torch.__version__), torch.version.cuda, _driver_cuda())
+    return TorchFacts(str(torch.__version__), torch.version.cuda, driver_cuda())
 
 
 def gpu_facts(device: torch.device) -> GpuFacts:
     """Of a CUDA device."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return GpuFacts(torch.cuda.get_device_name(device), f"sm_{major}{minor}", tuple(torch.cuda.get_arch_list()))
+    return GpuFacts(torch.cuda.get_device_name(device), architecture(device))
+
+
+def why_not_served(folder: Path) -> str | None:
+    """What config.json says against it; None for a model that generates text."""
+    try:
+        model_context(read_config(folder))
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def memory_facts(folder: Path, device: torch.device, dtype_name: str, parameters: int) -> MemoryFacts:
-    """parameters: how many the model has.  Raises errors of transformers for a folder without a usable config."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    """parameters: how many the model has.  Raises ConfigError for a folder without a usable config.json, and for a
+    dtype that the device cannot have."""
+    config = read_config(folder)
     dtype = torch_dtype(dtype_name, device)
-    per_token = kv_bytes_per_token(config, dtype)
     weights = parameters * dtype.itemsize
     free = free_bytes(device)
     return MemoryFacts(
         dtype=str(dtype).removeprefix("torch."),
         weights_bytes=weights,
-        kv_bytes_per_token=per_token,
         free_bytes=free,
-        model_context=config.max_position_embeddings,
-        context_that_fits=(free - weights - KEPT_FREE_BYTES[device.type]) // per_token,
+        model_context=model_context(config).usual,
+        context_that_fits=room_in(free - weights, kv_cost(config, dtype), device).usual,
     )
-
-
-def _driver_cuda() -> str | None:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    version = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"

@@ -2,17 +2,21 @@
 
 from dataclasses import dataclass
 
-import psutil
 import torch
 from transformers import PreTrainedConfig
 
 from ...engine_options import MIN_CONTEXT
 from ...errors import ConfigError
+from .context import model_context
+from .host_memory import available_bytes
+from .kv_cost import KVCost, kv_cost
 
 _ALIGNED = 256
 """Tokens. The last range of lengths ends with the cache, and some kernels take aligned lengths only."""
 KEPT_FREE_BYTES = {"cuda": 2**31, "cpu": 2**28}
 """For what a forward pass holds in between, libraries' workspaces and graphs."""
+_USUAL_SHARE = {"cuda": 1.0, "cpu": 0.5}
+"""Of what is free, for the context that nobody has set: on a CPU, the memory is others', too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,53 +30,71 @@ class MemoryPlan:
     """What stays free on the device beside the cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Tokens that some free memory is enough for."""
+
+    most: int
+    usual: int
+    """Without the memory that is left to others."""
+
+
 def plan_memory(
-    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, wanted: int | None
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    wanted: int | None,
+    *,
+    taken_bytes: int = 0,
 ) -> MemoryPlan:
     """The context that fits, for weights that are on the device already.
 
-    `wanted`: the setting.  Raises ConfigError when that, or any context of use, does not fit.
+    `wanted`: the setting.  `taken_bytes`: of what counts as free, what the weights need all the same.
+    Raises ConfigError when that, or any context of use, does not fit.
     """
-    model_context: int = config.max_position_embeddings
-    if wanted is not None and not MIN_CONTEXT <= wanted <= model_context:
+    context = model_context(config)
+    if wanted is not None and not MIN_CONTEXT <= wanted <= context.most:
         raise ConfigError(
-            f"context_length {wanted} cannot be: this model takes {MIN_CONTEXT} to {model_context} tokens"
+            f"context_length {wanted} cannot be: this model takes {MIN_CONTEXT} to {context.most} tokens"
         )
-    per_token = kv_bytes_per_token(config, dtype)
-    free = free_bytes(device)
-    fits = max(free - KEPT_FREE_BYTES[device.type], 0) // per_token
-    context = wanted or min(model_context, fits if fits < _ALIGNED else fits - fits % _ALIGNED)
-    if fits < min(MIN_CONTEXT, model_context):
+    cost = kv_cost(config, dtype)
+    free = max(free_bytes(device) - taken_bytes, 0)
+    room = room_in(free, cost, device)
+    if room.most < min(MIN_CONTEXT, context.most):
         raise ConfigError(
             f"{device} has {free / 2**30:.1f} GiB free beside the weights, too little to generate at all: "
             "free memory there, or use a smaller model or dtype"
         )
-    if context > fits:
+    if wanted is not None and wanted > room.most:
         raise ConfigError(
             f"context_length {wanted} does not fit: {device} has {free / 2**30:.1f} GiB free beside the weights, "
-            f"which is room for {fits} tokens of keys and values. Set context_length to {fits} or less, or free "
-            "memory there"
+            f"which is room for {room.most} tokens of keys and values. Set context_length to {room.most} or less, "
+            "or free memory there"
         )
-    return MemoryPlan(context, context * per_token, free - context * per_token)
+    tokens = wanted or min(context.usual, room.usual)
+    return MemoryPlan(tokens, cost.of(tokens), free - cost.of(tokens))
 
 
-def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Keys and values of one token in all layers."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize)
+def room_in(free: int, cost: KVCost, device: torch.device) -> Room:
+    """free: bytes on the device, beside the weights."""
+    free -= KEPT_FREE_BYTES[device.type]
+    most = cost.tokens_in(free)
+    usual = rounded(cost.tokens_in(int(free * _USUAL_SHARE[device.type])))
+    return Room(most, max(usual, min(most, MIN_CONTEXT)))
+
+
+def rounded(tokens: int) -> int:
+    """Down to a number with which kernels that were compiled at another start can be used again.
+
+    Their shapes hold the context, and free memory differs by some MB from one start to the next. It costs a
+    thirty-second at most.
+    """
+    step = max(_ALIGNED, 1 << max(tokens.bit_length() - 6, 0))
+    return tokens - tokens % step if tokens >= _ALIGNED else tokens
 
 
 def free_bytes(device: torch.device) -> int:
     """What can still be allocated on the device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory for a tensor, on the device or in host memory."""
-    # The CPU's allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    return available_bytes()

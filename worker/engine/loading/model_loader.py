@@ -1,16 +1,23 @@
 """From a model folder to a model on its device. Knows no tokenizer, and never reaches for the network."""
 
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ...errors import ConfigError
+from ...models.model_files import read_weights
 from ...progress import ReportProgress, no_progress
+from .device import check_dtype, default_dtype
+from .model_config import check_generation_config, read_config, reason_of
 from .progress_bars import no_progress_bars
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -23,7 +30,7 @@ class ModelLoader:
     """
 
     def __init__(self, path: Path, dtype: str = "auto") -> None:
-        """`dtype`: float32, bfloat16, float16, or auto: bfloat16 on a GPU and float32 on the CPU."""
+        """`dtype`: float32, bfloat16, float16, or auto, as `device.default_dtype` has it."""
         if dtype != "auto" and dtype not in _DTYPES:
             raise ConfigError(f"dtype {dtype!r} is not known: use auto, {', '.join(_DTYPES)}")
         self._path = path
@@ -32,43 +39,73 @@ class ModelLoader:
     def load(self, device: torch.device, progress: ReportProgress = no_progress) -> PreTrainedModel:
         """The model on `device`, in eval mode.
 
-        Raises ConfigError when the folder holds no model that transformers can load, or lacks some weights.
+        Raises ConfigError that names what is wrong with the folder: a file, or tensors that are missing or of
+        another shape than config.json says.
         """
         progress("loading weights", 0, 0)
+        dtype = torch_dtype(self._dtype, device)
+        config = read_config(self._path)
+        check_generation_config(self._path)
+        read_weights(self._path)  # their headers: a file that is cut off is known by its name, and at once
         _read_ahead(self._path)
-        model, report = self._read(device)
-        if missing := sorted(report["missing_keys"]):
-            # transformers would fill them with random numbers and only log a warning.
-            raise ConfigError(
-                f"the model in {self._path} is incomplete: {len(missing)} tensors are missing, {missing[0]} the "
-                "first of them. Download it again"
-            )
+        model, report = self._read(config, dtype)
+        self._check(report)
         _move(model, device, progress)
         model.eval()
         return model
 
-    def _read(self, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def _read(self, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
         try:
             with no_progress_bars():
                 loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
                     self._path,
+                    config=config,
                     local_files_only=True,
-                    dtype=torch_dtype(self._dtype, device),
+                    trust_remote_code=False,
+                    dtype=dtype,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # `_check` says which they are
                 )
         except Exception as error:
-            reason, _, _ = str(error).partition("\n")
             raise ConfigError(
-                f"the model in {self._path} cannot be loaded: {reason}. Download it again, or give its name "
-                "another folder in the model paths file"
+                f"the model in {self._path} cannot be loaded: {reason_of(error)}. Download it again, or use "
+                "another model"
             ) from error
         return loaded
 
+    def _check(self, report: dict[str, Any]) -> None:
+        """transformers would fill what does not fit with random numbers, and only log a warning."""
+        if mismatched := sorted(report["mismatched_keys"]):
+            name, in_file, by_config = mismatched[0]
+            raise ConfigError(
+                f"the weights in {self._path} are not those that config.json describes: {name} has the shape "
+                f"{list(in_file)} in the file and {list(by_config)} by config.json{_more(mismatched)}. Download "
+                "both again, from one place"
+            )
+        if missing := sorted(report["missing_keys"]):
+            raise ConfigError(
+                f"the model in {self._path} is incomplete: {len(missing)} tensors are missing that config.json "
+                f"asks for, {missing[0]} the first of them. Download it again, config.json with it"
+            )
+        if unused := sorted(report["unexpected_keys"]):
+            logger.warning(
+                "config.json in %s has no place for %d tensors of the weights, %s the first of them: they are "
+                "left out",
+                self._path,
+                len(unused),
+                unused[0],
+            )
+
+
+def _more(items: Sequence[object]) -> str:
+    return f", and {len(items) - 1} tensors more" if len(items) > 1 else ""
+
 
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; for `auto`, the one of the device."""
+    """The dtype of that name; for `auto`, the one of the device.  Raises ConfigError where it cannot have it."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return default_dtype(device)
+    check_dtype(_DTYPES[name], device)
     return _DTYPES[name]
 
 

@@ -24,8 +24,12 @@ class Output:
         max_new_tokens: int,
         eos_token_ids: frozenset[int],
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=request.skip_special_tokens)
+        """`eos_token_ids`: of this request, those that end a turn of a chat with them."""
+        self._hidden_ids = _hidden_ids(request, tokenizer)
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
         self._stop_strings = StopStrings(request.stop)
+        self._min_new_tokens = request.min_new_tokens
         self.max_new_tokens = max_new_tokens
         self._eos_token_ids = frozenset[int]() if request.ignore_eos else eos_token_ids
         self.token_count = 0
@@ -36,7 +40,7 @@ class Output:
     def push(self, token_id: int) -> str:
         """Take the next id; return the text that it releases, and set finish_reason when it is the last."""
         self.token_count += 1
-        text = self._stop_strings.push(self._detokenizer.push(token_id))
+        text = self._take(token_id)
         if self._stop_strings.matched is None:
             self.finish_reason = self._reason_to_end(token_id)
             if self.finish_reason:
@@ -47,9 +51,35 @@ class Output:
 
     def flush(self) -> str:
         """The text still held back: an incomplete character, or what could have become a stop string."""
-        return self._stop_strings.push(self._detokenizer.flush()) + self._stop_strings.flush()
+        return self._match(self._detokenizer.flush()) + self._stop_strings.flush()
+
+    def _take(self, token_id: int) -> str:
+        if token_id in self._hidden_ids:
+            return self._match(self._tokenizer.content(token_id), hidden=True)
+        text = self._match(self._detokenizer.push(token_id))
+        held = self._detokenizer.held
+        if held and "\ufffd" not in held and self._may_stop and self._stop_strings.would_match(held):
+            text += self.flush()  # whole characters, which more bytes could only spoil: the job ends here
+        return text
+
+    def _match(self, text: str, *, hidden: bool = False) -> str:
+        return self._stop_strings.push(text, hidden=hidden, counts=self._may_stop)
+
+    @property
+    def _may_stop(self) -> bool:
+        """Whether a stop string may end in the token that came last.  Source: vLLM, v1/engine/detokenizer.py."""
+        return self.token_count > self._min_new_tokens
 
     def _reason_to_end(self, token_id: int) -> Literal["stop", "length"] | None:
         if token_id in self._eos_token_ids:
             return "stop"
         return "length" if self.token_count >= self.max_new_tokens else None
+
+
+def _hidden_ids(request: GenerationRequest, tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that show nothing. What ends the turn of a chat is one of them, also where the tokenizer has it as a
+    token like any other."""
+    if not request.skip_special_tokens:
+        return frozenset()
+    end_of_turn = tokenizer.end_of_turn_id if request.messages is not None else None
+    return tokenizer.special_ids if end_of_turn is None else tokenizer.special_ids | {end_of_turn}

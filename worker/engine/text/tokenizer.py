@@ -3,37 +3,49 @@
 Errors of the text are InvalidRequest; errors of the folder are ConfigError.
 """
 
+import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
-from tokenizers import Tokenizer as Backend, decoders
+from jinja2 import TemplateError, TemplateSyntaxError
+from tokenizers import Tokenizer as Backend, models
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from producer.contract import InvalidRequest, Message
 
 from ...errors import ConfigError
+from .decoding import Decoding, decoding_of
+from .end_of_turn import find_end_of_turn
+from .tokenizer_files import chat_template_file, load_tokenizer
 
 TokenIds = Tensor
 """Of one text: (seq_len,) int64 on the CPU."""
 
 
 class Tokenizer:
-    """A byte-level BPE tokenizer, as Qwen2, Llama 3 and GPT-2 have one.
+    """A byte-level BPE tokenizer, as Qwen2, Llama 3 and GPT-2 have one, or SentencePiece, as Llama 2 and Gemma.
 
-    Others are refused: only where every token is a run of bytes does the text of a prefix of the ids stay a
-    prefix of the text, which is what a token stream promises.
+    Others are refused: only there does the text of a prefix of the ids stay a prefix of the text, which is what a
+    token stream promises.
     """
 
     def __init__(self, path: Path) -> None:
         """Load from a folder.  Raises ConfigError when it holds no tokenizer that can be used here."""
-        self._hf = _load(path)
-        if not isinstance(getattr(self.backend, "decoder", None), decoders.ByteLevel):
-            raise ConfigError(f"the tokenizer in {path} is not a byte-level BPE, as Qwen2's is: use another model")
+        self._hf = load_tokenizer(path)
+        decoding = decoding_of(self.backend)
+        if decoding is None:
+            raise ConfigError(
+                f"the tokenizer in {path} is neither a byte-level BPE, as Qwen2's and Llama 3's, nor of "
+                "SentencePiece's kind, as Llama 2's and Gemma's: its text could still change as tokens follow. "
+                "Use another model"
+            )
+        self.decoding: Decoding = decoding
+        self.end_of_turn_id = self._end_of_turn(path)
+        """The id that ends the assistant's turn in a chat, as the chat template has it; None where it has none."""
 
     @property
     def backend(self) -> Backend:
@@ -59,14 +71,23 @@ class Tokenizer:
         return frozenset(token_id for token_id, token in added.items() if token.special)
 
     @cached_property
-    def max_chars_per_token(self) -> int:
-        """No text has fewer tokens than its characters over this.
+    def max_chars_per_token(self) -> float:
+        """No text has fewer tokens than its characters over this; infinite where any text can have few.
 
         A byte-level token covers at most as many characters as it has bytes. NFC can turn four code points into
-        one first (UAX #15, section 9.1, table of expansion factors).
+        one first (UAX #15, section 9.1, table of expansion factors). A piece covers the characters that it has,
+        unless what is not known, or spaces, are drawn together first.
         """
         longest = max(map(len, self.backend.get_vocab(with_added_tokens=True)))
-        return longest * (4 if self.backend.normalizer else 1)
+        if self.decoding == "byte-level":
+            return longest * (4 if self.backend.normalizer else 1)
+        model = self.backend.model
+        keeps_all = isinstance(model, models.BPE) and model.byte_fallback and _keeps_length(self.backend)
+        return longest if keeps_all else math.inf
+
+    def content(self, token_id: int) -> str:
+        """Of an added token, as the one that ends a turn: what stands for it in a text. "" for an unknown id."""
+        return self.backend.id_to_token(token_id) or ""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> Tensor:
         """Token ids of a text, (seq_len,) int64 on the CPU.
@@ -99,18 +120,33 @@ class Tokenizer:
             raise InvalidRequest("this model has no chat template: send `prompt` instead of `messages`")
         chat: list[dict[str, Any]] = [message.model_dump() for message in messages]
         try:
-            return str(self._hf.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+            return self._render(chat, add_generation_prompt=True)
         except (TemplateError, TypeError, ValueError) as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
 
+    def _render(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        return str(self._hf.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
 
-def _load(path: Path) -> PreTrainedTokenizerBase:
-    try:
-        hf: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except Exception as error:
-        reason, _, _ = str(error).partition("\n")
-        raise ConfigError(
-            f"the tokenizer in {path} cannot be loaded: {reason}. Download the model again, with its "
-            "tokenizer files"
-        ) from error
-    return hf
+    def _end_of_turn(self, path: Path) -> int | None:
+        if not self.has_chat_template:
+            return None
+        try:
+            return find_end_of_turn(self._render, self.backend.get_added_tokens_decoder())
+        except TemplateSyntaxError as error:
+            raise ConfigError(
+                f"the chat template in {path} is broken, or was cut off: {error}, at line {error.lineno}. Correct "
+                f"{chat_template_file(path)}, or download it again"
+            ) from error
+
+
+def _keeps_length(backend: Backend) -> bool:
+    """Whether what is done to a text before it is cut into pieces leaves no character out."""
+    if backend.normalizer is None:
+        return True
+    state = json.loads(backend.normalizer.__getstate__())
+    steps = state["normalizers"] if state["type"] == "Sequence" else [state]
+    return all(
+        step["type"] == "Prepend"
+        or (step["type"] == "Replace" and len(step["pattern"].get("String", "")) == 1 and step["content"])
+        for step in steps
+    )

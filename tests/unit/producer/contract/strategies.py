@@ -43,7 +43,7 @@ sampling = {
     "top_p": st.floats(0, 1, exclude_min=True),
     "top_k": counts,
     "min_p": st.floats(0, 1),
-    "repetition_penalty": st.floats(0, 100, exclude_min=True),
+    "repetition_penalty": st.floats(0.01, 100),
     "presence_penalty": st.floats(-100, 100),
     "frequency_penalty": st.floats(-100, 100),
     "seed": st.none() | st.integers(0, 2**63 - 1),

@@ -118,6 +118,14 @@ def test_a_request_cannot_be_changed() -> None:
         ({"prompt": "a", "top_k": -1}, "top_k: "),
         ({"prompt": "a", "min_p": 2}, "min_p: "),
         ({"prompt": "a", "repetition_penalty": 0}, "repetition_penalty: "),
+        (
+            {"prompt": "a", "repetition_penalty": 1e-40},
+            "greater than or equal to 0.01",
+        ),
+        (
+            {"prompt": "a", "repetition_penalty": 1e40},
+            "less than or equal to 100",
+        ),
         ({"prompt": "a", "presence_penalty": 101}, "presence_penalty: "),
         ({"prompt": "a", "frequency_penalty": -101}, "frequency_penalty: "),
         ({"prompt": "a", "seed": -1}, "seed: "),

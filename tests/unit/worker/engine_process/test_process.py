@@ -170,27 +170,54 @@ async def test_what_tells_the_worker_to_stop_does_not_end_the_engine(engine):
     assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 6
 
 
-async def test_closing_does_not_wait_for_a_process_that_cannot_die(model, monkeypatch, caplog):
-    class Undying:
-        """As one that sleeps in a driver: killed, and still there."""
+class Undying:
+    """A process as one that sleeps in a driver: it can be killed, and is still there."""
 
-        returncode = None
+    returncode = None
 
-        def __init__(self) -> None:
-            self.process = subprocess.Popen(["sleep", "600"], start_new_session=True)
-            self.pid = self.process.pid
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
-        async def wait(self) -> int:
-            await asyncio.Event().wait()
-            raise AssertionError
+    async def wait(self) -> int:
+        await asyncio.Event().wait()
+        raise AssertionError
 
-    monkeypatch.setattr(process, "KILL_WAIT_S", 0.01)
-    engine = EngineProcess(config(model), start_s=60, stop_s=1)
-    undying = engine._process = Undying()
-    async with asyncio.timeout(TIMEOUT_S):
+
+class TestAnEngineThatCannotDie:
+    """SIGKILL does not end what a driver holds; nobody waits for that."""
+
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch):
+        monkeypatch.setattr(process, "KILL_WAIT_S", 0.01)
+
+    async def test_is_killed_and_left_behind_at_the_end(self, model, caplog):
+        with subprocess.Popen(["sleep", "600"], start_new_session=True) as sleeper:
+            engine = EngineProcess(config(model), start_s=60, stop_s=1)
+            engine._process = Undying(sleeper.pid)
+            async with asyncio.timeout(TIMEOUT_S):
+                await engine.close()
+            assert sleeper.wait(TIMEOUT_S) == -signal.SIGKILL, "it has been killed"
+        assert f"the engine (process {sleeper.pid}) was killed and is still there" in caplog.text
+
+    async def test_makes_place_for_another_one(self, engine, caplog):
+        run = begin(engine)
+        await hear_steps(run)
+        engine._process = Undying(pid_of(engine))
+        await engine.start()
+        assert "was killed and is still there" in caplog.text
+        assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 6
+
+    async def test_at_its_start_is_no_engine(self, monkeypatch):
+        start = asyncio.create_subprocess_exec
+
+        async def start_undying(*_command: str, **options) -> Undying:
+            return Undying((await start("true", **options)).pid)  # which ends, and closes its end of the socket
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", start_undying)
+        engine = EngineProcess(config(Path("/no")), start_s=60, stop_s=1)
+        with pytest.raises(ConfigError, match=r"could not start \(it does not end\)"):
+            await engine.start()
         await engine.close()
-    assert undying.process.wait(TIMEOUT_S) == -signal.SIGKILL, "it has been killed"
-    assert "was killed and is still there" in caplog.text
 
 
 async def test_an_engine_without_the_packages_of_the_worker_names_the_extra(model, tmp_path, monkeypatch, capfd):
@@ -204,6 +231,52 @@ async def test_an_engine_without_the_packages_of_the_worker_names_the_extra(mode
     assert "torch is not installed" in said
     assert "pip install 'genqueue[worker]'" in said
     assert "Traceback" not in said
+
+
+FAULT = """
+import torch
+from worker.engine import Engine
+
+decode, calls = Engine.decode, []
+
+def fail_later(self, token):
+    calls.append(token)
+    if len(calls) > 5:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    return decode(self, token)
+
+Engine.decode = fail_later
+"""
+
+
+async def test_after_a_fault_of_the_device_the_run_goes_on_in_another_engine(
+    engine, model, tmp_path, monkeypatch, capfd
+):
+    """It was the end of the job, with the code of a fault of its own."""
+    request = {"prompt": "hi", "max_new_tokens": 20, "prompt_lookup": False}
+    whole = [step.token_id for step in await hear(begin(engine, request)) if isinstance(step, StepMessage)]
+    (tmp_path / "sitecustomize.py").write_text(FAULT)
+    with monkeypatch.context() as faulty:
+        faulty.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+        failing = EngineProcess(config(model), start_s=60, stop_s=1)
+        await failing.start()
+    said: list = []
+
+    async def hear_failing() -> None:
+        async for batch in begin(failing, request).batches():
+            said.extend(batch)
+
+    with pytest.raises(EngineDied):
+        await hear_failing()
+    assert not any(isinstance(message, Ended | RunFailed) for message in said)
+    steps = [message.token_id for message in said if isinstance(message, StepMessage)]
+    assert steps == whole[: len(steps)]
+    assert await failing._exit_code(failing._process) == 1
+    assert "CUDA error: an illegal memory access" in capfd.readouterr().err
+    await failing.close()
+
+    resumed = await hear(engine.generate(request, seed=0, resumed_ids=steps))
+    assert steps + [step.token_id for step in resumed if isinstance(step, StepMessage)] == whole
 
 
 async def test_an_engine_that_does_not_stop_is_killed(engine):

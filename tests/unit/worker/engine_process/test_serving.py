@@ -1,20 +1,27 @@
 """The engine's end of the socket, with a small random engine behind it."""
 
 import contextlib
+import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from producer.contract import GenerationRequest
-from tests.models import engine_for, random_model, save_tokenizer
+from producer.contract import GenerationRequest, OutOfMemory
+from tests.models import engine_for, random_model, save_random_model, save_tokenizer
 from worker.engine import Engine, Tokenizer
+from worker.engine.loading import memory
+from worker.engine_process import serving
+from worker.engine_process.card import Neighbour, Place
 from worker.engine_process.protocol import (
     Accepted,
     Begun,
     Ended,
+    EngineConfig,
     EngineInfo,
     Generate,
     Loading,
@@ -23,7 +30,9 @@ from worker.engine_process.protocol import (
     Stop,
     parse_answers,
 )
-from worker.engine_process.serving import EngineServer
+from worker.engine_process.serving import EngineServer, load_engine
+from worker.errors import ConfigError
+from worker.progress import no_progress
 
 TIMEOUT_S = 100
 LONG = {"prompt": "hi", "max_new_tokens": 100}
@@ -273,6 +282,129 @@ def test_a_failure_of_the_engine_is_the_jobs_and_names_no_prompt(worker, engine,
     assert "secret" not in refused.message
     worker.send(generate(2))
     assert len(token_ids(worker.hear_all())) == 100
+
+
+def failing(*errors: Exception):
+    """A step that fails, each time with the next error."""
+    left = list(errors)
+
+    def step(*_args, **_kwargs):
+        raise left.pop(0)
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("step", ["start", "prefill", "decode"])
+def test_a_lack_of_memory_fails_the_job_and_the_next_one_is_served(worker, engine, monkeypatch, step, error):
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, step, failing(error))
+        worker.send(generate(1))
+        refused = worker.hear_all()[-1]
+    assert refused.code == "out_of_memory"
+    worker.send(generate(2))
+    assert len(token_ids(worker.hear_all())) == 100
+
+
+class TestFault:
+    """After a fault of the device only a new process can use it: this one ends, and says nothing of its job."""
+
+    ILLEGAL_ADDRESS = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def serve(self, engine: Engine) -> tuple[list, list[Exception]]:
+        """Begin a job.  Returns what was said of it, and what `serve` raised."""
+        raised: list[Exception] = []
+
+        def serve() -> None:
+            with theirs:
+                try:
+                    EngineServer(theirs).serve(lambda _progress: engine)
+                except (RuntimeError, ValueError, OutOfMemory) as error:
+                    raised.append(error)
+
+        ours, theirs = socket.socketpair()
+        ours.settimeout(TIMEOUT_S)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with ours, ours.makefile("rb") as lines:
+            assert isinstance(parse_answers(lines.readline())[0], EngineInfo)
+            ours.sendall(generate().model_dump_json().encode() + b"\n")
+            said: list = []
+            while not isinstance(said and said[-1], Ended | RunFailed) and (line := lines.readline()):
+                said += parse_answers(line)
+        thread.join(TIMEOUT_S)
+        return said, raised
+
+    @pytest.mark.parametrize("step", ["start", "prefill", "decode"])
+    def test_ends_the_engine_and_not_the_job(self, engine, monkeypatch, step):
+        monkeypatch.setattr(engine, step, failing(self.ILLEGAL_ADDRESS))
+        said, raised = self.serve(engine)
+        assert not any(isinstance(message, Ended | RunFailed) for message in said)
+        assert raised == [self.ILLEGAL_ADDRESS]
+
+    def test_shows_in_whatever_comes_after_it(self, engine, monkeypatch):
+        """To leave the engine ready for the next job is an operation on the device, too."""
+
+        def decode(_token: torch.Tensor):
+            monkeypatch.setattr(engine, "abandon", failing(self.ILLEGAL_ADDRESS))
+            raise ValueError("no such thing")
+
+        monkeypatch.setattr(engine, "decode", decode)
+        _, raised = self.serve(engine)
+        assert raised == [self.ILLEGAL_ADDRESS]
+
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such thing")])
+    def test_is_asked_for_where_the_error_says_nothing_of_it(self, engine, monkeypatch, error):
+        monkeypatch.setattr(engine, "decode", failing(error))
+        monkeypatch.setattr(serving, "device_answers", lambda _device: False)
+        said, raised = self.serve(engine)
+        assert not any(isinstance(message, Ended | RunFailed) for message in said)
+        assert len(raised) == 1
+
+
+class TestBesideOthers:
+    """Another worker on the card. The names of cards are set: there need not be any."""
+
+    @pytest.fixture
+    def config(self, tmp_path, monkeypatch) -> Iterator[EngineConfig]:
+        """Of an engine that is to be loaded where another one is."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(serving, "card_of", lambda _device: "0123")
+        monkeypatch.setattr(serving, "set_threads", lambda _threads: None)  # of this process, with all its tests
+        other = Place("0123", Neighbour(71, 72, "theirs"))
+        model = tmp_path / "model"
+        model.mkdir()
+        yield EngineConfig(model_path=save_random_model(model), model_name="ours", device="cpu")
+        other.leave()
+
+    def test_it_says_with_whom_it_shares(self, config, caplog):
+        load_engine(config, no_progress)
+        assert "cpu is also used by the worker of 'theirs' (process 71, its engine 72): they share" in caplog.text
+        third = Place("0123", Neighbour(81, 82, "third"))
+        third.leave()
+        ours = Neighbour(os.getppid(), os.getpid(), "ours")
+        assert third.neighbours == [Neighbour(71, 72, "theirs"), ours]
+
+    def test_it_says_who_is_there_where_there_is_no_room_for_two(self, config, monkeypatch):
+        monkeypatch.setattr(memory, "free_bytes", lambda _device: 0)
+        with pytest.raises(ConfigError, match=r"too little to generate.*also used by the worker of 'theirs'"):
+            load_engine(config, no_progress)
+
+    def test_alone_it_says_nothing(self, config, monkeypatch, caplog):
+        monkeypatch.setattr(serving, "card_of", lambda _device: None)
+        load_engine(config, no_progress)
+        assert "used by" not in caplog.text
+        monkeypatch.setattr(memory, "free_bytes", lambda _device: 0)
+        with pytest.raises(ConfigError) as alone:
+            load_engine(config, no_progress)
+        assert "used by" not in str(alone.value)
 
 
 def test_a_worker_that_goes_during_a_run_ends_the_engine(worker):

@@ -31,7 +31,7 @@ _TOLERANCE = 0.02
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, used: Tensor, scale: float) -> Tensor:
-    """query: (rows, query_heads, head_dim).  keys, values: (kv_heads, capacity, head_dim), alike in their strides.
+    """query: (rows, query_heads, head_dim).  keys, values: (kv_heads, capacity, head_dim), contiguous both.
 
     used: (rows,) int32, how many keys each row sees, at least one.  Returns (rows, query_heads * head_dim).
     """
@@ -51,10 +51,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, used: Tensor, scale: flo
         parts,
         weights,
         scale,
+        keys.shape[1],
         query.stride(0),
         query.stride(1),
-        keys.stride(0),
-        keys.stride(1),
         query_heads,
         query_heads // kv_heads,
         max(triton.next_power_of_2(query_heads // kv_heads), 16),  # tensor cores take no fewer
@@ -103,10 +102,9 @@ def _attend_to_part(  # type: ignore[no-untyped-def]
     parts,
     weights,
     SCALE: tl.constexpr,  # a compiler would hand it over as float64
+    capacity,  # changes from start to start, with the memory that is free: a constant would be compiled each time
     QUERY_ROW: tl.constexpr,  # strides
     QUERY_HEAD: tl.constexpr,
-    KEY_HEAD: tl.constexpr,
-    KEY_TOKEN: tl.constexpr,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,  # query heads of a key-value head
     PADDED_GROUP: tl.constexpr,
@@ -133,7 +131,7 @@ def _attend_to_part(  # type: ignore[no-untyped-def]
     for first in tl.range(start, end, TILE, num_stages=3):
         token = first + tokens
         seen = token < end
-        where = head.to(tl.int64) * KEY_HEAD + token[:, None] * KEY_TOKEN + dims[None, :]
+        where = (head.to(tl.int64) * capacity + token[:, None]) * HEAD_DIM + dims[None, :]
         mask = seen[:, None] & in_head[None, :]
         key = tl.load(keys + where, mask=mask, other=0)
         value = tl.load(values + where, mask=mask, other=0)

@@ -1,11 +1,17 @@
 """Loading models from local folders."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from tests.models import CPU, random_model, save_random_model
-from worker.engine import ModelLoader
+from tests.models import CPU, VOCAB_SIZE, random_model, save_random_model
+from worker.engine import Engine, ModelLoader
+from worker.engine.loading.facts import MemoryFacts, memory_facts
+from worker.engine.loading.model_config import text_config
 from worker.errors import ConfigError
 
 
@@ -37,23 +43,162 @@ def test_no_progress_bar_is_shown(folder, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_missing_tensors_are_refused_not_made_up(folder):
-    """transformers fills them with random numbers and logs a warning."""
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"incomplete: 1 tensors are missing, model.layers.1.mlp.up_proj.weight"):
-        ModelLoader(folder).load(CPU)
+def load(folder: Path) -> PreTrainedModel:
+    return ModelLoader(folder).load(CPU)
 
 
-def test_a_truncated_file(folder):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=r"cannot be loaded.*Download it again"):
-        ModelLoader(folder).load(CPU)
+def edit(file: Path, **changes: object) -> None:
+    content = json.loads(file.read_text())
+    for name, value in changes.items():
+        content[name] = value
+    file.write_text(json.dumps({name: value for name, value in content.items() if value is not GONE}))
 
 
-def test_a_config_of_no_known_model(folder):
-    (folder / "config.json").write_text('{"model_type": "of my own"}')
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        ModelLoader(folder).load(CPU)
+GONE = "to be left out"
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+class TestWeights:
+    def test_that_are_missing_are_refused_not_made_up(self, folder):
+        """transformers fills them with random numbers and logs a warning."""
+        weights = load_file(folder / "model.safetensors")
+        del weights[UP]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ConfigError, match=rf"incomplete: 1 tensors are missing .*, {UP} the first"):
+            load(folder)
+
+    def test_for_fewer_layers_than_config_json_says(self, folder):
+        edit(folder / "config.json", num_hidden_layers=3, layer_types=GONE)
+        with pytest.raises(ConfigError, match=r"12 tensors are missing that config.json asks for, model.layers.2"):
+            load(folder)
+
+    def test_for_more_layers_than_config_json_says(self, folder, caplog):
+        edit(folder / "config.json", num_hidden_layers=1, layer_types=GONE)
+        load(folder)
+        assert "no place for 12 tensors of the weights, model.layers.1" in caplog.text
+
+    def test_of_another_shape_than_config_json_says(self, folder):
+        edit(folder / "config.json", intermediate_size=512)
+        with pytest.raises(
+            ConfigError,
+            match=r"down_proj.weight has the shape \[64, 128\] in the file and \[64, 512\] by .*, and 5",
+        ):
+            load(folder)
+
+    @pytest.mark.parametrize("length", [0, 1, 1000, -1])
+    def test_that_are_cut_off(self, folder, length):
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:length])
+        with pytest.raises(
+            ConfigError, match=r"^model.safetensors in .* (is empty|was cut off \(.*\)): download it"
+        ):
+            load(folder)
+
+    def test_that_are_pickled_and_cut_off(self, folder):
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(b"PK")
+        with pytest.raises(ConfigError, match=r"cannot be loaded: .*Download it again"):
+            load(folder)
+
+    def test_that_are_pickled(self, folder):
+        expected = load_file(folder / "model.safetensors")
+        torch.save(expected, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        assert torch.equal(load(folder).state_dict()[UP], expected[UP])
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("", "config.json in .* is empty"),
+            ('{"model_type": "qwen2",', "config.json in .* is broken or was cut off"),
+            ("[]", "config.json in .* holds no JSON object"),
+            ("{}", "config.json in .* has no model_type"),
+            ('{"model_type": 7}', "config.json in .* has no model_type"),
+            ('{"model_type": "of my own"}', "type 'of my own', which transformers .* does not know: upgrade"),
+            ('{"model_type": "t5"}', "a t5 model has an encoder"),
+            ('{"model_type": "bart"}', "a bart model has an encoder"),
+            ('{"model_type": "bert"}', "a bert model has an encoder"),
+            ('{"model_type": "clip"}', "a clip model is no model that generates text"),
+            (
+                '{"model_type": "qwen2", "num_hidden_layers": "two"}',
+                "is refused by transformers: .*two",
+            ),
+        ],
+    )
+    def test_that_cannot_be_served(self, folder, content, said):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(ConfigError, match=said):
+            load(folder)
+
+    def test_is_looked_at_before_the_tokenizer(self, folder):
+        (folder / "config.json").write_text("{")
+        (folder / "tokenizer.json").unlink()
+        with pytest.raises(ConfigError, match=r"^config.json in .* is broken"):
+            Engine.load(folder, CPU)
+
+    def test_with_several_parts_that_generate_text(self):
+        config = Qwen2Config()
+        config.generator, config.text_config = Qwen2Config(), Qwen2Config()
+        with pytest.raises(ConfigError, match="several parts that could generate text"):
+            text_config(config)
+
+
+class TestGenerationConfig:
+    """transformers goes on without one that it cannot read, and answers do not end."""
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ('{"eos_token_id": [2, 0', "generation_config.json in .* is broken or was cut off"),
+            ("", "generation_config.json in .* is empty"),
+            ('{"eos_token_id": "</s>"}', "eos_token_id is '</s>', and no id"),
+            ('{"eos_token_id": [[2]]}', r"eos_token_id is \[\[2\]\], and no id"),
+        ],
+    )
+    def test_that_cannot_be_used(self, folder, content, said):
+        (folder / "generation_config.json").write_text(content)
+        with pytest.raises(ConfigError, match=said):
+            Engine.load(folder, CPU)
+
+    def test_that_is_not_there(self, folder):
+        (folder / "generation_config.json").unlink()
+        assert Engine.load(folder, CPU).eos_token_ids == {VOCAB_SIZE}
+
+
+class TestCodeInTheFolder:
+    """transformers asks on stdout whether to run it, and takes the answer from stdin: `yes | ...` runs it."""
+
+    @pytest.fixture
+    def with_code(self, folder, monkeypatch):
+        monkeypatch.setattr("builtins.input", lambda _: "y")
+        auto_map = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.X"}
+        for name in ("configuration_x.py", "modeling_x.py"):
+            (folder / name).write_text(
+                f"open({str(folder / 'ran')!r}, 'w').close()\n"
+                "from transformers import Qwen2Config, Qwen2ForCausalLM\n"
+                "class XConfig(Qwen2Config):\n    model_type = 'x'\n"
+                "class X(Qwen2ForCausalLM):\n    config_class = XConfig\n"
+            )
+        edit(folder / "config.json", auto_map=auto_map)
+        return folder
+
+    def test_that_would_be_needed_is_refused(self, with_code, capsys):
+        edit(with_code / "config.json", model_type="x")
+        for what in (load, lambda folder: Engine.load(folder, CPU), memory_of):
+            with pytest.raises(
+                ConfigError, match=r"needs Python code of that folder \(auto_map\). It is never run"
+            ):
+                what(with_code)
+        assert not (with_code / "ran").exists()
+        assert capsys.readouterr().out == ""
+
+    def test_that_is_not_needed_is_left_alone(self, with_code):
+        assert type(load(with_code)) is Qwen2ForCausalLM
+        assert memory_of(with_code).model_context == 128
+        assert not (with_code / "ran").exists()
+
+
+def memory_of(folder: Path) -> MemoryFacts:
+    return memory_facts(folder, CPU, "auto", 1000)

@@ -243,11 +243,18 @@ class TestBudget:
 
 
 class TestTrouble:
-    def test_without_host_memory_a_job_goes_on_and_nothing_is_parked(self, monkeypatch, caplog):
+    @pytest.mark.parametrize("error", [None, MemoryError(), torch.AcceleratorError("CUDA error: out of memory")])
+    def test_without_host_memory_a_job_goes_on_and_nothing_is_parked(self, error, monkeypatch, caplog):
         sequences = Sequences(budget_tokens=1000)
         sequences.run(A)
+
+        def copy_out() -> torch.Tensor:
+            if error:
+                raise error
+            return torch.empty(2**60, dtype=torch.int8)
+
         with monkeypatch.context() as patched:
-            patched.setattr(sequences.cache, "copy_out", lambda: torch.empty(2**60, dtype=torch.int8))
+            patched.setattr(sequences.cache, "copy_out", copy_out)
             with caplog.at_level(logging.WARNING):
                 assert sequences.run(B) == 0
         assert "consider a lower prefix_cache_bytes" in caplog.text

@@ -167,3 +167,28 @@ def test_tokens_of_a_sampled_job_do_not_depend_on_torchs_generator(model: Qwen2F
             runs.append(list(engine.start(asked, engine.encode(asked), seed=9)))
     assert runs[0] == runs[1]
     assert runs[0] != list(engine.start(asked, engine.encode(asked), seed=10))
+
+
+EXTREMES = {
+    "temperature": [1e-300, 1e-40, 1.1e-5, 100.0],
+    "top_p": [5e-324, 1e-40, 1e-9, 1.0],
+    "top_k": [1, 10**30],
+    "min_p": [5e-324, 1e-40, 1.0],
+    "repetition_penalty": [0.01, 100.0],
+    "presence_penalty": [-100.0, 100.0],
+    "frequency_penalty": [-100.0, 100.0],
+}
+
+
+@pytest.mark.parametrize("device_is_cpu", [True, False], ids=["on a CPU", "as on a GPU"])
+@pytest.mark.parametrize("field", EXTREMES)
+def test_no_number_that_a_request_may_hold_makes_numbers_of_logits_that_are_none(field, device_is_cpu):
+    """They would be blamed on the weights: a repetition penalty of 1e-40 was."""
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(1)) * 1000
+    ids = torch.arange(40)[None].repeat(1, 30)
+    for value in EXTREMES[field]:
+        for beside in ({}, {"temperature": 1.1e-5}, {"temperature": 100.0}, {"repetition_penalty": 0.01}):
+            params = GenerationRequest.parse({"prompt": "x", **beside, field: value})
+            sampler = Sampler(params, seed=3, prompt_length=9, eos_token_ids=frozenset(EOS), device=CPU)
+            sampler._candidates = sampler._candidates if device_is_cpu else None
+            assert 0 <= sampler.choose(logits, ids, 5).item() < 50

@@ -1,7 +1,7 @@
 """Stop strings on streamed text, against an implementation that looks at every character."""
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from worker.engine.text.stop_strings import StopStrings
 
@@ -59,3 +59,50 @@ def test_held_back_is_what_could_still_become_a_match_and_no_more(stops, pieces)
 )
 def test_examples(stops, pieces, shown, matched):
     assert push_all(stops, pieces) == (shown, matched)
+
+
+STOPS = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=2)
+PIECES = st.lists(st.tuples(st.text("ab", max_size=3), st.booleans(), st.booleans()), max_size=8)
+"""Each with whether it is hidden, and whether a match may end in it."""
+
+
+def looked_at(stops: list[str], pieces: list[tuple[str, bool, bool]]) -> tuple[str, str | None]:
+    """Character by character: a match that counts ends the text, with what is hidden or without."""
+    whole, shown = "", ""
+    places: list[int] = []
+    for text, hidden, counts in pieces:
+        for character in text:
+            whole += character
+            if not hidden:
+                shown += character
+                places.append(len(whole) - 1)
+            if not counts:
+                continue
+            begun = [(len(whole) - len(stop), stop) for stop in stops if whole.endswith(stop)]
+            if not hidden:
+                begun += [(places[len(shown) - len(stop)], stop) for stop in stops if shown.endswith(stop)]
+            if begun:
+                start, stop = min(begun)
+                return "".join(shown[n] for n, place in enumerate(places) if place < start), stop
+    return shown, None
+
+
+@given(stops=STOPS, pieces=PIECES)
+@example(stops=["aba"], pieces=[("a", False, True), ("b", True, True), ("b", False, True), ("a", False, True)])
+@example(stops=["abb"], pieces=[("a", False, True), ("aa", True, True), ("b", False, True), ("b", False, True)])
+@example(stops=["ab"], pieces=[("a", False, False), ("b", False, True)])
+@settings(max_examples=300)
+def test_hidden_text_and_text_that_does_not_count(stops, pieces):
+    stop_strings = StopStrings(stops)
+    text = "".join(stop_strings.push(text, hidden=hidden, counts=counts) for text, hidden, counts in pieces)
+    assert (text + stop_strings.flush(), stop_strings.matched) == looked_at(stops, pieces)
+
+
+@given(stops=STOPS, pieces=PIECES, more=st.text("ab", min_size=1, max_size=3))
+def test_what_would_match_does(stops, pieces, more):
+    stop_strings = StopStrings(stops)
+    for text, hidden, counts in pieces:
+        stop_strings.push(text, hidden=hidden, counts=counts)
+    if stop_strings.matched is None and stop_strings.would_match(more):
+        stop_strings.push(more)
+        assert stop_strings.matched is not None

@@ -1,0 +1,130 @@
+"""The files of a model folder: which of them hold the weights, and whether each is whole.
+
+Reads JSON, and the headers of safetensors files. Loads no weights, and needs no torch.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import ConfigError
+
+INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_AGAIN = "download it again (`hf download` goes on where it was cut off)"
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What the safetensors files hold."""
+
+    parameters: int
+    size_bytes: int
+    files: int
+
+
+def read_text(path: Path) -> str:
+    """Of a text file of a model folder.  Raises ConfigError that names the file."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _broken(path, f"cannot be read ({error.strerror}):") from error
+    except UnicodeDecodeError as error:
+        raise _broken(path, f"is no text ({error}):") from error
+    if content.startswith(_LFS_POINTER.decode()):
+        raise _broken(path, "is a pointer of Git LFS: `git lfs pull` in the folder, or")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model folder.  Raises ConfigError that names the file."""
+    content = read_text(path)
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise _broken(path, f"is broken or was cut off ({error}):" if content else "is empty:") from error
+    if not isinstance(parsed, dict):
+        raise _broken(path, "holds no JSON object:")
+    return parsed
+
+
+def other_kind(folder: Path) -> str | None:
+    """What a folder that is no whole model may be instead, and what to do; None where it is nothing known."""
+    if any(folder.glob("*.gguf")):
+        return "a GGUF file is for other programs. Take the model's own repository, with *.safetensors"
+    if (folder / "adapter_config.json").is_file():
+        return "it is an adapter. Merge it into its model (peft: merge_and_unload), and save that"
+    return None
+
+
+def read_weights(folder: Path) -> Weights | None:
+    """Of the files that transformers would load; None where they are pickled, which are not looked into.
+
+    Raises ConfigError that names the file that is missing, cut off, or no weights at all.
+    """
+    files = _weight_files(folder)
+    if files is None:
+        return None
+    shapes = {name: shape for path in files for name, shape in _shapes(path)}
+    if files != [folder / _SINGLE] and (lacking := sorted(_places(folder / INDEX).keys() - shapes.keys())):
+        raise _broken(
+            folder / INDEX, f"names {len(lacking)} tensors that no file holds, {lacking[0]} the first of them:"
+        )
+    size_bytes = sum(path.stat().st_size for path in files)
+    return Weights(sum(map(prod, shapes.values())), size_bytes, len(files))
+
+
+def _weight_files(folder: Path) -> list[Path] | None:
+    """In transformers' order of preference.  Source: modeling_utils.py, _get_resolved_checkpoint_files."""
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    if (folder / INDEX).is_file():
+        names = sorted(set(_places(folder / INDEX).values()))
+        if absent := [name for name in names if not (folder / name).is_file()]:
+            raise _broken(
+                folder / INDEX, f"names {len(absent)} files that are not there, {absent[0]} the first of them:"
+            )
+        return [folder / name for name in names]
+    if any((folder / name).is_file() for name in _PICKLED):
+        return None
+    others = sorted(path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    there = f" (there is {others[0]})" if others else ""
+    raise ConfigError(
+        f"{folder} holds no weights that transformers finds by their name: "
+        + (other_kind(folder) or f"neither {_SINGLE} nor {INDEX}{there}. Download the model again")
+    )
+
+
+def _places(index: Path) -> dict[str, str]:
+    """The file of each tensor."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise _broken(index, "has no weight_map:")
+    return places
+
+
+def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """Names and shapes of a file's tensors."""
+    with path.open("rb") as file:
+        beginning = file.read(len(_LFS_POINTER))
+    if beginning == _LFS_POINTER:
+        raise _broken(path, "is a pointer of Git LFS and no weights: `git lfs pull` in the folder, or")
+    if not beginning:
+        raise _broken(path, "is empty:")
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                yield name, tensors.get_slice(name).get_shape()
+    except SafetensorError as error:
+        raise _broken(path, f"is broken or was cut off ({error}):") from error
+
+
+def _broken(path: Path, fault: str) -> ConfigError:
+    return ConfigError(f"{path.name} in {path.parent} {fault} {_AGAIN}")
