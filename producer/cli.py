@@ -8,6 +8,7 @@ has gone.
 """
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from .commands.output import (
     EXIT_NO_BROKER,
     EXIT_NOT_NOW,
     ReaderGone,
+    SaidAlready,
     say,
 )
 from .commands.submit import submit
@@ -75,6 +77,8 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; a user's mistake ends in a message, not in a traceback."""
+    logger, said = logging.getLogger(__package__), SaidAlready()
+    logger.addHandler(said)
     try:
         return int(cli.main(arguments, prog_name="genqueue", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -88,8 +92,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except GenqueueError as error:
-        say(str(error))
+        say(said.rest_of(error))
         return _exit_code(error)
+    finally:
+        logger.removeHandler(said)
 
 
 def _exit_code(error: GenqueueError) -> int:

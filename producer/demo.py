@@ -29,9 +29,9 @@ def main() -> None:
         check_installed()
         with (
             ended_by_signals(),
-            broker_at(os.environ.get("REDIS_URL")) as url,
-            local_worker(TINY, url, device="cpu") as worker,
-            Producer(url) as producer,
+            broker_at(os.environ.get("REDIS_URL")) as broker,
+            local_worker(TINY, broker, device="cpu") as worker,
+            Producer(broker.url) as producer,
         ):
             worker.wait_until_ready(producer)
             explain(show(producer.submit(prompt, model=TINY)))

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 from uuid import uuid4
 
 from rich.console import Console
 from rich.text import Text
 
-from .broker.child import module_command
+from .broker.child import module_command, tied_command
 from .broker.embedded import EmbeddedBroker
 from .client import Producer
 from .contract import GenqueueError, InvalidRequest
@@ -30,6 +31,13 @@ TINY = "tiny"
 """The model that is trained on its first use, so that there is one to begin with."""
 POLL_S = 0.1
 STOP_TIMEOUT_S = 15.0
+
+
+class LocalBroker(NamedTuple):
+    """The server that a worker of ours is to use."""
+
+    url: str
+    ends_with_us: bool
 
 
 @dataclass(frozen=True)
@@ -82,20 +90,20 @@ def check_not_hidden() -> None:
 
 
 @contextlib.contextmanager
-def broker_at(redis_url: str | None) -> Iterator[str]:
-    """The URL of the server to use: the given one, else one of our own for as long as the block lasts."""
+def broker_at(redis_url: str | None) -> Iterator[LocalBroker]:
+    """The server to use: the given one, else one of our own for as long as the block lasts."""
     if redis_url is not None:
-        yield redis_url
+        yield LocalBroker(redis_url, ends_with_us=False)
         return
     with EmbeddedBroker() as broker:
         say_dimly(f"broker  {broker.url}  (embedded; it ends with this command)")
-        yield broker.url
+        yield LocalBroker(broker.url, ends_with_us=True)
 
 
 @contextlib.contextmanager
 def local_worker(
     model: str,
-    redis_url: str,
+    broker: LocalBroker,
     *,
     prefix: str | None = None,
     model_path: Path | None = None,
@@ -103,7 +111,8 @@ def local_worker(
 ) -> Iterator[LocalWorker]:
     """A worker for as long as the block lasts, ended as an operator would end it: with SIGTERM.
 
-    prefix, device: None leaves them to the worker's own settings; model_path: None, to its model paths file.
+    It ends when we are killed, too: at once where its broker goes as well, which then keeps no job to be put back.
+        prefix, device: None leaves them to the worker's own settings; model_path: None, to its model paths file.
     """
     stem = f"local-{uuid4().hex[:8]}"
     options = {"--model-name": model, "--name": stem, "--log-level": "warning"}
@@ -113,9 +122,10 @@ def local_worker(
     command = module_command("worker", "run", *(part for option in options.items() for part in option))
     # In the environment: others see a command line, and the URL may hold a password. A session of its own: Ctrl-C
     # in the terminal is for us, who end it.
-    environment = {**os.environ, "GENQUEUE_REDIS_URL": redis_url}
+    environment = {**os.environ, "GENQUEUE_REDIS_URL": broker.url}
+    orphaned = signal.SIGKILL if broker.ends_with_us else signal.SIGTERM
     process = subprocess.Popen(  # noqa: S603 - our own module
-        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        tied_command(command, orphaned), env=environment, stdin=subprocess.DEVNULL, start_new_session=True
     )
     try:
         say_dimly(f"worker  pid {process.pid}  {model}{f' on {device}' if device else ''}")

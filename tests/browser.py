@@ -10,6 +10,7 @@ from pathlib import Path
 from .outside import need
 
 BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+INSTALL = "apt-get install -y chromium fonts-noto-cjk"
 PAGE_TIME_MS = 2_000
 """Virtual time in which a page may run its timers. It stands still while a request is under way."""
 TIMEOUT_S = 200
@@ -54,7 +55,7 @@ def open_browser(profile: Path, *, dark: bool = False) -> Browser:
 
     On CI a missing browser is a failure.
     """
-    return Browser(need(*BINARIES, install="apt-get install -y chromium fonts-noto-cjk"), profile, dark=dark)
+    return Browser(need(*BINARIES, install=INSTALL), profile, dark=dark)
 
 
 def table_rows(html: str, table_id: str) -> list[list[str]]:

@@ -12,67 +12,35 @@ from typing import Any, NoReturn, get_args
 import click
 
 from producer.broker.findings import is_wrong, shown
-from producer.broker.options import DEFAULT_REDIS_URL
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest, Keys
-from producer.contract.keys import DEFAULT_PREFIX
 from producer.contract.version import VERSION
 
 from . import logs
-from .engine_options import Dtype
 from .errors import ConfigError
 from .models.config_loader import find_model
 from .models.tiny_corpus import DEFAULT_PROMPT
+from .options import (
+    config_option,
+    device_option,
+    dtype_option,
+    model_name_option,
+    model_path_option,
+    model_paths_option,
+    prefix_option,
+    redis_url_option,
+)
 from .settings import WorkerSettings, load_settings
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "dashboard")
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-model_name_option = click.option(
-    "--model-name",
-    help="A name from the model paths file; with --model-path, the name of the queue.  "
-    "[env: GENQUEUE_MODEL_NAME]  [default: the folder's name]",
-)
-model_path_option = click.option(
-    "--model-path",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="A model folder, as `hf download` makes it; no model paths file is needed.  [env: GENQUEUE_MODEL_PATH]",
-)
-device_option = click.option(
-    "--device", help="As torch names it: cuda:0, cpu.  [env: GENQUEUE_DEVICE]  [default: cuda:0]"
-)
-dtype_option = click.option(
-    "--dtype",
-    type=click.Choice(get_args(Dtype)),
-    help="[env: GENQUEUE_DTYPE]  [default: auto: bfloat16 on a GPU, or float16 on an old one; float32 on a CPU]",
-)
-redis_url_option = click.option(
-    "--redis-url", metavar="URL", help=f"[env: GENQUEUE_REDIS_URL, REDIS_URL]  [default: {DEFAULT_REDIS_URL}]"
-)
-prefix_option = click.option(
-    "--prefix",
-    help=f"First part of every key of genqueue's own.  [env: GENQUEUE_PREFIX]  [default: {DEFAULT_PREFIX}]",
-)
-model_paths_option = click.option(
-    "--model-paths",
-    type=FILE,
-    envvar="GENQUEUE_MODEL_PATHS",
-    help="Where each model is.  [env: GENQUEUE_MODEL_PATHS]  "
-    "[default: configs/model_paths.yaml here, else in the checkout]",
-)
-config_option = click.option(
-    "--config",
-    "config_file",
-    type=FILE,
-    envvar="GENQUEUE_CONFIG",
-    help="Settings.  [env: GENQUEUE_CONFIG]  [default: configs/worker.yaml here, else in the checkout]",
-)
-
 
 class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names, as a person meets them, and not by name."""
+        return list(self.commands)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """click's; one of the other program is told so."""
         if cmd_name in OF_THE_PRODUCER:
@@ -118,7 +86,7 @@ def run(config_file: Path | None, **options: Any) -> None:
     """Serve the jobs of one model, one at a time.
 
     It runs until SIGTERM or Ctrl-C. More settings than these have no option: configs/worker.yaml or GENQUEUE_… set
-    them, as README.md lists them.
+    them, as configs/README.md lists them.
     """
     settings = load_settings(config_file, **options)
     logs.configure(settings.log_level, settings.log_format)
@@ -158,6 +126,7 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
 
 
 @cli.command()
+@click.argument("words", nargs=-1, metavar="")
 @click.option("--model-name", help="A name from the model paths file.")
 @click.option(
     "--model-path",
@@ -165,7 +134,10 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
     metavar="FOLDER",
     help="In place of a name: a model folder, as `hf download` makes it.",
 )
-@click.option("--prompt", default=DEFAULT_PROMPT, help="What is to be answered.")
+@click.option(
+    "--prompt", default=DEFAULT_PROMPT, help="What is to be answered.", show_default="a question that tiny knows"
+)
+@click.option("--chat", is_flag=True, help="Send the prompt as a user's message, for the model's chat template.")
 @click.option(
     "--max-new-tokens",
     type=int,
@@ -175,18 +147,30 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
 @model_paths_option
 def generate(
     *,
+    words: tuple[str, ...],
     model_name: str | None,
     model_path: Path | None,
     prompt: str,
+    chat: bool,
     max_new_tokens: int | None,
     device: str,
     model_paths: Path | None,
 ) -> None:
-    """Answer one prompt, without Redis."""
+    """Answer one prompt, without Redis.
+
+    It goes to the model as it stands; with --chat, through the model's chat template, as instruct models want it.
+    """
+    if words:
+        raise click.UsageError('the prompt is an option: --prompt "How are you?"')
     if model_name is None and model_path is None:
         raise click.UsageError("Missing option '--model-name', or '--model-path'.")
-    from . import standalone
+    from .progress import ShownProgress
 
+    with ShownProgress() as shown:
+        shown("importing torch", 0, 0)  # which takes seconds
+        from . import standalone
+
+    cut_off: list[int] = []
     standalone.generate(
         model_name,
         prompt,
@@ -194,9 +178,14 @@ def generate(
         device,
         model_path=model_path,
         model_paths=model_paths,
+        chat=chat,
         on_text=lambda text: click.echo(text, nl=False),
+        on_cut_off=cut_off.append,
     )
     click.echo()
+    if cut_off:
+        allowed = "--max-new-tokens, or the context, allowed no more"
+        click.echo(f"the text was cut off after {cut_off[0]} tokens: {allowed}", err=True)
 
 
 @cli.command()

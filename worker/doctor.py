@@ -111,17 +111,18 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
 
     found = facts.torch_facts()
     needs_gpu = settings.device != "cpu"
-    yield (
+    yield _bearable(
+        settings,
         judge_cuda(found.version, found.cuda, found.driver_cuda)
         if needs_gpu
-        else _finding("torch", "ok", f"{found.version}, on the CPU")
+        else _finding("torch", "ok", f"{found.version}, on the CPU"),
     )
     device = None
     try:
         device = resolve_device(settings.device)
         yield from _describe_device(device)
     except ConfigError as error:
-        yield _finding("device", "wrong", str(error))
+        yield _bearable(settings, _finding("device", "wrong", str(error)))
     try:
         if settings.model_path is None and settings.model_name == TINY and untrained_tiny(settings.model_paths):
             yield _finding("model", "ok", "tiny is trained on its first use, in well under a minute")
@@ -142,6 +143,14 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
         except ConfigError as error:
             yield _finding("dtype", "wrong", str(error))
     yield from _check_tokenizer(Tokenizer, folder)
+
+
+def _bearable(settings: WorkerSettings, finding: Finding) -> Finding:
+    """What is wrong with the GPU is a warning where none was asked for: `genqueue up` runs tiny on the CPU."""
+    is_tiny = settings.model_name == TINY and settings.model_path is None
+    if finding.state != "wrong" or not is_tiny or "device" in settings.model_fields_set:
+        return finding
+    return _finding(finding.name, "warning", f"{finding.message}. tiny needs none: `genqueue up` takes the CPU")
 
 
 def _describe_device(device: Any) -> Iterator[Finding]:

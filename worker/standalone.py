@@ -31,22 +31,27 @@ def generate(
     model_path: Path | None = None,
     model_paths: Path | None = None,
     dtype: str = "auto",
+    chat: bool = False,
     on_text: Callable[[str], None] | None = None,
+    on_cut_off: Callable[[int], None] | None = None,
     **sampling: Any,
 ) -> str:
     """Load a model, answer one prompt, and return the answer.
 
     `on_text` is called with each piece of text as it comes; joined, the pieces are the answer. An exception that
-    it raises ends the generation. `sampling` takes the other fields of GenerationRequest, `messages` excepted.
+    it raises ends the generation. `on_cut_off` is called with the number of tokens where no more were allowed.
+    `chat` sends the prompt as a user's message, through the model's chat template. `sampling` takes the other
+    fields of GenerationRequest, `messages` excepted.
     `model_path`: a model folder, which needs no name; `model_paths`: the model paths file; None takes
     configs/model_paths.yaml of the current folder, else of the checkout.
 
     Raises ConfigError for a model, a device or a dtype that cannot be used here, and JobError for a request that
     is not valid or a generation that failed. Bad input is found before the model is loaded, as far as it can be.
     """
-    request = GenerationRequest.parse({"prompt": prompt, "max_new_tokens": max_new_tokens, **sampling})
+    asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+    request = GenerationRequest.parse({**asked, "max_new_tokens": max_new_tokens, **sampling})
     engine = load_engine(model_name, device, model_path=model_path, model_paths=model_paths, dtype=dtype)
-    return run(engine, request, on_text=on_text)
+    return run(engine, request, on_text=on_text, on_cut_off=on_cut_off)
 
 
 def load_engine(
@@ -69,14 +74,22 @@ def load_engine(
         return Engine.load(path, torch_device, dtype, progress=shown)
 
 
-def run(engine: Engine, request: GenerationRequest, *, on_text: Callable[[str], None] | None = None) -> str:
-    """Answer one request on a loaded engine; `on_text` as in `generate`.  Raises JobError."""
+def run(
+    engine: Engine,
+    request: GenerationRequest,
+    *,
+    on_text: Callable[[str], None] | None = None,
+    on_cut_off: Callable[[int], None] | None = None,
+) -> str:
+    """Answer one request on a loaded engine; `on_text` and `on_cut_off` as in `generate`.  Raises JobError."""
     seed = secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed
     pieces = []
     with closing(engine.start(request, engine.encode(request), seed=seed)) as generation:
-        for step in generation:
+        for count, step in enumerate(generation, 1):
             if step.text:
                 pieces.append(step.text)
                 if on_text:
                     on_text(step.text)
+            if step.finish_reason == "length" and on_cut_off:
+                on_cut_off(count)
     return "".join(pieces)

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..contract import BrokerUnavailable
+from .child import tied_command
 
 START_TIMEOUT_S = 10.0
 
@@ -26,7 +27,8 @@ class EmbeddedBroker:
     """A server of one's own on a free loopback port, ended by `stop` or by leaving the `with` block.
 
     The server leads a session of its own, so that Ctrl-C in a terminal reaches the worker and not the broker
-    that the worker needs to put its job back. It can be stopped and started again: port and folder stay.
+    that the worker needs to put its job back. It ends with us, also when we are killed; where a thread other than
+    the main one has started it, it does not. It can be stopped and started again: port and folder stay.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class EmbeddedBroker:
             *self._options,
         ]
         with (self.directory / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - a server that was found
+                tied_command(command), stdout=log, stderr=log, start_new_session=True
+            )
         self._wait_until_ready()
         return self
 

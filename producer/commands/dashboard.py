@@ -18,14 +18,13 @@ from .options import connection_options
 @click.option(
     "--username",
     envvar="GENQUEUE_DASHBOARD_USERNAME",
-    show_envvar=True,
-    help="What a browser has to give, with the password.",
+    help="What a browser has to give, with the password. [env: GENQUEUE_DASHBOARD_USERNAME]",
 )
 @click.option(
     "--password",
     envvar="GENQUEUE_DASHBOARD_PASSWORD",
-    show_envvar=True,
-    help="What a browser has to give. Better in the environment: others see a command line.",
+    help="What a browser has to give. Better in the environment: others see a command line. "
+    "[env: GENQUEUE_DASHBOARD_PASSWORD]",
 )
 @connection_options
 @click.option(
@@ -35,8 +34,7 @@ from .options import connection_options
     "--show-prompts",
     is_flag=True,
     envvar="GENQUEUE_DASHBOARD_SHOW_PROMPTS",
-    show_envvar=True,
-    help="Show a job's prompt beside its answer.",
+    help="Show a job's prompt beside its answer. [env: GENQUEUE_DASHBOARD_SHOW_PROMPTS]",
 )
 def dashboard(
     *,

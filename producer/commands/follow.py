@@ -115,7 +115,8 @@ def wait_for_result(producer: Producer, job_id: str, *, as_json: bool, on_interr
             ended = end_of(producer, job_id)
     except Interrupted:
         return _interrupted(producer, job_id, None, on_interrupt)
-    show((ended.model_dump_json() if as_json else ended.text) + "\n")
+    if as_json or ended.text or ended.status == "finished":  # else there is no answer, and no empty one either
+        show((ended.model_dump_json() if as_json else ended.text) + "\n")
     return report(ended)
 
 

@@ -1,9 +1,13 @@
 """Where commands write: stdout carries the answer, the job id or JSON; all that is for people goes to stderr."""
 
+import logging
+import sys
+
 import click
 from rich.console import Console
 from rich.text import Text
 
+from ..contract import GenqueueError
 from ..display import printable
 
 EXIT_JOB_FAILED = 1
@@ -30,3 +34,21 @@ def say(text: str) -> None:
     """Write a line for people to stderr. A terminal gets it broken between words, and nobody else."""
     console = Console(stderr=True, highlight=False)
     console.print(Text(printable(text)), soft_wrap=not console.is_terminal)
+
+
+class SaidAlready(logging.Handler):
+    """Warnings of a wait go to stderr as they come, and what they advise is not said once more at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Above the line that shows where a job stands, which has taken sys.stderr over."""
+        self._said += record.getMessage() + "\n"
+        sys.stderr.write(printable(record.getMessage()) + "\n")
+
+    def rest_of(self, error: GenqueueError) -> str:
+        """Its message, without a hint that stands above."""
+        said = error.hint and error.hint in self._said
+        return str(error).replace(f": {error.hint}", "") if said else str(error)

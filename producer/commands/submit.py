@@ -59,7 +59,11 @@ queue_options = with_options(
 
 @click.command()
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]")
-@click.option("--model-name", required=True, help="Which model is to answer: the name that its worker has for it.")
+@click.option(
+    "--model-name",
+    envvar="GENQUEUE_MODEL_NAME",
+    help="Which model is to answer: the name that its worker has for it. [env: GENQUEUE_MODEL_NAME]",
+)
 @click.option("--stream", "mode", flag_value="stream", help="Print the tokens as they come.")
 @click.option("--wait", "mode", flag_value="wait", help="Print the text once the job has ended.")
 @json_option
@@ -72,7 +76,7 @@ queue_options = with_options(
 def submit(
     *,
     prompt: tuple[str, ...],
-    model_name: str,
+    model_name: str | None,
     mode: str | None,
     as_json: bool,
     wait_s: float | None,
@@ -88,6 +92,8 @@ def submit(
     PROMPT goes to the model as it stands; with --chat, through the model's chat template, as instruct models want
     it.
     """
+    if model_name is None:
+        raise click.UsageError("Missing option '--model-name': the model to ask, as in --model-name tiny.")
     fields = _request_fields(_one_prompt(prompt), options)
     with producer_for(redis_url, prefix, wait_s) as producer:
         job = producer.submit(model=model_name, **fields)

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -46,7 +46,10 @@ def up(
 ) -> int:
     """Start a broker and a worker, and answer what is typed.
 
-    With a model that has a chat template it is a conversation; with another, each line is a prompt of its own.
+    With a model that has a chat template it is a conversation, in which an answer may have 2048 tokens unless
+    --max-new-tokens says otherwise. With another, each line is a prompt of its own. tiny was taught single
+    questions, and is asked each line as one.
+
     Ctrl-C stops an answer; at the prompt, Ctrl-C or Ctrl-D ends the broker, the worker and the command.
 
     The first use of tiny trains it, in well under a minute. Any other model is to be in a folder on this machine:
@@ -59,37 +62,55 @@ def up(
     check_installed()
     model, folder = chosen_model(model_name, model_path)
     settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
-    device = device or ("cpu" if model == TINY and folder is None else None)
+    is_tiny = model == TINY and folder is None
+    device = device or ("cpu" if is_tiny else None)
     with (
         ended_by_signals(),
-        broker_at(settings.redis_url if "redis_url" in settings.model_fields_set else None) as url,
-        local_worker(model, url, prefix=settings.prefix, model_path=folder, device=device) as worker,
-        Producer(url, prefix=settings.prefix) as producer,
+        broker_at(settings.redis_url if "redis_url" in settings.model_fields_set else None) as server,
+        local_worker(model, server, prefix=settings.prefix, model_path=folder, device=device) as worker,
+        Producer(server.url, prefix=settings.prefix) as producer,
     ):
         ready = worker.wait_until_ready(producer)
-        chat = Conversation(producer, worker, _given(sampling), keeps_turns=bool(ready.chat_template))
-        _say_what_to_do(model, url, is_chat=chat.keeps_turns)
+        lines_are: LinesAre = "prompts" if not ready.chat_template else "questions" if is_tiny else "turns"
+        chat = Conversation(producer, worker, _given(sampling), lines_are)
+        _say_what_to_do(model, server.url, lines_are)
         _converse(chat)
         say_dimly("ending the worker")
     return 0
 
 
+LinesAre = Literal["turns", "questions", "prompts"]
+"""Of one conversation, of which the model sees all; or each alone, with and without a chat template."""
+_SAID = {
+    "turns": "a conversation",
+    "questions": "tiny knows single questions: each line is one of its own",
+    "prompts": "no chat template, so that each line is a prompt of its own",
+}
+
+ANSWER_TOKENS = 2048
+"""Of an answer in a conversation, at most. It ends by itself, often after more tokens than a job's default."""
+
+
 class Conversation:
-    """Asks the model, line by line. Where it keeps turns, the model sees what was said before."""
+    """Asks the model, line by line."""
 
     def __init__(
-        self, producer: Producer, worker: LocalWorker, sampling: Mapping[str, Any], *, keeps_turns: bool
+        self, producer: Producer, worker: LocalWorker, sampling: Mapping[str, Any], lines_are: LinesAre
     ) -> None:
         self._producer, self._worker, self._sampling = producer, worker, sampling
-        self.keeps_turns = keeps_turns
+        self._lines_are = lines_are
         self._turns: list[dict[str, str]] = []
+        self._bound = {"max_new_tokens": ANSWER_TOKENS} if lines_are == "turns" else {}
 
     def ask(self, line: str) -> None:
         """Print the answer as it comes; Ctrl-C cancels it.  Raises BrokerUnavailable; or once the worker ended."""
         self._worker.check_alive()
         try:
             ended = self._answer(line)
-            while self._is_too_long(ended) and self._turns:
+            if self._bound and _failed_with(ended, "invalid_request"):
+                self._bound = {}  # more than the context has room for: the default is what fits
+                ended = self._answer(line)
+            while _failed_with(ended, "prompt_too_long") and self._turns:
                 del self._turns[:2]
                 say_dimly("the conversation is longer than the model's context: its oldest turn was left out")
                 ended = self._answer(line)
@@ -99,22 +120,19 @@ class Conversation:
             say(str(error))
             return
         report(ended)
-        if self.keeps_turns and ended.text:
+        if self._lines_are == "turns" and ended.text:
             self._turns += [_turn("user", line), _turn("assistant", ended.text)]
 
     def _answer(self, line: str) -> GenerationResult:
-        request = {"messages": [*self._turns, _turn("user", line)]} if self.keeps_turns else {"prompt": line}
-        job = self._producer.submit(model=self._worker.model, **request, **self._sampling)
+        is_prompt = self._lines_are == "prompts"
+        request = {"prompt": line} if is_prompt else {"messages": [*self._turns, _turn("user", line)]}
+        job = self._producer.submit(model=self._worker.model, **request, **{**self._bound, **self._sampling})
         try:
             return Follower(self._producer, job.job_id).follow()
         except Interrupted:
             say("")  # the answer so far has no line break
             self._producer.cancel(job.job_id)
             return end_of(self._producer, job.job_id)
-
-    @staticmethod
-    def _is_too_long(ended: GenerationResult) -> bool:
-        return ended.error is not None and ended.error.code == "prompt_too_long"
 
 
 def _converse(chat: Conversation) -> None:
@@ -144,15 +162,19 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _say_what_to_do(model: str, url: str, *, is_chat: bool) -> None:
-    kind = "a conversation" if is_chat else "no chat template, so that each line is a prompt of its own"
-    say_dimly(f"ready   {kind}")
+def _say_what_to_do(model: str, url: str, lines_are: LinesAre) -> None:
+    say_dimly(f"ready   {_SAID[lines_are]}")
     if sys.stdin.isatty():
         say_dimly("        Ctrl-C stops an answer; at the prompt it ends all of this")
         if "@" not in url:  # it may hold a password
             say_dimly("from another terminal:")
             say_dimly(f"  export REDIS_URL={url}")
-            say_dimly(f'  genqueue submit "Hi" {"--chat " if is_chat else ""}--model-name {model} --stream')
+            chat = "" if lines_are == "prompts" else "--chat "
+            say_dimly(f'  genqueue submit "Hi" {chat}--model-name {model} --stream')
+
+
+def _failed_with(ended: GenerationResult, code: str) -> bool:
+    return ended.error is not None and ended.error.code == code
 
 
 def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,9 @@ def _plain(value: Any) -> Any:
     """For JSON, what is no number or list of Python's."""
     if (plain := of_python(value)) is not value:
         return plain
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    if isinstance(value, bytes | bytearray):
+        raise TypeError("bytes are no text: decode them")
+    raise TypeError(f"a {type(value).__name__} is no number, text or list: convert it")
 
 
 def _culprit(fields: Any) -> str:

@@ -12,7 +12,7 @@ import redis
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
-from tests.browser import BINARIES, HINT, open_browser
+from tests.browser import BINARIES, INSTALL, open_browser
 from tests.dashboard_jobs import MODEL_QUEUE, make_jobs
 from tests.integration.dashboard_process import dashboard
 from tests.integration.worker_process import WorkerProcess
@@ -34,7 +34,7 @@ SCHEMES = ("light", "dark")
 def main(to: Path, only: str, pages: bool, commands: bool) -> None:
     """Write what a person sees into a folder, and the faults that can be told to stdout."""
     if pages and not any(map(shutil.which, BINARIES)):
-        raise click.ClickException(HINT)
+        raise click.ClickException(f"no chromium on the PATH: {INSTALL}; or --no-pages")
     to.mkdir(parents=True, exist_ok=True)
     with EmbeddedBroker() as broker:
         if commands:

@@ -17,6 +17,8 @@ import redis
 import yaml
 
 from producer.broker.embedded import EmbeddedBroker
+from tests.documents import Document
+from worker.cli import EXIT_BAD_INPUT, run
 from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.slow
@@ -230,6 +232,19 @@ def test_worker_is_not_killed_before_its_own_grace_has_passed(services: dict[str
     fields = WorkerSettings.model_fields
     needed_s = fields["shutdown_grace_s"].default + fields["engine_stop_s"].default
     assert seconds(services["worker"]["stop_grace_period"]) > needed_s
+
+
+def test_the_unit_for_systemd_starts_a_worker_and_gives_it_time() -> None:
+    [unit] = Document("worker/README.md").blocks("How it leaves", "ini")
+    entries = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    fields = WorkerSettings.model_fields
+    needed_s = fields["shutdown_grace_s"].default + fields["engine_stop_s"].default
+    assert int(entries["TimeoutStopSec"]) > needed_s
+    assert entries["RestartPreventExitStatus"] == str(EXIT_BAD_INPUT)
+    program, command, *options = entries["ExecStart"].split()
+    assert (Path(program).name, command) == ("genqueue-worker", "run")
+    given = run.make_context("run", options).params
+    assert (given["device"], given["name"]) == ("cuda:%i", "gpu%i")
 
 
 def test_images_run_as_another_user_than_root_and_take_signals() -> None:

@@ -3,6 +3,7 @@
 import ast
 import itertools
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ CLOCKS = {
     "utcnow", "today", "uuid1", "uuid4", "urandom", "token_hex", "randbelow",
 }  # fmt: skip
 """Functions that answer something else at each call, by whatever name their module goes."""
+
+parsed = cache(ast.parse)
 
 
 def run_on_import(node: ast.AST) -> Iterator[ast.AST]:
@@ -32,7 +35,7 @@ def run_on_import(node: ast.AST) -> Iterator[ast.AST]:
 
 def clocks_read(source: str) -> list[int]:
     """The lines of a file that read a clock, or draw at random, when it is imported."""
-    calls = (node.func for node in run_on_import(ast.parse(source)) if isinstance(node, ast.Call))
+    calls = (node.func for node in run_on_import(parsed(source)) if isinstance(node, ast.Call))
     names = ((call.lineno, getattr(call, "attr", getattr(call, "id", ""))) for call in calls)
     return [line for line, name in names if name in CLOCKS]
 
@@ -60,6 +63,43 @@ def test_a_clock_that_is_read_there_is_found(source: str) -> None:
 @pytest.mark.parametrize("source", ["def now():\n    return time.time()", "later = lambda: time.time() + 5"])
 def test_a_clock_that_is_read_in_a_test_is_none_of_these(source: str) -> None:
     assert not clocks_read(source)
+
+
+def bound(module: Path) -> set[str]:
+    """The names that a module's top level gives, those of the files beside it included where it is a package."""
+    names = {path.stem for path in module.parent.iterdir()} if module.name == "__init__.py" else set()
+    for node in ast.walk(parsed(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def imported(file: Path) -> Iterator[tuple[Path, str]]:
+    """Module and name of whatever a file imports of this repository."""
+    for node in ast.walk(parsed(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            folder = file.parents[node.level - 1] if node.level else TESTS.parent
+            place = folder.joinpath(*(node.module or "").split("."))
+            module = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+            if module.is_file():
+                yield from ((module, alias.name) for alias in node.names)
+
+
+def test_what_is_imported_is_there() -> None:
+    """Of programs, too, which no test runs: `make captures`, say, and the benchmarks."""
+    known: dict[Path, set[str]] = {}
+    missing = [
+        f"{file.relative_to(TESTS)}: {name} of {module.relative_to(TESTS.parent)}"
+        for file in TESTS.rglob("*.py")
+        if not file.name.startswith("test_")  # pytest imports these
+        for module, name in imported(file)
+        if name not in known.setdefault(module, bound(module))
+    ]
+    assert missing == []
 
 
 def pairs(places: list[tuple[int, ...]]) -> set[tuple[tuple[int, int], ...]]:

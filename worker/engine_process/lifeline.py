@@ -9,7 +9,6 @@ Knows processes and signals alone, so that nothing slow has to be imported befor
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -17,10 +16,11 @@ import threading
 import time
 from collections.abc import Iterator
 
+from producer.broker.tied import ask_for_signal
+
 WORKERS_BUSINESS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that tell the worker to stop, and that the engine is deaf to."""
 LOOK_S = 1.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextlib.contextmanager
@@ -49,9 +49,7 @@ def end_with_parent(parent_pid: int) -> None:
     parent_pid: of the worker, from the worker: it may have died before this was called.
     """
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+        ask_for_signal(signal.SIGKILL)
         if os.getppid() != parent_pid:
             _end()
     else:

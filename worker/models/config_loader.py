@@ -24,6 +24,8 @@ from .model_ids import explain_name
 MODEL_PATHS = "model_paths.yaml"
 TINY = "tiny"
 """The name of the model that is trained on first use, into the folder that the file gives for it."""
+TINY_FOLDER = "~/.cache/genqueue/tiny"
+"""Where there is no file, as with a worker that was installed and runs anywhere: the first model needs none."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FORM = "it maps a model's name to its folder, one a line, as in `qwen2_7b: ~/models/Qwen2-7B`"
@@ -52,10 +54,14 @@ def find_config_file(name: str) -> Path | None:
 class ConfigLoader:
     """The model paths file: `~` stands for the home folder, and a relative path counts from the file."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file.  Raises ConfigError when it is missing, is not YAML, or has another form."""
-        self._file = path
-        self._folders = dict(self._entry(name, folder) for name, folder in _read_mapping(path).items())
+    def __init__(self, path: Path | None) -> None:
+        """Read the file; None: there is none, and tiny alone is known.
+
+        Raises ConfigError when it is missing, is not YAML, or has another form.
+        """
+        self._file = path or Path("configs", MODEL_PATHS)
+        entries = {TINY: TINY_FOLDER} if path is None else _read_mapping(path)
+        self._folders = dict(self._entry(name, folder) for name, folder in entries.items())
         """As the file has them: only the one that is asked for is looked at as a path."""
 
     @property
@@ -90,7 +96,10 @@ class ConfigLoader:
         """
         folder = self.folder(name)
         if not folder.is_dir():
-            raise ConfigError(f"model {name!r}: there is no folder {folder}. Correct its line in {self._file}")
+            raise ConfigError(
+                f"model {name!r}: there is no folder {folder}. Download the model there, or correct its line in "
+                f"{self._file}"
+            )
         if lacking := missing_part(folder):
             again = "Delete the folder: it is made again" if name == TINY else "Download the model again"
             remedy = other_kind(folder) or again
@@ -120,6 +129,11 @@ def missing_part(folder: Path) -> str | None:
 def given_folder(folder: Path) -> Path:
     """A folder that was named itself, as one that can be loaded.  Raises ConfigError that says what it lacks."""
     folder = folder.expanduser()
+    if folder.is_file():
+        raise ConfigError(
+            f"{folder} is a file, and a model is a folder with config.json, *.safetensors and tokenizer.json: "
+            "give that as --model-path. A GGUF file is none: take the model's own repository"
+        )
     if not folder.is_dir():
         raise ConfigError(
             f"there is no model folder {folder}: correct --model-path, or download a model there, as in "
@@ -159,8 +173,9 @@ def untrained_tiny(model_paths: Path | None = None) -> bool:
     return not ConfigLoader(model_paths or _default_model_paths(TINY)).folder(TINY).exists()
 
 
-def _default_model_paths(name: str) -> Path:
-    if found := find_config_file(MODEL_PATHS):
+def _default_model_paths(name: str) -> Path | None:
+    found = find_config_file(MODEL_PATHS)
+    if found or name == TINY:
         return found
     if explanation := explain_name(name, Path("configs", MODEL_PATHS)):
         raise ConfigError(explanation)

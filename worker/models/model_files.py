@@ -55,12 +55,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return parsed
 
 
+_INSIDE = ("*/config.json", "snapshots/*/config.json")
+"""Of models in a folder of several, and in the cache of the Hub."""
+
+
 def other_kind(folder: Path) -> str | None:
     """What a folder that is no whole model may be instead, and what to do; None where it is nothing known."""
     if any(folder.glob("*.gguf")):
         return "a GGUF file is for other programs. Take the model's own repository, with *.safetensors"
     if (folder / "adapter_config.json").is_file():
         return "it is an adapter. Merge it into its model (peft: merge_and_unload), and save that"
+    if inside := [config.parent for pattern in _INSIDE for config in sorted(folder.glob(pattern))]:
+        return f"it is the folder above a model. Give that one, {inside[0]}"
     return None
 
 

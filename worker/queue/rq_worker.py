@@ -204,6 +204,8 @@ class GenerationWorker(Bookkeeper):
         """Show the state on the worker's hash; once, however often it is said."""
         if self.get_state() != state:
             self.set_state(state)
+            if state == WorkerStatus.SUSPENDED:
+                logger.warning("suspended through RQ: no job is taken until `rq resume`")
 
     # -- housekeeping
 

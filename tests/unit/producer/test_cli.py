@@ -15,6 +15,7 @@ from producer import JobStatus, client as producer_client, dashboard
 from producer.cli import run, submit
 from producer.contract import (
     DEFAULT_MAX_NEW_TOKENS,
+    ErrorInfo,
     GenerationRequest,
     GenerationResult,
     SamplingParams,
@@ -251,11 +252,15 @@ def test_a_wait_that_runs_out_is_exit_code_4(capsys: Captured, mode: str) -> Non
 
     out, err = capsys.readouterr()
     assert out == ""
-    assert "no live worker serves tiny" in err
+    at_once, in_the_end = err.split("no live worker serves tiny")[1:]
+    assert at_once.startswith(": start one, as `genqueue-worker run")
+    assert in_the_end.startswith(". Job ")  # what to do about it stands above
+    assert " was waited for " in in_the_end
 
 
 @pytest.mark.parametrize("mode", ["--wait", "--stream"])
 def test_submit_can_print_the_answer(capsys: Captured, worker: ScriptedWorker, mode: str) -> None:
+    worker.register()  # or it is said that nobody serves the model
     playing = _play_when_queued(worker, lambda: (worker.publish("你", "好"), worker.finish()))
 
     assert run(["submit", "Hi", "--model-name", "tiny", mode, "--wait-s", "20"]) == 0
@@ -312,6 +317,19 @@ def _end_badly(client: FakeRedis, end: dict[str, object]) -> None:
     worker.publish("so far")
     result = GenerationResult.model_validate({"job_id": "a", "model": "tiny", "text": "so far", **end})
     client.xadd(worker.keys.events("a"), encode_entry(terminal_event(result)), id="1-2")
+
+
+def test_a_job_that_failed_without_a_text_prints_no_empty_one(capsys: Captured, client: FakeRedis) -> None:
+    run(["submit", "Hi", "--model-name", "tiny", "--job-id", "a"])
+    worker = ScriptedWorker(client)
+    worker.take("a")
+    worker.finish("failed", "error", ErrorInfo(code="prompt_too_long", message="shorten it"))
+    capsys.readouterr()
+
+    assert run(["result", "a"]) == 1
+
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "job a failed: shorten it (prompt_too_long)\n")
 
 
 @ENDS

@@ -58,11 +58,24 @@ def test_version(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model-name", "tiny", "up"], "'--model-name': it stands behind the command"),
+        (["--frobnicate"], "No such option '--frobnicate'."),
+        (["submit", "Hi"], "Missing option '--model-name': the model to ask, as in --model-name tiny"),
+    ],
+)
+def test_an_option_in_the_wrong_place_or_in_none(capsys: Captured, arguments: list[str], said: str) -> None:
+    assert run(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("option", "said"),
     [
         ("--max_tokens", "it is called --max-new-tokens"),
         ("--max_new_tokens", "--max-new-tokens"),
-        ("--model", "--model-name"),
+        ("--model", "it is called --model-name"),
         ("--num-beams", "there is no beam search here"),
         ("--stop-strings", "it is called stop"),
         ("--system", "messages"),

@@ -71,8 +71,11 @@ MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
     "prompt and messages": (submitting("Hi", messages=[USER]), "not prompt and messages"),
     "an empty prompt": (submitting(""), "prompt: String should have at least 1 character"),
     "a list of prompts": (submitting(["Hi", "Ho"]), "prompt: it takes one text: give a chat as messages"),
-    "bytes": (submitting(b"Hi"), "prompt: Object of type bytes is not JSON serializable"),
-    "a Decimal": (submitting("Hi", top_p=decimal.Decimal("0.9")), "top_p: Object of type Decimal is not JSON"),
+    "bytes": (submitting(b"Hi"), "prompt: bytes are no text: decode them"),
+    "a Decimal": (
+        submitting("Hi", top_p=decimal.Decimal("0.9")),
+        "top_p: a Decimal is no number, text or list: convert it",
+    ),
     "temperature='hot'": (submitting("Hi", temperature="hot"), "temperature: Input should be a valid number"),
     "temperature=-1": (
         submitting("Hi", temperature=-1),

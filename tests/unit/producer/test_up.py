@@ -8,13 +8,14 @@ import pytest
 from fakeredis import FakeRedis
 
 from producer import Producer
-from producer.commands.up import Conversation
+from producer.commands.up import Conversation, LinesAre
 from producer.contract import BrokerUnavailable, ErrorInfo, GenqueueError
 from producer.local import LocalWorker
 from tests.scripted_worker import ScriptedWorker
 from tests.submitted import request_of
 
 Captured = pytest.CaptureFixture[str]
+NO_ROOM = ErrorInfo(code="invalid_request", message="Set max_new_tokens to 900 or less")
 TOO_LONG = ErrorInfo(code="prompt_too_long", message="the prompt does not fit: shorten it")
 
 
@@ -34,9 +35,9 @@ def process() -> Process:
 
 @pytest.fixture
 def talk(producer: Producer, process: Process) -> Callable[..., Conversation]:
-    def begin(*, keeps_turns: bool = True, **sampling: object) -> Conversation:
+    def begin(lines_are: LinesAre = "turns", **sampling: object) -> Conversation:
         local = LocalWorker("tiny", cast("Any", process), "local")
-        return Conversation(producer, local, sampling, keeps_turns=keeps_turns)
+        return Conversation(producer, local, sampling, lines_are)
 
     return begin
 
@@ -83,10 +84,26 @@ def test_what_was_said_before_is_sent_again(client: FakeRedis, capsys: Captured,
 
 def test_without_a_chat_template_a_line_is_a_prompt(client: FakeRedis, talk, plays) -> None:
     job_ids = plays("Hello.", "Fine.")
-    chat = talk(keeps_turns=False)
+    chat = talk("prompts")
     chat.ask("Hi")
     chat.ask("How are you?")
     assert [request_of(client, job_id).prompt for job_id in job_ids] == ["Hi", "How are you?"]
+
+
+def test_an_answer_comes_to_its_end_where_the_context_has_room(client: FakeRedis, talk, plays) -> None:
+    job_ids = plays(NO_ROOM, "Hello.", "Fine.")
+    chat = talk()
+    chat.ask("Hi")
+    chat.ask("How are you?")
+    assert [request_of(client, job_id).max_new_tokens for job_id in job_ids] == [2048, None, None]
+
+
+def test_a_model_that_knows_single_questions_is_asked_each_alone(client: FakeRedis, talk, plays) -> None:
+    job_ids = plays("Hello.", "Fine.")
+    chat = talk("questions")
+    chat.ask("Hi")
+    chat.ask("How are you?")
+    assert [said(client, job_id) for job_id in job_ids] == [["Hi"], ["How are you?"]]
 
 
 def test_the_oldest_turn_makes_room_for_the_newest(client: FakeRedis, capsys: Captured, talk, plays) -> None:

@@ -108,8 +108,9 @@ def test_help(run, capsys, monkeypatch, arguments):
 
 def test_every_command_and_every_option_has_its_help():
     assert [name for name, command in cli.cli.commands.items() if not command.help] == []
-    options = [(name, option) for name, command in cli.cli.commands.items() for option in command.params]
-    assert [(name, option.opts) for name, option in options if not getattr(option, "help", None)] == []
+    parameters = [(name, each) for name, command in cli.cli.commands.items() for each in command.params]
+    options = [(name, each) for name, each in parameters if isinstance(each, click.Option)]
+    assert [(name, option.opts) for name, option in options if not option.help] == []
 
 
 def test_the_help_of_run_names_the_environment_and_the_default_of_each_setting():
@@ -189,6 +190,10 @@ class TestRun:
 
 
 class TestGenerate:
+    def test_a_prompt_without_its_option_is_told_of_it(self, run, capsys):
+        assert run("generate", "Hi", "--model-name", "tiny") == 2
+        assert "the prompt is an option: --prompt" in capsys.readouterr().err
+
     def test_prints_the_answer_and_nothing_else(self, run, capsys, paths):
         assert run("generate", "--model-name", "tiny", "--device", "cpu", "--model-paths", paths) == 0
         assert capsys.readouterr().out == INTRODUCTION + "\n"
@@ -196,7 +201,9 @@ class TestGenerate:
     def test_prints_what_was_asked_for(self, run, capsys, paths):
         options = ["--device", "cpu", "--model-paths", paths, "--prompt", DEFAULT_PROMPT, "--max-new-tokens", "3"]
         assert run("generate", "--model-name", "tiny", *options) == 0
-        out = capsys.readouterr().out.removesuffix("\n")
+        out, err = capsys.readouterr()
+        out = out.removesuffix("\n")
+        assert "the text was cut off after 3 tokens" in err
         assert INTRODUCTION.startswith(out.rstrip("\ufffd"))
         assert 0 < len(out) < len(INTRODUCTION)
 

@@ -149,6 +149,18 @@ def test_a_base_model(folder: Path) -> None:
     assert found(model_path=folder)["chat template"].state == "warning"
 
 
+@pytest.mark.parametrize(("options", "state"), [({}, "warning"), ({"device": "cuda:0"}, "wrong")])
+def test_a_gpu_that_nobody_asked_for_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, object], state: str
+) -> None:
+    """Without a model and a device it is tiny that is looked at, which `genqueue up` runs on the CPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("GENQUEUE_MODEL_PATHS", str(tiny_model_paths()))
+    findings = found(**{"device": None, **options})
+    assert findings["device"].state == state
+    assert ("`genqueue up` takes the CPU" in findings["device"].message) == (state == "warning")
+
+
 def test_what_is_wrong_keeps_nothing_else_from_being_looked_at(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

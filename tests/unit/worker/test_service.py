@@ -523,13 +523,14 @@ class TestLeaving:
             await here.ended(task)
         assert here.client.smembers("rq:workers") == set()
 
-    async def test_a_suspended_worker_leaves_at_once(self, world):
+    async def test_a_suspended_worker_says_so_and_leaves_at_once(self, world, caplog):
         here = world()
         here.client.set("rq:suspended", "1")
         async with here.running() as task:
             await here.until(lambda: here.client.hget(here.service.worker.key, "state") == b"suspended")
             os.kill(os.getpid(), signal.SIGTERM)
             await here.ended(task)
+        assert "no job is taken until `rq resume`" in caplog.text
         assert here.client.smembers("rq:workers") == set()
 
     @pytest.mark.parametrize("how", ["killed", "frozen"])

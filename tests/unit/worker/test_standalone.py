@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from producer.contract import InvalidRequest
+from producer.contract import GenerationRequest, InvalidRequest, Message
 from tests.models import tiny_model_paths
+from worker import standalone
 from worker.errors import ConfigError
 from worker.models.tiny_corpus import DEFAULT_PROMPT, INTRODUCTION
 from worker.standalone import generate
@@ -30,6 +31,22 @@ def test_answers_and_streams_the_answer(paths):
 def test_takes_the_fields_of_a_request(paths):
     answer = generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, stop=["，"])
     assert answer == INTRODUCTION.partition("，")[0]
+
+
+def test_a_chat_is_a_message_of_the_user(paths, monkeypatch):
+    asked: list[GenerationRequest] = []
+    monkeypatch.setattr(standalone, "run", lambda _, request, **__: asked.append(request))
+    generate("tiny", "Who are you?", 200, "cpu", model_paths=paths, chat=True)
+    [request] = asked
+    assert (request.prompt, request.messages) == (None, (Message(role="user", content="Who are you?"),))
+
+
+def test_a_text_that_was_cut_off_is_told(paths):
+    cut_off: list[int] = []
+    generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, on_cut_off=cut_off.append)
+    assert cut_off == []
+    generate("tiny", DEFAULT_PROMPT, 5, "cpu", model_paths=paths, on_cut_off=cut_off.append)
+    assert cut_off == [5]
 
 
 def test_a_seed_repeats_a_sample_and_none_draws_a_new_one(paths):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -79,7 +80,7 @@ class Family:
     """Whether norms multiply by one more than their weights."""
     partial_rotary: bool = False
     """Whether the first part of a head may be turned and the rest left alone."""
-    multipliers: Callable[[PreTrainedConfig], Multipliers] = lambda _: Multipliers()
+    multipliers: Callable[[PreTrainedConfig, torch.dtype], Multipliers] = lambda *_: Multipliers()
     fields: frozenset[str] = frozenset()
     """What its configuration declares beyond `_FIELDS`."""
 
@@ -106,7 +107,7 @@ FAMILIES = {
         )
     ),
     "GraniteForCausalLM": Family(
-        multipliers=lambda config: Multipliers(
+        multipliers=lambda config, _: Multipliers(
             embedding=config.embedding_multiplier,
             attention=config.attention_multiplier,
             residual=config.residual_multiplier,
@@ -118,7 +119,9 @@ FAMILIES = {
     ),
     "GemmaForCausalLM": Family(
         one_added=True,
-        multipliers=lambda config: Multipliers(embedding=config.hidden_size**0.5),
+        multipliers=lambda config, dtype: Multipliers(  # rounded to bfloat16, as it was in training
+            embedding=torch.tensor(config.hidden_size**0.5, dtype=dtype).item()
+        ),
         fields=frozenset({"use_bidirectional_attention"}),
     ),
 }
@@ -145,6 +148,8 @@ class Shape(NamedTuple):
     activation: str
     rotates: bool
     """Whether queries and keys are turned by their positions."""
+    rotary_dim: int
+    """How many numbers of a head are."""
 
 
 class Architecture(NamedTuple):
@@ -177,9 +182,9 @@ def describe(model: PreTrainedModel, capacity: int) -> Architecture:
         raise NotSupported(
             f"its activation is {config.hidden_act}, and the fast path has {' and '.join(sorted(ACTIVATIONS))}"
         )
-    _check_rope(model, family, capacity)
-    multipliers = family.multipliers(config)
-    return Architecture(family, list(_shapes(config, multipliers)), multipliers)
+    rotary_dim = _rotary_dim(model, family, capacity)
+    multipliers = family.multipliers(config, model.dtype)
+    return Architecture(family, list(_shapes(config, multipliers, rotary_dim)), multipliers)
 
 
 def head_dim_of(config: PreTrainedConfig) -> int:
@@ -190,7 +195,7 @@ def head_dim_of(config: PreTrainedConfig) -> int:
 _COMMON_FIELDS = {field.name for field in fields(PreTrainedConfig)}
 
 
-def _shapes(config: PreTrainedConfig, multipliers: Multipliers) -> Iterator[Shape]:
+def _shapes(config: PreTrainedConfig, multipliers: Multipliers, rotary_dim: int) -> Iterator[Shape]:
     head_dim = head_dim_of(config)
     rotates = getattr(config, "no_rope_layers", None) or [1] * config.num_hidden_layers  # 1 where there is one
     for layer in range(config.num_hidden_layers):
@@ -203,6 +208,7 @@ def _shapes(config: PreTrainedConfig, multipliers: Multipliers) -> Iterator[Shap
             residual_multiplier=multipliers.residual,
             activation=config.hidden_act,
             rotates=bool(rotates[layer]),
+            rotary_dim=rotary_dim,
         )
 
 
@@ -256,8 +262,8 @@ def _check_attention(config: PreTrainedConfig, capacity: int) -> None:
         )
 
 
-def _check_rope(model: PreTrainedModel, family: Family, capacity: int) -> None:
-    """The rotary embedding is that of a position, whatever the length of the sequence."""
+def _rotary_dim(model: PreTrainedModel, family: Family, capacity: int) -> int:
+    """How much of a head is turned, by its position alone, whatever the length of the sequence."""
     config = model.config
     rope = config.rope_parameters or {}
     kind = rope.get("rope_type", "default")
@@ -275,6 +281,11 @@ def _check_rope(model: PreTrainedModel, family: Family, capacity: int) -> None:
     turned, head_dim = 2 * len(rotary.inv_freq), head_dim_of(config)
     if turned != head_dim and not (family.partial_rotary and turned < head_dim):
         raise NotSupported(f"its rotary embedding turns {turned} numbers of a head of {head_dim}")
+    return turned
+
+
+_STATES = {"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"}
+_OTHERS = {"full_attention": "", "attention": "", "mlp": "", "moe": "", "sliding_attention": "sliding windows"}
 
 
 def _peculiarities(config: PreTrainedConfig) -> str:
@@ -285,9 +296,7 @@ def _peculiarities(config: PreTrainedConfig) -> str:
         found.append("a mixture of experts")
     if any(getattr(text, name, None) for name in ("attn_logit_softcapping", "final_logit_softcapping")):
         found.append("soft-capped logits")
-    kinds = set(getattr(text, "layer_types", None) or [])
-    if "sliding_attention" in kinds:
-        found.append("sliding windows")
-    if kinds - {"full_attention", "sliding_attention"}:
-        found.append(f"layers of the kind {min(kinds - {'full_attention', 'sliding_attention'})}")
+    for kind in sorted(set(getattr(text, "layer_types", None) or [])):
+        words = "recurrent layers" if kind in _STATES else _OTHERS.get(kind, f"layers of the kind {kind}")
+        found += [words] if words and words not in found else []
     return f", which has {' and '.join(found)}" if found else ""

@@ -90,7 +90,7 @@ class Decoder:
             torch.cuda.empty_cache()  # pieces that were joined fit nothing else; without a GPU this does nothing
         self.ends = Ends(
             embedding=decoder.embed_tokens.weight.detach(),
-            embedding_multiplier=torch.tensor(multipliers.embedding).to(model.dtype).item(),
+            embedding_multiplier=multipliers.embedding,
             norm=norm_weight(decoder.norm, family),
             norm_epsilon=architecture.layers[0].norm_epsilon,
             head=cast("Any", model).lm_head.weight.detach(),
@@ -100,7 +100,7 @@ class Decoder:
 
     def embed(self, ids: Tensor) -> Tensor:
         """From (rows,) int64 to (rows, hidden)."""
-        return _times(functional.embedding(ids, self.ends.embedding), self.ends.embedding_multiplier)
+        return _times(torch.embedding(self.ends.embedding, ids), self.ends.embedding_multiplier)
 
     def rotation(self, positions: Tensor) -> Rotation:
         """positions: (rows,) int64 on the device."""
@@ -175,17 +175,17 @@ def _query_key_value(
         key = _norm_heads(turned[:, shape.query_heads :], weights.key_norm, shape)
         turned = torch.cat([query, key], 1)
     if shape.rotates:
-        turned = _rotate(turned, rotation)
+        turned = _rotate(turned, rotation, shape.rotary_dim)
     return turned[:, : shape.query_heads], turned[:, shape.query_heads :], value
 
 
-def _rotate(heads: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each head's first part, as wide as the rotation, and leave the rest.  heads: (rows, n, head_dim)."""
-    width = rotation.cos.shape[-1]
+def _rotate(heads: Tensor, rotation: Rotation, width: int) -> Tensor:
+    """Turn the first `width` numbers of each head, and leave the rest.  heads: (rows, n, head_dim)."""
     if width < heads.shape[-1]:
-        return torch.cat([_rotate(heads[..., :width], rotation), heads[..., width:]], -1)
+        return torch.cat([_rotate(heads[..., :width], rotation, width), heads[..., width:]], -1)
     # x * cos + rotate_half(x) * sin: a roll by half, as the minus of rotate_half is in the sine.
-    return (heads * rotation.cos + heads.roll(width // 2, -1) * rotation.sin).to(heads.dtype)
+    turned = heads * rotation.cos + heads.roll(width // 2, -1) * rotation.sin
+    return turned if turned.dtype == heads.dtype else turned.to(heads.dtype)
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
@@ -243,8 +243,10 @@ def _norm(rows: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
     """The root mean square norm over the last dimension; without a weight, there is none."""
     if weight is None:
         return rows
+    if weight.dtype == rows.dtype:
+        return torch.rms_norm(rows, weight.shape, weight, epsilon)
     # A weight of another dtype is float32, and the norm is taken in it.
-    return functional.rms_norm(rows.to(weight.dtype), weight.shape, weight, epsilon).to(rows.dtype)
+    return torch.rms_norm(rows.to(weight.dtype), weight.shape, weight, epsilon).to(rows.dtype)
 
 
 def _norm_heads(heads: Tensor, weight: Tensor | None, shape: Shape) -> Tensor:

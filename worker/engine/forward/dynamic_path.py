@@ -91,7 +91,7 @@ class DynamicPath:
         assert self._turning_point is not None, "only what changes is read again"
         if self.length > self._turning_point:
             return ids
-        self._ids.append(ids.clone())  # the caller may write its next token there
+        self._ids.append(ids)
         if self.length == 0 or self.length + ids.shape[1] <= self._turning_point:
             return ids
         self._cache.truncate(0)

@@ -12,7 +12,14 @@ import pytest
 from tests.models import save_random_model
 from worker.errors import ConfigError
 from worker.models import config_loader, tiny_model
-from worker.models.config_loader import MODEL_PATHS, ConfigLoader, find_config_file, locate_model
+from worker.models.config_loader import (
+    MODEL_PATHS,
+    ConfigLoader,
+    find_config_file,
+    given_folder,
+    locate_model,
+    untrained_tiny,
+)
 
 ROOT = Path(__file__).parents[4]
 
@@ -95,6 +102,16 @@ class TestWhereFilesAreLookedFor:
         assert f"looked for {here}/configs/{MODEL_PATHS}: write it" in str(caught.value)
         assert "GENQUEUE_MODEL_PATHS" in str(caught.value)
 
+    def test_an_installed_worker_without_any_knows_tiny(self, here, site_packages, monkeypatch):
+        """Else the first model of whoever has installed it would want a file."""
+        monkeypatch.setenv("HOME", str(here))
+        assert untrained_tiny()
+        folder = here / ".cache" / "genqueue" / "tiny"
+        folder.mkdir(parents=True)
+        assert not untrained_tiny()
+        with pytest.raises(ConfigError, match=f"{folder} holds no config.json. Delete the folder"):
+            locate_model("tiny")
+
     def test_the_same_place_is_named_once(self, monkeypatch):
         monkeypatch.chdir(ROOT)
         assert config_loader.config_files(MODEL_PATHS) == [ROOT / "configs" / MODEL_PATHS]
@@ -153,7 +170,7 @@ class TestBadModels:
             ConfigLoader(write("b: /b\na: /a")).model_path("other")
 
     def test_a_missing_folder(self, write, tmp_path):
-        with pytest.raises(ConfigError, match=f"no folder {tmp_path}/gone. Correct its line in"):
+        with pytest.raises(ConfigError, match=f"no folder {tmp_path}/gone. Download the model there"):
             ConfigLoader(write("mine: gone")).model_path("mine")
 
     @pytest.mark.parametrize(
@@ -178,6 +195,20 @@ class TestBadModels:
         for name in ("config.json", weights, tokenizer):
             (tmp_path / "mine" / name).touch()
         assert ConfigLoader(write("mine: mine")).model_path("mine") == tmp_path / "mine"
+
+
+class TestGivenFolders:
+    def test_a_file_is_no_folder(self, tmp_path):
+        (tmp_path / "model.gguf").touch()
+        with pytest.raises(ConfigError, match=r"model.gguf is a file, .*A GGUF file is none"):
+            given_folder(tmp_path / "model.gguf")
+
+    @pytest.mark.parametrize("place", ["Qwen2-7B", "snapshots/0a1b2c"])
+    def test_the_folder_above_a_model_names_it(self, tmp_path, place):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.json").touch()
+        with pytest.raises(ConfigError, match=f"above a model. Give that one, {tmp_path}/{place}, or correct"):
+            given_folder(tmp_path)
 
 
 class TestTiny:

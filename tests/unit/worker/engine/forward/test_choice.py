@@ -1,11 +1,16 @@
 """Which path a model gets, why it is not the fast one, and that it answers all the same."""
 
+import inspect
+import re
+import sys
 from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
+import transformers
 from torch import nn
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel, cache_utils, masking_utils, modeling_rope_utils
 
 from tests.families import FAMILIES, family_model, toy_model
 from tests.models import CPU, random_model
@@ -137,6 +142,26 @@ class TestUnsupportedModels:
             drafts[name] = len(clock.drafts)
         assert drafts["llama"] > 0
         assert drafts["sliding"] == 0
+
+
+def read_by_name(module: ModuleType) -> set[str]:
+    """Fields that code reads whether a configuration declares them or not."""
+    return set(re.findall(r'(?:get|has)attr\(\s*(?:self\.)?(?:\w+_)?config,\s*"(\w+)"', inspect.getsource(module)))
+
+
+CHECKED = {"attention_chunk_size", "is_causal", "kv_sharing_modes", "use_bidirectional_attention"}
+"""In `architecture._check_attention`."""
+OF_NO_ACCOUNT = {"number_of_conv_states", "original_max_position_embeddings"}
+"""Of layers with a state, which are refused; of longrope, whose parameters say the same."""
+
+
+def test_no_field_is_read_of_which_nothing_is_known():
+    """Of transformers, by what all models share and by the classes that the fast path knows."""
+    classes = [getattr(transformers, name) for name in architecture.FAMILIES]
+    modules = [cache_utils, masking_utils, modeling_rope_utils, *(sys.modules[cls.__module__] for cls in classes)]
+    read = set().union(*map(read_by_name, modules))
+    assert {"sliding_window", "is_causal"} < read, "transformers reads its configurations in another way"
+    assert read <= architecture._FIELDS | CHECKED | OF_NO_ACCOUNT
 
 
 class TestWhatIsKnown:
