@@ -4,9 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CUDA_VENV ?= .venv-cuda
+CUDA_BIN := $(CUDA_VENV)/bin
+CUDA_STAMP := $(CUDA_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-models captures lint mutate mutate-lua bench bench-engine bench-shortcuts bench-gpu chaos soak clean
+.PHONY: help demo test test-fast test-models test-cuda captures lint mutate mutate-lua bench bench-engine
+.PHONY: bench-shortcuts bench-gpu chaos soak clean
 # Three at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
@@ -25,6 +29,10 @@ test-fast: $(STAMP) ## For the work in between: unit tests that compile nothing 
 
 test-models: $(STAMP) ## The engine in every combination of its settings, where `make test` has each pair once
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit/worker/engine
+
+test-cuda: $(CUDA_STAMP) ## The CUDA path without a GPU, on a stand-in: compiled, captured, counted, disturbed (a few minutes)
+	$(CUDA_BIN)/python -m pytest -n 2 --dist loadfile tests/cuda
+	TRITON_INTERPRET=1 $(CUDA_BIN)/python -m pytest tests/unit/worker/engine/forward/gpu
 
 lint: $(STAMP) ## Style, types, and who may import whom
 	$(BIN)/ruff check .
@@ -61,8 +69,18 @@ soak: $(STAMP) ## Half an hour of steady load: nothing may grow
 	@$(BIN)/python -m tests.chaos.soak $(SOAK)
 
 clean: ## Remove what was set up
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) .ci/set_up.py $(VENV)
+	@touch $@
+
+# `===` is PyPI's build, which is the one with CUDA. --no-deps leaves out NVIDIA's packages, for which the stand-in is.
+$(CUDA_STAMP): constraints.txt $(wildcard tests/cuda/stand_in/*)
+	@echo "Setting up $(CUDA_VENV), once: torch with CUDA and Triton, 0.7 GB to fetch and 2.6 GB on disk"
+	@$(PYTHON) -m venv $(CUDA_VENV)
+	@sed 's/^torch==/torch===/' constraints.txt > $(CUDA_VENV)/requirements.txt
+	@$(CUDA_BIN)/python -m pip install -q --no-deps -r $(CUDA_VENV)/requirements.txt setuptools
+	@$(CUDA_BIN)/python -m pip install -q --no-deps -e .
+	@$(CUDA_BIN)/python tests/cuda/stand_in/build.py
 	@touch $@

@@ -21,7 +21,7 @@ from worker.settings import WorkerSettings
 DOCUMENTS = (
     "README.md", "producer/README.md", "producer/contract/README.md", "producer/ledger/README.md",
     "worker/README.md", "configs/README.md", "tests/README.md", "tests/benchmarks/README.md",
-    ".github/CONTRIBUTING.md", ".github/SECURITY.md",
+    "tests/cuda/README.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md",
 )  # fmt: skip
 CONFIGS, PRODUCER, WORKER = (Document(f"{folder}/README.md") for folder in ("configs", "producer", "worker"))
 UNITS = {"GiB": 2**30, "MiB": 2**20, "days": 86_400}

@@ -57,11 +57,11 @@ class Rotation(NamedTuple):
 
 
 class View(NamedTuple):
-    """What the rows of a step see: each its first `used` tokens. They are among the first `visible`."""
+    """What the rows of a step see: among the first `visible` tokens, what the other fields leave."""
 
-    used: Tensor  # (rows,) int32
     visible: int
-    mask: Tensor | None  # (visible,) float32, for a single row: -inf behind those used, where some are
+    used: Tensor | None  # (rows,) int32: the first so many, for an `attend` that asks for it
+    mask: Tensor | None  # (visible,) float32, for a single row: -inf where nothing is to be seen
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, View, float], Tensor]

@@ -9,7 +9,7 @@ the time, and nothing in it depends on static shapes.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class StaticPath:
         self._ranges = ranges
         rows = max(CAPTURED_ROWS)
         self._ids = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._ids_of = {rows: self._ids[:rows] for rows in CAPTURED_ROWS}
         self._start = torch.zeros(1, dtype=torch.int64, device=device)
         self._positions = torch.arange(max(capacity, rows), device=device)
         self._of_one = self._of_several = StepFunctions.of(Operations(functional.linear, attend))
@@ -112,7 +113,7 @@ class StaticPath:
         attention.check(self.device, self.cache.keys.dtype, shape.query_heads, shape.kv_heads, shape.head_dim)
 
         def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
-            return attention.attend(query, keys, values, view.used, scale)
+            return attention.attend(query, keys, values, cast("Tensor", view.used), scale)
 
         self._of_several = StepFunctions.of(Operations(functional.linear, attend_by_kernel))
         self._of_one = StepFunctions.of(Operations(row_linear, attend_by_kernel))
@@ -182,19 +183,21 @@ class StaticPath:
     def _step(self, ids: Tensor, start: int) -> Tensor:
         """ids: (rows,) int64, for which the cache has grown.  Logits, (rows, vocab) float32."""
         rows = len(ids)
-        self._ids[:rows] = ids
+        self._ids_of[rows].copy_(ids)
         self._start.fill_(start)
-        visible = self._visible(self.length)
-        captured = self._captured.get((rows, visible))
-        return captured() if captured else self._run_step(rows, visible)
+        visible = self._visible(start + rows)
+        if captured := self._captured.get((rows, visible)):
+            return captured()
+        return self._run_step(rows, visible)
 
     def _run_step(self, rows: int, visible: int) -> Tensor:
+        # Nothing that is not needed: on a CPU, each of these operations costs a small model half a per cent.
         model, functions = self._model, self._of_one if rows == 1 else self._of_several
-        positions = self._start + self._positions[:rows]
-        hidden = model.embed(self._ids[:rows])
+        positions = self._start if rows == 1 else self._start + self._positions[:rows]
+        hidden = model.embed(self._ids_of[rows])
         rotation = model.rotation(positions)
-        mask = self._mask(visible) if self._ranges and not self.has_kernels else None
-        view = View((positions + 1).to(torch.int32), visible, mask)
+        used = (positions + 1).to(torch.int32) if self.has_kernels else None
+        view = View(visible, used, self._mask(visible) if self._ranges and not self.has_kernels else None)
         for layer in model.layers:
             hidden = functions.through_layer(hidden, layer, rotation, positions, view)
         return functions.to_logits(hidden, model.ends)

@@ -35,16 +35,16 @@ def test_scores_behind_a_mask_are_not_rounded(dtype):
     keys = keys / 8 + 20
     query = torch.randn(1, heads * group, head_dim, generator=generator) / 8 + 1
     query, keys, values = query.to(dtype), keys.to(dtype), values.to(dtype)
-    used, scale = torch.tensor([length], dtype=torch.int32), head_dim**-0.5
+    scale = head_dim**-0.5
     mask = torch.zeros(visible)
     mask[length:] = -torch.inf
 
-    masked = attend(query, keys, values, View(used, visible, mask), scale)
+    masked = attend(query, keys, values, View(visible, None, mask), scale)
     rows = query.view(heads, group, head_dim).double()
     scores = rows @ keys[:, :length].double().transpose(1, 2) / head_dim**0.5
     expected = (scores.softmax(-1) @ values[:, :length].double()).view(1, -1)
     assert scores.abs().min() > 100
     assert (masked.double() - expected).abs().max() < 0.02
     torch.testing.assert_close(
-        masked, attend(query, keys, values, View(used, length, None), scale), atol=0.02, rtol=0
+        masked, attend(query, keys, values, View(length, None, None), scale), atol=0.02, rtol=0
     )

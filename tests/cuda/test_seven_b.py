@@ -1,0 +1,140 @@
+"""Qwen2-7B's shape on the cards that people have: compiled and captured, kernels a step, memory, registers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from . import card
+from .seven_b import LAYERS, Report
+
+pytestmark = pytest.mark.slow
+card.need()
+
+
+class Run(NamedTuple):
+    """One card, what was seen on it, and the folder of its kernels."""
+
+    name: str
+    architecture: str
+    masked: bool
+    report: Report
+    kernels: Path
+
+
+CARDS = {
+    "3090": ("sm_86", False),
+    "4090": ("sm_89", False),
+    "l4": ("sm_89", False),
+    "h100": ("sm_90", False),
+    "4090, masked": ("sm_89", True),
+}
+"""The architecture, and whether attention goes through a mask, as where our kernels are not exact."""
+KERNELS = {False: (13, 9), True: (17, 12)}
+"""Of a step: in a layer, and outside of the layers.
+Kernels: 4 products of a row and a matrix, 2 for attention, 2 norms, the rotation, keys and values written, silu,
+a sum. Masked: 4 products, into which norms and silu are fused, 2 sums for the norms, rotation, keys and values
+written, and for attention 2 products of cuBLAS, 4 for a softmax in float32, 1 cast.
+Outside: the embedding, positions, cosine and sine, the last norm, the head, and the mask."""
+GRAPHS = {False: 3, True: 32}
+"""Without a mask a step of 1, 8 and 16 rows; with it one row at each of the ranges."""
+COMPILATIONS = {False: 6, True: 3}
+"""A layer and the head, for each number of rows; or a layer for one length and for all, and the head."""
+BESIDE = {"greedy": 8, "sampled": 49, "top_p and top_k": 85, "penalties": 24, "logprobs": 29}
+"""Launches of a token beside the graph: to choose it, and to send it on its way."""
+LEVEL_MIB = 8
+SPILLED = {False: 0, True: 8}
+"""Bytes: of a softmax, at one of the sizes that are tried for it."""
+PTXAS = Path(sysconfig.get_path("purelib"), "triton/backends/nvidia/bin/ptxas")
+
+
+@pytest.fixture(scope="module", params=CARDS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    architecture, masked = CARDS[request.param]
+    kernels = tmp_path_factory.mktemp("kernels")
+    return Run(request.param, architecture, masked, report_on(request.param, kernels), kernels)
+
+
+def report_on(name: str, kernels: Path, held_mib: int = 0) -> Report:
+    card, _, masked = name.partition(", ")
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.cuda.seven_b", *filter(None, [masked])],
+        env={
+            **os.environ,
+            "STANDIN_CARD": card,
+            "STANDIN_HELD_MIB": str(held_mib),
+            "TORCHINDUCTOR_CACHE_DIR": str(kernels),
+            "TRITON_CACHE_DIR": str(kernels / "triton"),
+        },
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=1200,
+    )
+    return Report(**json.loads(process.stdout))
+
+
+def test_the_step_is_compiled_and_captured_whole(run: Run) -> None:
+    report = run.report
+    assert (report.compiled, report.captured) == (True, True)
+    assert ("it is masked" in report.why) if run.masked else (report.why == "")
+    assert (report.graph_breaks, report.violations) == (0, [])
+    assert (report.graphs, report.compilations) == (GRAPHS[run.masked], COMPILATIONS[run.masked])
+
+
+def test_a_step_has_as_many_kernels_as_it_had(run: Run, figure: Callable[[str], None]) -> None:
+    report = run.report
+    a_layer = sum(count // LAYERS for count in report.step.values())
+    total = sum(report.step.values())
+    outside = total - LAYERS * a_layer
+    figure(
+        f"{run.name}: {LAYERS} x {a_layer} + {outside} = {total} kernels a step, {report.graphs} graphs, "
+        f"{report.compilations} compilations"
+    )
+    assert (a_layer, outside) == KERNELS[run.masked], "fewer are better: change the number"
+    assert {kind: report.beside[kind] for kind in BESIDE} == BESIDE
+
+
+def test_there_is_memory_for_long_contexts_and_some_to_spare(run: Run, figure: Callable[[str], None]) -> None:
+    report = run.report
+    figure(f"{run.name}: context {report.context:,} tokens; {report.free:,.0f} MiB free after jobs of all kinds")
+    assert report.context >= 95_000
+    assert report.free >= 1024
+
+
+def test_jobs_of_all_kinds_leave_reserved_memory_level(run: Run, figure: Callable[[str], None]) -> None:
+    first, second = run.report.reserved
+    figure(f"{run.name}: reserved {min(first.values()):,.0f} to {max(second.values()):,.0f} MiB over all jobs")
+    assert set(second.values()) == {max(first.values())}, "jobs of kinds that it had served took more memory"
+    assert max(first.values()) - min(first.values()) <= LEVEL_MIB, "jobs of some kind take memory of their own"
+
+
+def test_no_kernel_spills_registers(run: Run) -> None:
+    """Of those that a tuning only tried, none either: on a card, it may take another."""
+    sources = sorted(run.kernels.rglob("*.ptx"))
+    assert len(sources) > 20
+    spilling = {source.stem: stored for source in sources if (stored := spilled_bytes(source, run.architecture))}
+    assert max(spilling.values(), default=0) <= SPILLED[run.masked], spilling
+
+
+def test_a_start_with_less_memory_finds_all_that_was_compiled(run: Run) -> None:
+    if run.name != "4090":
+        pytest.skip("one card tells")
+    before = {*run.kernels.rglob("*.ptx")}
+    again = report_on(run.name, run.kernels, held_mib=100)
+    assert again.context < run.report.context
+    assert {*run.kernels.rglob("*.ptx")} == before
+
+
+def spilled_bytes(source: Path, architecture: str) -> int:
+    [target] = re.findall(r"^\.target (\w+)", source.read_text(), re.MULTILINE)
+    assert target in {architecture, f"{architecture}a"}
+    command = [PTXAS, "-v", f"--gpu-name={target}", source, "-o", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return max(map(int, re.findall(r"(\d+) bytes spill stores", said)))
