@@ -124,8 +124,7 @@ def mutmut(folder: Path, *arguments: str, quiet: bool = True) -> str:
 def score_of(module: str, folder: Path) -> Score:
     """Read mutmut's verdicts."""
     score = Score()
-    known = {(entry["old"].strip(), entry["new"].strip()) for entry in CONFIG.get("equivalent", [])
-             if entry["file"] == module}  # fmt: skip
+    known = equivalents(module)
     for line in mutmut(folder, "results", "--all", "true").splitlines():
         name, _, verdict = line.strip().rpartition(": ")
         if verdict in {"killed", "timeout", "segfault", "suspicious"}:
@@ -139,6 +138,15 @@ def score_of(module: str, folder: Path) -> Score:
         elif name:
             raise RuntimeError(f"{name} has no verdict but {verdict!r}: run again, it goes on where it was")
     return score
+
+
+def equivalents(module: str) -> set[tuple[str, str]]:
+    """The changes of a module that no test can tell from the code, as lines that go and lines that come."""
+    found: set[tuple[str, str]] = set()
+    for entry in (entry for entry in CONFIG.get("equivalent", []) if entry["file"] == module):
+        changes = entry["new"] if isinstance(entry["new"], list) else [entry["new"]]
+        found |= {(entry["old"].strip(), new.strip()) for new in changes}
+    return found
 
 
 def change_of(diff: str) -> tuple[str, str]:

@@ -32,13 +32,20 @@ def test_a_listed_fault_fits_its_script_and_names_a_test(edit: Edit) -> None:
 
 def test_the_module_of_a_test_is_found_by_its_name() -> None:
     assert "worker/run/event_log.py" in mutation.modules(["event_log"])
-    assert mutation.tests_of("worker/run/event_log.py") == ["tests/unit/worker/run/test_event_log.py"]
+    assert mutation.tests_of("producer/ledger/take.py") == ["tests/unit/producer/ledger/test_take.py"]
+    assert "tests/unit/worker/run/test_refusing.py" in mutation.tests_of("worker/run/runner.py")
     assert mutation.tests_of("worker/run/no_such_module.py") == ["tests/unit/worker/run"]
 
 
 def test_a_mutant_is_known_by_the_lines_that_it_changes() -> None:
     diff = "--- a.py\n+++ a.py\n@@ -1,3 +1,3 @@\n def f():\n-    return 1\n+    return 2\n"
     assert mutation.change_of(diff) == ("return 1", "return 2")
+
+
+@pytest.mark.parametrize("module", sorted({entry["file"] for entry in mutation.CONFIG["equivalent"]}))
+def test_a_mutant_that_is_no_fault_is_one_of_a_line_that_is_there(module: str) -> None:
+    text = " ".join(line.strip() for line in (ROOT / module).read_text().splitlines())
+    assert [old for old, _ in mutation.equivalents(module) if old not in text] == []
 
 
 @pytest.fixture

@@ -193,9 +193,10 @@ class EventLog:
 
     async def _send(self, entries: Sequence[Entry]) -> Appended:
         previous = self._entries[self._appended - 1].id if self._appended else self._after
-        ends = self._result is not None and entries[-1] is self._entries[-1]
-        ttl_s = self._result_ttl_s if ends else self._live_ttl_s
-        result = self._result.model_dump_json() if ends and self._result is not None else ""
+        # The result is there once the terminal event is, and that is the last of these.
+        ttl_s, result = self._live_ttl_s, ""
+        if self._result is not None:
+            ttl_s, result = self._result_ttl_s, self._result.model_dump_json()
         return await self._appender.append(previous, entries, ttl_s=ttl_s, result=result).run_async(self._client)
 
     def _take_answer(self, appended: Appended) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from worker.engine_process.client import EngineDied
+from worker.engine_process.client import EngineDied, EngineNotRunning
 from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, StepMessage
 
 
@@ -17,7 +17,7 @@ class ScriptedRun:
 
     def __init__(self, request: dict, seed: int, resumed_ids: Sequence[int]) -> None:
         self.request, self.seed, self.resumed_ids = request, seed, list(resumed_ids)
-        self.inbox: asyncio.Queue[Sequence[Answer | StepMessage] | None] = asyncio.Queue()
+        self.inbox: asyncio.Queue[Sequence[Answer | StepMessage] | EngineDied] = asyncio.Queue()
         self.stopped: bool | None = None
         self.tail = ""
         self.finished = False
@@ -34,18 +34,19 @@ class ScriptedRun:
         last = len(texts) - 1
         self.say(*(step(first + i, text, finish if i == last else None) for i, text in enumerate(texts)))
 
-    def end(self, tail: str = "") -> None:
-        self.say(Ended(prefill_ms=1.5, tail=tail))
+    def end(self, tail: str = "", **fields) -> None:
+        self.say(Ended(prefill_ms=1.5, tail=tail, **fields))
 
-    def die(self) -> None:
-        self.inbox.put_nowait(None)
+    def die(self, *, begun: bool = True) -> None:
+        """begun: whether it had read that it is to run the job."""
+        self.inbox.put_nowait(EngineDied() if begun else EngineNotRunning())
 
     async def batches(self) -> AsyncIterator[Sequence[Answer | StepMessage]]:
         while not self.finished:
             batch = await self.inbox.get()
-            if batch is None:
+            if isinstance(batch, EngineDied):
                 self.finished = True
-                raise EngineDied
+                raise batch
             self.finished = isinstance(batch[-1], Ended | RunFailed)
             yield batch
 

@@ -169,7 +169,7 @@ def _query_key_value(
     """Each (rows, heads, head_dim); query and key are rotated."""
     shape, weights = layer.shape, layer.weights
     qkv = _product(_norm(hidden, weights.input_norm, shape.norm_epsilon), weights.qkv, weights.qkv_bias, linear)
-    heads = qkv.view(len(hidden), -1, shape.head_dim)
+    heads = qkv.view(hidden.shape[0], -1, shape.head_dim)
     turned, value = heads[:, : -shape.kv_heads], heads[:, -shape.kv_heads :]
     if weights.query_norm is not None:
         query = _norm_heads(turned[:, : shape.query_heads], weights.query_norm, shape)
@@ -192,7 +192,7 @@ def _rotate(heads: Tensor, rotation: Rotation, width: int) -> Tensor:
 def attend(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
     """See `Attend`; for a single row, in torch's own operations.  keys, values: (kv_heads, capacity, head_dim)."""
     # The query heads that share a key-value head are the rows of one product: nothing is repeated in memory.
-    rows = query.view(len(keys), -1, query.shape[-1])
+    rows = query.view(keys.shape[0], -1, query.shape[-1])
     keys, values = keys[:, : view.visible], values[:, : view.visible]
     if view.mask is None:
         attended = functional.scaled_dot_product_attention(rows[None], keys[None], values[None], scale=scale)

@@ -183,7 +183,7 @@ class StaticPath:
 
     def _step(self, ids: Tensor, start: int) -> Tensor:
         """ids: (rows,) int64, for which the cache has grown.  Logits, (rows, vocab) float32."""
-        rows = len(ids)
+        rows = ids.shape[0]
         self._ids_of[rows].copy_(ids)
         self._start.fill_(start)
         visible = self._visible(start + rows)

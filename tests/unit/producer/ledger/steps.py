@@ -71,12 +71,12 @@ def append(
     previous: str,
     *entries: Entry,
     worker: str = "w1",
-    result: str = "",
     as_owner: bool = True,
+    **ending: str,
 ) -> Appended:
-    """A worker's append."""
+    """A worker's append.  ending: the `result`, of a job's last one."""
     appender = Appender(KEYS, job_id, worker, as_owner=as_owner)
-    return appender.append(EventId.parse(previous), entries, ttl_s=200, result=result).run(client)
+    return appender.append(EventId.parse(previous), entries, ttl_s=200, **ending).run(client)
 
 
 def finish(client: redis.Redis, job_id: str, previous: str = "0-0", event_id: str = "1-0", **options: Any) -> None:

@@ -1,16 +1,57 @@
 """Which rights a user of Redis lacks, asked of a real server. That configs/redis.acl grants them: test_acl.py."""
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
+from producer import ledger
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import Keys
 from producer.ledger.rights import producer_needs, refused, worker_needs
 
 KEYS = Keys()
 USER, PASSWORD = "somebody", "secret"
+
+
+SCRIPTS = {path.stem: path.read_text() for path in (Path(ledger.__file__).parent / "lua").glob("*.lua")}
+GUARDS = dict(re.findall(r"^local function (\w+)(.*?)^end$", SCRIPTS.pop("guards"), re.DOTALL | re.MULTILINE))
+OF_A_PRODUCER = {"submit", "cancel", "await_end"}
+BY_A_CLIENT = {
+    producer_needs: {"EVALSHA", "GET", "SUNION", "TTL", "XRANGE", "XREAD"},
+    worker_needs: {"EVALSHA", "BLMOVE", "CLIENT", "HGETALL"},
+}
+"""What each sends beside its scripts."""
+
+
+def commands_of(text: str) -> set[str]:
+    """That a script sends, by itself and by the guards that it calls."""
+    called = [body for name, body in GUARDS.items() if re.search(rf"\b{name}\(", text)]
+    sent = set(re.findall(r"(?:redis\.p?call|unless_wrong_type)\('([A-Z]+)'", text))
+    return sent.union(*map(commands_of, called))
+
+
+@pytest.mark.parametrize("needs", [producer_needs, worker_needs])
+def test_what_is_asked_for_is_what_is_sent(needs) -> None:
+    scripts = OF_A_PRODUCER if needs is producer_needs else SCRIPTS.keys() - OF_A_PRODUCER
+    sent = set().union(*(commands_of(SCRIPTS[name]) for name in scripts))
+    assert {name for name, *_ in needs(KEYS, "tiny")} == sent | BY_A_CLIENT[needs]
+
+
+@pytest.mark.parametrize("needs", [producer_needs, worker_needs])
+def test_each_is_a_whole_command_whose_keys_are_of_no_job_that_is_one(redis_client: redis.Redis, needs) -> None:
+    keyless = {"TIME", "PUBLISH", "CLIENT", "PUBSUB"}
+    common = {"rq:queues", KEYS.takers, KEYS.beats}
+    for command in needs(KEYS, "tiny"):
+        assert command[0].isupper()
+        if command[0] in keyless:
+            with pytest.raises(redis.ResponseError, match="no key arguments"):
+                redis_client.command_getkeys(*command)
+        else:
+            names = set(redis_client.command_getkeys(*command))
+            assert all("doctor" in name or "tiny" in name for name in names - common), command
 
 
 @pytest.fixture

@@ -61,3 +61,8 @@ def test_what_is_no_text_in_a_record_hides_nobody(client):
     )
     client.sadd("rq:workers:generate.tiny", b"rq:worker:w\xff")
     assert workers(client) == (WorkerRecord("w\ufffd", "ready", "h\ufffd", None),)
+
+
+def test_an_answer_too_few_gives_nobody_anothers_record():
+    with pytest.raises(ValueError, match="shorter"):
+        live_workers([b"rq:worker:w1", b"rq:worker:w2"], [[b"2026-01-01T00:00:00Z", None, None, None, None, None]])

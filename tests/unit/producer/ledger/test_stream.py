@@ -31,6 +31,7 @@ def test_events_are_appended_in_order_and_mirrored(client):
     assert (appended.answer, str(appended.last), appended.cancel_requested) == ("ok", "1-1", False)
     assert ids(client, "a") == ["1-0", "1-1"]
     assert 190 < client.ttl(KEYS.events("a")) <= 200
+    assert not client.exists(KEYS.result("a"))
     messages = [json.loads(channel.get_message(timeout=1)["data"]) for _ in range(2)]
     assert messages[1] == {"id": "1-1", "type": "tokens", "data": {"text": "hi"}}
     channel.close()

@@ -93,12 +93,13 @@ def test_an_id_is_taken_while_its_end_is_kept(client, left):
     assert not client.exists("rq:job:a")
 
 
-def test_of_an_earlier_life_of_the_id_nothing_reaches_the_next(client):
+@pytest.mark.parametrize("priority", ["high", "normal"])
+def test_of_an_earlier_life_of_the_id_nothing_reaches_the_next(client, priority):
     for key in (KEYS.cancel("a"), "rq:results:a", KEYS.waiters("a")):
         client.set(key, "of the life before")
-    registries = [f"rq:{state}:{KEYS.queue('tiny')}" for state in ("finished", "failed", "canceled")]
+    registries = [f"rq:{state}:{KEYS.queue('tiny', priority)}" for state in ("finished", "failed", "canceled")]
     for registry in registries:
         client.zadd(registry, {"a": 1, "another": 1})
-    assert submit_jobs(client, "a") == [True]
+    assert submit_jobs(client, "a", priority=priority) == [True]
     assert not client.exists(KEYS.cancel("a"), "rq:results:a", KEYS.waiters("a"))
     assert [client.zrange(registry, 0, -1) for registry in registries] == [[b"another"]] * 3

@@ -305,6 +305,14 @@ def test_a_job_without_a_hash_goes_back_for_whoever_refuses_it(client, put):
     assert items(client, NORMAL) == ["a"]
 
 
+def test_an_id_that_is_no_text_goes_back_as_it_is(client):
+    beat(client, "dead", ttl_s=0)
+    client.sadd(KEYS.takers, "dead")
+    client.rpush(DEAD, b"a\xff")
+    assert bury(client).back == ("a\ufffd",)
+    assert client.lrange(NORMAL, 0, -1) == [b"a\xff"]
+
+
 def test_what_stands_in_place_of_the_list_does_not_keep_the_dead_among_the_living(client):
     beat(client, "dead", ttl_s=0)
     client.sadd(KEYS.takers, "dead")

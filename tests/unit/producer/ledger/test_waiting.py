@@ -1,11 +1,12 @@
 """Whoever waits for a job's end is told of it, or finds it there."""
 
+from producer.contract import GenerationResult
 from producer.ledger.step import script
 from producer.ledger.stream import last_id
 from producer.ledger.waiting import await_end
 from producer.waking import WAKES_KEPT
 
-from .steps import KEYS, append, entry, finish, running
+from .steps import KEYS, append, entry, finish, result_of, running
 
 WAKE = KEYS.wake("1")
 
@@ -29,7 +30,17 @@ def test_whoever_writes_to_a_wake_stream_keeps_as_much_of_it():
 
 def test_who_comes_after_the_end_gets_it_and_waits_for_nothing(client):
     finish(client, running(client, "a"))
-    assert wait(client)[0] == b"1-0"
+    entry_id, fields = wait(client)
+    assert (entry_id, fields[b"type"]) == (b"1-0", b"finished")
+    assert GenerationResult.model_validate_json(fields[b"data"]) == result_of("a")
+    assert not client.exists(KEYS.waiters("a"))
+
+
+def test_who_comes_after_the_stream_is_gone_waits_for_nothing(client):
+    """The result is kept, and tells of the end by itself."""
+    finish(client, running(client, "a"))
+    client.delete(KEYS.events("a"))
+    assert wait(client) is None
     assert not client.exists(KEYS.waiters("a"))
 
 

@@ -2,70 +2,21 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 import redis
-from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.contract import (
-    Entry,
     EventId,
     GenerationResult,
-    Keys,
-    Started,
-    StartedData,
     TokenLogprob,
     Tokens,
-    parse_entry,
 )
-from worker.run.event_log import EventLog, Fenced, Moved
+from worker.run.event_log import Fenced, Moved
 
-KEYS = Keys()
-JOB = "job-1"
-
-
-def started(attempt: int, worker: str = "w1") -> Started:
-    return Started(data=StartedData(attempt=attempt, worker=worker, model="tiny", prompt_tokens=3, seed=7))
-
-
-def finished(text: str = "ab", worker: str = "w1") -> GenerationResult:
-    return GenerationResult(
-        job_id=JOB, status="finished", model="tiny", text=text, finish_reason="stop", worker=worker
-    )
-
-
-@pytest.fixture
-async def client(fake_server: FakeServer):
-    client = FakeAsyncRedis(server=fake_server)
-    yield client
-    await client.aclose()
-
-
-def log_of(client, history=(), *, as_owner: bool = False, **options) -> EventLog:
-    history = [Entry.of(*streamed) for streamed in history]
-    ttls = {"live_ttl_s": 1000, "result_ttl_s": 100}
-    return EventLog(client, KEYS, JOB, history, worker="w1", as_owner=as_owner, **ttls, **options)
-
-
-async def history(client):
-    return [parse_entry(entry_id, fields) for entry_id, fields in await client.xrange(KEYS.events(JOB))]
-
-
-async def ids(client) -> list[str]:
-    return [str(streamed.id) for streamed in await history(client)]
-
-
-async def write(log: EventLog) -> None:
-    """Append all that was added, as the runner's writer task does."""
-    log.close()
-    await log.run()
-
-
-async def drained(log: EventLog) -> None:
-    """Until all that was added stands in the stream, and the log knows; its `run` runs beside."""
-    async with asyncio.timeout(5):
-        while log._open is not None or log._appended < len(log._entries):
-            await asyncio.sleep(0)
+from .logs import drained, finished, history, ids, log_of, started, write
+from .runs import JOB, KEYS
 
 
 async def test_ids_are_attempt_and_a_gapless_seq(client):
@@ -100,11 +51,12 @@ async def test_the_result_stands_with_the_terminal_event_and_both_expire(client)
     assert not await client.exists(KEYS.cancel(JOB))
 
 
-async def test_a_running_stream_outlives_the_result_ttl(client):
+async def test_a_running_stream_outlives_the_result_ttl_and_has_no_result(client):
     log = log_of(client)
     log.start(started(1))
     await write(log)
     assert await client.ttl(KEYS.events(JOB)) > 100
+    assert not await client.exists(KEYS.result(JOB))
 
 
 async def test_the_channel_mirrors_the_stream(client):
@@ -187,6 +139,7 @@ async def test_a_job_whose_owner_nobody_can_tell_any_more_has_its_end(client, fo
 
 
 async def test_a_worker_that_was_swept_away_adds_nothing(client):
+    await client.delete(KEYS.taken("w1"))
     await client.hset(f"rq:job:{JOB}", mapping={"status": "started", "worker_name": "w2"})
     log = log_of(client, as_owner=True)
     log.end(finished())
@@ -209,107 +162,6 @@ async def test_a_claim_sees_that_the_worker_before_went_on(client):
     assert await ids(client) == ["1-0", "1-1"]
 
 
-class Lossy:
-    """A client whose scripts run, and whose answers are lost now and then."""
-
-    def __init__(self, client, lose: set[int]) -> None:
-        self._client, self._lose, self.calls = client, lose, 0
-
-    async def evalsha(self, *args):
-        return await self._answer(self._client.evalsha(*args))
-
-    async def eval(self, *args):
-        return await self._answer(self._client.eval(*args))
-
-    async def _answer(self, call):
-        answer = await call
-        self.calls += 1
-        if self.calls in self._lose:
-            raise redis.ConnectionError("the answer was lost")
-        return answer
-
-
-@pytest.mark.parametrize("lose", [{1}, {2}, {3}, {1, 2, 3, 4}])
-async def test_an_append_whose_answer_was_lost_is_not_repeated(client, lose):
-    log = log_of(Lossy(client, lose))
-    writer = asyncio.create_task(log.run())
-    log.start(started(1))
-    await drained(log)
-    log.tokens(0, [5], "a")
-    await drained(log)
-    log.end(finished())
-    await writer
-    assert await ids(client) == ["1-0", "1-1", "1-2"]
-
-
-async def test_a_redis_that_comes_back_empty_gets_the_stream_again_from_its_start(client):
-    first = log_of(client)
-    first.start(started(1))
-    first.tokens(0, [5], "a")
-    await write(first)
-    log = log_of(client, await history(client))
-    writer = asyncio.create_task(log.run())
-    log.start(started(2))
-    await drained(log)
-    before = await client.xrange(KEYS.events(JOB))
-    await client.flushall()
-    log.tokens(1, [6], "b")
-    log.end(finished())
-    await writer
-    after = await client.xrange(KEYS.events(JOB))
-    assert after[: len(before)] == before
-    assert await ids(client) == ["1-0", "1-1", "2-2", "2-3", "2-4"]
-
-
-async def test_a_redis_that_lost_its_last_writes_gets_them_again(client):
-    log = log_of(client)
-    writer = asyncio.create_task(log.run())
-    log.start(started(1))
-    await drained(log)
-    log.tokens(0, [5], "a")
-    await drained(log)
-    [(first_id, fields), _] = await client.xrange(KEYS.events(JOB))
-    await client.flushall()
-    await client.xadd(KEYS.events(JOB), fields, id=first_id)
-    log.tokens(1, [6], "b")
-    log.close()
-    await writer
-    assert await ids(client) == ["1-0", "1-1", "1-2"]
-
-
-async def test_in_a_redis_that_came_back_empty_somebody_elses_entry_fences_off(client):
-    """Its place is one that no event of ours has."""
-    log = log_of(client)
-    writer = asyncio.create_task(log.run())
-    log.start(started(1))
-    log.tokens(0, [5], "a")
-    await drained(log)
-    await client.flushall()
-    await client.xadd(KEYS.events(JOB), {"type": "tokens", "data": "{}"}, id="0-999")
-    log.tokens(1, [6], "b")
-    log.close()
-    with pytest.raises(Fenced):
-        await writer
-
-
-async def test_events_wait_in_memory_while_redis_is_away(client, fake_server):
-    log = log_of(client)
-    writer = asyncio.create_task(log.run())
-    log.start(started(1))
-    await drained(log)
-    fake_server.connected = False
-    log.tokens(0, [5], "a")
-    await asyncio.sleep(0)  # the writer tries, and fails
-    for index in range(1, 50):
-        log.tokens(index, [index], "x")
-    fake_server.connected = True
-    log.end(finished())
-    await writer
-    events = [streamed.event for streamed in await history(client)]
-    joined = [token for event in events if isinstance(event, Tokens) for token in event.data.ids]
-    assert joined == [5, *range(1, 50)]
-
-
 async def test_a_job_that_is_run_again_after_its_end_begins_anew_above_its_old_ids(client):
     old = log_of(client)
     old.end(finished())
@@ -324,3 +176,60 @@ async def test_a_job_that_is_run_again_after_its_end_begins_anew_above_its_old_i
     late.start(started(1))
     with pytest.raises(Fenced):
         await write(late)
+
+
+async def test_redis_itself_refuses_an_attempt_that_is_over_in_a_stream_that_was_cleared(client):
+    """Nothing stands there that would tell; the stream's last id outlives its entries."""
+    await client.xadd(KEYS.events(JOB), {"type": "failed", "data": "{}"}, id="1-0")
+    await client.xtrim(KEYS.events(JOB), maxlen=0, approximate=False)
+    late = log_of(client)
+    late.start(started(1))
+    with pytest.raises(Fenced) as refused:
+        await write(late)
+    assert isinstance(refused.value.__cause__, redis.ResponseError)
+    assert await ids(client) == []
+
+
+async def test_behind_a_stream_that_was_not_read_the_ids_go_on(client):
+    await client.xadd(KEYS.events(JOB), {"type": "x", "data": "{}"}, id="4-10")
+    log = log_of(client, after=EventId(4, 10))
+    writer = asyncio.create_task(log.run())
+    log.start(started(5))
+    await drained(log)
+    log.end(finished())
+    await asyncio.wait_for(writer, 60)
+    assert [entry_id for entry_id, _ in await client.xrange(KEYS.events(JOB))] == [b"4-10", b"5-11", b"5-12"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_an_append_tells_of_a_wish_to_cancel_whoever_wants_to_know(client, asked):
+    if asked:
+        await client.set(KEYS.cancel(JOB), "1")
+    told = []
+    log = log_of(client)
+    log.on_cancel_requested = lambda: told.append(JOB)
+    log.start(started(1))
+    await write(log)
+    assert told == [JOB] * asked
+
+
+async def test_an_append_of_which_nobody_wants_to_know_is_one(client):
+    await client.set(KEYS.cancel(JOB), "1")
+    log = log_of(client)
+    log.start(started(1))
+    await write(log)
+    assert await ids(client) == ["1-0"]
+
+
+async def test_a_log_knows_how_long_ago_it_has_looked_for_a_wish(client, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("worker.run.event_log.time", SimpleNamespace(monotonic=lambda: now))
+    log = log_of(client)
+    assert not log.has_looked_within(10**9)
+    log.start(started(1))
+    await write(log)
+    assert log.has_looked_within(2)
+    now = 1001.5
+    assert log.has_looked_within(2)
+    now = 1002.5
+    assert not log.has_looked_within(2)

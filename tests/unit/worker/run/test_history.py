@@ -2,64 +2,26 @@
 
 import asyncio
 import json
-import threading
-from functools import partial
 
 import pytest
 import redis
-from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from producer.broker.embedded import EmbeddedBroker
 from producer.broker.outage import Outage
 from producer.contract import (
-    BEFORE_FIRST,
     BrokerUnavailable,
-    EventId,
-    GenerationResult,
     InvalidRequest,
-    Keys,
     Started,
     StartedData,
 )
 from worker.job import Done, Superseded
-from worker.run import history, runner
-from worker.run.event_log import EventLog, Moved
+from worker.run.event_log import EventLog
 from worker.run.history import MAX_ATTEMPT, History, parse_history, read_or_discard_history
 
 from ..scripted_engine import ScriptedEngine
-from .test_runner import begin, order, runner_of
-
-KEYS = Keys()
-JOB = "job-1"
-
-STARTED = json.dumps({"attempt": 1, "worker": "w0", "model": "tiny", "prompt_tokens": 3, "seed": 7})
-NEWER = json.dumps({**json.loads(STARTED), "engine": "static", "trace": {"id": "t", "spans": [1, None]}})
-TOKENS = '{"index":0,"ids":[5],"text":"a"}'
-ENDED = GenerationResult(job_id=JOB, status="finished", model="tiny", text="a", finish_reason="stop")
-
-
-def entry(event_id: str, event_type: str | bytes, data: str | bytes) -> tuple[bytes, dict[bytes, bytes]]:
-    as_bytes = (value.encode() if isinstance(value, str) else value for value in (event_type, data))
-    return event_id.encode(), dict(zip((b"type", b"data"), as_bytes, strict=True))
-
-
-@pytest.fixture
-async def client(fake_server):
-    client = FakeAsyncRedis(server=fake_server)
-    await client.rpush(KEYS.taken("w1"), JOB)
-    yield client
-    await client.aclose()
-
-
-async def put(client, *entries) -> None:
-    for entry_id, fields in entries:
-        await client.xadd(KEYS.events(JOB), fields, id=entry_id)
-
-
-async def read(client, **bounds) -> History:
-    return await read_or_discard_history(client, KEYS, JOB, "w1", Outage(), **bounds)
-
+from .runs import JOB, KEYS, begin, order, runner_of
+from .streams import ENDED, NEWER, STARTED, TOKENS, entry, put, read
 
 # -- what is well-formed is kept
 
@@ -129,8 +91,13 @@ async def test_a_job_whose_stream_cannot_be_gone_on_from_fails_and_keeps_it(clie
     outcome = await runner_of(engine, client, "w1", cancel_poll_s=1).run(order())
     assert isinstance(outcome, Done)
     assert (outcome.result.status, outcome.result.error.code) == ("failed", "invalid_request")
-    assert "event 1-1" in outcome.result.error.message
-    assert outcome.result.text == "a"
+    kind = unreadable[1][b"type"].decode()
+    assert outcome.result.error.message == (
+        f"event 1-1 of the job's stream is of type {kind} and lacks what contract version 1 asks of it: "
+        "submit the request under another id"
+    )
+    assert (outcome.result.text, outcome.result.model) == ("a", "tiny")
+    assert 90 < await client.ttl(KEYS.events(JOB)) <= 100
     stream = await client.xrange(KEYS.events(JOB))
     assert stream[:3] == written
     assert [(entry_id, fields[b"type"]) for entry_id, fields in stream[3:]] == [(b"2-3", b"failed")]
@@ -142,6 +109,7 @@ async def test_an_end_that_cannot_be_read_is_an_end_all_the_same(client):
     await put(client, *written)
     outcome = await runner_of(ScriptedEngine(), client, "w1", cancel_poll_s=1).run(order())
     assert isinstance(outcome, Done)
+    assert not outcome.is_news
     assert outcome.result.status == "failed"
     assert await client.xrange(KEYS.events(JOB)) == written
 
@@ -156,148 +124,69 @@ async def test_a_job_that_finished_in_a_way_of_a_later_version_is_not_run_again(
 
 # -- what cannot be a job's stream
 
+NO_EVENTS = "its entries are no events"
+NO_OBJECT = "its entries hold data that is no JSON object"
+NO_ORDER = "its entries do not follow on each other"
 MALFORMED = {
-    "other fields": [entry("1-0", "started", STARTED), (b"1-1", {b"hello": b"world"})],
-    "no data": [(b"1-0", {b"type": b"started"})],
-    "no JSON": [entry("1-0", "started", "{")],
-    "no object": [entry("1-0", "planned", "[]")],
-    "more than an object": [entry("1-0", "tokens", f'{TOKENS},"x":1')],
-    "text and no object": [entry("1-0", "tokens", '"a"')],
-    "nested too deeply": [entry("1-0", "planned", "[" * 100_000)],
-    "a type that is no text": [entry("1-0", b"\xff", "{}")],
-    "data that is no text": [entry("1-0", "planned", b'{"a":"\xff"}')],
-    "a gap": [entry("1-0", "tokens", TOKENS), entry("1-2", "tokens", TOKENS)],
-    "no beginning": [entry("1-1", "tokens", TOKENS)],
-    "something after the end": [entry("1-0", "finished", ENDED.model_dump_json()), entry("2-1", "planned", "{}")],
-    "something after an end that cannot be read": [entry("1-0", "failed", "{}"), entry("2-1", "planned", "{}")],
-    "an attempt that nobody makes": [entry(f"{MAX_ATTEMPT + 1}-0", "tokens", TOKENS)],
+    "other fields": (NO_EVENTS, [entry("1-0", "started", STARTED), (b"1-1", {b"hello": b"world"})]),
+    "no data": (NO_EVENTS, [(b"1-0", {b"type": b"started"})]),
+    "no JSON": (NO_OBJECT, [entry("1-0", "started", "{")]),
+    "no object": (NO_OBJECT, [entry("1-0", "planned", "[]")]),
+    "more than an object": (NO_OBJECT, [entry("1-0", "tokens", f'{TOKENS},"x":1')]),
+    "text and no object": (NO_OBJECT, [entry("1-0", "tokens", '"a"')]),
+    "nested too deeply": (NO_OBJECT, [entry("1-0", "planned", "[" * 100_000)]),
+    "a type that is no text": (NO_EVENTS, [entry("1-0", b"\xff", "{}")]),
+    "data that is no text": (NO_EVENTS, [entry("1-0", "planned", b'{"a":"\xff"}')]),
+    "a gap": (NO_ORDER, [entry("1-0", "tokens", TOKENS), entry("1-2", "tokens", TOKENS)]),
+    "no beginning": (NO_ORDER, [entry("1-1", "tokens", TOKENS)]),
+    "something after the end": (
+        NO_ORDER,
+        [entry("1-0", "finished", ENDED.model_dump_json()), entry("2-1", "planned", "{}")],
+    ),
+    "something after an end that cannot be read": (
+        NO_ORDER,
+        [entry("1-0", "failed", "{}"), entry("2-1", "planned", "{}")],
+    ),
+    "an attempt that nobody makes": (NO_ORDER, [entry(f"{MAX_ATTEMPT + 1}-0", "tokens", TOKENS)]),
 }
 
 
-@pytest.mark.parametrize("entries", MALFORMED.values(), ids=MALFORMED)
-async def test_what_cannot_be_a_jobs_stream_is_deleted(client, entries):
-    with pytest.raises(InvalidRequest):
+@pytest.mark.parametrize(("why", "entries"), MALFORMED.values(), ids=MALFORMED)
+async def test_what_cannot_be_a_jobs_stream_is_deleted_and_the_log_says_why(client, caplog, why, entries):
+    with pytest.raises(InvalidRequest) as refused:
         parse_history(entries)
+    assert str(refused.value) == why
     await put(client, *entries)
     assert await read(client) == History()
     assert not await client.exists(KEYS.events(JOB))
+    assert caplog.messages == [f"job '{JOB}': what stands in place of its stream is deleted: {why}"]
 
 
 @pytest.mark.parametrize("attempt", [MAX_ATTEMPT + 1, 2**64 - 1])
-async def test_an_emptied_stream_whose_last_id_leaves_no_room_for_ours_is_deleted(real_client, attempt):
+async def test_an_emptied_stream_whose_last_id_leaves_no_room_for_ours_is_deleted(real_client, caplog, attempt):
     await put(real_client, entry("1-0", "tokens", TOKENS), entry(f"{attempt}-0", "x", "{}"))
     await real_client.xtrim(KEYS.events(JOB), maxlen=0)
     assert await read(real_client) == History()
     assert not await real_client.exists(KEYS.events(JOB))
+    assert caplog.messages[0].endswith(": its ids are of no worker's making")
 
 
-# -- its size comes first
+@pytest.mark.parametrize("bounds", [{}, {"max_entries": 0}], ids=["read", "too large to be read"])
+async def test_the_last_attempt_that_may_be_is_one(client, bounds):
+    await put(client, entry(f"{MAX_ATTEMPT}-0", "tokens", TOKENS))
+    assert (await read(client, **bounds)).last_attempt == MAX_ATTEMPT
+    assert await client.xlen(KEYS.events(JOB)) == 1
 
 
-async def test_a_long_stream_is_parsed_beside_the_event_loop(client, monkeypatch):
-    """Else the worker is deaf for seconds: its heartbeat waits, and so does what tells it to stop."""
-    parsed_on = []
-    real = history.parse_history
-    monkeypatch.setattr(
-        history, "parse_history", lambda raw: parsed_on.append(threading.current_thread()) or real(raw)
-    )
-    await put(client, *(entry(f"1-{seq}", "tokens", TOKENS) for seq in range(2)))
-    await read(client)
-    monkeypatch.setattr(history, "MANY_ENTRIES", 1)
-    assert len((await read(client)).events) == 2
-    assert [thread is threading.main_thread() for thread in parsed_on] == [True, False]
-
-
-@pytest.fixture
-async def real_client(broker: EmbeddedBroker, redis_client: redis.Redis):
-    redis_client.rpush(KEYS.taken("w1"), JOB)
-    client = Redis(port=broker.port)
-    yield client
-    await client.aclose()
-
-
-def bytes_sent(client: redis.Redis) -> int:
-    return int(client.info("stats")["total_net_output_bytes"])
-
-
-@pytest.mark.parametrize("bounds", [{"max_bytes": 2**20}, {"max_entries": 40}], ids=["bytes", "entries"])
-async def test_a_stream_of_absurd_size_fails_its_job_unread(real_client, redis_client, bounds):
-    """Also where the entry that would be read to see the last id is the one that is too large."""
-    await put(real_client, *(entry(f"1-{seq}", "x", json.dumps({"a": "b" * 100_000})) for seq in range(50)))
-    before = bytes_sent(redis_client)
-    past = await read(real_client, **bounds)
-    assert bytes_sent(redis_client) - before < 50_000
-    assert past.fault is not None
-    assert str(next(iter(bounds.values()))) in str(past.fault)
-    assert (past.entries, past.events, past.after, past.held) == ((), (), EventId(1, 49), True)
-
-
-async def test_a_job_whose_stream_was_not_read_has_its_end_behind_it(real_client, monkeypatch):
-    monkeypatch.setattr(runner, "read_or_discard_history", partial(read_or_discard_history, max_entries=10))
-    await put(real_client, *(entry(f"4-{seq}", "tokens", TOKENS) for seq in range(11)))
-    outcome = await runner_of(ScriptedEngine(), real_client, "w1", cancel_poll_s=1).run(order())
-    assert isinstance(outcome, Done)
-    assert (outcome.result.status, outcome.result.error.code) == ("failed", "invalid_request")
-    assert "holds 11 events, and 10 are read" in outcome.result.error.message
-    stream = await real_client.xrange(KEYS.events(JOB))
-    assert len(stream) == 12
-    assert (stream[-1][0], stream[-1][1][b"type"]) == (b"5-11", b"failed")
-    assert json.loads(await real_client.get(KEYS.result(JOB)))["status"] == "failed"
-
-
-async def test_a_job_whose_stream_was_not_read_has_its_end_in_an_emptied_redis_too(real_client):
-    log = EventLog(
-        real_client,
-        KEYS,
-        JOB,
-        (),
-        worker="w1",
-        as_owner=False,
-        live_ttl_s=100,
-        result_ttl_s=100,
-        after=EventId(4, 10),
-    )
-    log.end(ENDED)
-    with pytest.raises(Moved):
-        await asyncio.wait_for(log.run(), 20)  # it is read again, and then there is nothing that is too large
-    assert (await read(real_client)).after == BEFORE_FIRST
-
-
-async def test_a_log_behind_a_stream_that_was_not_read_appends_as_any_other(real_client):
-    await put(real_client, *(entry(f"4-{seq}", "x", "{}") for seq in range(11)))
-    log = EventLog(
-        real_client,
-        KEYS,
-        JOB,
-        (),
-        worker="w1",
-        as_owner=False,
-        live_ttl_s=100,
-        result_ttl_s=100,
-        after=EventId(4, 10),
-    )
-    writer = asyncio.create_task(log.run())
-    log.start(Started(data=StartedData.model_validate_json(STARTED)))
-    async with asyncio.timeout(20):
-        while await real_client.xlen(KEYS.events(JOB)) < 12:
+async def test_whoever_waits_for_redis_says_whose_stream_it_reads(client, fake_server, caplog):
+    fake_server.connected = False
+    reading = asyncio.create_task(read(client))
+    async with asyncio.timeout(60):
+        while "waiting for Redis" not in caplog.text:
             await asyncio.sleep(0)
-        log.end(ENDED)
-        await writer
-    assert [entry_id for entry_id, _ in await real_client.xrange(KEYS.events(JOB))][11:] == [b"5-11", b"5-12"]
-
-
-async def test_a_large_stream_with_ids_of_no_workers_making_is_deleted(real_client):
-    await put(real_client, *(entry(f"{MAX_ATTEMPT + 1}-{seq}", "x", "{}") for seq in range(50)))
-    assert await read(real_client, max_entries=40) == History()
-    assert not await real_client.exists(KEYS.events(JOB))
-
-
-async def test_a_server_that_keeps_the_size_from_us_leaves_the_number_of_entries_as_the_bound(client):
-    with pytest.raises(redis.ResponseError):
-        await client.memory_usage(KEYS.events(JOB))
-    await put(client, *(entry(f"1-{seq}", "x", "{}") for seq in range(50)))
-    assert (await read(client, max_entries=50)).fault is None
-    assert (await read(client, max_entries=49)).fault is not None
+    fake_server.connected = True
+    await reading
+    assert f"reading the stream of job '{JOB}': waiting for Redis" in caplog.text
 
 
 async def test_a_job_that_was_taken_away_is_left_alone_whatever_its_stream(client):

@@ -3,82 +3,24 @@
 import asyncio
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
-from fakeredis import FakeAsyncRedis
 
 from producer.broker.outage import Outage
 from producer.contract import (
     Cancelled,
     Failed,
     Finished,
-    GenerationRequest,
-    GenerationResult,
     InvalidRequest,
-    Keys,
     Started,
     Tokens,
-    parse_entry,
 )
 from worker.engine_process.protocol import RunFailed
-from worker.job import Done, Order, PutBack, Retry, Superseded
+from worker.job import Done, PutBack, Retry, Superseded
 from worker.run.history import read_or_discard_history
-from worker.run.runner import Runner
 
 from ..scripted_engine import ScriptedEngine, step
-
-KEYS = Keys()
-JOB = "job-1"
-
-
-def order(**fields) -> Order:
-    request = GenerationRequest.parse({"prompt": "hi", **fields.pop("request", {})})
-    return Order(job_id=JOB, model="tiny", request=request, **{"timeout_s": 30, "result_ttl_s": 100, **fields})
-
-
-@pytest.fixture
-async def client(fake_server):
-    client = FakeAsyncRedis(server=fake_server)
-    for worker in ("w1", "w2"):
-        await client.rpush(KEYS.taken(worker), JOB)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-def engine() -> ScriptedEngine:
-    return ScriptedEngine()
-
-
-@pytest.fixture
-def runner(client, engine) -> Runner:
-    return runner_of(engine, client, "w1", cancel_poll_s=0.001)
-
-
-def runner_of(engine: ScriptedEngine, client: FakeAsyncRedis, name: str, *, cancel_poll_s: float) -> Runner:
-    return Runner(engine, client, KEYS, worker_name=name, cancel_poll_s=cancel_poll_s, live_ttl_s=1000)
-
-
-async def begin(runner: Runner, engine: ScriptedEngine, an_order: Order | None = None):
-    """Start a job; give back its task and the engine's run."""
-    task = asyncio.create_task(runner.run(an_order or order()))
-    return task, await asyncio.wait_for(engine.runs.get(), 60)
-
-
-async def events(client) -> list:
-    return [parse_entry(entry_id, fields).event for entry_id, fields in await client.xrange(KEYS.events(JOB))]
-
-
-async def result(client) -> GenerationResult:
-    return GenerationResult.model_validate_json(await client.get(KEYS.result(JOB)))
-
-
-def joined(stream: list) -> tuple[str, list[int]]:
-    tokens = [event.data for event in stream if isinstance(event, Tokens)]
-    for before, after in pairwise(tokens):
-        assert after.index == before.index + len(before.ids)
-    return "".join(data.text for data in tokens), [token for data in tokens for token in data.ids]
+from .runs import JOB, KEYS, begin, events, joined, order, result, runner_of, until_written
 
 
 @pytest.mark.parametrize("module", ["run.runner", "intake"])
@@ -145,12 +87,10 @@ async def test_a_stop_command_cancels_the_job_that_it_was_for_and_no_other(clien
     task, run = await begin(runner, engine)
     run.accept()
     run.steps("a")
-    while await client.xlen(KEYS.events(JOB)) < 2:
-        await asyncio.sleep(0)
+    await until_written(client, 2)
     runner.look_for_cancel()  # for the job before, which has ended
     run.steps("b")
-    while await client.xlen(KEYS.events(JOB)) < 3:
-        await asyncio.sleep(0)
+    await until_written(client, 3)
     assert run.stopped is None
     await client.set(KEYS.cancel(JOB), "1")
     runner.look_for_cancel()
@@ -230,28 +170,27 @@ async def test_a_worker_that_was_taken_over_stops_its_engine_and_writes_nothing(
     task, run = await begin(runner, engine)
     run.accept()
     run.steps("a")
-    while await client.xlen(KEYS.events(JOB)) < 2:
-        await asyncio.sleep(0)
+    await until_written(client, 2)
     heir = runner_of(ScriptedEngine(), client, "w2", cancel_poll_s=1)
     takeover, its_run = await begin(heir, heir.engine)
     its_run.accept()
-    while await client.xlen(KEYS.events(JOB)) < 3:
-        await asyncio.sleep(0)
+    await until_written(client, 3)
     run.steps("late")
     assert isinstance(await task, Superseded)
-    assert run.stopped is not None
+    assert run.stopped is False, "nobody would see the text that it holds back"
     its_run.steps("b", finish="stop")
     its_run.end()
     assert (await takeover).result.text == "ab"
     assert joined(await events(client))[0] == "ab"
 
 
-async def test_a_worker_that_lost_its_job_before_it_began_does_not_begin(client, runner, engine):
+async def test_a_worker_that_lost_its_job_before_it_began_does_not_begin(client, runner, engine, caplog):
     """Stopped between the pop and the start; a sweep took it for dead, and the next worker's attempt runs."""
     await client.lrem(KEYS.taken("w1"), 1, JOB)
     assert isinstance(await runner.run(order()), Superseded)
     assert engine.runs.empty()
     assert not await client.exists(KEYS.events(JOB))
+    assert [record.job_id for record in caplog.records] == [JOB]
 
 
 async def test_an_engine_that_is_killed_because_the_worker_leaves_has_not_died_over_the_job(
@@ -279,8 +218,7 @@ async def test_decoding_goes_on_while_redis_is_away(client, runner, engine, fake
     task, run = await begin(runner, engine)
     run.accept()
     run.steps("a")
-    while await client.xlen(KEYS.events(JOB)) < 2:
-        await asyncio.sleep(0)
+    await until_written(client, 2)
     fake_server.connected = False
     run.steps("b", "c", finish="stop")
     run.end()
@@ -291,13 +229,55 @@ async def test_decoding_goes_on_while_redis_is_away(client, runner, engine, fake
     assert joined(await events(client))[0] == outcome.result.text == "abc"
 
 
-async def test_a_refused_job_ends_once_with_its_result(client, runner):
-    outcome = await runner.refuse(JOB, "tiny", InvalidRequest("no"), result_ttl_s=60)
-    again = await runner.refuse(JOB, "tiny", InvalidRequest("no, again"), result_ttl_s=60)
-    assert outcome == Done(outcome.result)
-    assert again == Done(outcome.result, is_news=False)
-    assert [event.type for event in await events(client)] == ["failed"]
-    assert (await result(client)).error.message == "no"
+async def test_a_job_that_was_given_to_another_while_it_ran_gets_nothing_more_from_here(client, runner, engine):
+    """A sweep took the worker for dead; nobody has written since, so that the ids tell nothing."""
+    task, run = await begin(runner, engine)
+    run.accept()
+    await until_written(client, 1)
+    await client.lrem(KEYS.taken("w1"), 1, JOB)
+    await client.hset(f"rq:job:{JOB}", mapping={"status": "queued", "worker_name": ""})
+    run.steps("late", finish="stop")
+    run.end()
+    assert isinstance(await task, Superseded)
+    assert [event.type for event in await events(client)] == ["started"]
+
+
+async def test_a_worker_without_a_job_has_none_to_stop(runner, engine):
+    runner.abort("shutdown")
+    runner.look_for_cancel()
+    task, run = await begin(runner, engine)
+    run.accept()
+    run.steps("a", finish="stop")
+    run.end()
+    assert (await task).result.status == "finished"
+    runner.abort("shutdown")
+    runner.look_for_cancel()
+
+
+async def test_whoever_waits_for_redis_says_which_stream_is_cleared(client, runner, fake_server, caplog):
+    fake_server.connected = False
+    clearing = asyncio.create_task(runner._clear(JOB))
+    async with asyncio.timeout(60):
+        while "waiting for Redis" not in caplog.text:
+            await asyncio.sleep(0)
+    fake_server.connected = True
+    assert await clearing is True
+    assert f"clearing the stream of job '{JOB}': waiting for Redis" in caplog.text
+
+
+async def test_an_append_that_waits_for_redis_is_part_of_the_process_outage(client, engine, fake_server):
+    outage = Outage()
+    runner = runner_of(engine, client, "w1", cancel_poll_s=3600, outage=outage)
+    task, run = await begin(runner, engine)
+    fake_server.connected = False
+    run.accept()
+    async with asyncio.timeout(60):
+        while not outage.is_on:
+            await asyncio.sleep(0)
+    fake_server.connected = True
+    run.steps("a", finish="stop")
+    run.end()
+    await task
 
 
 async def test_a_finished_job_that_comes_again_is_left_alone(client, runner, engine):
