@@ -46,10 +46,10 @@ async def test_the_result_says_which_stop_string_it_was(runner, engine, by):
 
 async def test_the_result_says_what_the_cache_held_and_how_long_each_part_took(runner, engine):
     task, run = await begin(runner, engine, order(queued_ms=12.5))
-    taken = runner.attempt._clock.taken
+    begun = runner.attempt._clock.begun
     run.accept()
     for place, (text, finish_reason) in enumerate([("a", None), ("b", None), ("c", "stop")]):
-        run.say(step(place, text, finish_reason)._replace(sampled_at=taken + 1 + place / 4))
+        run.say(step(place, text, finish_reason)._replace(sampled_at=begun + 1 + place / 4))
     run.end(cached_tokens=2)
     result = (await task).result
     assert result.usage.cached_tokens == 2
