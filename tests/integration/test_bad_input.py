@@ -799,7 +799,7 @@ def test_a_device_that_is_not_there(start_worker, serving_broker):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("mine: gone", ("no folder", "Correct its line")),
+        ("mine: gone", ("no folder", "orrect its line")),
         ("mine: .", ("holds no weights", "Download the model again")),
         ("mine: [", ("not valid YAML", "as in `qwen2_7b:")),
         ("other: .", ("'mine' is not in", "knows: other", "Add a line")),
