@@ -105,19 +105,19 @@ class StaticPath:
     def use_kernels(self) -> None:
         """Have a step on a GPU be made of our kernels.
 
-        Raises NotSupported where that of attention is not exact on this card, and whatever Triton raises.
+        Raises NotSupported where they are not exact on this card, and whatever Triton raises.
         """
-        from .gpu import attention  # noqa: PLC0415 - Triton is where there is a GPU
-        from .gpu.matrix_vector import matrix_vector as row_linear  # noqa: PLC0415
+        from .gpu import attention, matrix_vector as products  # noqa: PLC0415 - Triton is where there is a GPU
 
-        shape = self._shape
-        attention.check(self.device, self.cache.keys.dtype, shape.query_heads, shape.kv_heads, shape.head_dim)
+        shape, dtype = self._shape, self.cache.keys.dtype
+        products.check(self.device, dtype)
+        attention.check(self.device, dtype, shape.query_heads, shape.kv_heads, shape.head_dim)
 
         def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
             return attention.attend(query, keys, values, cast("Tensor", view.used), scale)
 
         self._of_several = StepFunctions.of(Operations(functional.linear, attend_by_kernel))
-        self._of_one = StepFunctions.of(Operations(row_linear, attend_by_kernel))
+        self._of_one = StepFunctions.of(Operations(products.matrix_vector, attend_by_kernel))
         self.has_kernels = True
 
     def compile(self) -> None:

@@ -12,6 +12,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional
+
+from .agreement import require_agreement
 
 _ROWS, _PIECE, _STAGES, _WARPS = 4, 512, 3, 2
 """Rows of a program, columns of a piece, pieces on their way, warps. On the H200, none of 131 other choices was
@@ -26,6 +29,17 @@ def matrix_vector(row: Tensor, matrix: Tensor) -> Tensor:
         row, matrix, out, outputs, inputs, matrix.stride(0), _ROWS, _PIECE, _STAGES, num_warps=_WARPS
     )
     return out
+
+
+@torch.inference_mode()
+def check(device: torch.device, dtype: torch.dtype) -> None:
+    """Compare with torch's linear in float32 on this very card.  Raises NotSupported where they differ."""
+    generator = torch.Generator(device).manual_seed(0)
+    for outputs, inputs in ((1024, 4096), (33, 1000)):  # as tiles divide them, and as they do not
+        row = torch.randn((1, inputs), generator=generator, device=device).to(dtype)
+        matrix = torch.randn((outputs, inputs), generator=generator, device=device).to(dtype)
+        expected = functional.linear(row.float(), matrix.float())
+        require_agreement("the product of a row with a matrix", matrix_vector(row, matrix), expected)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

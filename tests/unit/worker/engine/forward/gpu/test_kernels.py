@@ -16,7 +16,7 @@ NEEDED = "neither a GPU with Triton nor its interpreter (make test-cuda)"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason=NEEDED)
 attention = pytest.importorskip("worker.engine.forward.gpu.attention", reason=NEEDED, exc_type=ImportError)
-matrix_vector = importlib.import_module("worker.engine.forward.gpu.matrix_vector").matrix_vector
+products = importlib.import_module("worker.engine.forward.gpu.matrix_vector")
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 TOLERANCE = {torch.float32: 4e-6, torch.float16: 0.004, torch.bfloat16: 0.03}
@@ -35,7 +35,7 @@ def test_is_the_linear_of_one_row(outputs, inputs, dtype):
     row = random(1, inputs, dtype=dtype)
     matrix = random(outputs, inputs + 8, dtype=dtype)[:, :inputs]
     expected = functional.linear(row.double(), matrix.double())
-    ours = matrix_vector(row, matrix)
+    ours = products.matrix_vector(row, matrix)
     assert (ours.shape, ours.dtype) == ((1, outputs), dtype)
     assert (ours.double() - expected).abs().max() < inputs**0.5 * torch.finfo(dtype).eps * 4
 
@@ -71,9 +71,17 @@ def test_what_lies_behind_the_end_is_not_read():
     assert attended.eq(2).all()
 
 
-def test_a_card_that_calculates_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch):
+def test_a_card_that_attends_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch):
     attention.check(DEVICE, torch.float32, 4, 2, 16)
     right = attention.attend
     monkeypatch.setattr(attention, "attend", lambda *args: right(*args) * 1.05)
-    with pytest.raises(NotSupported, match=r"off by 0\.05 after 1 tokens"):
+    with pytest.raises(NotSupported, match=r"attention to 1 tokens is off by 0\.05 on this GPU"):
         attention.check(DEVICE, torch.float32, 4, 2, 16)
+
+
+def test_a_card_that_multiplies_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    products.check(DEVICE, torch.float32)
+    right = products.matrix_vector
+    monkeypatch.setattr(products, "matrix_vector", lambda *args: right(*args) * float("nan"))
+    with pytest.raises(NotSupported, match="the product of a row with a matrix is off by nan"):
+        products.check(DEVICE, torch.float32)
