@@ -11,9 +11,9 @@ CUDA_STAMP := $(CUDA_VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-models test-cuda captures lint mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
-# Three at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
+# Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
