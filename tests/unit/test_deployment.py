@@ -243,7 +243,8 @@ def test_the_unit_for_systemd_starts_a_worker_and_gives_it_time() -> None:
     assert entries["RestartPreventExitStatus"] == str(EXIT_BAD_INPUT)
     program, command, *options = entries["ExecStart"].split()
     assert (Path(program).name, command) == ("genqueue-worker", "run")
-    given = run.make_context("run", options).params
+    # As in its program: a command keeps the names of its help option that it was asked with first.
+    given = run.make_context("run", options, help_option_names=["-h", "--help"]).params
     assert (given["device"], given["name"]) == ("cuda:%i", "gpu%i")
 
 
