@@ -5,8 +5,6 @@ Pure: `following` says why there are any.
 
 from itertools import islice
 
-FEW = 8
-"""So many ends that are waited for are read along: that costs next to nothing, and nobody need announce them."""
 CHECK_EVERY_S = 1.0
 """Between two looks at cold streams, at least."""
 CHECKS_PER_S = 250
@@ -31,11 +29,6 @@ class ColdStreams:
     def __bool__(self) -> bool:
         return bool(self._streams)
 
-    @property
-    def are_few(self) -> bool:
-        """So few that every read looks at them all."""
-        return len(self._streams) <= FEW
-
     def add(self, key: str) -> None:
         """Leave that one out."""
         self._streams.setdefault(key)
@@ -55,9 +48,6 @@ class ColdStreams:
 
     def due(self, now_s: float) -> list[str]:
         """Those to look at in a read that begins now."""
-        if self.are_few:
-            self._at_once.clear()
-            return list(self._streams)
         if self._at_once:
             due = list(islice(self._at_once, CHECK_AT_MOST))
             for key in due:
@@ -73,7 +63,7 @@ class ColdStreams:
         return due
 
     def next_check_in_s(self, now_s: float) -> float:
-        """Until the next look. Infinite where every read is one, or none is needed."""
-        if self.are_few:
+        """Until the next look. Infinite where none is needed."""
+        if not self._streams:
             return float("inf")
         return 0.0 if self._at_once else max(0.0, self._next_check_s - now_s)

@@ -5,8 +5,8 @@ Knows cursors and inboxes, and of threads, tasks and connections nothing but a l
 ended.
 
 Who wants nothing but a job's end would be woken by each of its tokens, and each read would name all the jobs that
-are waited for. So where more than a few are, their streams are cold: left out of the read until an entry of the
-hub's wake stream says that the job has ended. Whoever ends a job writes it there (`Keys.waiters`); for those
+are waited for. So their streams are cold: left out of the read until an entry of the hub's wake stream says that the
+job has ended. Whoever ends a job writes it there (`Keys.waiters`); for those
 who do not know of it, and for what got lost, the cold streams are looked at in turn every few seconds.
 """
 
@@ -123,7 +123,7 @@ class Subscriptions:
         self._by_stream.setdefault(key, []).append(subscription)
         if subscription.only_end and key not in self._hot:
             self._cold.add(key)
-            return self._cold.are_few and self.resume(subscription)
+            return False  # its end ends the read
         self._heat(key)
         return self.resume(subscription)
 

@@ -27,7 +27,6 @@ from producer import (
     WaitTimeout,
     WorkerInfo,
 )
-from producer.cold_streams import FEW
 from producer.contract import BEFORE_FIRST, FUNCTION, JobConflict, Keys
 from producer.following import INBOX_LIMIT, Subscription
 from tests.scripted_worker import ScriptedWorker
@@ -881,7 +880,7 @@ def test_an_end_that_is_announced_reaches_its_waiter_among_many(
     producer: Producer, client: FakeRedis, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("producer.cold_streams.CHECK_EVERY_S", 3600)  # nobody looks without being told
-    handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
+    handles = producer.submit_many(["Hi"] * 13, model="tiny")
     results: dict[str, str] = {}
 
     def wait(job_id: str) -> None:
@@ -905,7 +904,7 @@ def test_an_end_that_is_announced_reaches_its_waiter_among_many(
 
 def test_ends_that_nobody_announces_reach_many_waiters(producer: Producer, worker: ScriptedWorker) -> None:
     """Written by a worker that knows of no waiters."""
-    handles = producer.submit_many(["Hi"] * (FEW + 5), model="tiny")
+    handles = producer.submit_many(["Hi"] * 13, model="tiny")
     results: dict[str, str] = {}
 
     def wait(job_id: str) -> None:

@@ -5,7 +5,7 @@ from collections import deque
 
 import pytest
 
-from producer.cold_streams import CHECK_AT_MOST, CHECK_EVERY_S, CHECKS_PER_S, FEW
+from producer.cold_streams import CHECK_AT_MOST, CHECK_EVERY_S, CHECKS_PER_S
 from producer.contract import (
     BEFORE_FIRST,
     BrokerUnavailable,
@@ -360,7 +360,7 @@ def _end_of(subscriptions: Subscriptions, job_id: str) -> Subscription:
     return subscription
 
 
-def _ends_of_many(subscriptions: Subscriptions, count: int = FEW + 3) -> list[Subscription]:
+def _ends_of_many(subscriptions: Subscriptions, count: int = 11) -> list[Subscription]:
     return [_end_of(subscriptions, f"job-{number}") for number in range(count)]
 
 
@@ -379,19 +379,13 @@ def test_who_waits_for_an_end_gets_that_and_no_other_event(subscriptions: Subscr
     subscriptions.deliver(_reply("a", [_entry(0), _entry(1)]))
     assert not waiting.inbox
     assert not waiting.signal.is_set()  # type: ignore[attr-defined]
-    assert subscriptions.next_read()[KEYS.events("a")] == "1-1"
+    assert _streams(subscriptions.next_read()) == [], "no event ends the read"
 
+    subscriptions.deliver(_announce("a"))
+    assert subscriptions.next_read()[KEYS.events("a")] == "1-1"
     subscriptions.deliver(_reply("a", [_end(2)]))
     assert _seqs(waiting) == [2]
     assert waiting.signal.is_set()  # type: ignore[attr-defined]
-
-
-def test_a_few_ends_are_read_along_and_a_newcomer_ends_the_read(subscriptions: Subscriptions) -> None:
-    _ends_of_many(subscriptions, FEW - 1)
-    subscriptions.next_read()
-
-    assert subscriptions.add(Subscription("one-more", BEFORE_FIRST, threading.Event(), only_end=True)) is True
-    assert len(_streams(subscriptions.next_read())) == FEW
 
 
 def test_an_event_names_no_stream_of_the_many_whose_end_is_waited_for(subscriptions: Subscriptions) -> None:
