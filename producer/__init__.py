@@ -6,8 +6,9 @@ with Producer() as producer:
     print(producer.submit("你好，介绍一下你自己", model="tiny").result().text)
 """
 
-from .async_client import AsyncJobHandle, AsyncProducer
-from .client import JobHandle, Producer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .contract import (
     BrokerUnavailable,
     Cancelled,
@@ -43,9 +44,13 @@ from .contract import (
     WaitTimeout,
     WorkerLost,
 )
-from .job_status import JobStatus, Progress, WorkerInfo
-from .sampling import SamplingOptions
-from .settings import ProducerSettings
+
+if TYPE_CHECKING:
+    from .async_client import AsyncJobHandle, AsyncProducer
+    from .client import JobHandle, Producer
+    from .job_status import JobStatus, Progress, WorkerInfo
+    from .sampling import SamplingOptions
+    from .settings import ProducerSettings
 
 __all__ = [
     "AsyncJobHandle",
@@ -91,3 +96,22 @@ __all__ = [
     "WorkerInfo",
     "WorkerLost",
 ]
+
+_WHEN_ASKED_FOR = {
+    "AsyncJobHandle": "async_client",
+    "AsyncProducer": "async_client",
+    "JobHandle": "client",
+    "JobStatus": "job_status",
+    "Producer": "client",
+    "ProducerSettings": "settings",
+    "Progress": "job_status",
+    "SamplingOptions": "sampling",
+    "WorkerInfo": "job_status",
+}
+"""Names whose modules bring redis and rq along: the process of an engine needs the contract alone."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHEN_ASKED_FOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_WHEN_ASKED_FOR[name]}", __name__), name)

@@ -5,9 +5,9 @@ Knows cursors and inboxes, and of threads, tasks and connections nothing but a l
 ended.
 
 Who wants nothing but a job's end would be woken by each of its tokens, and each read would name all the jobs that
-are waited for. So their streams are cold: left out of the read until an entry of the hub's wake stream says that the
-job has ended. Whoever ends a job writes it there (`Keys.waiters`); for those
-who do not know of it, and for what got lost, the cold streams are looked at in turn every few seconds.
+are waited for. So their streams are cold: left out of the read until an entry of the hub's wake stream says that
+the job has ended. Whoever ends a job writes it there (`Keys.waiters`). For those who do not know of it, and for
+what got lost, the cold streams are looked at in turn every few seconds.
 """
 
 import copy

@@ -276,7 +276,7 @@ class Bookkeeper(HoldingWorker):
         pipeline.zrem(job.failed_job_registry.key, job.id)
         is_deleted = job.get_status(refresh=False) == JobStatus.FINISHED and job.result_ttl == 0
         if not is_deleted:
-            fields = {"expires_at_ms": ""}  # the wait that it bounded is over
+            fields: dict[Any, Any] = {"expires_at_ms": ""}  # the wait that it bounded is over
             if job._unreadable_meta is None and isinstance(job.meta, dict):  # noqa: SLF001 - else it stays as it is
                 fields["meta"] = self.serializer.dumps(job.meta)
             pipeline.hset(job.key, mapping=fields)

