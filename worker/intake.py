@@ -90,6 +90,7 @@ def read_order(job: Job, taken: Taken, settings: WorkerSettings, queue_names: tu
         result_ttl_s=result_ttl_s(job, settings),
         queued_ms=_queued_ms(job, taken),
         can_retry=job.should_retry,
+        has_stream=taken.has_stream,
         begins_anew=_begins_anew(job, taken, request),
     )
 

@@ -25,6 +25,8 @@ class Order:
     queued_ms: float | None = None
     can_retry: bool = False
     """Whether RQ will run it again should it fail: then a failure that may pass is no end."""
+    has_stream: bool = True
+    """Whether there was a stream of that id when the job was taken."""
     begins_anew: bool = False
     """Whether a stream of that id is of an earlier life, whose request was another."""
 

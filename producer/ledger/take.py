@@ -24,6 +24,8 @@ class Taken:
     now_ms: int
     """On Redis' clock, when it was taken."""
     size_bytes: int = 0
+    has_stream: bool = True
+    """Whether something stood in the place of its stream. A job that nobody has run has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,8 @@ def _read_taken(reply: Any) -> Taken | Dropped | Literal["suspended"] | None:
         return "suspended"
     if len(reply) == 2:
         return Dropped(reply[1])
-    raw_id, now_ms, size_bytes, values = reply
-    return Taken(raw_id.decode(), _present(values), now_ms, size_bytes)
+    raw_id, now_ms, has_stream, size_bytes, values = reply
+    return Taken(raw_id.decode(), _present(values), now_ms, size_bytes, has_stream == 1)
 
 
 def _read_job(reply: Any) -> tuple[int, Mapping[bytes, bytes]] | None:

@@ -169,6 +169,7 @@ def test_a_web_app_that_cancels_when_its_reader_leaves(
         assert text_of(events) == events[-1][2]["text"] == answer_to("Hi")
 
         host = urllib.parse.urlsplit(address).netloc
+        wait_for(lambda: not taken_by(serving, client), "the worker to put the first job down")
         with serving.engine_stopped():  # or the job could end before its reader leaves
             with contextlib.closing(http.client.HTTPConnection(host, timeout=TIMEOUT_S)) as reader:
                 reader.request("GET", "/answer?prompt=Hi")

@@ -3,8 +3,8 @@
 -- ARGV  1 our name  2 ttl of the list, s  3 RQ's key of suspension  4 prefix of RQ's job hashes
 --       5 prefix and 6 suffix of the lists of taken jobs  7 bytes that a job may have  8 longest job id
 --       9 prefix of our keys  10 how many fields, and their names; then the ids in our list that we know of
--- Returns {id, now in ms, bytes of its fields, {values}} of a job that is now ours (no values where it has no hash,
--- or is too large); or nothing; or 'suspended'; or {'', its length}: what is no job id was dropped.
+-- Returns {id, now in ms, whether it has a stream, bytes of its fields, {values}} of a job that is now ours (no values
+-- where it has no hash, or is too large); or nothing; or 'suspended'; or {'', its length}: what is no job id was dropped.
 if redis.call('EXISTS', ARGV[3]) == 1 then return 'suspended' end
 local known, mine, names = {}, {}, {}
 for i = 11, 10 + ARGV[10] do names[#names + 1] = ARGV[i] end
@@ -54,6 +54,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 redis.call('ZREM', KEYS[3], id)
 local job = ARGV[4] .. id
-if redis.call('TYPE', job).ok ~= 'hash' then return {id, now_ms(), 0, {}} end
+local has_stream = redis.call('EXISTS', ARGV[9] .. ':{' .. id .. '}:events')
+if redis.call('TYPE', job).ok ~= 'hash' then return {id, now_ms(), has_stream, 0, {}} end
 redis.call('HSET', job, 'taken_by', ARGV[1])
-return {id, now_ms(), fields_within(tonumber(ARGV[7]), job, names)}
+return {id, now_ms(), has_stream, fields_within(tonumber(ARGV[7]), job, names)}

@@ -62,6 +62,15 @@ def test_a_job_comes_with_its_known_fields_and_their_size(client):
     assert before_ms - 1 <= found.now_ms <= redis_ms(client)
 
 
+def test_a_job_that_somebody_has_run_comes_with_a_stream(client):
+    submit_jobs(client, "new", "begun", "gone")
+    for job_id in ("begun", "gone"):
+        client.xadd(KEYS.events(job_id), {"type": "started", "data": "{}"}, id="1-0")
+    client.delete("rq:job:gone")
+    found = [take_next(client, known=known) for known in ((), ("new",), ("new", "begun"))]
+    assert [(each.job_id, each.has_stream) for each in found] == [("new", False), ("begun", True), ("gone", True)]
+
+
 def test_a_job_above_the_bound_is_taken_and_not_loaded(client):
     submit_jobs(client, "a")
     client.hset("rq:job:a", "data", "x" * 1001)
