@@ -17,6 +17,7 @@ from producer.contract import EngineError, GenerationRequest, JobError, OutOfMem
 from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_threads
 from ..engine.faults import device_answers, is_device_fault, is_out_of_memory, memory_for_the_model
 from ..engine.loading.device import card_of
+from ..engine.loading.facts import device_name, torch_version
 from ..errors import ConfigError
 from ..progress import ReportProgress
 from .background import Background
@@ -103,6 +104,7 @@ class EngineServer:
         self._send(
             Accepted(
                 prompt_tokens=generation.prompt_tokens,
+                given_text=generation.given_text,
                 finish_reason=generation.finish_reason,
                 stop=generation.stop,
             )
@@ -208,6 +210,8 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
         why=engine.why,
         load_s=load_s,
         warm_up_s=warm_up_s,
+        device_name=device_name(engine.device),
+        torch=torch_version(),
     )
 
 
