@@ -33,7 +33,7 @@ from .settings import WorkerSettings, load_settings
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
-OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "dashboard")
+OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "continue", "dashboard")
 
 
 class _Commands(click.Group):
