@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from .commands.again import continue_
+from .commands.again import continue_, verify
 from .commands.broker import broker
 from .commands.dashboard import dashboard
 from .commands.doctor import doctor
@@ -65,7 +65,7 @@ def cli() -> None:
     """
 
 
-for command in (up, broker, submit, stream, result, cancel, status, continue_, dashboard, doctor):
+for command in (up, broker, submit, stream, result, cancel, status, continue_, dashboard, doctor, verify):
     cli.add_command(command)
 
 

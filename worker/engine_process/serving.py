@@ -74,7 +74,7 @@ class EngineServer:
         loaded_at = time.monotonic()
         with memory_for_the_model(str(engine.device)):
             engine.warm_up(self._say)
-        self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
+        self._send(describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
         while (command := self._receive()) is not None:
             if isinstance(command, Generate):  # a Stop that comes too late is of no use to anybody
                 self._run(engine, command)
@@ -195,7 +195,8 @@ def _message(step: Step) -> StepMessage:
     return StepMessage(time.monotonic(), step.token_id, step.text, step.finish_reason, step.stop, logprob)
 
 
-def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
+def describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
+    """What the engine is, for its worker."""
     return EngineInfo(
         device=str(engine.device),
         dtype=str(engine.dtype).removeprefix("torch."),
