@@ -84,7 +84,7 @@ def run_again(job_id: str, config_file: Path | None, **options: Any) -> Verdict:
         raise InvalidRequest(f"job {job_id} has no tokens: there is nothing to compare", job_id=job_id)
     settings = _settings(config_file, options, None if is_named else job.past.model)
     if not is_named and settings.model_name != job.past.model:
-        raise ConfigError(
+        raise InvalidRequest(
             f"job {job_id} is of {job.past.model}, and the settings here name {settings.model_name}: say which is "
             "to run it, with --model-name or --model-path"
         )
