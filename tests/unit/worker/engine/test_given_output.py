@@ -135,9 +135,11 @@ def test_logprobs_are_those_of_the_new_tokens(engine):
     )
 
 
-def test_without_a_bound_256_more_may_come_or_what_fits(engine):
-    given = tuple(random_ids(30))
-    assert len(answer(engine, request(PROMPT, output_token_ids=given))) == engine.context_length - 50
+def test_without_a_bound_256_more_may_come_or_what_fits(tokenizer):
+    engine = engine_for(random_model(context_length=600), tokenizer)
+    for given, more in ((300, 256), (500, 600 - len(PROMPT) - 500)):
+        asked = request(PROMPT, output_token_ids=tuple(random_ids(given)))
+        assert len(answer(engine, asked)) == more
 
 
 def test_one_prompt_without_redis_shows_the_whole_text(tiny):
