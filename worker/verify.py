@@ -33,7 +33,7 @@ from .options import (
 )
 from .progress import ShownProgress
 from .settings import WorkerSettings, load_settings
-from .verifying import LIKELIEST, Ran, Token, Verdict, attempts_of, compare
+from .verifying import LIKELIEST, Ran, Token, Verdict, attempts_of, check_can_be_compared, compare
 
 TIMEOUT_S = 5.0
 EXIT_THEY_PART = 1
@@ -80,8 +80,7 @@ def run_again(job_id: str, config_file: Path | None, **options: Any) -> Verdict:
     """
     is_named = bool(options.get("model_name") or options.get("model_path"))
     job = _read(check_job_id(job_id), _settings(config_file, options, None if is_named else TINY))
-    if not job.past.result.token_ids:
-        raise InvalidRequest(f"job {job_id} has no tokens: there is nothing to compare", job_id=job_id)
+    check_can_be_compared(job.past)  # before a model is loaded
     settings = _settings(config_file, options, None if is_named else job.past.model)
     if not is_named and settings.model_name != job.past.model:
         raise InvalidRequest(
@@ -155,7 +154,8 @@ def shown(verdict: Verdict, *, as_json: bool) -> str:
 def _first_line(verdict: Verdict) -> str:
     parting = verdict.parting
     if parting is None:
-        return f"equal: all {verdict.tokens} tokens"
+        given = f", after {verdict.given} that it was given" if verdict.given else ""
+        return f"equal: all {verdict.tokens - verdict.given} tokens{given}"
     there, here = _named(parting.there), "the end" if parting.here is None else _named(parting.here)
     return f"they part at index {parting.index} of {verdict.tokens} tokens: {there} there, {here} here"
 

@@ -56,7 +56,9 @@ class Verdict:
 
     job_id: str
     tokens: int
-    """Of the job, all of which were to be compared."""
+    """Of the job. All but those that it was given were to be compared."""
+    given: int
+    """Its `output_token_ids`, which it did not generate."""
     parting: Parting | None
     """None: they are equal."""
     differs: tuple[str, ...]
@@ -81,21 +83,30 @@ def compare(engine: "Engine", past: Past, model: str, here: EngineFacts, attempt
     """Run the job again.  model, here: what is run, and on what; attempts: of the job, from `attempts_of`.
 
     A job that was cut is compared over its length.
-    Raises InvalidRequest for one without tokens or seed, and as `Engine.start` for a request that cannot run here.
+    Raises InvalidRequest for one without tokens of its own, or without a seed, and as `Engine.start` for a request
+    that cannot run here.
     """
     ids = past.result.token_ids
-    if not ids:
-        raise InvalidRequest(f"job {past.job_id} has no tokens: there is nothing to compare", job_id=past.job_id)
+    given = len(past.request.output_token_ids or ())
+    check_can_be_compared(past)
     request, seed = _again(past)
     prompt_ids = engine.encode(request)
     with closing(engine.start(request, prompt_ids, seed=seed)) as generation:
         ours = chain((step.token_id for step in generation), repeat(None))
-        pairs = enumerate(zip(ids, ours, strict=False))
-        found = next(((index, here) for index, (there, here) in pairs if there != here), None)
+        pairs = enumerate(zip(ids[given:], ours, strict=False), given)
+        found = next(((index, our) for index, (their, our) in pairs if their != our), None)
     parting = None if found is None else _parting(engine, request, seed, ids, index=found[0], here=found[1])
-    made_by = _that_made(past, attempts, parting.index if parting else len(ids) - 1)
+    made_by = _that_made(attempts, parting.index if parting else len(ids) - 1)
     differs = [*_of_runs(past, model, len(prompt_ids)), *_of_engines(made_by, here)]
-    return Verdict(past.job_id, len(ids), parting, tuple(differs))
+    return Verdict(past.job_id, len(ids), given, parting, tuple(differs))
+
+
+def check_can_be_compared(past: Past) -> None:
+    """Raises InvalidRequest for a job that has generated nothing."""
+    if len(past.result.token_ids) <= len(past.request.output_token_ids or ()):
+        raise InvalidRequest(
+            f"job {past.job_id} has no tokens of its own: there is nothing to compare", job_id=past.job_id
+        )
 
 
 def attempts_of(events: Iterator[StreamedEvent | UnknownEvent]) -> list[Ran]:
@@ -112,7 +123,7 @@ def attempts_of(events: Iterator[StreamedEvent | UnknownEvent]) -> list[Ran]:
 
 
 def _again(past: Past) -> tuple[GenerationRequest, int]:
-    """What is run, and with which seed: all of it from the prompt on, and no further than the job came."""
+    """What is run, and with which seed: the job's request, and no further than the job came."""
     request, ids = past.request, past.result.token_ids
     seed = past.result.seed if past.result.seed is not None else request.seed
     if seed is None:
@@ -122,7 +133,6 @@ def _again(past: Past) -> tuple[GenerationRequest, int]:
             )
         seed = 0
     changed = {
-        "output_token_ids": None,
         "max_new_tokens": max(len(ids), request.min_new_tokens),
         "logprobs": None,
     }
@@ -149,10 +159,8 @@ def _parting(
     return Parting(index, token(ids[index]), None if here is None else token(here))
 
 
-def _that_made(past: Past, attempts: Sequence[Ran], index: int) -> EngineFacts | None:
+def _that_made(attempts: Sequence[Ran], index: int) -> EngineFacts | None:
     """What that token of the job was made on; None where nobody says."""
-    if index < len(past.request.output_token_ids or ()):
-        return None  # the job was given it
     return next((ran.data.runs_on for ran in reversed(attempts) if ran.first_index <= index), None)
 
 

@@ -30,7 +30,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list:
 
     def verify_nothing(job, settings):
         asked.append((job, settings))
-        return Verdict(job.past.job_id, 2, None, ())
+        return Verdict(job.past.job_id, 2, 0, None, ())
 
     monkeypatch.setattr(verify, "_verify", verify_nothing)
     return asked
@@ -65,7 +65,7 @@ def test_equal_jobs_exit_with_0(ended, loaded, capsys):
 
 def test_jobs_that_part_exit_with_1(ended, monkeypatch, capsys):
     parting = Parting(1, Token(1001, "a", None), Token(5, "b", -0.5))
-    monkeypatch.setattr(verify, "_verify", lambda *_: Verdict(ended, 2, parting, ()))
+    monkeypatch.setattr(verify, "_verify", lambda *_: Verdict(ended, 2, 0, parting, ()))
     assert run(ended, "--json") == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["is_equal"], said["parting"]["index"], said["parting"]["here"]["id"]) == (False, 1, 5)
@@ -107,7 +107,7 @@ class TestExitsWith2:
             assert "it has not ended" in capsys.readouterr().err
             job.cancel()
             assert run(job.job_id) == 2
-            assert "has no tokens: there is nothing to compare" in capsys.readouterr().err
+            assert "has no tokens of its own: there is nothing to compare" in capsys.readouterr().err
         assert loaded == []
 
     def test_where_the_engine_here_fails(self, ended, monkeypatch, capsys):

@@ -62,16 +62,14 @@ def _started(**fields) -> Started:
         {},
         {"temperature": 1.5, "top_p": 0.9, "presence_penalty": 0.5},
         {"logprobs": 2, "min_new_tokens": 20},
-        {"output_token_ids": (1, 2, 3), "ignore_eos": True},
         {"seed": None},
     ],
-    ids=["greedy", "sampled", "log-probabilities", "continued", "a drawn seed"],
+    ids=["greedy", "sampled", "log-probabilities", "a drawn seed"],
 )
 def test_the_same_run_is_equal(engine, fields):
     request = ASKED.model_copy(update=fields)
-    job = past(engine, request.model_copy(update={"output_token_ids": None, "seed": 5}))
-    verdict = run(engine, Past("job", "tiny", request, job.result))
-    assert verdict == Verdict("job", 20, None, ())
+    verdict = run(engine, past(engine, request))
+    assert verdict == Verdict("job", 20, 0, None, ())
     assert verdict.is_equal
     assert shown(verdict, as_json=False) == "equal: all 20 tokens\n"
 
@@ -88,7 +86,26 @@ def test_the_same_run_is_equal(engine, fields):
 def test_a_job_that_was_cut_is_compared_over_its_length(engine, how, fields):
     request = ASKED.model_copy(update=fields)
     whole = past(engine, request).result.token_ids
-    assert run(engine, past(engine, request, token_ids=whole[:7], **how)) == Verdict("job", 7, None, ())
+    assert run(engine, past(engine, request, token_ids=whole[:7], **how)) == Verdict("job", 7, 0, None, ())
+
+
+def going_on(engine: Engine, given: tuple[int, ...]) -> Past:
+    """A job that has this output from another one."""
+    request = ASKED.model_copy(update={"output_token_ids": given})
+    own = past(engine, request).result.token_ids
+    return Past("job", "tiny", request, past(engine, token_ids=given + own).result)
+
+
+def test_of_a_job_that_went_on_the_tokens_of_its_own_are_compared(engine):
+    """Those that it was given may be anybody's."""
+    job = going_on(engine, (3, 1, 2))
+    verdict = run(engine, job)
+    assert verdict == Verdict("job", 20, 3, None, ())
+    assert shown(verdict, as_json=False) == "equal: all 17 tokens, after 3 that it was given\n"
+    ids = list(job.result.token_ids)
+    ids[3] += 1
+    other = Past("job", "tiny", job.request, past(engine, token_ids=ids).result)
+    assert run(engine, other).parting.index == 3
 
 
 @pytest.mark.parametrize("index", [0, 4, 19])
@@ -157,21 +174,17 @@ def test_what_differs_is_that_of_the_attempt_that_made_the_token(engine, index, 
     assert verdict.differs == (f"device: {device} there, a card here",)
 
 
-@pytest.mark.parametrize("fields", [{}, {"output_token_ids": (1, 2)}])
-def test_where_nobody_says_what_it_ran_on_that_is_said(engine, fields):
-    ids = list(past(engine).result.token_ids)
-    ids[0] += 1
-    job = past(engine, token_ids=ids)
-    attempts = [Ran(_started(runs_on=HERE if fields else None).data, 0)]
-    verdict = compare(
-        engine, Past("job", "tiny", ASKED.model_copy(update=fields), job.result), "tiny", HERE, attempts
-    )
-    assert verdict.differs == ("unknown: nothing says what it was generated on",)
+@pytest.mark.parametrize("attempts", [[], [Ran(_started().data, 0)]], ids=["no stream", "an earlier version"])
+def test_where_nobody_says_what_it_ran_on_that_is_said(engine, attempts):
+    verdict = compare(engine, past(engine), "tiny", HERE, attempts)
+    assert (verdict.is_equal, verdict.differs) == (True, ("unknown: nothing says what it was generated on",))
 
 
 def test_what_cannot_be_compared_is_refused(engine):
     with pytest.raises(InvalidRequest, match="has no tokens"):
         run(engine, past(engine, token_ids=()))
+    with pytest.raises(InvalidRequest, match="has no tokens of its own"):
+        run(engine, past(engine, ASKED.model_copy(update={"output_token_ids": (1, 2)}), token_ids=(1, 2)))
     sampled = ASKED.model_copy(update={"temperature": 1.0, "seed": None})
     with pytest.raises(InvalidRequest, match="was sampled, and its result holds no seed"):
         run(engine, past(engine, sampled, seed=None))
@@ -181,7 +194,7 @@ def test_what_cannot_be_compared_is_refused(engine):
 
 def test_a_verdict_in_words_and_as_json():
     parting = Parting(3, Token(7, "\x1b[1m", None), Token(8, "b", -0.25))
-    verdict = Verdict("job", 9, parting, ("dtype: float16 there, float32 here",))
+    verdict = Verdict("job", 9, 0, parting, ("dtype: float16 there, float32 here",))
     assert shown(verdict, as_json=False).splitlines() == [
         "they part at index 3 of 9 tokens: '\\x1b[1m' (7) there, 'b' (8) here",
         "log-probabilities here: '\\x1b[1m' not among the 20 likeliest, 'b' -0.2500",
