@@ -74,6 +74,8 @@ class Link:
             return done.value  # type: ignore[no-any-return]
         except redis.RedisError as error:
             raise broker_unavailable(error, address(self.client), job_id=job_id) from error
+        finally:
+            operation.close()  # a Ctrl-C ends what it waits for, and not only once nobody looks at the traceback
 
     def close(self) -> None:
         """End all streams and close the connections that are its own. Waits for no answer of Redis."""
@@ -152,6 +154,8 @@ class AsyncLink:
             return done.value  # type: ignore[no-any-return]
         except redis.RedisError as error:
             raise broker_unavailable(error, address(self.client), job_id=job_id) from error
+        finally:
+            operation.close()  # a Ctrl-C ends what it waits for, and not only once nobody looks at the traceback
 
     async def _call(self, command: Command, deadline: float | None) -> Any:
         tries = _tries(self._settings, deadline, owns_client=bool(self._owned))
