@@ -231,7 +231,7 @@ class AsyncProducer(BaseProducer):
     async def _submit(self, batch: Batch) -> list[AsyncJobHandle]:
         self._submitted.add(batch.own_ids)
         created = await self._run(self._operations.submit(batch))
-        self._submitted.add(batch.ids_of(created))
+        self._submitted.add(batch.given_ids(created))
         pairs = zip(batch.submissions, created, strict=True)
         return [AsyncJobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 

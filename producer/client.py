@@ -269,7 +269,7 @@ class Producer(BaseProducer):
     def _submit(self, batch: Batch) -> list[JobHandle]:
         self._submitted.add(batch.own_ids)
         created = self._run(self._operations.submit(batch))
-        self._submitted.add(batch.ids_of(created))
+        self._submitted.add(batch.given_ids(created))
         pairs = zip(batch.submissions, created, strict=True)
         return [JobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 

@@ -158,6 +158,8 @@ class AsyncLink:
             operation.close()  # a Ctrl-C ends what it waits for, and not only once nobody looks at the traceback
 
     async def _call(self, command: Command, deadline: float | None) -> Any:
+        # A cancel that came while nothing was awaited: redis-py would take it for a time-out of its own.
+        await asyncio.sleep(0)
         tries = _tries(self._settings, deadline, owns_client=bool(self._owned))
         while True:
             try:

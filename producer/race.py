@@ -228,7 +228,7 @@ class Race(Generic[H]):
         left = len(self.pending)
         if self._total == 1:
             return error
-        said = f"{left} of {self._total} jobs have not ended"
+        said = f"{left} of {self._total} jobs {'has' if left == 1 else 'have'} not ended"
         if self.timeout_s is not None:
             said += f" within {self.timeout_s:g} s"
         return WaitTimeout(f"{said}. One of them: {error}", job_id=error.job_id, hint=error.hint)

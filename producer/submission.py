@@ -95,10 +95,10 @@ class Batch:
         """Those that were drawn here: whoever has such a job has it from here."""
         return [submission.job_id for submission in self.submissions if submission.id_is_ours]
 
-    def ids_of(self, created: Sequence[bool]) -> list[str]:
-        """Those that are new, as `Operations.submit` says."""
+    def given_ids(self, created: Sequence[bool]) -> list[str]:
+        """Those of the others that are new, as `Operations.submit` says."""
         pairs = zip(self.submissions, created, strict=True)
-        return [submission.job_id for submission, is_new in pairs if is_new]
+        return [each.job_id for each, is_new in pairs if is_new and not each.id_is_ours]
 
 
 def prepare(
