@@ -36,7 +36,6 @@ def progress_bar(total: int, *, wanted: bool) -> Iterator[Bar]:
         Progress,
         Task,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.text import Text  # noqa: PLC0415
@@ -45,6 +44,10 @@ def progress_bar(total: int, *, wanted: bool) -> Iterator[Bar]:
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
             return Text(f"{speed:.1f} jobs/s" if speed else "", no_wrap=True)
+
+    class TimeLeft(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            return Text.assemble(super().render(task), "" if task.finished else " left")
 
     class ShellBar:
         failed = 0
@@ -59,8 +62,7 @@ def progress_bar(total: int, *, wanted: bool) -> Iterator[Bar]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[said]}", style="red", markup=False),
         Rate(""),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeLeft(elapsed_when_finished=True),
     )
     # What the script prints meanwhile is its own, and goes where it says.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, expand=True) as progress:
