@@ -325,6 +325,42 @@ def test_a_model_that_nobody_serves_does_not_hide_the_others(
         impatient.next(ends)
 
 
+def test_a_model_that_is_served_again_is_waited_for_again(
+    impatient: Side, client: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody served the first at first; then somebody comes, and the other's worker goes."""
+    first, other = ScriptedWorker(client, model="first", name="f"), ScriptedWorker(client, model="other", name="o")
+    other.register()
+    handles = [*submit(impatient, 1, model="first"), *submit(impatient, 1, model="other")]
+    real = Race._give_up
+
+    def give_up(race: Race[Any], member: Member[Any], error: WaitTimeout) -> None:
+        real(race, member, error)
+        if member.job_id == handles[0].job_id:
+            first.register()
+            client.delete("rq:worker:o")
+        else:
+            first.play("a", job_id=handles[0].job_id)
+
+    monkeypatch.setattr(Race, "_give_up", give_up)
+
+    assert impatient.next(as_completed(handles)) is handles[0]
+
+
+def test_at_the_end_of_the_bound_one_of_them_is_looked_at(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    handles = submit(side, 5)
+    looks: list[str] = []
+    real = side.producer._operations.look
+    monkeypatch.setattr(
+        side.producer._operations, "look", lambda job_id, **how: looks.append(job_id) or real(job_id, **how)
+    )
+
+    with pytest.raises(WaitTimeout):
+        side.get(gather(handles, timeout_s=0))
+
+    assert looks == [handles[0].job_id]
+
+
 def test_where_nobody_serves_any_that_stands_in_the_list(impatient: Side) -> None:
     handles = submit(impatient, 3)
 

@@ -13,6 +13,7 @@ from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 
 from producer import AsyncProducer, InvalidRequest, JobHandle, Producer, as_completed, gather, submitted
 from producer.interrupts import CtrlC
+from producer.operations import Operation
 from tests.scripted_worker import ScriptedWorker
 
 
@@ -73,6 +74,33 @@ def test_a_job_of_somebody_else_is_left_alone(
         assert not interrupted.submit("a", model="tiny", job_id="shared").created
 
     assert (state(client, own), state(client, other)) == ("cancelled", "queued")
+
+
+def test_a_job_that_is_gone_is_not_made_again(fake_server: FakeServer, client: FakeRedis) -> None:
+    with left(fake_server, KeyboardInterrupt, on_interrupt="cancel") as producer:
+        producer.submit("a", model="tiny")
+        client.flushall()
+
+    assert client.keys() == []
+
+
+def test_what_is_waited_for_is_left_at_once_and_not_when_the_traceback_goes(producer: Producer) -> None:
+    ended = []
+
+    def press(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def operation() -> Operation[None]:
+        try:
+            yield press
+        finally:
+            ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt) as held:
+        producer._run(operation())
+
+    assert ended
+    assert held.tb  # it holds the frames
 
 
 def test_a_job_whose_worker_says_something_meanwhile_is_cancelled_all_the_same(
