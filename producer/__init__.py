@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .async_client import AsyncJobHandle, AsyncProducer
     from .client import JobHandle, Producer
     from .job_status import JobStatus, Progress, WorkerInfo
+    from .many import as_completed, gather
     from .sampling import SamplingOptions
     from .settings import ProducerSettings
 
@@ -95,6 +96,8 @@ __all__ = [
     "WaitTimeout",
     "WorkerInfo",
     "WorkerLost",
+    "as_completed",
+    "gather",
 ]
 
 _WHEN_ASKED_FOR = {
@@ -107,6 +110,8 @@ _WHEN_ASKED_FOR = {
     "Progress": "job_status",
     "SamplingOptions": "sampling",
     "WorkerInfo": "job_status",
+    "as_completed": "many",
+    "gather": "many",
 }
 """Names whose modules bring redis and rq along: the process of an engine needs the contract alone."""
 
