@@ -231,3 +231,12 @@ class TestCommand:
         assert run(["continue", job.job_id]) == 2
         assert "it has not ended: wait for it, or cancel it first" in capsys.readouterr().err
         assert run(["continue", "nobody"]) == 2
+
+    @pytest.mark.parametrize("command", [["result"], ["stream"]])
+    def test_is_named_where_a_text_was_cut_off(self, producer, worker, capsys, command):
+        job_id = _cut(producer, worker, CUTS["by length"], "a")
+        assert run([*command, job_id]) == 0
+        assert f"to go on with it:\n  genqueue continue {job_id}\n" in capsys.readouterr().err
+        whole = _cut(producer, worker, {"finish_reason": "stop"}, "a")
+        assert run([*command, whole]) == 0
+        assert "continue" not in capsys.readouterr().err
