@@ -3,8 +3,8 @@
 stdout carries the answer, the job id or JSON, and nothing else; everything for people goes to stderr.
 
 Exit codes: 0 done; 1 the job failed or was cancelled, `doctor` has found something wrong, or `verify` that two
-runs part; 2 bad input; 3 no broker; 4 not now (the queue is full, or the wait ran out: try again); 130 interrupted;
-141 the reader of stdout has gone.
+runs part; 2 bad input; 3 no broker; 4 not now (the queue is full, or the wait ran out: try again); 130
+interrupted; 141 the reader of stdout has gone.
 """
 
 import io
