@@ -7,7 +7,16 @@ from typing import Any
 
 import redis
 
-from ..contract import GenerationRequest, GenerationResult, JobError, JobExpired, Keys, WorkerLost
+from ..contract import (
+    FUNCTION,
+    GenerationRequest,
+    GenerationResult,
+    JobError,
+    JobExpired,
+    Keys,
+    UnknownFunction,
+    WorkerLost,
+)
 from ..contract.keys import DEFAULT_PREFIX
 from ..ledger import rq_names
 from .answers import Answers, Asked
@@ -163,6 +172,8 @@ class Serving:
         job, raw = held.job, held.raw
         if not raw:
             raise JobExpired
+        if job.func_name != FUNCTION or set(job.kwargs) != {"request"}:
+            raise UnknownFunction
         request = GenerationRequest.parse(job.kwargs["request"], as_worker=True)
         deaths, deadline = raw.get(b"deaths", b"0"), raw.get(b"expires_at_ms", b"")
         if int(deaths) >= MAX_ATTEMPTS:
@@ -182,19 +193,16 @@ class Serving:
     def _pause(self, turn: Turn) -> None:
         began = time.monotonic()
         while True:
-            self._check(turn)
+            if self._is_stopping:
+                raise Interrupted("stopping")
+            if turn.left_s <= 0:
+                raise Interrupted("timeout")
             left_s = began + self._plan.delay_s - time.monotonic()
             if left_s <= 0:
-                return
-            self._bell.wait(left_s if turn.left_s is None else max(0.0, min(left_s, turn.left_s)))
-
-    def _check(self, turn: Turn) -> None:
-        if self._is_stopping:
-            raise Interrupted("stopping")
-        if turn.is_cancelled:
-            raise Interrupted("cancelled")
-        if turn.left_s is not None and turn.left_s <= 0:
-            raise Interrupted("timeout")
+                return  # a request to cancel is seen by the next append
+            if turn.is_cancelled:
+                raise Interrupted("cancelled")
+            self._bell.wait(min(left_s, turn.left_s))
 
     def _until_a_deadline(self) -> float | None:
         left = [seat.next_deadline_s for seat in list(self._seats.values())]

@@ -1,5 +1,6 @@
 """One turn of a scripted worker at a job: from its place in the stream to its end, or to the worker's death."""
 
+import math
 import secrets
 import sys
 import time
@@ -37,6 +38,8 @@ from .rq_ends import kept_s
 from .seat import TTL_S, Held, Seat
 from .token_ids import encode
 
+PROGRESS_S = 0.05
+"""Between two looks that `status` can have at how far a job is."""
 AT_ONCE = frozenset({
     "invalid_request", "prompt_too_long", "unknown_model", "unknown_function", "expired", "worker_lost",
 })  # fmt: skip
@@ -68,16 +71,16 @@ class Turn:
         self._pause = pause
         self._events: list[StreamedEvent] = self._history()
         self._appender = seat.stream(self.job_id)
-        self._began = time.monotonic()
+        self._began = self._show_at = time.monotonic()
         self._first_token: float | None = None
-        self._timeout_s = held.job.timeout or None
+        self._timeout_s = float(held.job.timeout or math.inf)
         self.attempt = self._events[-1].id.attempt + 1 if self._events else 1
         self.resumed_tokens = self._tokens = len(self._assembled("finished", "stop").token_ids)
 
     @property
-    def left_s(self) -> float | None:
-        """Until the job has taken longer than it may."""
-        return None if self._timeout_s is None else self._began + float(self._timeout_s) - time.monotonic()
+    def left_s(self) -> float:
+        """Until the job has taken longer than it may. Infinite where it says nothing of that."""
+        return self._began + self._timeout_s - time.monotonic()
 
     @property
     def is_cancelled(self) -> bool:
@@ -156,7 +159,9 @@ class Turn:
         sure = tuple(TokenLogprob(logprob=0.0, top=((token_id, 0.0),)) for token_id in ids) if logprobs else None
         is_cancelled = self._append(Tokens(data=TokensData(index=self._tokens, ids=ids, text=text, logprobs=sure)))
         self._tokens += len(ids)
-        self._seat.show_progress(self._held, self._tokens)
+        if time.monotonic() >= self._show_at:
+            self._seat.show_progress(self._held, self._tokens)
+            self._show_at = time.monotonic() + PROGRESS_S
         return is_cancelled
 
     def _interrupted(self, interrupted: "Interrupted") -> GenerationResult | None:
