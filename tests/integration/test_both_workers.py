@@ -238,7 +238,7 @@ def test_the_worker_is_seen(producer: Producer) -> None:
 
 
 async def test_asyncio_awaits_many_at_once(world: World) -> None:
-    prompts = [GENQUEUE, WHO, KILL] * 4
+    prompts = [GENQUEUE, WHO, KILL] * 2
     async with AsyncProducer(world.url) as producer:
         jobs = await producer.submit_many(prompts, model="tiny")
         results = await asyncio.gather(*(job.result(TIMEOUT_S) for job in jobs))
@@ -254,6 +254,15 @@ def test_rq_alone_is_served(world: World) -> None:
     assert job.latest_result(timeout=TIMEOUT_S) is not None
     assert job.return_value()["text"] == answer_to(GENQUEUE)
     wait_for(lambda: job.get_status() == "finished", "RQ to be told")
+
+
+def test_a_job_that_depends_on_another_is_served_after_it(world: World, producer: Producer) -> None:
+    queue = Queue("generate.tiny", connection=world.client, serializer="json")
+    first = queue.enqueue("worker.jobs.generate", request={"prompt": GENQUEUE})
+    second = queue.enqueue("worker.jobs.generate", request={"prompt": WHO}, depends_on=first)
+
+    assert producer.result(second.id, TIMEOUT_S).text == answer_to(WHO)
+    assert producer.status(first.id).state == "finished"
 
 
 def test_what_is_no_request_of_ours_is_refused(world: World, producer: Producer) -> None:

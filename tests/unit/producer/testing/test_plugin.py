@@ -15,7 +15,7 @@ from producer.broker.connections import address
 from producer.testing import ScriptedWorker, scripted_worker
 from producer.testing.memory import memory
 
-MANY = [f"prompt {number}" for number in range(20)]
+MANY = [f"prompt {number}" for number in range(8)]
 ANSWERS = [f"scripted answer to: {prompt}" for prompt in MANY]
 
 

@@ -15,7 +15,6 @@ from producer import (
     JobError,
     JobExpired,
     JobHandle,
-    JobTimeout,
     OutOfMemory,
     Producer,
     PromptTooLong,
@@ -247,11 +246,13 @@ def test_a_job_that_waits_for_too_long_expires(genqueue_worker: ScriptedWorker, 
     assert genqueue_worker.requests == []
 
 
-def test_a_job_that_takes_too_long_times_out(genqueue_worker: ScriptedWorker, ask) -> None:
-    genqueue_worker.delay_s = math.inf
-
-    with pytest.raises(JobTimeout, match="longer than its 1 s"):
-        ask(timeout_s=1).result()
+def test_what_status_says_of_a_running_job(genqueue_worker: ScriptedWorker, ask) -> None:
+    genqueue_worker.answers("Hi", ["ab", "c"])
+    job = ask()
+    stream = job.stream()
+    while next(stream).event.type != "finished":
+        pass
+    assert (job.status().progress.phase, job.status().worker is not None) == ("decode", True)
 
 
 def test_it_is_seen_as_the_worker_of_its_models(genqueue_worker: ScriptedWorker, producer: Producer) -> None:
