@@ -122,8 +122,8 @@ class Serving:
         queues: Any = self._client.smembers(rq_names.QUEUES)
         for raw in queues:
             name = raw.decode(errors="replace").removeprefix(rq_names.queue(""))
-            head, found, _ = name.partition(".generate.")
-            prefix = head if found else DEFAULT_PREFIX
+            is_default = name.startswith(Keys().queue_prefix)
+            prefix = DEFAULT_PREFIX if is_default else name.partition(".generate.")[0]
             try:
                 model = Keys(prefix).model_of_queue(name)
             except ValueError:

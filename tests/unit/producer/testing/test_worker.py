@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import pytest
+from rq import Queue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.worker import BaseWorker
@@ -270,14 +271,20 @@ def test_it_is_seen_as_the_worker_of_its_models(genqueue_worker: ScriptedWorker,
 
 
 def test_a_model_that_a_job_comes_for_is_served(genqueue_worker: ScriptedWorker, ask) -> None:
-    ask(model="tiny").result()
     ask(model="Qwen2.5-0.5B", prompt_lookup=True).result()
+    ask(model="to.generate.with", priority="low").result()
+    Queue("default", connection=genqueue_worker.client).enqueue("os.getcwd")  # of somebody else
+    Queue("{x}", connection=genqueue_worker.client).enqueue("os.getcwd")
+    ask(model="tiny").result()
 
-    assert genqueue_worker.models == ("Qwen2.5-0.5B", "tiny")
+    assert genqueue_worker.models == ("Qwen2.5-0.5B", "tiny", "to.generate.with")
 
 
-def test_every_prefix_is_served(genqueue_worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENQUEUE_PREFIX", "staging")
+@pytest.mark.parametrize("prefix", ["staging", "a.b", "generated"])
+def test_every_prefix_is_served(
+    genqueue_worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setenv("GENQUEUE_PREFIX", prefix)
 
     with Producer() as producer:
         assert producer.submit("Hi", model="tiny").result().text == "scripted answer to: Hi"
