@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from .job_status import JobStatus, Progress, WorkerInfo
+    from .many import as_completed, gather
     from .sampling import SamplingOptions
     from .settings import ProducerSettings
 
@@ -94,6 +95,8 @@ __all__ = [
     "WaitTimeout",
     "WorkerInfo",
     "WorkerLost",
+    "as_completed",
+    "gather",
 ]
 
 _WHEN_ASKED_FOR = {
@@ -106,6 +109,8 @@ _WHEN_ASKED_FOR = {
     "Progress": "job_status",
     "SamplingOptions": "sampling",
     "WorkerInfo": "job_status",
+    "as_completed": "many",
+    "gather": "many",
 }
 """Names that are in another module than the contract, and bring redis and rq along."""
 

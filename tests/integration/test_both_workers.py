@@ -32,6 +32,8 @@ from producer import (
     StreamedEvent,
     Tokens,
     WaitTimeout,
+    as_completed,
+    gather,
 )
 from producer.cli import cli
 from producer.testing import scripted_worker
@@ -245,6 +247,15 @@ async def test_asyncio_awaits_many_at_once(world: World) -> None:
         events = [event async for event in jobs[-1].stream(timeout_s=TIMEOUT_S)]
     assert [result.text for result in results] == [answer_to(prompt) for prompt in prompts]
     assert _text(events) == answer_to(KILL)
+
+
+def test_texts_come_whole_in_pieces_and_many_at_once(producer: Producer) -> None:
+    jobs = producer.submit_many([GENQUEUE, WHO, KILL], model="tiny")
+    answers = [answer_to(prompt) for prompt in (GENQUEUE, WHO, KILL)]
+
+    assert sorted(job.text() for job in as_completed(jobs, timeout_s=TIMEOUT_S)) == sorted(answers)
+    assert [result.text for result in gather(jobs)] == answers
+    assert ["".join(job.text_stream()) for job in jobs] == answers
 
 
 def test_rq_alone_is_served(world: World) -> None:

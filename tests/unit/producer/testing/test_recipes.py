@@ -89,6 +89,16 @@ def test_prompts_from_a_csv(cook, genqueue_worker: ScriptedWorker) -> None:
     assert [row["error"] for row in rows] == ["", "out_of_memory: no room", ""]
 
 
+def test_waiting_for_many_jobs(cook, genqueue_worker: ScriptedWorker) -> None:
+    [script] = COOKBOOK.blocks("Waiting for many jobs")
+    genqueue_worker.fails("too long " * 2000, code="prompt_too_long")
+    assert sorted(cook(script).splitlines()) == [
+        f"0 {answer_to(GENQUEUE)}",
+        "1 prompt_too_long",
+        f"2 {answer_to(WHO)}",
+    ]
+
+
 @pytest.mark.parametrize("crashes", [0, 2])
 def test_a_web_app(genqueue_worker: ScriptedWorker, crashes: int) -> None:
     """Its reader sees one answer, however many workers it takes."""
