@@ -205,7 +205,7 @@ def text_of(events: list[tuple[str, str, dict]]) -> str:
 def test_a_web_app_that_cancels_when_its_reader_leaves(
     kitchen: Kitchen, client: redis.Redis, serving: WorkerProcess
 ) -> None:
-    [app] = README.blocks("Streaming into a web app")
+    [app] = COOKBOOK.blocks("FastAPI for one reader")
     with kitchen.web_app(app) as address:
         with urllib.request.urlopen(f"{address}/answer?prompt=Hi", timeout=TIMEOUT_S) as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -316,6 +316,21 @@ def test_a_chain(kitchen: Kitchen) -> None:
     cached = re.search(r"cached_tokens=(\d+)", kitchen.python(script))
     assert cached
     assert int(cached[1]) > 0
+
+
+@pytest.mark.parametrize("document", ["README", "COOKBOOK"])
+def test_testing_your_own_code(kitchen: Kitchen, document: str) -> None:
+    blocks = {
+        "README": README.blocks("Testing your own code"),
+        "COOKBOOK": COOKBOOK.blocks("Testing your own code"),
+    }
+    (kitchen.folder / "test_mine.py").write_text(blocks[document][0], encoding="utf-8")
+    kitchen.environment["REDIS_URL"] = "redis://nowhere.invalid:1/0"  # the fixture's own counts
+    # This checkout's fixture, whichever is installed.
+    fixture = "from producer.testing.plugin import genqueue_worker as genqueue_worker\n"
+    (kitchen.folder / "conftest.py").write_text(fixture, encoding="utf-8")
+    tested = kitchen.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_mine.py")
+    assert re.search(r"^\d+ passed in", tested, re.MULTILINE)
 
 
 def test_moving_from_transformers(
