@@ -58,6 +58,10 @@ class Answer:
         """What is left of it behind so many characters."""
         return self._with_chunks(_without_first(self.chunks, characters))
 
+    def behind(self, given: str) -> "Answer":
+        """Of a job that goes on with another: what that one had generated comes first, in an event of its own."""
+        return self._with_chunks((given, *self.after(len(given)).chunks)) if given else self
+
     def limited_by(self, request: GenerationRequest) -> "Answer":
         """As the request lets it be: up to a stop string, and no longer than max_new_tokens, where it is given."""
         text, limited = self.text, self
@@ -109,7 +113,7 @@ class Answers:
                 answer = Answer((), "error", failure=error)
         else:
             answer = Answer(self._chunks(f"scripted answer to: {asked.prompt}"))
-        return answer.limited_by(asked.request)
+        return answer.limited_by(asked.request).behind(decode(asked.request.output_token_ids or ()))
 
     def _chunks(self, text: Text) -> tuple[str, ...]:
         size = self.chunk_chars

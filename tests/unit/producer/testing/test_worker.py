@@ -160,6 +160,17 @@ def test_stop_strings_and_lengths_are_heeded(genqueue_worker: ScriptedWorker, as
     assert (cut.text, cut.finish_reason, cut.truncated) == ("one. t", "length", True)
 
 
+def test_a_job_is_gone_on_with_behind_what_it_had(genqueue_worker: ScriptedWorker, ask) -> None:
+    genqueue_worker.answers("count", "one two three")
+    cut = ask("count", max_new_tokens=7)
+    assert cut.result().text == "one two"
+
+    whole = cut.continue_job(max_new_tokens=100)
+
+    assert whole.result().text == "one two three"
+    assert texts(list(whole.stream()))[0] == "one two", "in an event of its own"
+
+
 def test_logprobs_are_those_of_somebody_who_is_sure(genqueue_worker: ScriptedWorker, ask) -> None:
     [event] = [
         event.event.data for event in ask(logprobs=2, max_new_tokens=2).stream() if event.event.type == "tokens"
