@@ -203,7 +203,7 @@ class Operations:
                     "has evicted it for memory",
                     job_id=job_id,
                 )
-            self._check_ours(job_id, standing.fields["origin"])
+            self.check_ours(job_id, standing.fields["origin"])
         return standing
 
     def _place(
@@ -231,10 +231,10 @@ class Operations:
         fields = job_fields(values)
         if "origin" not in fields:  # what a worker wrote to after it was gone is no job any more
             return {}, ttl_s
-        self._check_ours(job_id, fields["origin"])
+        self.check_ours(job_id, fields["origin"])
         return fields, ttl_s
 
-    def _check_ours(self, job_id: str, origin: str) -> None:
+    def check_ours(self, job_id: str, origin: str) -> None:
         """Raises NoSuchJob for a job of RQ alone, or of another prefix: nobody would end it here."""
         if self.keys.model_of_queue(origin) is None:
             raise NoSuchJob(

@@ -134,6 +134,10 @@ class Patience:
             self._since += now - self._unknown_since  # a worker could say nothing either, meanwhile
         self._unknown_since = None
 
+    def look_soon(self) -> None:
+        """Its end was announced: where it does not come, somebody has deleted it."""
+        self._look_at = min(self._look_at, time.monotonic() + CONFIRM_S)
+
     @property
     def _silent_at(self) -> float:
         """When the wait is given up unless something changes."""
