@@ -11,12 +11,16 @@ from typing import Self, TypeVar, Unpack
 import redis.asyncio
 
 from .base import BaseProducer
+from .cancelling import Cancelled, cancel_all, cancel_many
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
+from .deletion import deletion
 from .following import Subscription
 from .hub import AsyncHub
 from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks
 from .operations import CancelOutcome, Operation
+from .overview import overview
+from .overview_values import Overview
 from .patience import Patience
 from .sampling import SamplingOptions
 from .settings import ProducerSettings
@@ -48,6 +52,10 @@ class AsyncJobHandle:
     async def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
         return await self._producer.cancel(self.job_id)
+
+    async def delete(self) -> None:
+        """See `Producer.delete`."""
+        await self._producer.delete(self.job_id)
 
     async def status(self) -> JobStatus:
         """See `Producer.status`."""
@@ -160,6 +168,18 @@ class AsyncProducer(BaseProducer):
         """See `Producer.cancel`."""
         return await self._run(self._operations.cancel(job_id))
 
+    async def cancel_many(self, job_ids: Iterable[str]) -> dict[str, Cancelled]:
+        """See `Producer.cancel_many`."""
+        return await self._run(cancel_many(self._operations, job_ids))
+
+    async def cancel_all(self, model: str | None = None, *, queued_only: bool = False) -> dict[Cancelled, int]:
+        """See `Producer.cancel_all`."""
+        return await self._run(cancel_all(self._operations, model, queued_only=queued_only))
+
+    async def delete(self, job_id: str) -> None:
+        """See `Producer.delete`."""
+        await self._run(deletion(self._operations, job_id))
+
     async def status(self, job_id: str) -> JobStatus:
         """See `Producer.status`."""
         return await self._run(self._operations.status(job_id))
@@ -167,6 +187,10 @@ class AsyncProducer(BaseProducer):
     async def workers(self, model: str) -> tuple[WorkerInfo, ...]:
         """See `Producer.workers`."""
         return await self._run(self._operations.workers(model))
+
+    async def overview(self, model: str | None = None) -> Overview:
+        """See `Producer.overview`."""
+        return await self._run(overview(self._keys, model))
 
     async def aclose(self) -> None:
         """End all streams and close the connections that are its own."""

@@ -20,7 +20,7 @@ from .commands.broker import broker
 from .commands.dashboard import dashboard
 from .commands.doctor import doctor
 from .commands.follow import result, stream
-from .commands.jobs import cancel, status
+from .commands.jobs import cancel, delete, status
 from .commands.output import (
     EXIT_BAD_INPUT,
     EXIT_BROKEN_PIPE,
@@ -32,6 +32,7 @@ from .commands.output import (
     SaidAlready,
     say,
 )
+from .commands.ps import models, ps
 from .commands.submit import submit
 from .commands.up import up
 from .commands.wrong_options import advised
@@ -64,7 +65,7 @@ def cli() -> None:
     """
 
 
-for command in (up, broker, submit, stream, result, cancel, status, dashboard, doctor):
+for command in (up, broker, submit, stream, result, cancel, status, ps, models, delete, dashboard, doctor):
     cli.add_command(command)
 
 

@@ -14,11 +14,15 @@ import redis
 
 from .base import BaseProducer
 from .broker.connections import check_suits, connect
+from .cancelling import Cancelled, cancel_all, cancel_many
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
+from .deletion import deletion
 from .following import Subscription
 from .job_status import JobStatus, WorkerInfo
 from .links import Link
 from .operations import CancelOutcome, Operation
+from .overview import overview
+from .overview_values import Overview
 from .patience import Patience
 from .sampling import SamplingOptions
 from .settings import ProducerSettings
@@ -50,6 +54,10 @@ class JobHandle:
     def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
         return self._producer.cancel(self.job_id)
+
+    def delete(self) -> None:
+        """See `Producer.delete`."""
+        self._producer.delete(self.job_id)
 
     def status(self) -> JobStatus:
         """See `Producer.status`."""
@@ -206,6 +214,22 @@ class Producer(BaseProducer):
         """
         return self._run(self._operations.cancel(job_id))
 
+    def cancel_many(self, job_ids: Iterable[str]) -> dict[str, Cancelled]:
+        """Cancel them all, in a few round trips. What became of each: as `cancel`, or "no_such_job"."""
+        return self._run(cancel_many(self._operations, job_ids))
+
+    def cancel_all(self, model: str | None = None, *, queued_only: bool = False) -> dict[Cancelled, int]:
+        """Cancel all that wait or run now, of all models or of one. How many of each outcome."""
+        return self._run(cancel_all(self._operations, model, queued_only=queued_only))
+
+    def delete(self, job_id: str) -> None:
+        """Take the job away, with all that Redis has of it: request, events, result, RQ's records.
+
+        One that has not ended is cancelled first. A worker that has it is given half a minute to end it.
+        Raises NoSuchJob; WaitTimeout where the worker does not let go of it, and nothing was deleted.
+        """
+        self._run(deletion(self._operations, job_id))
+
     def status(self, job_id: str) -> JobStatus:
         """What is known of the job: place in line, worker, progress.  Raises NoSuchJob."""
         return self._run(self._operations.status(job_id))
@@ -213,6 +237,13 @@ class Producer(BaseProducer):
     def workers(self, model: str) -> tuple[WorkerInfo, ...]:
         """The live workers that serve a model, and whether each has loaded it."""
         return self._run(self._operations.workers(model))
+
+    def overview(self, model: str | None = None) -> Overview:
+        """What goes on, of all models or of one: workers, and jobs that wait, run and have ended.
+
+        A few commands, however long the queues are.
+        """
+        return self._run(overview(self._keys, model))
 
     def close(self) -> None:
         """End all streams and close the connections that are its own."""

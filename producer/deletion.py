@@ -15,7 +15,7 @@ import redis.asyncio
 
 from .broker.meaning import is_wrong_type
 from .contract import GenerationResult, GenqueueError, InvalidRequest, NoSuchJob, StreamedEvent, WaitTimeout
-from .contract.keys import check_job_id, check_model_name
+from .contract.keys import check_job_id, check_model_name, worker_of_taker
 from .following import event_in
 from .ledger import rq_names
 from .ledger.delete import Held, delete
@@ -135,8 +135,8 @@ def _all_models(operations: Operations) -> Operation[Sequence[str]]:
 def _still_held(job_id: str, worker: str, wait_s: float) -> WaitTimeout:
     hint = "delete it again in a while. Where that worker is dead, a live one of its model puts the job back first"
     return WaitTimeout(
-        f"job {job_id} is with {worker.removesuffix('.settling')}, which was asked to end it and has not let go of "
-        f"it for {wait_s:g} s; nothing was deleted: {hint}",
+        f"job {job_id} is with {worker_of_taker(worker)}, which was asked to end it and has not let go of it "
+        f"for {wait_s:g} s; nothing was deleted: {hint}",
         job_id=job_id,
         hint=hint,
     )

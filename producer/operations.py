@@ -6,7 +6,7 @@ replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls a
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -23,15 +23,18 @@ from .contract import (
 from .contract.assemble import assemble
 from .contract.compatibility import check_understood
 from .contract.keys import check_job_id
+from .eta import start_in_s
 from .following import event_in
 from .job_status import (
     JOB_FIELDS,
     JobStatus,
     WorkerInfo,
     job_fields,
+    paces_of,
     progress_of,
     state_of,
     times_of,
+    worker_info,
 )
 from .ledger import rq_names
 from .ledger.cancel import CancelAnswer, cancel
@@ -110,7 +113,7 @@ class Operations:
         while True:
             entries = yield lambda r: r.xrange(self.keys.events(job_id))
             events = [event_in(entry_id, event_fields, job_id) for entry_id, event_fields in entries]
-            step = _cancel_step(self.keys, self.settings, job_id, fields, ttl_s=ttl_s, events=events)
+            step = cancel_step(self.keys, self.settings, job_id, fields, ttl_s=ttl_s, events=events)
             outcome = step.read((yield step.send))
             # 'changed': its worker has published since we read.
             if outcome != "changed":
@@ -151,6 +154,7 @@ class Operations:
             ),
             queue=fields["origin"],
             position=place.position,
+            eta_s=None if place.position is None else start_in_s(place.position, paces_of(workers)),
             worker=runner,
             workers=workers,
             progress=progress_of(fields),
@@ -161,10 +165,7 @@ class Operations:
     def workers(self, model: str) -> Operation[tuple[WorkerInfo, ...]]:
         """The live workers that serve the model."""
         records = yield from self._records(model)
-        return tuple(
-            WorkerInfo(name=record.name, model_state=record.model_state, chat_template=record.chat_template)
-            for record in records
-        )
+        return tuple(map(worker_info, records))
 
     def workers_lately(
         self, model: str, age_s: float, *, none_is_kept: bool = False
@@ -264,15 +265,16 @@ class Operations:
         )
 
 
-def _cancel_step(
+def cancel_step(
     keys: Keys,
     settings: ProducerSettings,
     job_id: str,
     fields: dict[str, str],
     *,
     ttl_s: int,
-    events: list[StreamedEvent | UnknownEvent],
+    events: Sequence[StreamedEvent | UnknownEvent],
 ) -> Step[CancelAnswer]:
+    """The step that ends a job, or asks its worker to.  fields, ttl_s: of its hash.  events: all of it so far."""
     model = keys.model_of_queue(fields.get("origin", "")) or model_of(events)
     return cancel(
         keys,

@@ -56,6 +56,7 @@ class Patience:
         """Events have come here: then each is known at once."""
         self._unknown_since: float | None = None
         """Since when Redis has not said how the job stands."""
+        self._look_at = math.inf
         self._begin(Stand("unserved"))
 
     def restart(self) -> None:

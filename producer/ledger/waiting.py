@@ -1,6 +1,5 @@
 """Somebody waits for a job's end."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..contract import Keys
@@ -21,7 +20,7 @@ def await_end(keys: Keys, job_id: str, wake_key: str, *, ttl_s: int) -> Step[Raw
     return Step("await_end", names, [wake_key, ttl_s], _read_entry)
 
 
-def _read_entry(reply: Sequence[Any] | bytes | None) -> RawEntry | Literal["gone"] | None:
+def _read_entry(reply: Any) -> RawEntry | Literal["gone"] | None:
     if not reply:
         return None
     if isinstance(reply, bytes):

@@ -124,6 +124,11 @@ def recorded_as_running(client: redis.Redis) -> None:
     client.delete(KEYS.taken("w1"), "rq:worker:w1")
 
 
+def dropped_by_the_registry(client: redis.Redis) -> None:
+    recorded_as_running(client)
+    client.delete(f"rq:wip:{QUEUE}")
+
+
 def begun(client: redis.Redis) -> None:
     taken(client, "a")
     begin(KEYS, "w1", "a", QUEUE, a_run()).run(client)
@@ -131,7 +136,9 @@ def begun(client: redis.Redis) -> None:
 
 
 def a_run() -> Run:
-    return Run("run", {"worker_name": "w1"}, {"status": "started", "worker_name": "w1", "started_at": NOW}, 99, 2e9)
+    return Run(
+        "run", {"worker_name": "w1"}, {"status": "started", "worker_name": "w1", "started_at": NOW}, 99, 2e9
+    )
 
 
 def but_for_its_events(client: redis.Redis) -> None:
@@ -166,7 +173,7 @@ STATES = [
     *(none, queued, queued_high, waited_for, put_back_to_its_queue, cleared_for_another_run),
     *(in_a_registry(name) for name in ("deferred", "scheduled", "ready", "failed", "finished", "canceled")),
     *(with_dependencies, in_a_group_under_a_limit, settled_job, cancelled, stranded),
-    *(recorded_as_running, left_by_the_dead_as_running),
+    *(recorded_as_running, dropped_by_the_registry, left_by_the_dead_as_running),
     *(but_for_its_events, but_for_its_result, but_for_a_request, other_things_in_its_place),
 ]
 
@@ -195,7 +202,9 @@ def test_a_job_that_is_deleted_twice_is_gone(client):
     assert state(client) == before
 
 
-@pytest.mark.parametrize("take", [taken, running, lambda client, _: begun(client)], ids=["taken", "running", "begun"])
+@pytest.mark.parametrize(
+    "take", [taken, running, lambda client, _: begun(client)], ids=["taken", "running", "begun"]
+)
 def test_a_job_that_a_worker_has_is_not_deleted(client, take):
     take(client, "a")
     before = state(client)
