@@ -6,7 +6,7 @@ What counts is how long a job keeps the worker from the next one: from its being
 import time
 from collections.abc import Callable
 
-LATELY = 50
+LATELY = 100
 """Jobs that the mean goes by: more lengths than a few jobs have, and a change of load is seen within as many."""
 
 
