@@ -1,4 +1,4 @@
-"""`ps`, `models`, `cancel` of many and `delete` on fakeredis: what goes to stdout, and which exit code says what."""
+"""`ps`, `models`, `cancel` of many and `delete` on fakeredis: what goes to stdout, and which exit code is said."""
 
 import json
 import sys
@@ -174,7 +174,9 @@ def test_several_jobs_are_cancelled_with_a_line_for_each(producer: Producer, cap
 
 
 @pytest.mark.parametrize("option", ["--queued", "--all"])
-def test_all_that_wait_are_cancelled(producer: Producer, worker: ScriptedWorker, capsys: Captured, option: str) -> None:
+def test_all_that_wait_are_cancelled(
+    producer: Producer, worker: ScriptedWorker, capsys: Captured, option: str
+) -> None:
     running, *_ = producer.submit_many(list("abc"), model="tiny")
     producer.submit("a", model="small")
     worker.take(running.job_id)

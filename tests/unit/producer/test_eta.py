@@ -64,7 +64,7 @@ MIXES: dict[str, Lengths] = {
 def test_in_a_queue_of_200_jobs_of_mixed_lengths_it_is_right_within_30_percent(mix: str, workers: int) -> None:
     """Of 100 such queues nine in ten, once each worker has had 120 jobs of the mix.
 
-    Where a tenth of the jobs takes most of the time, chance alone moves the sum of 100 by a fifth: there six in ten.
+    Where a tenth of the jobs takes most of the time, chance alone moves the sum of 100 by a fifth: six in ten.
     """
     errors: dict[str, list[float]] = {"100th": [], "last": [], "empty": []}
     for seed in range(100):
