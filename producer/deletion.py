@@ -27,7 +27,6 @@ DELETE_WAIT_S = 30.0
 _LOOK_EVERY_S = 0.1
 _HEARD_S = 0.1
 """For whoever follows the job to read its end, before that is deleted."""
-_KEPT_HASH = ("origin",)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def deletion(operations: Operations, job_id: str, wait_s: float = DELETE_WAIT_S)
 def _origin(operations: Operations, job_id: str) -> Operation[str | None]:
     """The queue that its hash names.  Raises NoSuchJob for a job of somebody else's queue."""
     try:
-        [raw] = yield lambda r: r.hmget(rq_names.job(job_id), _KEPT_HASH)
+        [raw] = yield lambda r: r.hmget(rq_names.job(job_id), ["origin"])
     except redis.ResponseError as error:
         if not is_wrong_type(error):
             raise

@@ -123,7 +123,7 @@ def _rendered(seen: Overview) -> RenderableType:
         return _text("no queue and no worker is known here: submit a job, or start a worker")
     parts: list[RenderableType] = []
     if seen.suspended:
-        parts.append(_text("suspended through RQ: no worker takes a job until `rq resume`\n", style="bold yellow"))
+        parts.append(_text("suspended through RQ: no worker takes a job until `rq resume`", style="bold yellow"))
     for model in seen.models:
         parts += [*([Text("")] if parts else []), *_model(model)]
     return Group(*parts)
