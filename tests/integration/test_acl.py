@@ -241,6 +241,18 @@ def test_a_dashboard_shows_every_page_and_requeues(
     assert refusals(operator) == []
 
 
+def test_what_goes_on_is_for_the_dashboards_user_and_not_for_a_producers(
+    serving: WorkerProcess, serving_broker: EmbeddedBroker
+) -> None:
+    with Producer(url_of(serving_broker, "dashboard")) as looks:
+        [model] = looks.overview("tiny").models
+        assert [worker.name for worker in model.workers] == [serving.name]
+    with Producer(url_of(serving_broker, "producer")) as submits:
+        with pytest.raises(BrokerUnavailable, match="use an operator's"):
+            submits.overview()
+        assert submits.cancel_many(["unknown"]) == {"unknown": "no_such_job"}
+
+
 @pytest.mark.parametrize(("role", "needs"), [("producer", producer_needs), ("worker", worker_needs)])
 def test_what_the_doctor_asks_for_is_granted_to_the_role_and_not_to_another(
     as_role: Callable[[str], redis.Redis], role: str, needs: Callable[..., list[tuple[str, ...]]]
