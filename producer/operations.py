@@ -274,7 +274,10 @@ def cancel_step(
     ttl_s: int,
     events: Sequence[StreamedEvent | UnknownEvent],
 ) -> Step[CancelAnswer]:
-    """The step that ends a job, or asks its worker to.  fields, ttl_s: of its hash.  events: all of it so far."""
+    """The step that cancels a job.
+
+    fields, ttl_s: of its RQ hash, as read before.  events: its events so far, as read after.
+    """
     model = keys.model_of_queue(fields.get("origin", "")) or model_of(events)
     return cancel(
         keys,
