@@ -1,18 +1,19 @@
 """How many jobs are cancelled, step by step, without doing any I/O: operations, as those of `operations`.
 
-In chunks of two round trips each, so that Redis serves others in between.
+In chunks of three round trips each, so that Redis serves others in between.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import redis
 
 from .broker.meaning import is_wrong_type
-from .contract import GenqueueError, InvalidRequest, Keys
+from .contract import GenqueueError, InvalidRequest, Keys, StreamedEvent, UnknownEvent
 from .contract.keys import check_job_id, check_model_name
+from .following import event_in
 from .job_status import JOB_FIELDS, job_fields
 from .ledger import rq_names
 from .ledger.cancel import CancelAnswer
@@ -25,6 +26,14 @@ AT_ONCE = 100
 
 Cancelled = CancelOutcome | Literal["no_such_job"]
 """What became of one of many: that one of them is not known is no error."""
+
+
+class _OpenJob(NamedTuple):
+    """A job that has not ended, as it was read."""
+
+    fields: dict[str, str]
+    ttl_s: int
+    has_events: bool
 
 
 def cancel_many(operations: Operations, job_ids: Iterable[str]) -> Operation[dict[str, Cancelled]]:
@@ -81,10 +90,10 @@ def _cancel_registry(operations: Operations, key: str) -> Operation[Counter[Canc
 
 
 def _cancel_chunk(operations: Operations, job_ids: Sequence[str]) -> Operation[dict[str, Cancelled]]:
-    """Those that nobody has begun all at once, any other by itself."""
-    steps = yield from _steps(operations, job_ids)
+    """All that are as they were when they were read, in three round trips; any other by itself."""
+    outcomes, open_jobs = yield from _look(operations.keys, job_ids)
+    steps = yield from _steps(operations, open_jobs)
     answers = (yield partial(_send, list(steps.values()))) if steps else []
-    outcomes: dict[str, Cancelled] = {}
     for (job_id, step), answer in zip(steps.items(), answers, strict=True):
         if isinstance(answer, bytes) and (outcome := step.read(answer)) != "changed":
             outcomes[job_id] = outcome
@@ -94,16 +103,50 @@ def _cancel_chunk(operations: Operations, job_ids: Sequence[str]) -> Operation[d
     return outcomes
 
 
-def _steps(operations: Operations, job_ids: Sequence[str]) -> Operation[dict[str, Step[CancelAnswer]]]:
-    """Of those that nobody has begun."""
-    keys, steps = operations.keys, {}
+def _look(keys: Keys, job_ids: Sequence[str]) -> Operation[tuple[dict[str, Cancelled], dict[str, _OpenJob]]]:
+    """Those that have ended, and those that are ours to end."""
+    ended: dict[str, Cancelled] = {}
+    open_jobs: dict[str, _OpenJob] = {}
     replies = yield partial(_ask_jobs, keys, job_ids)
-    for at, job_id in enumerate(job_ids):
-        values, ttl_s, events = replies[3 * at : 3 * at + 3]
+    for job_id, (values, ttl_s, newest) in zip(job_ids, zip(*[iter(replies)] * 3, strict=True), strict=True):
         fields = {} if isinstance(values, redis.RedisError) else job_fields(values)
-        if keys.model_of_queue(fields.get("origin", "")) and events == []:
-            steps[job_id] = cancel_step(keys, operations.settings, job_id, fields, ttl_s=ttl_s, events=())
+        events = _events(newest)
+        if events and events[-1].is_terminal:
+            ended[job_id] = "ended"
+        elif events is not None and keys.model_of_queue(fields.get("origin", "")):
+            open_jobs[job_id] = _OpenJob(fields, ttl_s, has_events=bool(events))
+    return ended, open_jobs
+
+
+def _steps(operations: Operations, open_jobs: Mapping[str, _OpenJob]) -> Operation[dict[str, Step[CancelAnswer]]]:
+    keys, steps = operations.keys, {}
+    begun = [job_id for job_id, job in open_jobs.items() if job.has_events]
+    streams = (yield partial(_ask_events, keys, begun)) if begun else []
+    histories = dict(zip(begun, map(_events, streams), strict=True))
+    for job_id, job in open_jobs.items():
+        events = histories.get(job_id, [])
+        if events is not None:
+            steps[job_id] = cancel_step(
+                keys, operations.settings, job_id, job.fields, ttl_s=job.ttl_s, events=events
+            )
     return steps
+
+
+def _events(entries: Any) -> list[StreamedEvent | UnknownEvent] | None:
+    """None where they are none, or where Redis has answered something else."""
+    if isinstance(entries, redis.RedisError):
+        return None
+    try:
+        return [event_in(*entry) for entry in entries]
+    except GenqueueError:
+        return None
+
+
+def _ask_events(keys: Keys, job_ids: Sequence[str], client: Any) -> Any:
+    pipeline = client.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipeline.xrange(keys.events(job_id))
+    return pipeline.execute(raise_on_error=False)
 
 
 def _ask_jobs(keys: Keys, job_ids: Sequence[str], client: Any) -> Any:
