@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from .job_status import JobStatus, Progress, WorkerInfo
     from .many import as_completed, gather
+    from .overview_values import ModelOverview, Overview
     from .sampling import SamplingOptions
     from .settings import ProducerSettings
 
@@ -76,8 +77,10 @@ __all__ = [
     "JobStranded",
     "JobTimeout",
     "Message",
+    "ModelOverview",
     "NoSuchJob",
     "OutOfMemory",
+    "Overview",
     "Producer",
     "ProducerSettings",
     "Progress",
@@ -104,6 +107,8 @@ _WHEN_ASKED_FOR = {
     "AsyncProducer": "async_client",
     "JobHandle": "client",
     "JobStatus": "job_status",
+    "ModelOverview": "overview_values",
+    "Overview": "overview_values",
     "Producer": "client",
     "ProducerSettings": "settings",
     "Progress": "job_status",

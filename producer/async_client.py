@@ -14,8 +14,10 @@ from typing import Self, TypeVar, Unpack
 import redis.asyncio
 
 from .base import BaseProducer
+from .cancelling import Cancelled, cancel_all, cancel_many
 from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
+from .deletion import deletion
 from .ends import end_of_job
 from .following import Subscription
 from .hub import AsyncHub
@@ -23,6 +25,8 @@ from .interrupts import CtrlC
 from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks
 from .operations import CancelOutcome, Operation
+from .overview import overview
+from .overview_values import Overview
 from .patience import Patience
 from .race import Seat
 from .replies import text_in
@@ -81,6 +85,10 @@ class AsyncJobHandle:
     ) -> "AsyncJobHandle":
         """See `Producer.continue_job`."""
         return await self._producer.continue_job(self.job_id, max_new_tokens, **options)
+
+    async def delete(self) -> None:
+        """See `Producer.delete`."""
+        await self._producer.delete(self.job_id)
 
     async def status(self) -> JobStatus:
         """See `Producer.status`."""
@@ -208,6 +216,18 @@ class AsyncProducer(BaseProducer):
         past = await self._run(past_of(self._keys, job_id))
         return (await self._submit(self._prepare_continued(past, max_new_tokens, options)))[0]
 
+    async def cancel_many(self, job_ids: Iterable[str]) -> dict[str, Cancelled]:
+        """See `Producer.cancel_many`."""
+        return await self._run(cancel_many(self._operations, job_ids))
+
+    async def cancel_all(self, model: str | None = None, *, queued_only: bool = False) -> dict[Cancelled, int]:
+        """See `Producer.cancel_all`."""
+        return await self._run(cancel_all(self._operations, model, queued_only=queued_only))
+
+    async def delete(self, job_id: str) -> None:
+        """See `Producer.delete`."""
+        await self._run(deletion(self._operations, job_id))
+
     async def status(self, job_id: str) -> JobStatus:
         """See `Producer.status`."""
         return await self._run(self._operations.status(job_id))
@@ -215,6 +235,10 @@ class AsyncProducer(BaseProducer):
     async def workers(self, model: str) -> tuple[WorkerInfo, ...]:
         """See `Producer.workers`."""
         return await self._run(self._operations.workers(model))
+
+    async def overview(self, model: str | None = None) -> Overview:
+        """See `Producer.overview`."""
+        return await self._run(overview(self._keys, model))
 
     async def aclose(self) -> None:
         """End all streams and close the connections that are its own."""

@@ -21,7 +21,7 @@ from .commands.broker import broker
 from .commands.dashboard import dashboard
 from .commands.doctor import doctor
 from .commands.follow import result, stream
-from .commands.jobs import cancel, status
+from .commands.jobs import cancel, delete, status
 from .commands.output import (
     EXIT_BAD_INPUT,
     EXIT_BROKEN_PIPE,
@@ -33,6 +33,7 @@ from .commands.output import (
     SaidAlready,
     say,
 )
+from .commands.ps import models, ps
 from .commands.submit import submit
 from .commands.up import up
 from .commands.wrong_options import advised
@@ -65,7 +66,12 @@ def cli() -> None:
     """
 
 
-for command in (up, broker, submit, stream, result, cancel, status, continue_, dashboard, doctor, verify):
+COMMANDS = (
+    *(up, broker, submit, stream, result, continue_, cancel, status),
+    *(ps, models, delete, dashboard, doctor, verify),
+)
+
+for command in COMMANDS:
     cli.add_command(command)
 
 

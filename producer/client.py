@@ -16,13 +16,17 @@ import redis
 
 from .base import BaseProducer
 from .broker.connections import check_suits, connect
+from .cancelling import Cancelled, cancel_all, cancel_many
 from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
+from .deletion import deletion
 from .ends import end_of_job
 from .following import Subscription
 from .job_status import JobStatus, WorkerInfo
 from .links import Link
 from .operations import CancelOutcome, Operation
+from .overview import overview
+from .overview_values import Overview
 from .patience import Patience
 from .race import Seat
 from .replies import text_in
@@ -77,6 +81,10 @@ class JobHandle:
     def continue_job(self, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]) -> "JobHandle":
         """See `Producer.continue_job`."""
         return self._producer.continue_job(self.job_id, max_new_tokens, **options)
+
+    def delete(self) -> None:
+        """See `Producer.delete`."""
+        self._producer.delete(self.job_id)
 
     def status(self) -> JobStatus:
         """See `Producer.status`."""
@@ -257,6 +265,22 @@ class Producer(BaseProducer):
         past = self._run(past_of(self._keys, job_id))
         return self._submit(self._prepare_continued(past, max_new_tokens, options))[0]
 
+    def cancel_many(self, job_ids: Iterable[str]) -> dict[str, Cancelled]:
+        """Cancel them all, in a few round trips. What became of each: as `cancel`, or "no_such_job"."""
+        return self._run(cancel_many(self._operations, job_ids))
+
+    def cancel_all(self, model: str | None = None, *, queued_only: bool = False) -> dict[Cancelled, int]:
+        """Cancel all that wait or run now, of all models or of one. How many of each outcome."""
+        return self._run(cancel_all(self._operations, model, queued_only=queued_only))
+
+    def delete(self, job_id: str) -> None:
+        """Take the job away, with all that Redis has of it: request, events, result, RQ's records.
+
+        One that has not ended is cancelled first. A worker that has it is given half a minute to end it.
+        Raises NoSuchJob; WaitTimeout where the worker does not let go of it, and nothing was deleted.
+        """
+        self._run(deletion(self._operations, job_id))
+
     def status(self, job_id: str) -> JobStatus:
         """What is known of the job: place in line, worker, progress.  Raises NoSuchJob."""
         return self._run(self._operations.status(job_id))
@@ -264,6 +288,13 @@ class Producer(BaseProducer):
     def workers(self, model: str) -> tuple[WorkerInfo, ...]:
         """The live workers that serve a model, and whether each has loaded it."""
         return self._run(self._operations.workers(model))
+
+    def overview(self, model: str | None = None) -> Overview:
+        """What goes on, of all models or of one: workers, and jobs that wait, run and have ended.
+
+        A few commands, however long the queues are.
+        """
+        return self._run(overview(self._keys, model))
 
     def close(self) -> None:
         """End all streams and close the connections that are its own."""

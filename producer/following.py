@@ -60,9 +60,16 @@ class Subscription:
         self.error: Exception | None = None
         self.ended = False
         """The terminal event is in the inbox: nothing comes after it."""
+        self.is_announced = False
+        """Its end was announced, and the subscriber has yet to hear of that."""
         self.inbox: deque[StreamedEvent] = deque()
         self._putting = threading.Lock()
         """Beside the hub, the subscriber itself may read what no wake has told the hub of."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something for the subscriber."""
+        return bool(self.inbox) or self.error is not None or self.is_announced
 
     @property
     def wants_more(self) -> bool:
@@ -218,6 +225,9 @@ class Subscriptions:
                 key = self._keys.events(fields[ENDED].decode(errors="replace"))
                 if key in self._cold:
                     self._heat(key)
+                    for subscription in self._by_stream[key]:
+                        subscription.is_announced = True
+                        subscription.signal.set()
 
     def _heat(self, key: str) -> None:
         self._cold.discard(key)

@@ -94,7 +94,7 @@ class Hub:
         signal = subscription.signal
         assert isinstance(signal, ThreadSignal)
         signal.clear()
-        if not subscription.inbox and subscription.error is None:
+        if not subscription.has_news:
             signal.wait(timeout_s)
 
     def resume(self, subscription: Subscription) -> None:
@@ -232,7 +232,7 @@ class AsyncHub:
         signal = subscription.signal
         assert isinstance(signal, asyncio.Event)
         signal.clear()
-        if not subscription.inbox and subscription.error is None:
+        if not subscription.has_news:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await signal.wait()

@@ -13,6 +13,8 @@ from pydantic import ConfigDict, ValidationError
 from rq.utils import utcparse
 
 from .contract.requests import Frozen
+from .eta import Pace, about
+from .ledger.roster import WorkerRecord
 
 JobState = Literal["queued", "deferred", "scheduled", "running", "finished", "failed", "cancelled"]
 
@@ -44,6 +46,29 @@ class WorkerInfo(Frozen):
     """`loading` or `ready`; None for a worker that does not say."""
     chat_template: bool | None = None
     """Whether the model takes `messages`; None for a worker that does not say, as one that is loading."""
+    state: str | None = None
+    """RQ's word: `idle`, `busy`, `suspended`, `started`; None for a worker that does not say."""
+    hostname: str | None = None
+    device: str | None = None
+    """As its settings name it."""
+    context_length: int | None = None
+    """Tokens of prompt and answer that fit; None for a worker that does not say, as one that is loading."""
+    job_seconds: float | None = None
+    """Mean of its jobs lately, s; None before the first."""
+    busy_seconds: float | None = None
+    """For how long its job had run at its last beat, s; None where it has none, or does not say."""
+
+    @property
+    def is_suspended(self) -> bool:
+        """It takes no job until `rq resume`."""
+        return self.state == "suspended"
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast it works; None for one that takes no jobs now, or has had none."""
+        if self.job_seconds is None or self.is_suspended or self.model_state == "loading":
+            return None
+        return Pace(self.job_seconds, is_busy=self.state == "busy", busy_s=self.busy_seconds)
 
 
 class Progress(Frozen):
@@ -70,6 +95,8 @@ class JobStatus(Frozen):
     queue: str | None = None
     position: int | None = None
     """Jobs of this model that are served before it; None when it does not stand in line."""
+    eta_s: float | None = None
+    """Until a worker takes it, by what jobs took lately; None when it is not in line, or nobody can tell."""
     worker: str | None = None
     workers: tuple[WorkerInfo, ...] = ()
     """Live workers that serve the model."""
@@ -106,7 +133,7 @@ class JobStatus(Frozen):
         if self.state == "running" and not self.is_with_the_dead:
             return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
         if self.state in {"queued", "deferred", "scheduled", "running"}:
-            return f"{self.describe_wait()}; {self._describe_workers()}"
+            return f"{self.describe_wait()}; {self._describe_workers()}{self._describe_turn()}"
         return self.state
 
     def _describe_loss(self) -> str:
@@ -127,10 +154,19 @@ class JobStatus(Frozen):
     def _describe_workers(self) -> str:
         if not self.workers:
             return f"no live worker serves {self.model}"
+        suspended = [worker for worker in self.workers if worker.is_suspended]
+        if len(suspended) == len(self.workers):
+            who = suspended[0].name if len(suspended) == 1 else f"all {len(suspended)} live workers"
+            are = "is" if len(suspended) == 1 else "are"
+            return f"{who} for {self.model} {are} suspended until `rq resume`"
         if all(worker.model_state == "loading" for worker in self.workers):
             return f"{self.workers[0].name} is loading {self.model}"
         count = len(self.workers)
-        return f"{count} live worker{'s' if count > 1 else ''} for {self.model}"
+        not_all = f", {len(suspended)} of them suspended" if suspended else ""
+        return f"{count} live worker{'s' if count > 1 else ''} for {self.model}{not_all}"
+
+    def _describe_turn(self) -> str:
+        return f"; its turn comes in {about(self.eta_s)}" if self.eta_s is not None else ""
 
     def _describe_progress(self) -> str:
         progress = self.progress
@@ -142,6 +178,16 @@ class JobStatus(Frozen):
         if progress.tokens_per_second:
             words.append(f"{progress.tokens_per_second:.1f} tokens/s")
         return f" ({', '.join(words)})" if words else ""
+
+
+def worker_info(record: WorkerRecord) -> WorkerInfo:
+    """What a worker's record says of it."""
+    return WorkerInfo(**{name: getattr(record, name) for name in WorkerInfo.model_fields})
+
+
+def paces_of(workers: Sequence[WorkerInfo]) -> list[Pace]:
+    """Of those that take jobs."""
+    return [pace for worker in workers if (pace := worker.pace) is not None]
 
 
 def ordinal(number: int) -> str:

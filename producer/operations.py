@@ -6,7 +6,7 @@ replies. A shell runs it: `Producer` calls the commands, `AsyncProducer` calls a
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -23,15 +23,18 @@ from .contract import (
 from .contract.assemble import assemble
 from .contract.compatibility import check_understood
 from .contract.keys import check_job_id
+from .eta import start_in_s
 from .following import event_in
 from .job_status import (
     JOB_FIELDS,
     JobStatus,
     WorkerInfo,
     job_fields,
+    paces_of,
     progress_of,
     state_of,
     times_of,
+    worker_info,
 )
 from .ledger import rq_names
 from .ledger.cancel import CancelAnswer, cancel
@@ -151,6 +154,7 @@ class Operations:
             ),
             queue=fields["origin"],
             position=place.position,
+            eta_s=None if place.position is None else start_in_s(place.position, paces_of(workers)),
             worker=runner,
             workers=workers,
             progress=progress_of(fields),
@@ -161,10 +165,7 @@ class Operations:
     def workers(self, model: str) -> Operation[tuple[WorkerInfo, ...]]:
         """The live workers that serve the model."""
         records = yield from self._records(model)
-        return tuple(
-            WorkerInfo(name=record.name, model_state=record.model_state, chat_template=record.chat_template)
-            for record in records
-        )
+        return tuple(map(worker_info, records))
 
     def workers_lately(
         self, model: str, age_s: float, *, none_is_kept: bool = False
@@ -203,7 +204,7 @@ class Operations:
                     "has evicted it for memory",
                     job_id=job_id,
                 )
-            self._check_ours(job_id, standing.fields["origin"])
+            self.check_ours(job_id, standing.fields["origin"])
         return standing
 
     def _place(
@@ -231,10 +232,10 @@ class Operations:
         fields = job_fields(values)
         if "origin" not in fields:  # what a worker wrote to after it was gone is no job any more
             return {}, ttl_s
-        self._check_ours(job_id, fields["origin"])
+        self.check_ours(job_id, fields["origin"])
         return fields, ttl_s
 
-    def _check_ours(self, job_id: str, origin: str) -> None:
+    def check_ours(self, job_id: str, origin: str) -> None:
         """Raises NoSuchJob for a job of RQ alone, or of another prefix: nobody would end it here."""
         if self.keys.model_of_queue(origin) is None:
             raise NoSuchJob(
@@ -271,7 +272,7 @@ def cancel_step(
     fields: dict[str, str],
     *,
     ttl_s: int,
-    events: list[StreamedEvent | UnknownEvent],
+    events: Sequence[StreamedEvent | UnknownEvent],
 ) -> Step[CancelAnswer]:
     """The step that cancels a job.
 

@@ -56,6 +56,7 @@ class Patience:
         """Events have come here: then each is known at once."""
         self._unknown_since: float | None = None
         """Since when Redis has not said how the job stands."""
+        self._look_at = math.inf
         self._begin(Stand("unserved"))
 
     def restart(self) -> None:
@@ -138,6 +139,10 @@ class Patience:
         elif self._unknown_since is not None:
             self._since += now - self._unknown_since  # a worker could say nothing either, meanwhile
         self._unknown_since = None
+
+    def look_soon(self) -> None:
+        """Its end was announced: where it does not come, somebody has deleted it."""
+        self._look_at = min(self._look_at, time.monotonic() + CONFIRM_S)
 
     @property
     def _silent_at(self) -> float:

@@ -14,6 +14,11 @@ def events_gone(job_id: str) -> NoSuchJob:
     )
 
 
+def deleted(job_id: str) -> NoSuchJob:
+    """It was there when the wait began."""
+    return NoSuchJob(f"job {job_id} is not there any more: it was deleted", job_id=job_id)
+
+
 def after_the_end(job_id: str, cursor: EventId, end: EventId) -> NoSuchJob:
     """The job has ended before the cursor: Redis lost it and it was submitted anew, or that is not its cursor."""
     return NoSuchJob(

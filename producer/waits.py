@@ -31,7 +31,7 @@ from .operations import Operation, Operations
 from .patience import Patience, Stand
 from .places import Standing
 from .replies import positive_or_none, stored_result
-from .wait_ends import after_the_end, events_gone, start_one, stranded, unanswered, wait_timeout
+from .wait_ends import after_the_end, deleted, events_gone, start_one, stranded, unanswered, wait_timeout
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +108,12 @@ class Waits:
     def announce(self, job_id: str, wake_key: str) -> Operation[GenerationResult | None]:
         """Have the job's end written to the wake stream, too. The result, if it has ended by now.
 
-        To be called once the wake stream is read: no end falls between the two.
+        To be called once the wake stream is read: no end falls between the two.  Raises NoSuchJob.
         """
         step = await_end(self.keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
         entry = step.read((yield step.send))
+        if entry == "gone":
+            raise deleted(job_id)
         return _result_of(event_in(*entry, job_id=job_id)) if entry else None
 
     def in_time(self, operation: Operation[T], job_id: str, patience: Patience) -> Operation[T]:
@@ -134,6 +136,9 @@ class Waits:
             # events come first.
             if subscription.error is not None and not subscription.inbox:
                 raise subscription.error
+            if subscription.is_announced:
+                subscription.is_announced = False
+                patience.look_soon()
             left_s = patience.left_s
             if left_s > 0:
                 yield Waiting(wait, subscription, left_s)

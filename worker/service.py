@@ -130,6 +130,7 @@ class Service:
 
     async def _serve_next(self) -> None:
         """Take a job and see it through, or wait until there is one."""
+        taken_at = time.monotonic()
         try:
             taken = await self._rq(self.worker.take)
         except redis.RedisError as error:
@@ -145,7 +146,9 @@ class Service:
         elif taken is None:
             await self._wait_for_work()
         else:
+            self.worker.pace.begin(taken_at)
             await self._see_through(taken)
+            self.worker.pace.end()
 
     async def _see_through(self, taken: Taken) -> None:
         self._in_hand = True
@@ -259,6 +262,7 @@ class Service:
         self.metrics.engine_starts.inc()
         self.worker.chat_template = info.chat_template
         self.runner.engine_facts = info.facts()
+        self.worker.context_length = info.context_length
         self.worker.model_state = "ready"
         await self._show()
         self.metrics.describe_engine(info)

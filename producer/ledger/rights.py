@@ -20,7 +20,7 @@ _NO_SCRIPT = "0" * 40
 
 
 def producer_needs(keys: Keys, model: str) -> list[Command]:
-    """What a producer sends that submits, follows and cancels jobs of the model."""
+    """What a producer sends that submits, follows, cancels and deletes jobs of the model."""
     job, queue, events = rq_names.job(_ID), rq_names.queue(keys.queue(model)), keys.events(_ID)
     return [
         ("TIME",),
@@ -30,7 +30,15 @@ def producer_needs(keys: Keys, model: str) -> list[Command]:
         ("EXPIRE", job, "1"),
         ("TTL", job),
         ("EXISTS", job),
-        ("DEL", rq_names.results(_ID), keys.cancel(_ID), keys.waiters(_ID)),
+        ("DEL", job, events, keys.result(_ID), rq_names.results(_ID), keys.cancel(_ID), keys.waiters(_ID)),
+        ("DEL", rq_names.runs(_ID), rq_names.run(_ID, _ID)),
+        ("HMGET", rq_names.run(_ID, _ID), "worker_name"),
+        ("SREM", rq_names.worker_runs(_ID), _ID),
+        ("SREM", rq_names.dependents(_ID), _ID),
+        ("SMEMBERS", rq_names.dependencies(_ID)),
+        ("SMEMBERS", keys.takers),
+        ("ZRANGE", rq_names.runs(_ID), "0", "0"),
+        ("ZRANGE", rq_names.registry("wip", keys.queue(model)), "0", "0"),
         ("SADD", rq_names.QUEUES, queue),
         ("RPUSH", queue, _ID),
         ("LPOS", queue, _ID),
@@ -116,8 +124,8 @@ def worker_needs(keys: Keys, model: str) -> list[Command]:
     ]
 
 
-_NO_LONGER = ("deferred", "scheduled", "failed", "finished")
-"""RQ's registries that a job leaves when it is cancelled or comes again."""
+_NO_LONGER = ("deferred", "scheduled", "failed", "finished", "canceled", "ready", "wip")
+"""RQ's registries that a job leaves when it is cancelled, comes again, or is deleted."""
 _REGISTRIES = ("wip", "finished", "failed", "canceled", "deferred", "scheduled")
 
 

@@ -1,13 +1,20 @@
 """Who serves a model: the records of its live workers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..contract import Keys
 from . import rq_names
 
-FIELDS = ("birth", "death", "model_state", "hostname", "request_fields", "chat_template")
+FIELDS = (
+    *("birth", "death", "queues", "state", "model_state", "hostname", "device", "request_fields", "chat_template"),
+    *("context_length", "job_seconds", "busy_seconds"),
+    *("successful_job_count", "failed_job_count", "total_working_time"),
+)
+
+
+_ABSURD = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,16 @@ class WorkerRecord:
     """Fields of a request that it understands; None for a worker that does not say."""
     chat_template: bool | None = None
     """Whether its model has one; None for a worker that does not say, as one that is loading."""
+    state: str | None = None
+    """RQ's: `idle`, `busy`, `suspended`, `started`."""
+    device: str | None = None
+    queues: tuple[str, ...] = ()
+    context_length: int | None = None
+    """Tokens of prompt and answer that fit; None for a worker that does not say."""
+    job_seconds: float | None = None
+    """Mean of its jobs lately; of an earlier version's, of all. None before the first."""
+    busy_seconds: float | None = None
+    """How long its job has run, at its last beat; None where it has none, or does not say."""
 
 
 def worker_sets(keys: Keys, model: str) -> list[str]:
@@ -51,16 +68,40 @@ def live_workers(
 
 
 def _record(key: bytes, reply: Sequence[bytes | None]) -> WorkerRecord | None:
-    birth, death, model_state, hostname, fields, template = (
-        None if value is None else value.decode(errors="replace") for value in reply
-    )
-    if birth is None or death is not None:
+    pairs = zip(FIELDS, reply, strict=True)
+    said = {name: value.decode(errors="replace") for name, value in pairs if value is not None}
+    if "birth" not in said or "death" in said:
         return None
-    understood = None if fields is None else frozenset(fields.split(","))
+    fields, template = said.get("request_fields"), said.get("chat_template")
+    context_length = _number(said.get("context_length"))
     return WorkerRecord(
         name=key.decode(errors="replace").rpartition(":")[2],
-        model_state=model_state,
-        hostname=hostname,
-        request_fields=understood,
+        model_state=said.get("model_state"),
+        hostname=said.get("hostname"),
+        request_fields=None if fields is None else frozenset(fields.split(",")),
         chat_template=None if template is None else template == "1",
+        state=said.get("state"),
+        device=said.get("device"),
+        queues=tuple(filter(None, said.get("queues", "").split(","))),
+        context_length=None if context_length is None else int(context_length),
+        job_seconds=_job_seconds(said),
+        busy_seconds=_number(said.get("busy_seconds")) if said.get("state") == "busy" else None,
     )
+
+
+def _job_seconds(said: Mapping[str, str]) -> float | None:
+    lately = _number(said.get("job_seconds"))
+    if lately is not None:
+        return lately
+    jobs = sum(_number(said.get(name)) or 0.0 for name in ("successful_job_count", "failed_job_count"))
+    worked_s = _number(said.get("total_working_time"))
+    return worked_s / jobs if worked_s is not None and jobs >= 1 else None
+
+
+def _number(text: str | None) -> float | None:
+    """Not below 0, and finite: anybody may have written it."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if 0 <= number < _ABSURD else None

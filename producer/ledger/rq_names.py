@@ -77,6 +77,16 @@ def runs(job_id: str) -> str:
     return f"rq:executions:{job_id}"
 
 
+def dependents(job_id: str) -> str:
+    """Set of the jobs that wait for a job."""
+    return f"{job(job_id)}:dependents"
+
+
+def dependencies(job_id: str) -> str:
+    """Set of the jobs that a job waits for."""
+    return f"{job(job_id)}:dependencies"
+
+
 def worker_runs(name: str) -> str:
     """Set of the runs that a worker has."""
     return f"rq:worker:{name}:executions"

@@ -135,6 +135,13 @@ def test_a_producer_submits_follows_cancels_and_asks(
             return "".join([e.event.data.text async for e in other.stream(job.job_id) if e.event.type == "tokens"])
 
     assert asyncio.run(follow()) == text
+
+    goes_on = producer.submit(**LONG, model="tiny")
+    waits = producer.submit(**LONG, model="tiny")
+    wait_for_tokens(operator, goes_on.job_id)
+    for each in (waits, goes_on, job):
+        each.delete()
+        assert [key for key in operator.keys("*") if each.job_id.encode() in key] == []
     assert refusals(operator) == []
 
 
@@ -234,6 +241,18 @@ def test_a_dashboard_shows_every_page_and_requeues(
     assert refusals(operator) == []
 
 
+def test_what_goes_on_is_for_the_dashboards_user_and_not_for_a_producers(
+    serving: WorkerProcess, serving_broker: EmbeddedBroker
+) -> None:
+    with Producer(url_of(serving_broker, "dashboard")) as looks:
+        [model] = looks.overview("tiny").models
+        assert [worker.name for worker in model.workers] == [serving.name]
+    with Producer(url_of(serving_broker, "producer")) as submits:
+        with pytest.raises(BrokerUnavailable, match="use an operator's"):
+            submits.overview()
+        assert submits.cancel_many(["unknown"]) == {"unknown": "no_such_job"}
+
+
 @pytest.mark.parametrize(("role", "needs"), [("producer", producer_needs), ("worker", worker_needs)])
 def test_what_the_doctor_asks_for_is_granted_to_the_role_and_not_to_another(
     as_role: Callable[[str], redis.Redis], role: str, needs: Callable[..., list[tuple[str, ...]]]
@@ -290,20 +309,22 @@ BEYOND_A_PRODUCER = [
     ("LRANGE", "gen:{taken:w1}", "0", "-1"),
     ("LREM", "gen:{taken:w1}", "1", "job"),
     ("RPUSH", "gen:{taken:w1}", "job"),
-    ("SMEMBERS", "gen:takers"),
+    ("SREM", "gen:takers", "w1"),
     ("ZADD", "rq:wip:generate.tiny", "1", "job"),
     ("ZADD", "rq:finished:generate.tiny", "1", "job"),
-    # To take jobs, to list them, or to make them go away.
+    # To take jobs, to list them, or to make other keys go away than those of a job.
     ("LRANGE", "rq:queue:mail", "0", "-1"),
     ("LPOP", "rq:queue:generate.tiny"),
     ("LMOVE", "rq:queue:generate.tiny", "rq:queue:generate.tiny", "LEFT", "RIGHT"),
     ("LRANGE", "rq:queue:generate.tiny", "0", "-1"),
-    ("DEL", "rq:job:job"),
+    ("ZRANGE", "rq:finished:generate.tiny", "0", "-1"),
+    ("DEL", "gen:{deadlines:tiny}"),
+    ("DEL", "gen:{taken:w1}"),
     ("DEL", "rq:queue:generate.tiny"),
     ("EXPIRE", "rq:queue:generate.tiny", "0"),
     ("SMEMBERS", "rq:queues"),
-    ("EVAL", "return redis.call('DEL', KEYS[1])", "1", "rq:job:job"),
-    ("DEL", "gen:{job}:events"),
+    ("EVAL", "return redis.call('DEL', KEYS[1])", "1", "rq:queue:generate.tiny"),
+    ("DEL", "gen:{wake:1}"),
     ("XTRIM", "gen:{job}:events", "MAXLEN", "0"),
     ("XDEL", "gen:{job}:events", "1-0"),
     ("RENAME", "gen:{job}:events", "gen:{other}:events"),

@@ -28,6 +28,7 @@ from producer.ledger.cancel import request_stop
 from producer.ledger.take import Dropped, Taken, put_down, read_job, save_meta, take, take_due
 
 from ..intake import check_payload_size
+from ..pace import Pace
 from ..settings import WorkerSettings
 from .bookkeeping import Bookkeeper
 
@@ -48,6 +49,9 @@ class GenerationWorker(Bookkeeper):
         self.model_state: ModelState = "loading"
         self.chat_template: bool | None = None
         """Whether the model takes `messages`; None until it is loaded."""
+        self.context_length: int | None = None
+        """Tokens of prompt and answer that fit; None until the model is loaded."""
+        self.pace = Pace()
         self._on_stop = on_stop
         # A job that one call has taken, and does not know of yet, is to another one whose answer was lost.
         self._taking = Lock()
@@ -65,9 +69,12 @@ class GenerationWorker(Bookkeeper):
     def serialize(self) -> dict[str, Any]:
         """The worker's hash: RQ's fields, and what producers want to know of a generation worker."""
         template = {} if self.chat_template is None else {"chat_template": int(self.chat_template)}
+        context = {} if self.context_length is None else {"context_length": self.context_length}
         return {
             **super().serialize(),
             **template,
+            **context,
+            **self.pace.fields(),
             "state": self.get_state(),
             "model": self.settings.model_name,
             "model_state": self.model_state,

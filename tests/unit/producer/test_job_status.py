@@ -3,10 +3,12 @@
 import pytest
 
 from producer import JobStatus, Progress, WorkerInfo
-from producer.job_status import ordinal, progress_of, state_of, times_of
+from producer.eta import Pace
+from producer.job_status import ordinal, paces_of, progress_of, state_of, times_of
 
 READY = WorkerInfo(name="w1", model_state="ready")
 LOADING = WorkerInfo(name="w2", model_state="loading")
+SUSPENDED = WorkerInfo(name="w3", model_state="ready", state="suspended", job_seconds=2.0)
 
 
 def _status(**fields: object) -> JobStatus:
@@ -20,6 +22,22 @@ def _status(**fields: object) -> JobStatus:
         ({"position": 0, "workers": (READY,)}, "queued, 1st in line; 1 live worker for tiny"),
         ({"position": 2, "workers": (READY, LOADING)}, "queued, 3rd in line; 2 live workers for tiny"),
         ({"position": 1, "workers": (LOADING,)}, "queued, 2nd in line; w2 is loading tiny"),
+        (
+            {"position": 1, "workers": (READY,), "eta_s": 41.3},
+            "queued, 2nd in line; 1 live worker for tiny; its turn comes in about 41 s",
+        ),
+        (
+            {"position": 1, "workers": (SUSPENDED,)},
+            "queued, 2nd in line; w3 for tiny is suspended until `rq resume`",
+        ),
+        (
+            {"position": 1, "workers": (SUSPENDED, SUSPENDED)},
+            "queued, 2nd in line; all 2 live workers for tiny are suspended until `rq resume`",
+        ),
+        (
+            {"position": 1, "workers": (READY, SUSPENDED)},
+            "queued, 2nd in line; 2 live workers for tiny, 1 of them suspended",
+        ),
         ({"position": 0}, "queued, 1st in line; no live worker serves tiny"),
         ({}, "queued; no live worker serves tiny"),
         ({"state": "deferred", "workers": (READY,)}, "waiting for another job; 1 live worker for tiny"),
@@ -66,6 +84,12 @@ def test_a_job_that_nobody_will_end_is_called_stranded(state: str, words: str) -
     assert stranded.describe() == f"{words}: no worker will end its stream, cancel it here to do so"
     assert not _status(state=state, is_held=False, has_result=True).is_stranded
     assert not _status(state=state).is_stranded
+
+
+def test_those_have_a_pace_that_take_jobs_and_have_had_some() -> None:
+    busy = WorkerInfo(name="w", model_state="ready", state="busy", job_seconds=3.0, busy_seconds=1.0)
+    loading = WorkerInfo(name="w", model_state="loading", state="idle", job_seconds=3.0)
+    assert paces_of([READY, LOADING, loading, SUSPENDED, busy]) == [Pace(3.0, is_busy=True, busy_s=1.0)]
 
 
 @pytest.mark.parametrize(

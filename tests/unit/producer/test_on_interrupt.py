@@ -11,7 +11,16 @@ from types import SimpleNamespace
 import pytest
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 
-from producer import AsyncProducer, InvalidRequest, JobHandle, Producer, as_completed, gather, submitted
+from producer import (
+    AsyncProducer,
+    InvalidRequest,
+    JobHandle,
+    Producer,
+    as_completed,
+    cancelling,
+    gather,
+    submitted,
+)
 from producer.interrupts import CtrlC
 from producer.operations import Operation
 from tests.scripted_worker import ScriptedWorker
@@ -107,7 +116,7 @@ def test_a_job_whose_worker_says_something_meanwhile_is_cancelled_all_the_same(
     fake_server: FakeServer, client: FakeRedis, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look at its events and the step that ends it."""
-    real: Callable = submitted._read
+    real: Callable = cancelling._ask_jobs
 
     def read(*arguments: object) -> object:
         reply = real(*arguments)
@@ -116,7 +125,7 @@ def test_a_job_whose_worker_says_something_meanwhile_is_cancelled_all_the_same(
         worker.put_back()
         return reply
 
-    monkeypatch.setattr(submitted, "_read", read)
+    monkeypatch.setattr(cancelling, "_ask_jobs", read)
     with left(fake_server, KeyboardInterrupt, on_interrupt="cancel") as producer:
         handle = producer.submit("a", model="tiny")
 

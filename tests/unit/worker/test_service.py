@@ -354,6 +354,24 @@ class TestAtWork:
             await here.until(lambda: here.status(job_id) == b"finished")
             await here.until(lambda: not here.held())
 
+    async def test_its_record_says_how_long_a_job_has_run_and_how_long_they_take(self, world):
+        here = world()
+
+        def said(name):
+            return float(here.client.hget(here.service.worker.key, name) or 0)
+
+        async with here.running():
+            await here.until(lambda: here.client.hget(here.service.worker.key, "context_length") == b"1024")
+            job_id = await asyncio.to_thread(here.submit)
+            run = await here.next_run()
+            await here.until(lambda: said("busy_seconds") > 0)
+            assert here.client.hget(here.service.worker.key, "job_seconds") is None
+            run.accept()
+            run.steps("a", finish="length")
+            run.end()
+            await here.until(lambda: here.status(job_id) == b"finished")
+            await here.until(lambda: said("job_seconds") > 0 and said("busy_seconds") == 0)
+
     async def test_an_idle_engine_that_dies_is_replaced_before_anybody_counts_on_it(self, world):
         """Its worker said ready for ever, and the next job was blamed."""
         here = world()

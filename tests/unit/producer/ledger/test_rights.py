@@ -18,7 +18,7 @@ USER, PASSWORD = "somebody", "secret"
 
 SCRIPTS = {path.stem: path.read_text() for path in (Path(ledger.__file__).parent / "lua").glob("*.lua")}
 GUARDS = dict(re.findall(r"^local function (\w+)(.*?)^end$", SCRIPTS.pop("guards"), re.DOTALL | re.MULTILINE))
-OF_A_PRODUCER = {"submit", "cancel", "await_end"}
+OF_A_PRODUCER = {"submit", "cancel", "await_end", "delete"}
 BY_A_CLIENT = {
     producer_needs: {"EVALSHA", "GET", "SUNION", "TTL", "XRANGE", "XREAD"},
     worker_needs: {"EVALSHA", "BLMOVE", "CLIENT", "HGETALL"},
@@ -29,7 +29,7 @@ BY_A_CLIENT = {
 def commands_of(text: str) -> set[str]:
     """That a script sends, by itself and by the guards that it calls."""
     called = [body for name, body in GUARDS.items() if re.search(rf"\b{name}\(", text)]
-    sent = set(re.findall(r"(?:redis\.p?call|unless_wrong_type)\('([A-Z]+)'", text))
+    sent = set(re.findall(r"\b(?:redis\.p?call|unless_wrong_type|drop|try)\('([A-Z]+)'", text))
     return sent.union(*map(commands_of, called))
 
 

@@ -48,6 +48,34 @@ def test_a_worker_may_say_whether_its_model_has_a_chat_template(client, said, re
     assert record.chat_template is read
 
 
+@pytest.mark.parametrize(
+    ("said", "job_seconds"),
+    [
+        ({}, None),
+        ({"job_seconds": "1.5"}, 1.5),
+        ({"job_seconds": "1.5", "successful_job_count": "2", "total_working_time": "20"}, 1.5),
+        ({"successful_job_count": "8", "failed_job_count": "2", "total_working_time": "20"}, 2.0),
+        ({"successful_job_count": "0", "total_working_time": "20"}, None),
+        ({"job_seconds": "soon"}, None),
+        ({"job_seconds": "nan"}, None),
+        ({"job_seconds": "-1"}, None),
+        ({"job_seconds": "inf"}, None),
+    ],
+)
+def test_a_worker_may_say_how_long_its_jobs_take_and_rq_counts_for_one_that_does_not(client, said, job_seconds):
+    appear(client, "w1", **said)
+    [record] = workers(client)
+    assert record.job_seconds == job_seconds
+
+
+@pytest.mark.parametrize(("state", "busy_seconds"), [("busy", 2.5), ("idle", None), ("suspended", None)])
+def test_how_long_its_job_has_run_counts_while_it_has_one(client, state, busy_seconds):
+    appear(client, "w1", state=state, busy_seconds="2.5", context_length="1024", device="cpu", queues="a,b")
+    [record] = workers(client)
+    assert (record.state, record.busy_seconds) == (state, busy_seconds)
+    assert (record.context_length, record.device, record.queues) == (1024, "cpu", ("a", "b"))
+
+
 def test_a_worker_of_rqs_own_says_less(client):
     client.hset("rq:worker:w1", "birth", "2026-01-01T00:00:00Z")
     client.sadd("rq:workers:generate.tiny.low", "rq:worker:w1")

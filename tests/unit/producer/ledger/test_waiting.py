@@ -44,6 +44,12 @@ def test_who_comes_after_the_stream_is_gone_waits_for_nothing(client):
     assert not client.exists(KEYS.waiters("a"))
 
 
+def test_who_waits_for_a_job_that_is_not_there_leaves_no_key(client):
+    running(client, "b")
+    assert wait(client) == "gone"
+    assert not client.exists(KEYS.waiters("a"))
+
+
 def test_where_the_waiters_are_something_else_the_wait_goes_on(client):
     running(client, "a")
     client.set(KEYS.waiters("a"), "foreign")

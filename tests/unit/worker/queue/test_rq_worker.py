@@ -61,6 +61,19 @@ def test_its_record_says_whether_the_model_takes_messages(client, worker, known,
     assert client.hget(worker.key, "chat_template") == said
 
 
+def test_its_record_says_how_much_fits_and_how_long_its_jobs_take(client, worker):
+    names = ("context_length", "job_seconds", "busy_seconds")
+    beat(worker)
+    assert client.hmget(worker.key, names) == [None, None, b"0.000"]
+    worker.context_length = 2048
+    worker.pace.begin()
+    worker.pace.end()
+    beat(worker)
+    context_length, job_seconds, busy_seconds = client.hmget(worker.key, names)
+    assert (context_length, busy_seconds) == (b"2048", b"0.000")
+    assert 0 <= float(job_seconds) < 60
+
+
 def test_a_worker_is_forgotten_when_its_heartbeats_end(client, start):
     worker = start(heartbeat_ttl_s=6)
     client.expire(worker.key, 1)
