@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from .commands.batch import batch
 from .commands.broker import broker
 from .commands.dashboard import dashboard
 from .commands.doctor import doctor
@@ -64,7 +65,7 @@ def cli() -> None:
     """
 
 
-for command in (up, broker, submit, stream, result, cancel, status, dashboard, doctor):
+for command in (up, broker, submit, stream, result, batch, cancel, status, dashboard, doctor):
     cli.add_command(command)
 
 
