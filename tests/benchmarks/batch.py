@@ -1,11 +1,11 @@
-"""`genqueue batch`: what it survives, what it costs in memory, and how fast it is, beside a loop of submit and result.
+"""`genqueue batch`: what it survives, its memory, and its speed beside a loop of submit and result.
 
     python -m tests.benchmarks.batch [--parts deaths memory speed] [--rows 10000] [--memory-rows 10000 200000]
 
-Starts a server that keeps nothing on disk, and a worker that answers at once. `deaths`: the command is killed three
-times with -9, the server once, which comes back empty; every row must be answered exactly once. `memory`: the
-highest resident size of the command over files of two lengths. Prints hardware, commit and figures; the last line
-is JSON.
+Starts a server that keeps nothing on disk, and a worker that answers at once. `deaths`: the command is killed
+three times with -9, the server once, which comes back empty; every row must be answered exactly once. `memory`:
+the highest resident size of the command over files of two lengths. Prints hardware, commit and figures; the last
+line is JSON.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def main() -> None:
 
 def show(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     """For people."""
-    print(f"{name}: {', '.join(f'{key.replace("_", " ")} {value}' for key, value in figures.items())}", flush=True)
+    said = [f"{key.replace('_', ' ')} {value}" for key, value in figures.items()]
+    print(f"{name}: {', '.join(said)}", flush=True)
     return figures
 
 
@@ -145,7 +146,7 @@ def check(target: Path, rows: int) -> dict[str, int]:
 
 
 def memory(few: int, many: int) -> dict[str, Any]:
-    """Highest resident size of the command, in MiB: with so many rows, and when all of the last have their answer."""
+    """Highest resident size of the command, in MiB: with so many rows, and when all of them have been answered."""
     with served() as (broker, folder):
         sizes = []
         for rows in (few, many):
