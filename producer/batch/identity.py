@@ -4,11 +4,12 @@ The same file with the same options is the same jobs, however often it is starte
 another batch. An id says by itself which batch and which line it belongs to.
 """
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from .reading import Record
 
@@ -27,9 +28,14 @@ class Identity:
     """Of one batch.  options: all that decides on the answers."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        text = json.dumps(options, sort_keys=True, ensure_ascii=False)
-        self._seed = text.encode(errors="surrogateescape")
+        self._seed = json.dumps(options, sort_keys=True).encode()
         self.batch = hashlib.sha256(self._seed).hexdigest()[:8]
+
+    def below(self, header: Record) -> Self:
+        """The same for the rows of a table: what its columns are called decides on their prompts, too."""
+        other = copy.copy(self)
+        other._seed += header.raw  # noqa: SLF001 - of the same class
+        return other
 
     def name(self, record: Record) -> JobName:
         """Of a row."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from ..display import printable
@@ -127,8 +128,15 @@ def display(tally: Tally) -> Iterator[Display]:
     if not console.is_terminal:
         yield LogLines(tally, console)
         return
-    columns = (_Rows(), BarColumn(bar_width=None), _Figures(), TimeRemainingColumn(), _Failed())
-    with Progress(*columns, console=console, expand=True) as progress:
+    whole = Column(no_wrap=True)  # the bar is what gets shorter
+    columns = (
+        _Rows(whole.copy()),
+        BarColumn(bar_width=None),
+        _Figures(whole.copy()),
+        TimeRemainingColumn(table_column=whole.copy()),
+        _Failed(whole.copy()),
+    )
+    with Progress(*columns, console=console, expand=True, redirect_stdout=False) as progress:
         yield Bar(tally, progress)
 
 

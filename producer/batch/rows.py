@@ -49,6 +49,7 @@ class RowParser:
         for record in records:
             if self._template is not None and self._bound is None:
                 self._bound = self._template.bound_to(_header(record))
+                identity = identity.below(record)
                 continue
             name = identity.name(record)
             yield None if done.has(name) else self._row(record, job_id(name))

@@ -61,9 +61,9 @@ class Plan:
 
 
 class Batch:
-    """A plan that is carried out.  write_stdout: takes text, where the output is stdout."""
+    """A plan that is carried out.  write_stdout: takes lines, where the output is stdout."""
 
-    def __init__(self, plan: Plan, settings: ProducerSettings, write_stdout: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, settings: ProducerSettings, write_stdout: Callable[[bytes], None]) -> None:
         self._plan = plan
         self._settings = settings
         self._write_stdout = write_stdout
@@ -96,7 +96,7 @@ class Batch:
 
     def _open_output(self, stack: contextlib.ExitStack, identity: Identity) -> tuple[Done, Write]:
         if self._plan.target == STDIO:
-            return Done(), lambda line: self._write_stdout(encode(line).decode())
+            return Done(), lambda line: self._write_stdout(encode(line))
         target, source = Path(self._plan.target), Path(self._plan.source.path)
         if target.exists() and source.exists() and target.samefile(source):
             raise GenqueueError(f"{target} is the input: give another output")
