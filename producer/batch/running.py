@@ -10,6 +10,7 @@ from typing import Any
 from ..async_client import AsyncProducer
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
+from ..submission import SubmitOptions, parse_request, prepare
 from .answers import Answer, own_line
 from .done import Done
 from .identity import Identity
@@ -59,6 +60,12 @@ class Plan:
             }
         )
 
+    def check(self, settings: ProducerSettings) -> None:
+        """Raises InvalidRequest for an option that no row could be submitted with."""
+        queue = dict(self.options.queue)
+        model, sample = queue.pop("model"), parse_request("a prompt", self.sampling)
+        prepare([sample], model=model, options=SubmitOptions.parse(queue), settings=settings)
+
 
 class Batch:
     """A plan that is carried out.  write_stdout: takes lines, where the output is stdout."""
@@ -78,6 +85,7 @@ class Batch:
         Raises GenqueueError for an input or an output that will not do, and BrokerUnavailable where Redis was
         never there; a run that goes on with another's output waits for it.
         """
+        self._plan.check(self._settings)
         source, identity = self._plan.source, self._plan.identity(self._settings.prefix)
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(source.open())
