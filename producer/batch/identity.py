@@ -39,8 +39,7 @@ class Identity:
 
     def name(self, record: Record) -> JobName:
         """Of a row."""
-        parts = (self._seed, str(record.line).encode(), record.raw)
-        digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
+        digest = hashlib.sha256(self._seed + b"\0" + record.raw).hexdigest()
         return JobName(self.batch, record.line, digest[:16])
 
 
