@@ -9,46 +9,46 @@ with Producer() as producer:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .contract import (
-    BrokerUnavailable,
-    Cancelled,
-    EngineError,
-    ErrorInfo,
-    Event,
-    EventId,
-    Failed,
-    Finished,
-    GenerationRequest,
-    GenerationResult,
-    GenqueueError,
-    InvalidRequest,
-    JobCancelled,
-    JobConflict,
-    JobError,
-    JobExpired,
-    JobStranded,
-    JobTimeout,
-    Message,
-    NoSuchJob,
-    OutOfMemory,
-    PromptTooLong,
-    QueueFull,
-    SamplingParams,
-    Started,
-    StreamedEvent,
-    Timings,
-    Tokens,
-    UnknownFunction,
-    UnknownModel,
-    Usage,
-    WaitTimeout,
-    WorkerLost,
-)
-
 if TYPE_CHECKING:
     from .async_client import AsyncJobHandle, AsyncProducer
     from .client import JobHandle, Producer
+    from .contract import (
+        BrokerUnavailable,
+        Cancelled,
+        EngineError,
+        ErrorInfo,
+        Event,
+        EventId,
+        Failed,
+        Finished,
+        GenerationRequest,
+        GenerationResult,
+        GenqueueError,
+        InvalidRequest,
+        JobCancelled,
+        JobConflict,
+        JobError,
+        JobExpired,
+        JobStranded,
+        JobTimeout,
+        Message,
+        NoSuchJob,
+        OutOfMemory,
+        PromptTooLong,
+        QueueFull,
+        SamplingParams,
+        Started,
+        StreamedEvent,
+        Timings,
+        Tokens,
+        UnknownFunction,
+        UnknownModel,
+        Usage,
+        WaitTimeout,
+        WorkerLost,
+    )
     from .job_status import JobStatus, Progress, WorkerInfo
+    from .many import as_completed, gather
     from .sampling import SamplingOptions
     from .settings import ProducerSettings
 
@@ -95,6 +95,8 @@ __all__ = [
     "WaitTimeout",
     "WorkerInfo",
     "WorkerLost",
+    "as_completed",
+    "gather",
 ]
 
 _WHEN_ASKED_FOR = {
@@ -107,11 +109,18 @@ _WHEN_ASKED_FOR = {
     "Progress": "job_status",
     "SamplingOptions": "sampling",
     "WorkerInfo": "job_status",
+    "as_completed": "many",
+    "gather": "many",
 }
-"""Names whose modules bring redis and rq along: the process of an engine needs the contract alone."""
+"""Names that are in another module than the contract, and bring redis and rq along."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHEN_ASKED_FOR:
+    """Import what is asked for, and no more: pytest loads `producer.testing` wherever genqueue is installed."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_WHEN_ASKED_FOR[name]}", __name__), name)
+    return getattr(import_module(f".{_WHEN_ASKED_FOR.get(name, 'contract')}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

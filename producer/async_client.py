@@ -3,7 +3,10 @@
 A thin shell, as `client` is one: what is done is in `operations`. One event loop at a time uses it.
 """
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -12,17 +15,25 @@ import redis.asyncio
 
 from .base import BaseProducer
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
+from .ends import end_of_job
 from .following import Subscription
 from .hub import AsyncHub
+from .interrupts import CtrlC
 from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks
 from .operations import CancelOutcome, Operation
 from .patience import Patience
+from .race import Seat
+from .replies import text_in
 from .sampling import SamplingOptions
 from .settings import ProducerSettings
 from .submission import Batch, Request
+from .submitted import CANCEL_S, OnInterrupt, cancel_submitted
 
 T = TypeVar("T")
+
+_LEFT_BY = (KeyboardInterrupt, asyncio.CancelledError, BaseExceptionGroup)
+"""What leaves a block after Ctrl-C: `asyncio.run` cancels its main task first."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class AsyncJobHandle:
     created: bool
     """False when a job of that id existed already: nothing was enqueued, this is that job."""
     _producer: "AsyncProducer" = field(repr=False, compare=False)
+    _ended: list[GenerationResult] = field(default_factory=list, init=False, repr=False, compare=False)
+    """How it ended, where `as_completed` has said that it has."""
 
     def stream(
         self, after: EventId | str | None = None, timeout_s: float | None = None
@@ -42,8 +55,21 @@ class AsyncJobHandle:
         return self._producer.stream(self.job_id, after, timeout_s)
 
     async def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
-        """See `Producer.result`."""
-        return await self._producer.result(self.job_id, timeout_s, check=check)
+        """See `Producer.result`. After `as_completed` has given the handle, nothing is asked any more."""
+        if not self._ended:
+            return await self._producer.result(self.job_id, timeout_s, check=check)
+        return self._ended[0].raise_for_status() if check else self._ended[0]
+
+    async def text(self, timeout_s: float | None = None) -> str:
+        """See `JobHandle.text`."""
+        return (await self.result(timeout_s)).text
+
+    async def text_stream(self, timeout_s: float | None = None) -> AsyncGenerator[str, None]:
+        """See `JobHandle.text_stream`. All that it raises comes while it is iterated, as that of `stream` does."""
+        async with aclosing(self.stream(timeout_s=timeout_s)) as events:
+            async for streamed in events:
+                if piece := text_in(streamed):
+                    yield piece
 
     async def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
@@ -72,8 +98,10 @@ class AsyncProducer(BaseProducer):
         settings: ProducerSettings | None = None,
         prefix: str | None = None,
         connection: redis.asyncio.Redis | None = None,
+        on_interrupt: OnInterrupt = "leave",
     ) -> None:
-        super().__init__(redis_url, settings, prefix)
+        super().__init__(redis_url, settings, prefix, on_interrupt)
+        self._ctrl_c = CtrlC()
         self._links = AsyncLinks(self.settings, connection, self._check_usable)
 
     async def submit(
@@ -140,7 +168,8 @@ class AsyncProducer(BaseProducer):
         """
         patience = self._waits.patience(timeout_s)
         link = await self._links.get()
-        cursor = await self._run_until(patience, job_id, self._waits.open_stream(job_id, after, patience))
+        opening = self._waits.in_time(self._waits.open_stream(job_id, after, patience), job_id, patience)
+        cursor = await link.run(opening, patience.answer_by, job_id)
         if cursor is None:
             return
         with link.hub.following(job_id, cursor) as subscription:
@@ -148,12 +177,17 @@ class AsyncProducer(BaseProducer):
             while not is_terminal:
                 event = await self._next_event(subscription, patience)
                 is_terminal = event.is_terminal
+                if is_terminal:
+                    self._submitted.discard(job_id)
                 yield event
                 patience.heard(event.id)
 
     async def result(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
         """See `Producer.result`."""
-        ended = await self._end(job_id, self._waits.patience(timeout_s))
+        patience = self._waits.patience(timeout_s)
+        link = await self._links.get()
+        ended = await link.run(end_of_job(self._waits, job_id, link.hub, patience), patience.answer_by, job_id)
+        self._submitted.discard(job_id)
         return ended.raise_for_status() if check else ended
 
     async def cancel(self, job_id: str) -> CancelOutcome:
@@ -174,31 +208,32 @@ class AsyncProducer(BaseProducer):
             await self._links.aclose()
 
     async def __aenter__(self) -> Self:
+        if self._submitted.is_kept:
+            self._ctrl_c.begin()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.aclose()
+        self._ctrl_c.end()
+        try:
+            if isinstance(error, _LEFT_BY) and self._ctrl_c.was_pressed and self._must_cancel():
+                by = time.monotonic() + CANCEL_S
+                link = await self._links.get()
+                await link.run(cancel_submitted(self._operations, self._submitted, by), by)
+        finally:
+            await self.aclose()
+
+    async def _seat(self) -> Seat:
+        """For `as_completed` and `gather`."""
+        return Seat(self._waits, await self._links.get(), self._submitted)
 
     async def _submit(self, batch: Batch) -> list[AsyncJobHandle]:
+        self._submitted.add(batch.own_ids)
         created = await self._run(self._operations.submit(batch))
+        self._submitted.add(batch.given_ids(created))
         pairs = zip(batch.submissions, created, strict=True)
         return [AsyncJobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
-
-    async def _end(self, job_id: str, patience: Patience) -> GenerationResult:
-        link = await self._links.get()
-        found = await self._run_until(patience, job_id, self._waits.open_result(job_id, patience))
-        if isinstance(found, GenerationResult):
-            return found
-        with link.hub.following(job_id, found, only_end=True) as subscription:
-            announced = self._waits.announce(job_id, link.hub.wake_key)
-            if ended := await self._run_until(patience, job_id, announced):
-                return ended
-            while True:
-                event = await self._next_event(subscription, patience)
-                if isinstance(event.event.data, GenerationResult):
-                    return event.event.data
 
     @property
     def _hub(self) -> AsyncHub:
@@ -212,10 +247,6 @@ class AsyncProducer(BaseProducer):
         event = await link.run(operation, patience.answer_by, subscription.job_id)
         link.hub.resume(subscription)
         return event
-
-    async def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
-        in_time = self._waits.in_time(operation, job_id, patience)
-        return await (await self._links.get()).run(in_time, patience.answer_by, job_id)
 
     async def _run(self, operation: Operation[T]) -> T:
         return await (await self._links.get()).run(operation)

@@ -8,13 +8,21 @@ from .contract import Keys
 from .operations import Operations
 from .settings import ProducerSettings
 from .submission import Batch, Request, SubmitOptions, parse_request, parse_requests, prepare
+from .submitted import OnInterrupt, Submitted
 from .waits import Waits
 
 
 class BaseProducer:
     """What both producers have: settings, keys, operations, and the check that they can still be used."""
 
-    def __init__(self, redis_url: str | None, settings: ProducerSettings | None, prefix: str | None) -> None:
+    def __init__(
+        self,
+        redis_url: str | None,
+        settings: ProducerSettings | None,
+        prefix: str | None,
+        on_interrupt: OnInterrupt,
+    ) -> None:
+        self._submitted = Submitted(on_interrupt)
         overrides = {"redis_url": redis_url, "prefix": prefix}
         if settings is None:
             settings = ProducerSettings.load(**overrides)
@@ -40,6 +48,10 @@ class BaseProducer:
         must = not self._closed and self._pid == os.getpid()
         self._closed = self._closed or must
         return must
+
+    def _must_cancel(self) -> bool:
+        """Whether to cancel what was submitted, now that Ctrl-C was pressed."""
+        return self._submitted.is_kept and not self._closed and self._pid == os.getpid()
 
     def _prepare_one(self, fields: Mapping[str, Any], *, model: str, job_id: str | None, **options: Any) -> Batch:
         return prepare(

@@ -5,7 +5,9 @@ in `waits`, how it gets to Redis in `links`, how streams share one connection in
 many threads.
 """
 
+import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -15,14 +17,18 @@ import redis
 from .base import BaseProducer
 from .broker.connections import check_suits, connect
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
+from .ends import end_of_job
 from .following import Subscription
 from .job_status import JobStatus, WorkerInfo
 from .links import Link
 from .operations import CancelOutcome, Operation
 from .patience import Patience
+from .race import Seat
+from .replies import text_in
 from .sampling import SamplingOptions
 from .settings import ProducerSettings
 from .submission import Batch, Request
+from .submitted import CANCEL_S, OnInterrupt, cancel_submitted
 
 T = TypeVar("T")
 
@@ -36,6 +42,8 @@ class JobHandle:
     created: bool
     """False when a job of that id existed already: nothing was enqueued, this is that job."""
     _producer: "Producer" = field(repr=False, compare=False)
+    _ended: list[GenerationResult] = field(default_factory=list, init=False, repr=False, compare=False)
+    """How it ended, where `as_completed` has said that it has."""
 
     def stream(
         self, after: EventId | str | None = None, timeout_s: float | None = None
@@ -44,8 +52,22 @@ class JobHandle:
         return self._producer.stream(self.job_id, after, timeout_s)
 
     def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
-        """See `Producer.result`."""
-        return self._producer.result(self.job_id, timeout_s, check=check)
+        """See `Producer.result`. After `as_completed` has given the handle, nothing is asked any more."""
+        if not self._ended:
+            return self._producer.result(self.job_id, timeout_s, check=check)
+        return self._ended[0].raise_for_status() if check else self._ended[0]
+
+    def text(self, timeout_s: float | None = None) -> str:
+        """The text of the answer, once the job has ended.  Raises as `Producer.result`."""
+        return self.result(timeout_s).text
+
+    def text_stream(self, timeout_s: float | None = None) -> Generator[str, None, None]:
+        """The text of the answer in pieces, as they come. Joined, they are that of `text`.
+
+        A job that fails or is cancelled raises its error after the last piece that it had: whoever joins them does
+        not take a half for the whole.  timeout_s and other errors: as `Producer.stream`.
+        """
+        return _pieces(self.stream(timeout_s=timeout_s))
 
     def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
@@ -72,6 +94,10 @@ class Producer(BaseProducer):
 
     `connection` replaces redis_url; it is not closed here. It keeps its own time-outs and retries, which may be
     longer: give it a short socket_timeout and few retries, or use redis_url.
+
+    `on_interrupt="cancel"`: a Ctrl-C that leaves the `with` block cancels the jobs that this producer has enqueued
+    and that have not ended, as far as that goes within 5 s. A job that was there before it was submitted here is
+    left alone.
     """
 
     def __init__(
@@ -81,8 +107,9 @@ class Producer(BaseProducer):
         settings: ProducerSettings | None = None,
         prefix: str | None = None,
         connection: redis.Redis | None = None,
+        on_interrupt: OnInterrupt = "leave",
     ) -> None:
-        super().__init__(redis_url, settings, prefix)
+        super().__init__(redis_url, settings, prefix, on_interrupt)
         if connection is not None:
             check_suits(connection)
         client = connection or connect(**self.settings.reach)
@@ -181,7 +208,8 @@ class Producer(BaseProducer):
         iterated: WaitTimeout, and JobStranded where it comes to that later.
         """
         patience = self._waits.patience(timeout_s)
-        cursor = self._run_until(patience, job_id, self._waits.open_stream(job_id, after, patience))
+        opening = self._waits.in_time(self._waits.open_stream(job_id, after, patience), job_id, patience)
+        cursor = self._link.run(opening, patience.answer_by, job_id)
         return self._follow(job_id, cursor, patience)
 
     def result(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
@@ -195,7 +223,9 @@ class Producer(BaseProducer):
 
         Raises NoSuchJob; WaitTimeout when the wait is over; JobStranded when nobody will ever end the job.
         """
-        ended = self._end(job_id, self._waits.patience(timeout_s))
+        patience = self._waits.patience(timeout_s)
+        ended = self._link.run(end_of_job(self._waits, job_id, self._hub, patience), patience.answer_by, job_id)
+        self._submitted.discard(job_id)
         return ended.raise_for_status() if check else ended
 
     def cancel(self, job_id: str) -> CancelOutcome:
@@ -225,10 +255,21 @@ class Producer(BaseProducer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if isinstance(error, KeyboardInterrupt) and self._must_cancel():
+                by = time.monotonic() + CANCEL_S
+                self._link.run(cancel_submitted(self._operations, self._submitted, by), by)
+        finally:
+            self.close()
+
+    def _seat(self) -> Seat:
+        """For `as_completed` and `gather`."""
+        return Seat(self._waits, self._link, self._submitted)
 
     def _submit(self, batch: Batch) -> list[JobHandle]:
+        self._submitted.add(batch.own_ids)
         created = self._run(self._operations.submit(batch))
+        self._submitted.add(batch.given_ids(created))
         pairs = zip(batch.submissions, created, strict=True)
         return [JobHandle(submission.job_id, batch.model, new, self) for submission, new in pairs]
 
@@ -243,21 +284,10 @@ class Producer(BaseProducer):
             while not is_terminal:
                 event = self._next_event(subscription, patience)
                 is_terminal = event.is_terminal
+                if is_terminal:
+                    self._submitted.discard(job_id)
                 yield event
                 patience.heard(event.id)
-
-    def _end(self, job_id: str, patience: Patience) -> GenerationResult:
-        found = self._run_until(patience, job_id, self._waits.open_result(job_id, patience))
-        if isinstance(found, GenerationResult):
-            return found
-        with self._hub.following(job_id, found, only_end=True) as subscription:
-            announced = self._waits.announce(job_id, self._hub.wake_key)
-            if ended := self._run_until(patience, job_id, announced):
-                return ended
-            while True:
-                event = self._next_event(subscription, patience)
-                if isinstance(event.event.data, GenerationResult):
-                    return event.event.data
 
     def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
         operation = self._waits.next_event(subscription, self._hub.wait, patience)
@@ -265,9 +295,12 @@ class Producer(BaseProducer):
         self._hub.resume(subscription)
         return event
 
-    def _run_until(self, patience: Patience, job_id: str, operation: Operation[T]) -> T:
-        """As a part of a wait."""
-        return self._link.run(self._waits.in_time(operation, job_id, patience), patience.answer_by, job_id)
-
     def _run(self, operation: Operation[T]) -> T:
         return self._link.run(operation)
+
+
+def _pieces(stream: Generator[StreamedEvent, None, None]) -> Generator[str, None, None]:
+    with closing(stream):
+        for streamed in stream:
+            if piece := text_in(streamed):
+                yield piece

@@ -20,7 +20,7 @@ from .broker.bounds import close_now, drop_idle, drop_idle_async
 from .broker.connections import BLOCK_S, address, block_ms
 from .broker.meaning import is_wrong_type
 from .contract import EventId, Keys
-from .following import READ_COUNT, RESUME_AT, Subscription, Subscriptions
+from .following import READ_COUNT, RESUME_AT, Signal, Subscription, Subscriptions
 from .waking import CLOSE_S, Silence, ThreadSignal, Waker, wake
 
 RETRY_S = 0.2
@@ -66,9 +66,14 @@ class Hub:
         return self._subscriptions.wake_key
 
     @contextlib.contextmanager
-    def following(self, job_id: str, cursor: EventId, *, only_end: bool = False) -> Iterator[Subscription]:
-        """A subscription to the events after the cursor, or to the end alone, for as long as the block runs."""
-        subscription = Subscription(job_id, cursor, ThreadSignal(), only_end=only_end)
+    def following(
+        self, job_id: str, cursor: EventId, *, only_end: bool = False, signal: Signal | None = None
+    ) -> Iterator[Subscription]:
+        """A subscription to the events after the cursor, or to the end alone, for as long as the block runs.
+
+        signal: in place of one that `wait` waits for. It is set from the hub's thread.
+        """
+        subscription = Subscription(job_id, cursor, signal or ThreadSignal(), only_end=only_end)
         with self._changed:
             must_wake = self._subscriptions.add(subscription)
             if self._closed:
@@ -205,9 +210,11 @@ class AsyncHub:
         return self._subscriptions.wake_key
 
     @contextlib.contextmanager
-    def following(self, job_id: str, cursor: EventId, *, only_end: bool = False) -> Iterator[Subscription]:
+    def following(
+        self, job_id: str, cursor: EventId, *, only_end: bool = False, signal: Signal | None = None
+    ) -> Iterator[Subscription]:
         """As `Hub.following`."""
-        subscription = Subscription(job_id, cursor, asyncio.Event(), only_end=only_end)
+        subscription = Subscription(job_id, cursor, signal or asyncio.Event(), only_end=only_end)
         must_wake = self._subscriptions.add(subscription)
         try:
             if self._closed:

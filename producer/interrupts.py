@@ -78,6 +78,38 @@ def interruptible_call(call: Callable[[], T]) -> T:
         return next(items)
 
 
+class CtrlC:
+    """Whether Ctrl-C was pressed since `begin`. Whoever handled it before still does, as `asyncio.run`."""
+
+    def __init__(self) -> None:
+        self.was_pressed = False
+        self.before: Callable[[int, FrameType | None], object] | None = None
+        """Who handled it before."""
+        self.is_over = False
+
+    def begin(self) -> None:
+        """Look out for it. On another thread than the main one nobody can: there it is never seen."""
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(before) and self.before is None:
+            self.before = before
+            signal.signal(signal.SIGINT, self._note)
+
+    def end(self) -> None:
+        """Look no more. Those that began later may end later: then they put back what was before this one."""
+        self.is_over = True
+        if self.before is not None and signal.getsignal(signal.SIGINT) == self._note:
+            before = self.before
+            while isinstance(other := getattr(before, "__self__", None), CtrlC) and other.is_over:
+                assert other.before is not None
+                before = other.before
+            signal.signal(signal.SIGINT, before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.was_pressed = True
+        assert self.before is not None
+        self.before(number, frame)
+
+
 def _pump(items: Iterable[T], arrivals: "SimpleQueue[_Item[T] | _End]") -> None:
     try:
         for item in items:

@@ -74,6 +74,8 @@ class Link:
             return done.value  # type: ignore[no-any-return]
         except redis.RedisError as error:
             raise broker_unavailable(error, address(self.client), job_id=job_id) from error
+        finally:
+            operation.close()  # a Ctrl-C ends what it waits for, and not only once nobody looks at the traceback
 
     def close(self) -> None:
         """End all streams and close the connections that are its own. Waits for no answer of Redis."""
@@ -152,8 +154,12 @@ class AsyncLink:
             return done.value  # type: ignore[no-any-return]
         except redis.RedisError as error:
             raise broker_unavailable(error, address(self.client), job_id=job_id) from error
+        finally:
+            operation.close()  # a Ctrl-C ends what it waits for, and not only once nobody looks at the traceback
 
     async def _call(self, command: Command, deadline: float | None) -> Any:
+        # A cancel that came while nothing was awaited: redis-py would take it for a time-out of its own.
+        await asyncio.sleep(0)
         tries = _tries(self._settings, deadline, owns_client=bool(self._owned))
         while True:
             try:

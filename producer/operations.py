@@ -110,7 +110,7 @@ class Operations:
         while True:
             entries = yield lambda r: r.xrange(self.keys.events(job_id))
             events = [event_in(entry_id, event_fields, job_id) for entry_id, event_fields in entries]
-            step = _cancel_step(self.keys, self.settings, job_id, fields, ttl_s=ttl_s, events=events)
+            step = cancel_step(self.keys, self.settings, job_id, fields, ttl_s=ttl_s, events=events)
             outcome = step.read((yield step.send))
             # 'changed': its worker has published since we read.
             if outcome != "changed":
@@ -264,7 +264,7 @@ class Operations:
         )
 
 
-def _cancel_step(
+def cancel_step(
     keys: Keys,
     settings: ProducerSettings,
     job_id: str,
@@ -273,6 +273,10 @@ def _cancel_step(
     ttl_s: int,
     events: list[StreamedEvent | UnknownEvent],
 ) -> Step[CancelAnswer]:
+    """The step that cancels a job.
+
+    fields, ttl_s: of its RQ hash, as read before.  events: its events so far, as read after.
+    """
     model = keys.model_of_queue(fields.get("origin", "")) or model_of(events)
     return cancel(
         keys,

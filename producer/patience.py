@@ -103,6 +103,11 @@ class Patience:
         """Whether a time-out of Redis that comes now is that of the caller's bound."""
         return time.monotonic() >= self.answer_by - margin_s
 
+    @property
+    def stand(self) -> Stand:
+        """How the job stood when it was last looked at."""
+        return self._stand
+
     def confirms(self, stand: Stand) -> bool:
         """Whether the last look said the same."""
         return stand == self._stand

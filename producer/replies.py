@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .contract import GenerationResult, GenqueueError, StartedData, StreamedEvent, UnknownEvent
+from .contract import GenerationResult, GenqueueError, StartedData, StreamedEvent, TokensData, UnknownEvent
 from .job_status import JobState
 
 UNKNOWN_MODEL = "unknown"
@@ -39,3 +39,11 @@ def positive_or_none(text: str | None) -> int | None:
     except ValueError:
         return None
     return number if number > 0 else None
+
+
+def text_in(streamed: StreamedEvent) -> str:
+    """The text of a `tokens` event, none of others.  Raises the job's error for an end that is no `finished`."""
+    data = streamed.event.data
+    if isinstance(data, GenerationResult):
+        data.raise_for_status()
+    return data.text if isinstance(data, TokensData) else ""

@@ -90,6 +90,16 @@ class Batch:
     """Fields, request by request, that not every worker knows: `check_understood` is asked about them.  Empty for
     requests of the base, about which nobody is asked."""
 
+    @property
+    def own_ids(self) -> list[str]:
+        """Those that were drawn here: whoever has such a job has it from here."""
+        return [submission.job_id for submission in self.submissions if submission.id_is_ours]
+
+    def given_ids(self, created: Sequence[bool]) -> list[str]:
+        """Those of the others that are new, as `Operations.submit` says."""
+        pairs = zip(self.submissions, created, strict=True)
+        return [each.job_id for each, is_new in pairs if is_new and not each.id_is_ours]
+
 
 def prepare(
     requests: Iterable[GenerationRequest],

@@ -69,7 +69,7 @@ class Waits:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self._keys = operations.keys
+        self.keys = operations.keys
         self._unserved: set[str] = set()
         """Models that nobody served, as far as the log has been told."""
 
@@ -100,7 +100,7 @@ class Waits:
         if newest and newest.is_terminal:
             return _result_of(newest)
         if standing.has_result and newest is None:  # beside a stream that goes on, it is no result
-            raw = yield lambda r: r.get(self._keys.result(job_id))
+            raw = yield lambda r: r.get(self.keys.result(job_id))
             if raw is not None:
                 return stored_result(job_id, raw)
         return newest.id if newest else BEFORE_FIRST
@@ -110,7 +110,7 @@ class Waits:
 
         To be called once the wake stream is read: no end falls between the two.
         """
-        step = await_end(self._keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
+        step = await_end(self.keys, job_id, wake_key, ttl_s=_WAITERS_TTL_S)
         entry = step.read((yield step.send))
         return _result_of(event_in(*entry, job_id=job_id)) if entry else None
 
@@ -168,7 +168,7 @@ class Waits:
         Where nobody serves its model, the log says so, once: it will be wait_s before that is an error, and a
         script that says nothing until then looks as if it hung.
         """
-        model = self._keys.model_of_queue(standing.fields.get("origin", ""))
+        model = self.keys.model_of_queue(standing.fields.get("origin", ""))
         if model is None or state_of(standing.fields) != "queued":
             return False
         try:
@@ -234,7 +234,7 @@ class Waits:
         cursor = subscription.cursor
         if subscription.only_end or standing.newest is None or standing.newest.id <= cursor:
             return False
-        key = self._keys.events(subscription.job_id)
+        key = self.keys.events(subscription.job_id)
         entries = yield lambda r: r.xrange(key, min=str(cursor), count=READ_COUNT)
         subscription.put_all([read_entry(*entry) for entry in entries])
         return subscription.cursor > cursor or subscription.error is not None
@@ -251,7 +251,7 @@ class Waits:
             return after_the_end(job_id, cursor, newest.id) if is_terminal and newest.id <= cursor else None
         if isinstance(newest, StreamedEvent) and is_terminal:
             return newest  # whoever wrote it has not announced it, or not yet
-        raw = (yield lambda r: r.get(self._keys.result(job_id))) if newest is None else None
+        raw = (yield lambda r: r.get(self.keys.result(job_id))) if newest is None else None
         return StreamedEvent(cursor, terminal_event(stored_result(job_id, raw))) if raw is not None else None
 
     def _life_s(self, standing: Standing) -> float:

@@ -17,6 +17,7 @@ import redis
 from fakeredis import FakeServer
 
 from producer.broker.embedded import EmbeddedBroker
+from producer.testing.plugin import genqueue_worker  # noqa: F401 - this checkout's, whichever is installed
 
 # Whoever starts the tests in the background, or under nohup, has them ignore what a terminal sends.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from . import urls
+from . import in_process, urls
 
 BLOCK_S = 4.0
 """Longest blocked read: below redis-py's default socket_timeout of 5 s, which a caller's connection may have."""
@@ -59,6 +59,8 @@ def address(client: redis.Redis | redis.asyncio.Redis) -> str:
     options = pool.connection_kwargs
     if path := options.get("path"):
         return f"unix://{path}"
+    if str(options.get("host")).startswith(in_process.SCHEME):
+        return str(options["host"])
     if service := getattr(pool, "service_name", None):
         return f"the primary of {service!r}, as its Sentinels name it"
     return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from . import in_process
+
 SENTINEL_PORT = 26379
 _SENTINEL_FORM = "redis+sentinel://host:port,host:port/service/db"
 FORMS = f"redis://host:port/db, rediss://host:port/db, unix:///path/to.sock or {_SENTINEL_FORM}"
 
-_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "inprocess")
 _OTHER_SCHEMES = {
     "valkey": "redis",
     "valkeys": "rediss",
@@ -61,6 +63,8 @@ class UrlParts:
     sentinels: tuple[tuple[str, int], ...] = ()
     sentinel_options: dict[str, Any] = field(default_factory=dict)
     """redis-py's, for connections to the Sentinels."""
+    server: in_process.InProcessServer | None = None
+    """A server inside this process."""
 
     @property
     def is_unix(self) -> bool:
@@ -72,6 +76,8 @@ def read_url(url: str) -> UrlParts:
     """Take a URL apart.  Raises UrlFault."""
     scheme = _scheme(url)
     rest = url.partition("://")[2]
+    if f"{scheme}://" == in_process.SCHEME:
+        return _in_process(rest)
     try:
         # Of Python's own messages some quote the host, which a raw password can look like.
         parts = urlsplit(f"{scheme}://{rest}")
@@ -153,6 +159,16 @@ def _sentinel(parts: SplitResult, given: dict[str, Any]) -> UrlParts:
         sentinels=tuple(_host_and_port(host, SENTINEL_PORT) for host in hosts.split(",")),
         sentinel_options={**own, **tls},
     )
+
+
+def _in_process(name: str) -> UrlParts:
+    server = in_process.find(name)
+    if server is None:
+        raise UrlFault(
+            "it names a server inside another process, or one that has ended: a test's fixture is reached from "
+            "the test's own process, while the test lasts"
+        )
+    return UrlParts(server=server, options={"host": f"{in_process.SCHEME}{name}", **server.options})
 
 
 def _login(parts: SplitResult) -> dict[str, str]:

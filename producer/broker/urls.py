@@ -5,6 +5,7 @@
     unix://[[USER]:PASSWORD@]/PATH[?db=DB]
     redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/SERVICE[/DB]
     rediss+sentinel://…                                                       TLS, to the Sentinels as well
+    inprocess://NAME                                                          in this process: see `in_process`
 
 With `+sentinel` the hosts are Sentinels, and the client talks to whichever server they call the primary of
 SERVICE: it asks them anew for each connection, and so follows a fail-over. User and password are the server's;
@@ -92,6 +93,8 @@ def _sentinel_options(parts: UrlParts, retry: Any) -> dict[str, Any]:
 
 
 def _connection_class(parts: UrlParts) -> type[redis.connection.AbstractConnection]:
+    if parts.server:
+        return parts.server.connection_class
     if parts.is_unix:
         return bounds.BoundedUnixConnection
     return bounds.BoundedSSLConnection if parts.is_tls else bounds.BoundedConnection
@@ -102,6 +105,8 @@ def _sentinel_class(parts: UrlParts) -> type[redis.Connection]:
 
 
 def _async_connection_class(parts: UrlParts) -> type[redis.asyncio.connection.AbstractConnection]:
+    if parts.server:
+        return parts.server.async_connection_class
     if parts.is_unix:
         return bounds.AsyncBoundedUnixConnection
     return bounds.AsyncBoundedSSLConnection if parts.is_tls else bounds.AsyncBoundedConnection

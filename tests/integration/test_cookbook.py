@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,13 @@ from transformers import GenerationConfig
 
 from producer import GenerationRequest, Producer
 from producer.broker.embedded import EmbeddedBroker
+from producer.contract import EventId, Keys, StreamedEvent, Tokens, TokensData, encode_entry, terminal_event
+from producer.contract.assemble import assemble
+from producer.waking import WAKES_KEPT
 from tests.browser import open_browser
 from tests.documents import Document
 from tests.outside import lack, need
+from tests.scripted_worker import ScriptedWorker, blocked_readers
 
 from .test_worker import answer_to, wait_for
 from .worker_process import WorkerProcess
@@ -137,6 +142,40 @@ def test_prompts_from_a_csv(kitchen: Kitchen) -> None:
     assert [row["error"].partition(":")[0] for row in rows] == ["", "prompt_too_long", ""]
 
 
+def end_all(client: redis.Redis) -> None:
+    """End all jobs of the queue, each with one token, as its worker would."""
+    keys = Keys()
+    token = StreamedEvent(EventId(1, 0), Tokens(data=TokensData(index=0, ids=(5,), text="a")))
+    pipeline = client.pipeline()
+    for raw in client.lrange("rq:queue:generate.tiny", 0, -1):
+        job_id = raw.decode()
+        ended = terminal_event(assemble(job_id, "tiny", [token], status="finished", finish_reason="stop"))
+        pipeline.xadd(keys.events(job_id), encode_entry(ended), id="1-1")
+        for wake_key in client.smembers(keys.waiters(job_id)):
+            pipeline.xadd(wake_key, {"ended": job_id}, maxlen=WAKES_KEPT)
+    pipeline.execute()
+
+
+def test_many_at_once(kitchen: Kitchen, broker: EmbeddedBroker, redis_client: redis.Redis) -> None:
+    """What is looked at is the waiting: while all of them are waited for, one read is blocked, and no other."""
+    [script] = README.blocks("Many at once")
+    kitchen.environment["REDIS_URL"] = broker.url
+    ScriptedWorker(redis_client).register()
+    with ThreadPoolExecutor(1) as pool:
+        printed = pool.submit(kitchen.python, script)
+        wait_for(lambda: sum(1 for _ in redis_client.scan_iter("gen:{*}:waiters")) == 900, "all to be waited for")
+        readers = {each["id"] for each in blocked_readers(redis_client)}
+        end_all(redis_client)
+        assert printed.result(TIMEOUT_S) == "900 tokens\n"
+    assert len(readers) == 1
+
+
+def test_waiting_for_many_jobs(kitchen: Kitchen) -> None:
+    [script] = COOKBOOK.blocks("Waiting for many jobs")
+    lines = dict(line.split(" ", 1) for line in kitchen.python(script).splitlines())
+    assert lines == {"0": answer_to(GENQUEUE), "1": "prompt_too_long", "2": answer_to(WHO)}
+
+
 def taken_by(worker: WorkerProcess, client: redis.Redis) -> list[str]:
     """The jobs that it has in hand."""
     return [job_id.decode() for job_id in client.lrange(f"gen:{{taken:{worker.name}}}", 0, -1)]
@@ -161,7 +200,7 @@ def text_of(events: list[tuple[str, str, dict]]) -> str:
 def test_a_web_app_that_cancels_when_its_reader_leaves(
     kitchen: Kitchen, client: redis.Redis, serving: WorkerProcess
 ) -> None:
-    [app] = README.blocks("Streaming into a web app")
+    [app] = COOKBOOK.blocks("FastAPI for one reader")
     with kitchen.web_app(app) as address:
         with urllib.request.urlopen(f"{address}/answer?prompt=Hi", timeout=TIMEOUT_S) as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -272,6 +311,21 @@ def test_a_chain(kitchen: Kitchen) -> None:
     cached = re.search(r"cached_tokens=(\d+)", kitchen.python(script))
     assert cached
     assert int(cached[1]) > 0
+
+
+@pytest.mark.parametrize("document", ["README", "COOKBOOK"])
+def test_testing_your_own_code(kitchen: Kitchen, document: str) -> None:
+    blocks = {
+        "README": README.blocks("Testing your own code"),
+        "COOKBOOK": COOKBOOK.blocks("Testing your own code"),
+    }
+    (kitchen.folder / "test_mine.py").write_text(blocks[document][0], encoding="utf-8")
+    kitchen.environment["REDIS_URL"] = "redis://nowhere.invalid:1/0"  # the fixture's own counts
+    # This checkout's fixture, whichever is installed.
+    fixture = "from producer.testing.plugin import genqueue_worker as genqueue_worker\n"
+    (kitchen.folder / "conftest.py").write_text(fixture, encoding="utf-8")
+    tested = kitchen.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_mine.py")
+    assert re.search(r"^\d+ passed in", tested, re.MULTILINE)
 
 
 def test_moving_from_transformers(

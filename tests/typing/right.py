@@ -1,16 +1,20 @@
 """As people write it: all of this is accepted."""
 
+import asyncio
 from typing import Unpack
 
 from producer import (
     AsyncProducer,
     GenerationRequest,
     GenerationResult,
+    GenqueueError,
     JobError,
     Message,
     Producer,
     SamplingOptions,
     Tokens,
+    as_completed,
+    gather,
 )
 
 
@@ -44,3 +48,27 @@ async def chat(producer: AsyncProducer) -> str | None:
     except JobError as error:
         print(error.code, error.job_id, error.hint)
         return None
+
+
+def ask_all(producer: Producer, prompts: list[str]) -> list[str]:
+    jobs = producer.submit_many(prompts, model="tiny")
+    for job in as_completed((job for job in jobs), timeout_s=60):
+        print(jobs.index(job), job.text(), "".join(job.text_stream(timeout_s=5)))
+    results: list[GenerationResult] = gather(jobs, progress=True)
+    return [result.text for result in results]
+
+
+def count_failures(producer: Producer, prompts: list[str]) -> int:
+    outcomes = gather(producer.submit_many(prompts, model="tiny"), return_exceptions=True, timeout_s=float("inf"))
+    return sum(isinstance(outcome, GenqueueError) for outcome in outcomes)
+
+
+async def ask_all_async(prompts: list[str]) -> list[GenerationResult]:
+    async with AsyncProducer(on_interrupt="cancel") as producer:
+        jobs = await producer.submit_many(prompts, model="tiny")
+        async for job in as_completed(jobs):
+            print(await job.text(), [piece async for piece in job.text_stream()])
+        task = asyncio.create_task(gather(jobs))
+        outcomes: list[GenerationResult | GenqueueError] = await gather(jobs, return_exceptions=True)
+        print(len(outcomes))
+        return await task

@@ -1,6 +1,6 @@
 """As people write it first: each marked line is refused, and no other."""
 
-from producer import AsyncProducer, JobHandle, Producer
+from producer import AsyncJobHandle, AsyncProducer, JobHandle, Producer, as_completed, gather
 
 
 def submit(producer: Producer) -> None:
@@ -25,3 +25,21 @@ def read(job: JobHandle) -> str:
     job.result(timeout_s="60")  # refused
     job.result(10, False)  # refused
     return job.result().txt  # refused
+
+
+def wait(producer: Producer, jobs: list[JobHandle]) -> list[str]:
+    Producer(on_interrupt="stop")  # refused
+    gather([job.result() for job in jobs])  # refused
+    gather(*jobs)  # refused
+    print(gather(jobs, return_exceptions=True)[0].text)  # refused
+    for job in as_completed(jobs):
+        job.txt()  # refused
+    return gather(jobs)  # refused
+
+
+async def wait_async(jobs: list[AsyncJobHandle]) -> None:
+    print(gather(jobs)[0])  # refused
+    for job in as_completed(jobs):  # refused
+        print(job)
+    async for each in as_completed(jobs):
+        print(each.text().upper())  # refused

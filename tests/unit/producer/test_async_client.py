@@ -76,6 +76,20 @@ async def test_a_command_under_which_another_task_closes_the_producer_says_that(
     await connection.aclose()
 
 
+async def test_a_cancel_that_comes_between_two_awaits_is_not_lost(producer: AsyncProducer) -> None:
+    """As that of Ctrl-C, while the script computes. redis-py takes it for a time-out of its own."""
+    handle = await producer.submit("Hi", model="tiny")
+
+    async def cancelled() -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        await handle.status()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(cancelled())
+
+
 async def test_whoever_subscribes_after_the_close_is_told(producer: AsyncProducer) -> None:
     await producer.workers("tiny")
     hub = producer._hub

@@ -64,6 +64,8 @@ def test_the_public_names_are_these() -> None:
         "WaitTimeout",
         "WorkerInfo",
         "WorkerLost",
+        "as_completed",
+        "gather",
     }
 
 
