@@ -14,6 +14,7 @@ from typing import Self, TypeVar, Unpack
 import redis.asyncio
 
 from .base import BaseProducer
+from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .ends import end_of_job
 from .following import Subscription
@@ -74,6 +75,12 @@ class AsyncJobHandle:
     async def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
         return await self._producer.cancel(self.job_id)
+
+    async def continue_job(
+        self, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]
+    ) -> "AsyncJobHandle":
+        """See `Producer.continue_job`."""
+        return await self._producer.continue_job(self.job_id, max_new_tokens, **options)
 
     async def status(self) -> JobStatus:
         """See `Producer.status`."""
@@ -193,6 +200,13 @@ class AsyncProducer(BaseProducer):
     async def cancel(self, job_id: str) -> CancelOutcome:
         """See `Producer.cancel`."""
         return await self._run(self._operations.cancel(job_id))
+
+    async def continue_job(
+        self, job_id: str, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]
+    ) -> AsyncJobHandle:
+        """See `Producer.continue_job`."""
+        past = await self._run(past_of(self._keys, job_id))
+        return (await self._submit(self._prepare_continued(past, max_new_tokens, options)))[0]
 
     async def status(self, job_id: str) -> JobStatus:
         """See `Producer.status`."""

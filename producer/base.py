@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .continuing import ContinueOptions, going_on
 from .contract import Keys
+from .ledger.past import Past
 from .operations import Operations
 from .settings import ProducerSettings
 from .submission import Batch, Request, SubmitOptions, parse_request, parse_requests, prepare
@@ -60,6 +62,17 @@ class BaseProducer:
             options=SubmitOptions.parse(options),
             settings=self.settings,
             job_ids=None if job_id is None else [job_id],
+        )
+
+    def _prepare_continued(self, past: Past, max_new_tokens: int | None, options: ContinueOptions) -> Batch:
+        queueing = {name: value for name, value in options.items() if value is not None}
+        job_id = queueing.pop("new_job_id", None)
+        return prepare(
+            [going_on(past, max_new_tokens)],
+            model=past.model,
+            options=SubmitOptions.parse(queueing),
+            settings=self.settings,
+            job_ids=None if job_id is None else [str(job_id)],
         )
 
     def _prepare_many(

@@ -2,9 +2,9 @@
 
 stdout carries the answer, the job id or JSON, and nothing else; everything for people goes to stderr.
 
-Exit codes: 0 done; 1 the job failed or was cancelled, or `doctor` has found something wrong; 2 bad input; 3 no
-broker; 4 not now (the queue is full, or the wait ran out: try again); 130 interrupted; 141 the reader of stdout
-has gone.
+Exit codes: 0 done; 1 the job failed or was cancelled, `doctor` has found something wrong, or `verify` that two
+runs part; 2 bad input; 3 no broker; 4 not now (the queue is full, or the wait ran out: try again); 130
+interrupted; 141 the reader of stdout has gone.
 """
 
 import io
@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from .commands.again import continue_, verify
 from .commands.batch import batch
 from .commands.broker import broker
 from .commands.dashboard import dashboard
@@ -65,7 +66,7 @@ def cli() -> None:
     """
 
 
-for command in (up, broker, submit, stream, result, batch, cancel, status, dashboard, doctor):
+for command in (up, broker, submit, stream, result, batch, cancel, status, continue_, dashboard, doctor, verify):
     cli.add_command(command)
 
 

@@ -16,6 +16,7 @@ import redis
 
 from .base import BaseProducer
 from .broker.connections import check_suits, connect
+from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .ends import end_of_job
 from .following import Subscription
@@ -72,6 +73,10 @@ class JobHandle:
     def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
         return self._producer.cancel(self.job_id)
+
+    def continue_job(self, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]) -> "JobHandle":
+        """See `Producer.continue_job`."""
+        return self._producer.continue_job(self.job_id, max_new_tokens, **options)
 
     def status(self) -> JobStatus:
         """See `Producer.status`."""
@@ -235,6 +240,22 @@ class Producer(BaseProducer):
         ended before.  Raises NoSuchJob.
         """
         return self._run(self._operations.cancel(job_id))
+
+    def continue_job(
+        self, job_id: str, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]
+    ) -> JobHandle:
+        """Submit a job that begins after the last token of one that was cut by length, cancelled or out of time.
+
+        Nothing is generated again, and seed, penalties and stop strings go on, so that the new job's text is that
+        of one undisturbed run. Its stream and its result hold all of it; the first `tokens` event, what there was.
+
+        max_new_tokens  how many may follow. None: what the job had left; 256 where it had used it up
+        options         new_job_id, and how the new job is queued and kept, as in `submit`
+
+        Raises NoSuchJob, and InvalidRequest for a job that was not cut, or has not ended, or is kept no longer.
+        """
+        past = self._run(past_of(self._keys, job_id))
+        return self._submit(self._prepare_continued(past, max_new_tokens, options))[0]
 
     def status(self, job_id: str) -> JobStatus:
         """What is known of the job: place in line, worker, progress.  Raises NoSuchJob."""

@@ -28,3 +28,5 @@ class SamplingOptions(TypedDict, total=False):
     add_special_tokens: bool | None
     prompt_lookup: bool | None
     cache_salt: str | None
+    output_token_ids: Sequence[int] | None
+    """The beginning of the output; see `Producer.continue_job`, which fills it in."""

@@ -1,4 +1,4 @@
-"""`python -m worker …`: run, generate, check, doctor. The only file that sees every part of the worker.
+"""`python -m worker …`: run, generate, check, doctor, verify. The only file that sees every part of the worker.
 
 The device is decided here, once, and handed down. Exit codes: 0 done; 1 failed, not ready, or something is wrong;
 2 bad input; 3 no broker; 130 interrupted. Answers go to stdout, everything else to stderr.
@@ -30,10 +30,11 @@ from .options import (
     redis_url_option,
 )
 from .settings import WorkerSettings, load_settings
+from .verify import verify
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
-OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "dashboard")
+OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "continue", "dashboard")
 
 
 class _Commands(click.Group):
@@ -244,6 +245,9 @@ def doctor(config_file: Path | None, no_redis: bool, as_json: bool, **options: A
         click.echo(shown(findings, as_json=True), nl=False)
     if is_wrong(findings):
         sys.exit(EXIT_FAILED)
+
+
+cli.add_command(verify)
 
 
 def main() -> NoReturn:

@@ -258,6 +258,7 @@ class Service:
             await cancel((told,))
         self.metrics.engine_starts.inc()
         self.worker.chat_template = info.chat_template
+        self.runner.engine_facts = info.facts()
         self.worker.model_state = "ready"
         await self._show()
         self.metrics.describe_engine(info)

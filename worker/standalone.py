@@ -83,8 +83,10 @@ def run(
 ) -> str:
     """Answer one request on a loaded engine; `on_text` and `on_cut_off` as in `generate`.  Raises JobError."""
     seed = secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed
-    pieces = []
     with closing(engine.start(request, engine.encode(request), seed=seed)) as generation:
+        pieces = [generation.given_text]
+        if on_text and generation.given_text:
+            on_text(generation.given_text)
         for count, step in enumerate(generation, 1):
             if step.text:
                 pieces.append(step.text)

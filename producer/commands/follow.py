@@ -103,7 +103,7 @@ def follow_stream(
     """Print the stream.  Returns the exit code."""
     follower = Follower(producer, job_id, after)
     try:
-        return report(follower.follow(as_json=as_json))
+        return report(follower.follow(as_json=as_json), can_go_on=True)
     except Interrupted:
         return _interrupted(producer, job_id, follower.seen, on_interrupt)
 
@@ -117,7 +117,7 @@ def wait_for_result(producer: Producer, job_id: str, *, as_json: bool, on_interr
         return _interrupted(producer, job_id, None, on_interrupt)
     if as_json or ended.text or ended.status == "finished":  # else there is no answer, and no empty one either
         show((ended.model_dump_json() if as_json else ended.text) + "\n")
-    return report(ended)
+    return report(ended, can_go_on=True)
 
 
 def end_of(producer: Producer, job_id: str) -> GenerationResult:
@@ -125,12 +125,17 @@ def end_of(producer: Producer, job_id: str) -> GenerationResult:
     return interruptible_call(lambda: producer.result(job_id, check=False))
 
 
-def report(ended: GenerationResult) -> int:
-    """Say how a job ended that did not come to the end of its text.  Returns the exit code."""
+def report(ended: GenerationResult, *, can_go_on: bool = False) -> int:
+    """Say how a job ended that did not come to the end of its text.  Returns the exit code.
+
+    can_go_on: whether its server is there for another command, too.
+    """
     if ended.status == "finished":
         if ended.truncated:
             count = ended.usage.completion_tokens
             say(f"the text was cut off after {count} tokens: --max-new-tokens, or the context, allowed no more")
+            if can_go_on:
+                say(f"to go on with it:\n  genqueue continue {ended.job_id}")
         return 0
     why = f": {ended.error.message} ({ended.error.code})" if ended.error else ""
     say(f"job {ended.job_id} {'was cancelled' if ended.status == 'cancelled' else 'failed'}{why}")

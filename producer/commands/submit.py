@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..client import JobHandle, Producer
 from ..contract import InvalidRequest
 from .follow import follow_stream, producer_for, wait_for_result
 from .options import (
@@ -37,6 +38,18 @@ prompt_options = with_options(
         help='A chat as JSON: [{"role": ..., "content": ...}, ...]',
     ),
     click.option("--prompt-token-ids", metavar="ID,ID,...", help="A prompt that is tokenized already."),
+    click.option(
+        "--output-token-ids",
+        metavar="ID,ID,...",
+        help="Output of an earlier job, to be gone on with. `continue` takes it, and all else, from that job.",
+    ),
+)
+follow_options = with_options(
+    click.option("--stream", "mode", flag_value="stream", help="Print the tokens as they come."),
+    click.option("--wait", "mode", flag_value="wait", help="Print the text once the job has ended."),
+    json_option,
+    wait_option,
+    interrupt_option,
 )
 queue_options = with_options(
     click.option("--job-id", help="An idempotency key: submitted twice, it is one job. [default: a new one]"),
@@ -55,11 +68,7 @@ queue_options = with_options(
 @click.command()
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]")
 @model_name_option
-@click.option("--stream", "mode", flag_value="stream", help="Print the tokens as they come.")
-@click.option("--wait", "mode", flag_value="wait", help="Print the text once the job has ended.")
-@json_option
-@wait_option
-@interrupt_option
+@follow_options
 @prompt_options
 @sampling_options
 @queue_options
@@ -90,14 +99,21 @@ def submit(
         job = producer.submit(model=model_name, **fields)
         if not job.created:
             say(f"job {job.job_id} exists already: nothing was enqueued")
-        if mode is None:
-            handle = {"job_id": job.job_id, "model": job.model, "created": job.created}
-            show((json.dumps(handle) if as_json else job.job_id) + "\n")
-            return 0
-        say(f"job {job.job_id}")
-        if mode == "stream":
-            return follow_stream(producer, job.job_id, None, as_json=as_json, on_interrupt=on_interrupt)
-        return wait_for_result(producer, job.job_id, as_json=as_json, on_interrupt=on_interrupt)
+        return see_through(producer, job, mode, as_json=as_json, on_interrupt=on_interrupt)
+
+
+def see_through(
+    producer: Producer, job: JobHandle, mode: str | None, *, as_json: bool, on_interrupt: str | None
+) -> int:
+    """Print the job's id, or follow it. mode: stream, wait or None.  Returns the exit code."""
+    if mode is None:
+        handle = {"job_id": job.job_id, "model": job.model, "created": job.created}
+        show((json.dumps(handle) if as_json else job.job_id) + "\n")
+        return 0
+    say(f"job {job.job_id}")
+    if mode == "stream":
+        return follow_stream(producer, job.job_id, None, as_json=as_json, on_interrupt=on_interrupt)
+    return wait_for_result(producer, job.job_id, as_json=as_json, on_interrupt=on_interrupt)
 
 
 def _one_prompt(words: tuple[str, ...]) -> str | None:
@@ -109,7 +125,8 @@ def _one_prompt(words: tuple[str, ...]) -> str | None:
 def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of Producer.submit from the command's options. What was not given is left out."""
     messages = _messages(options.pop("message"), options.pop("messages_file"))
-    token_ids = _token_ids(options.pop("prompt_token_ids"))
+    token_ids = _token_ids(options.pop("prompt_token_ids"), "--prompt-token-ids")
+    output_ids = _token_ids(options.pop("output_token_ids"), "--output-token-ids")
     prompt = _read_stdin() if prompt == "-" else prompt
     if options.pop("chat"):
         if token_ids:
@@ -123,7 +140,13 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
         raise InvalidRequest(
             "give exactly one of prompt, messages and prompt_token_ids; --chat makes PROMPT the last message"
         )
-    fields = {**options, "prompt": prompt, "messages": messages, "prompt_token_ids": token_ids}
+    fields = {
+        **options,
+        "prompt": prompt,
+        "messages": messages,
+        "prompt_token_ids": token_ids,
+        "output_token_ids": output_ids,
+    }
     return {name: value for name, value in fields.items() if value is not None and value != ()}
 
 
@@ -155,8 +178,8 @@ def _messages_in(path: Path) -> list[Any]:
     return messages
 
 
-def _token_ids(text: str | None) -> list[int] | None:
+def _token_ids(text: str | None, option: str) -> list[int] | None:
     try:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
-        raise InvalidRequest("--prompt-token-ids takes numbers with commas between them, as 1,2,3") from None
+        raise InvalidRequest(f"{option} takes numbers with commas between them, as 1,2,3") from None

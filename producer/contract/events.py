@@ -12,7 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from .errors import ErrorCode, InvalidRequest, JobCancelled, JobError, job_error
 
@@ -138,6 +145,19 @@ class GenerationResult(Tolerant):
         return JobError(ended, job_id=self.job_id)
 
 
+class EngineFacts(Tolerant):
+    """What an attempt ran on: where two runs of one request part, it says why they could. Each may be missing."""
+
+    device: str | None = None
+    """Its name, as NVIDIA H100 80GB HBM3, or a CPU's."""
+    dtype: str | None = None
+    """Of the weights."""
+    path: str | None = None
+    """How the model is run: static or dynamic, and compiled or not."""
+    torch: str | None = None
+    genqueue: str | None = None
+
+
 class StartedData(Tolerant):
     """A worker took the job."""
 
@@ -148,6 +168,16 @@ class StartedData(Tolerant):
     resumed_tokens: int = 0
     """Tokens of earlier attempts that this one goes on from."""
     seed: int
+    runs_on: EngineFacts | None = None
+    """None: of a worker of an earlier version, or in a form that is not known here. Nothing depends on it."""
+
+    @field_validator("runs_on", mode="wrap")
+    @classmethod
+    def _known_or_none(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            return None
 
 
 class TokensData(Tolerant):
@@ -280,7 +310,8 @@ def terminal_event(result: GenerationResult) -> TerminalEvent:
 def data_json(event: Started | Tokens | Finished | Failed | Cancelled) -> str:
     """The `data` field of a stream entry: compact JSON."""
     # A tokens event without logprobs leaves the key out: it is the one event that is sent per token.
-    return event.data.model_dump_json(exclude={"logprobs"} if getattr(event.data, "logprobs", 0) is None else None)
+    unset = {name for name in ("logprobs", "runs_on") if getattr(event.data, name, 0) is None}
+    return event.data.model_dump_json(exclude=unset or None)
 
 
 def mirror_json(event_id: str, event_type: str, data: str) -> str:

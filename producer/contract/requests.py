@@ -49,7 +49,7 @@ class SamplingParams(Frozen):
     """
 
     max_new_tokens: Annotated[Int, Field(ge=1)] | None = None
-    """None: 256, or less where the context holds less."""
+    """None: 256 beyond `output_token_ids`, or less where the context holds less."""
     min_new_tokens: Annotated[Int, Field(ge=0)] = 0
     temperature: Annotated[Float, Field(ge=0, le=100)] = 0.0
     """0 is greedy."""
@@ -85,6 +85,13 @@ class GenerationRequest(SamplingParams):
         Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
         | None
     ) = None
+    output_token_ids: (
+        Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+        | None
+    ) = None
+    """The beginning of the output, which an earlier job generated: the worker goes on after the last of them. They
+    are output in every way: max_new_tokens and min_new_tokens count them, penalties and stop strings see them, and
+    stream and result begin with them. So the job's text is that of one undisturbed run."""
     add_special_tokens: StrictBool = True
     """Whether the tokenizer adds its special tokens to `prompt`. A chat template brings its own."""
     prompt_lookup: StrictBool | None = None
@@ -107,6 +114,15 @@ class GenerationRequest(SamplingParams):
     def _min_below_max(self) -> Self:
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens must not be above max_new_tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_something_to_generate(self) -> Self:
+        given = len(self.output_token_ids or ())
+        if given and self.max_new_tokens is not None and self.max_new_tokens <= given:
+            raise ValueError(
+                f"max_new_tokens counts output_token_ids, too, of which there are {given}: it must be above that"
+            )
         return self
 
     @classmethod

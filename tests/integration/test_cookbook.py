@@ -123,6 +123,11 @@ def test_a_script_that_is_started_again(kitchen: Kitchen) -> None:
     assert second == ["submitted before", *first[1:]]
 
 
+def test_an_answer_that_was_cut_off(kitchen: Kitchen) -> None:
+    [script] = COOKBOOK.blocks("An answer that was cut off")
+    assert kitchen.python(script) == answer_to(GENQUEUE) + "\n"
+
+
 def test_asyncio(kitchen: Kitchen) -> None:
     [script] = COOKBOOK.blocks("asyncio")
     assert kitchen.python(script).splitlines() == [answer_to(prompt) for prompt in (GENQUEUE, WHO, KILL)]

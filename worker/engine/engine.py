@@ -134,8 +134,10 @@ class Engine:
         """Begin to answer a prompt; the model runs when the first step is asked for, and not before.
 
         `prompt_ids` as from `encode`, (seq_len,) int64.  `resumed_ids`: the output of an earlier attempt, after
-        which this one goes on.  The engine holds one sequence: starting a generation ends the one before it.
-        Raises as `encode` does, and EngineError for resumed ids that cannot be this job's.
+        which this one goes on; it begins with the request's `output_token_ids`. Without one, they are the output
+        so far.  The engine holds one sequence: starting a generation ends the one before it.
+        Raises as `encode` does, InvalidRequest for `output_token_ids` that have ended the output already, and
+        EngineError for resumed ids that cannot be this job's.
         """
         max_new_tokens = self._prompts.max_new_tokens(request, len(prompt_ids))
         ends = self._ends_of(request)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from producer.contract import ErrorCode
+from producer.contract import VERSION, EngineFacts, ErrorCode
 
 from ..engine_options import EngineOptions
 from ..logs import LogFormat
@@ -92,15 +92,33 @@ class EngineInfo(_Message):
     """Why it is not the fastest there is; empty where it is."""
     load_s: float
     warm_up_s: float
+    device_name: str = ""
+    """As its maker calls it."""
+    torch: str = ""
+    """Its version."""
+
+    def facts(self) -> EngineFacts:
+        """What stands in the stream of each job."""
+        return EngineFacts(
+            device=self.device_name or self.device,
+            dtype=self.dtype,
+            path=f"{self.path}, {self.step}",
+            torch=self.torch or None,
+            genqueue=VERSION,
+        )
+
+    @property
+    def step(self) -> str:
+        """How a step of decoding is run."""
+        return "captured" if self.captured else "compiled" if self.compiled else "not compiled"
 
     def summary(self) -> str:
         """What a person wants to know at the start."""
-        step = "captured" if self.captured else "compiled" if self.compiled else "not compiled"
         return (
             f"{self.parameters / 1e6:.1f}M parameters, {self.dtype} on {self.device}; "
             f"context {self.context_length} tokens, {self.kv_bytes / 2**20:.0f} MiB of keys and values, "
             f"{self.headroom_bytes / 2**30:.1f} GiB to spare; "
-            f"{self.path} path, {step}{f' ({self.why})' if self.why else ''}; "
+            f"{self.path} path, {self.step}{f' ({self.why})' if self.why else ''}; "
             f"loaded in {self.load_s:.1f} s, warmed up in {self.warm_up_s:.1f} s"
         )
 
@@ -119,6 +137,8 @@ class Accepted(_Message):
 
     op: Literal["accepted"] = "accepted"
     prompt_tokens: int
+    given_text: str = ""
+    """Of the request's `output_token_ids`, where no earlier attempt has published them."""
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
 

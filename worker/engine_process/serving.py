@@ -17,6 +17,7 @@ from producer.contract import EngineError, GenerationRequest, JobError, OutOfMem
 from ..engine import SMALL_MODEL_PARAMETERS, Engine, Generation, Step, TokenIds, resolve_device, set_threads
 from ..engine.faults import device_answers, is_device_fault, is_out_of_memory, memory_for_the_model
 from ..engine.loading.device import card_of
+from ..engine.loading.facts import device_name, torch_version
 from ..errors import ConfigError
 from ..progress import ReportProgress
 from .background import Background
@@ -73,7 +74,7 @@ class EngineServer:
         loaded_at = time.monotonic()
         with memory_for_the_model(str(engine.device)):
             engine.warm_up(self._say)
-        self._send(_describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
+        self._send(describe(engine, loaded_at - started_at, time.monotonic() - loaded_at))
         while (command := self._receive()) is not None:
             if isinstance(command, Generate):  # a Stop that comes too late is of no use to anybody
                 self._run(engine, command)
@@ -103,6 +104,7 @@ class EngineServer:
         self._send(
             Accepted(
                 prompt_tokens=generation.prompt_tokens,
+                given_text=generation.given_text,
                 finish_reason=generation.finish_reason,
                 stop=generation.stop,
             )
@@ -193,7 +195,8 @@ def _message(step: Step) -> StepMessage:
     return StepMessage(time.monotonic(), step.token_id, step.text, step.finish_reason, step.stop, logprob)
 
 
-def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
+def describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
+    """What the engine is, for its worker."""
     return EngineInfo(
         device=str(engine.device),
         dtype=str(engine.dtype).removeprefix("torch."),
@@ -208,6 +211,8 @@ def _describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
         why=engine.why,
         load_s=load_s,
         warm_up_s=warm_up_s,
+        device_name=device_name(engine.device),
+        torch=torch_version(),
     )
 
 

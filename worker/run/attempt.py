@@ -17,6 +17,7 @@ import redis
 
 from producer.contract import (
     EngineError,
+    EngineFacts,
     ErrorInfo,
     GenerationRequest,
     GenerationResult,
@@ -52,34 +53,41 @@ class Attempt:
         engine: EngineClient,
         *,
         worker_name: str,
+        engine_facts: EngineFacts | None = None,
         cancel_requested: Callable[[], Awaitable[bool]],
         cancel_poll_s: float,
     ) -> None:
         """history: the events of earlier attempts; log: the job's stream, for this one.
 
+        engine_facts: for the stream, what the engine runs on.
         cancel_requested: looks for a request to cancel the job. It may raise errors of Redis.
         """
         self._order = order
         self._history = history
         self._log = log
         self._worker_name = worker_name
+        self._engine_facts = engine_facts
         self._cancel_requested = cancel_requested
         self._cancel_poll_s = cancel_poll_s
         self._clock = Clock()
         self._seed = _seed(order.request, history)
         earlier = [streamed.event.data for streamed in history if isinstance(streamed.event, Tokens)]
         self._resumed_ids = [token_id for data in earlier for token_id in data.ids]
+        self._given_ids = [] if self._resumed_ids else list(order.request.output_token_ids or ())
+        """Output that the request brings along, and that no attempt has published yet."""
         self._ids: list[int] = []
         self._text: list[str] = []
         self._cached_tokens = 0
         self._started: Started | None = None
+        self._given: Tokens | None = None
+        """The event of the output that the request brings along, once it is published."""
         self._finish: tuple[Literal["stop", "length"], str | None] | None = None
         self._failure: JobError | None = None
         self._engine_died: Literal["before", "over it"] | None = None
         self._abort: AbortReason | Literal["cancelled"] | None = None
         self._look = asyncio.Event()
         self._over = False
-        self.progress = AttemptProgress(tokens=len(self._resumed_ids))
+        self.progress = AttemptProgress(tokens=len(self._resumed_ids))  # those given count once they are published
         self._engine_run = engine.generate(order.request.to_wire(), seed=self._seed, resumed_ids=self._resumed_ids)
 
     async def run(self) -> Outcome:
@@ -162,9 +170,15 @@ class Attempt:
             prompt_tokens=message.prompt_tokens,
             resumed_tokens=len(self._resumed_ids),
             seed=self._seed,
+            runs_on=self._engine_facts,
         )
         self._started = Started(data=data)
         self._log.start(self._started)
+        if self._given_ids:
+            given = TokensData(index=0, ids=tuple(self._given_ids), text=message.given_text)
+            self._given = Tokens(data=given)
+            self._log.given(self._given)
+            self.progress.tokens = self._index
         self.progress.phase = "prefill"
         if message.finish_reason:
             self._finish = (message.finish_reason, message.stop)
@@ -185,7 +199,11 @@ class Attempt:
     @property
     def _index(self) -> int:
         """Position of the next token in the output."""
-        return len(self._resumed_ids) + len(self._ids)
+        return len(self._resumed_ids) + self._given_count + len(self._ids)
+
+    @property
+    def _given_count(self) -> int:
+        return 0 if self._given is None else len(self._given.data.ids)
 
     def _add(self, index: int, ids: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
         self._ids += ids
@@ -232,8 +250,8 @@ class Attempt:
         stop: str | None = None,
         error: JobError | None = None,
     ) -> GenerationResult:
-        ours = TokensData(index=len(self._resumed_ids), ids=tuple(self._ids), text="".join(self._text))
-        events: list[Any] = [*self._history, *([self._started] if self._started else []), Tokens(data=ours)]
+        ours = Tokens(data=TokensData(index=0, ids=tuple(self._ids), text="".join(self._text)))
+        events: list[Any] = [*self._history, *filter(None, [self._started, self._given]), ours]
         result = assemble(
             self._order.job_id,
             self._order.model,

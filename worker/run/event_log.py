@@ -117,6 +117,11 @@ class EventLog:
         """Add the `started` event."""
         self._add(started)
 
+    def given(self, tokens: Tokens) -> None:
+        """Add output that the request brings along. It stays an event of its own: it has no log-probabilities,
+        and a reader who knows it can pass over it."""
+        self._add(tokens)
+
     def tokens(self, index: int, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
         """Add tokens; they join those that still wait."""
         if self._open is None:

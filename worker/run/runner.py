@@ -11,7 +11,7 @@ from functools import partial
 from redis.asyncio import Redis
 
 from producer.broker.outage import Outage
-from producer.contract import JobError, Keys
+from producer.contract import EngineFacts, JobError, Keys
 from producer.contract.assemble import assemble
 from producer.ledger.stream import clear
 
@@ -54,6 +54,8 @@ class Runner:
         self.cancel_poll_s = cancel_poll_s
         self.live_ttl_s = live_ttl_s
         self.attempt: Attempt | None = None
+        self.engine_facts: EngineFacts | None = None
+        """For the streams; known once the engine has started."""
 
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
@@ -159,6 +161,7 @@ class Runner:
             self.log(order.job_id, history, order.result_ttl_s, as_owner=True),
             self.engine,
             worker_name=self.worker_name,
+            engine_facts=self.engine_facts,
             cancel_requested=partial(self._cancel_requested, order.job_id),
             cancel_poll_s=self.cancel_poll_s,
         )

@@ -1,5 +1,7 @@
 """What torch finds on this machine, and what a model would take of it: facts for `doctor`, without judgement."""
 
+import contextlib
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,24 @@ class MemoryFacts:
 
 def torch_facts() -> TorchFacts:
     """Of this process."""
-    return TorchFacts(str(torch.__version__), torch.version.cuda, driver_cuda())
+    return TorchFacts(torch_version(), torch.version.cuda, driver_cuda())
+
+
+def torch_version() -> str:
+    """As 2.13.0+cu128."""
+    return str(torch.__version__)
+
+
+def device_name(device: torch.device) -> str:
+    """As its maker calls it: two runs of one request may part where these differ."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def gpu_facts(device: torch.device) -> GpuFacts:

@@ -22,8 +22,10 @@ class Prompts:
         """The prompt's token ids, (seq_len,) int64 on the CPU.
 
         Raises InvalidRequest for a prompt that the tokenizer, the vocabulary or the chat template refuses, or
-        with max_new_tokens beyond the context, and PromptTooLong for one that fills the context.
+        with max_new_tokens beyond the context, and PromptTooLong for one that fills the context, by itself or with
+        the output that the request brings.
         """
+        self._check_vocabulary(request.output_token_ids or ())
         if request.prompt_token_ids is not None:
             self._check_vocabulary(request.prompt_token_ids)
             prompt_ids = torch.tensor(request.prompt_token_ids, dtype=torch.int64)
@@ -36,14 +38,24 @@ class Prompts:
         return prompt_ids
 
     def max_new_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
-        """How many the answer may have, after a prompt of so many.  Raises as `encode` does."""
+        """How many the answer may have, after a prompt of so many.  Raises as `encode` does.
+
+        Those that the request brings, `output_token_ids`, are among them.
+        """
         room = self._context_length - prompt_tokens
+        given = len(request.output_token_ids or ())
+        if given and room <= given:
+            raise PromptTooLong(
+                f"the prompt has {prompt_tokens} tokens and output_token_ids {given}, and the context of this "
+                f"model holds {self._context_length}: nothing can follow. Give the worker more context, "
+                "where it has memory (engine.context_length)"
+            )
         if room < 1:
             raise PromptTooLong(
                 f"the prompt has {prompt_tokens} tokens, and the context of this model holds "
                 f"{self._context_length} with the answer: shorten the prompt to {self._context_length - 1} or less"
             )
-        wanted = request.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
+        wanted = request.max_new_tokens or min(given + DEFAULT_MAX_NEW_TOKENS, room)
         if wanted > room:
             raise InvalidRequest(
                 f"max_new_tokens {wanted} does not fit: after a prompt of {prompt_tokens} tokens, the context of "

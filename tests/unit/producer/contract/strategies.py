@@ -5,6 +5,7 @@ from typing import get_args
 from hypothesis import strategies as st
 
 from producer.contract import (
+    EngineFacts,
     ErrorCode,
     ErrorInfo,
     Event,
@@ -54,7 +55,7 @@ sampling = {
 }
 generation_requests = st.one_of(
     st.builds(GenerationRequest, prompt=prompts, add_special_tokens=st.booleans(), **sampling),
-    st.builds(GenerationRequest, messages=messages, **sampling),
+    st.builds(GenerationRequest, messages=messages, output_token_ids=token_ids.filter(bool), **sampling),
     st.builds(GenerationRequest, prompt_token_ids=token_ids.filter(bool), **sampling),
 )
 
@@ -95,6 +96,8 @@ started = st.builds(
         prompt_tokens=counts,
         resumed_tokens=counts,
         seed=counts,
+        runs_on=st.none()
+        | st.builds(EngineFacts, device=st.none() | texts, dtype=st.none() | texts, genqueue=st.none() | texts),
     ),
 )
 tokens = st.builds(

@@ -21,7 +21,7 @@ def test_the_base_is_the_first_release_for_ever() -> None:
         "seed", "skip_special_tokens", "stop", "temperature", "top_k", "top_p",
     ]  # fmt: skip
     assert BASE_REQUEST_FIELDS < REQUEST_FIELDS
-    assert {"prompt_lookup", "cache_salt"} <= REQUEST_FIELDS - BASE_REQUEST_FIELDS
+    assert {"prompt_lookup", "cache_salt", "output_token_ids"} <= REQUEST_FIELDS - BASE_REQUEST_FIELDS
 
 
 def test_nobody_is_asked_about_a_request_of_the_base() -> None:
@@ -49,6 +49,7 @@ def test_what_a_live_worker_understands_is_let_through(
     ("wires", "published", "named"),
     [
         ([{"prompt": "Hi", "prompt_lookup": False}], [None], "'prompt_lookup'"),
+        ([{"prompt": "Hi", "output_token_ids": [1]}], [None], "'output_token_ids'"),
         ([NEWER], [None, REQUEST_FIELDS], "'reasoning'"),
         ([{"prompt": "Hi"}, NEWER], [None], "'reasoning'"),
         ([NEWEST], [None], "'reasoning' and 'tools'"),

@@ -8,12 +8,15 @@ from fakeredis import FakeRedis, FakeServer
 from hypothesis import given
 
 from producer.contract import (
+    EngineFacts,
     Event,
     EventId,
     GenerationResult,
     InvalidRequest,
     JobCancelled,
     JobError,
+    Started,
+    StartedData,
     StreamedEvent,
     Tokens,
     TokensData,
@@ -157,3 +160,27 @@ def test_raise_for_status_raises_the_error_of_the_code() -> None:
         failed.raise_for_status()
     with pytest.raises(JobCancelled, match="job a was cancelled"):
         _result(status="cancelled", finish_reason="cancelled").raise_for_status()
+
+
+def test_an_attempt_that_does_not_say_what_it_runs_on_has_no_such_field() -> None:
+    started = StartedData(attempt=1, worker="w", model="tiny", prompt_tokens=3, seed=7)
+
+    assert "runs_on" not in encode_entry(Started(data=started))["data"]
+
+
+@pytest.mark.parametrize(
+    ("runs_on", "read"),
+    [
+        ({"device": "a card", "driver": 590}, EngineFacts(device="a card")),
+        ({"device": 5}, None),
+        ("a card", None),
+        (None, None),
+    ],
+)
+def test_what_an_attempt_runs_on_may_be_of_any_form(runs_on: object, read: EngineFacts | None) -> None:
+    """Nothing depends on it: a form that is not known must not keep a job from being gone on with."""
+    data = {"attempt": 1, "worker": "w", "model": "tiny", "prompt_tokens": 3, "seed": 7, "runs_on": runs_on}
+    streamed = parse_entry(b"1-0", {b"type": b"started", b"data": json.dumps(data).encode()})
+
+    assert isinstance(streamed, StreamedEvent)
+    assert streamed.event == Started(data=StartedData(**{**data, "runs_on": read}))

@@ -105,6 +105,12 @@ def test_a_request_cannot_be_changed() -> None:
         ({"prompt_token_ids": [-1]}, "prompt_token_ids.0: "),
         ({"prompt_token_ids": [1.5]}, "prompt_token_ids.0: "),
         ({"prompt_token_ids": ["1"]}, "prompt_token_ids.0: "),
+        ({"prompt": "a", "output_token_ids": []}, "output_token_ids: "),
+        ({"prompt": "a", "output_token_ids": [-1]}, "output_token_ids.0: "),
+        (
+            {"prompt": "a", "output_token_ids": [1, 2], "max_new_tokens": 2},
+            "max_new_tokens counts output_token_ids, too, of which there are 2: it must be above that",
+        ),
         ({"prompt": "a", "temprature": 1}, "temprature: there is no such option: did you mean temperature?"),
         ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens: "),
         ({"prompt": "a", "max_new_tokens": "32"}, "max_new_tokens: "),

@@ -70,6 +70,14 @@ def test_a_script_that_is_started_again(cook, genqueue_worker: ScriptedWorker) -
     assert genqueue_worker.prompts == [KILL]
 
 
+def test_an_answer_that_was_cut_off(cook, genqueue_worker: ScriptedWorker) -> None:
+    [script] = COOKBOOK.blocks("An answer that was cut off")
+    genqueue_worker.answers(GENQUEUE, "a" * 20 + "b" * 20 + "c")
+    assert cook(script) == "a" * 20 + "b" * 20 + "c\n"
+    given = [job.request.output_token_ids for job in genqueue_worker.requests]
+    assert [len(ids or ()) for ids in given] == [0, 20, 40]
+
+
 def test_asyncio(cook) -> None:
     [script] = COOKBOOK.blocks("asyncio")
     assert cook(script).splitlines() == [answer_to(prompt) for prompt in (GENQUEUE, WHO, KILL)]

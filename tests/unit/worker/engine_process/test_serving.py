@@ -30,7 +30,7 @@ from worker.engine_process.protocol import (
     Stop,
     parse_answers,
 )
-from worker.engine_process.serving import EngineServer, load_engine
+from worker.engine_process.serving import EngineServer, describe, load_engine
 from worker.errors import ConfigError
 from worker.progress import no_progress
 
@@ -129,6 +129,35 @@ def test_a_run_says_what_the_engine_generates(worker, engine):
     assert [step.text for step in steps] == [step.text for step in expected]
     assert [step.finish_reason for step in steps] == [None] * 99 + ["length"]
     assert ended.prefill_ms > 0
+
+
+def test_the_text_of_output_that_was_given_comes_before_the_steps(worker, engine):
+    request = {**LONG, "max_new_tokens": 30}
+    asked = GenerationRequest.parse(request)
+    whole = list(engine.start(asked, engine.encode(asked), seed=0))
+    ids = [step.token_id for step in whole]
+    goes_on = {**request, "output_token_ids": ids[:12]}
+    worker.send(generate(request=goes_on))
+    _, accepted, *steps, _ = worker.hear_all()
+    assert [step.token_id for step in steps] == ids[12:]
+    assert accepted.given_text + "".join(step.text for step in steps) == "".join(step.text for step in whole)
+    worker.send(generate(request=goes_on, resumed_ids=ids[:15]))
+    _, accepted, *steps, _ = worker.hear_all()
+    assert (accepted.given_text, [step.token_id for step in steps]) == ("", ids[15:])
+
+
+def test_output_that_has_ended_already_is_refused(worker, engine):
+    ids = engine.tokenizer.encode("one END two").tolist()
+    worker.send(generate(request={**LONG, "output_token_ids": ids, "stop": ["END"]}))
+    *_, failed = worker.hear_all()
+    assert (failed.code, "nothing can follow output_token_ids" in failed.message) == ("invalid_request", True)
+
+
+def test_the_engine_says_what_it_runs_on(engine):
+    facts = describe(engine, 0, 0).facts()
+    assert (facts.dtype, facts.path, facts.torch) == ("float32", "static, not compiled", torch.__version__)
+    assert facts.device not in {None, "", "cpu"}
+    assert facts.genqueue
 
 
 def test_logprobs_come_along(worker):
