@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from .commands.again import continue_, verify
+from .commands.batch import batch
 from .commands.broker import broker
 from .commands.dashboard import dashboard
 from .commands.doctor import doctor
@@ -67,7 +68,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(up, broker, submit, stream, result, continue_, cancel, status),
+    *(up, broker, submit, stream, result, batch, continue_, cancel, status),
     *(ps, models, delete, dashboard, doctor, verify),
 )
 

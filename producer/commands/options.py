@@ -40,6 +40,20 @@ redis_url_option = click.option(
 )
 prefix_option = click.option("--prefix", help=f"First part of every key. {setting_help('prefix')}")
 connection_options = with_options(redis_url_option, prefix_option)
+model_name_option = click.option(
+    "--model-name",
+    envvar="GENQUEUE_MODEL_NAME",
+    help="Which model is to answer: the name that its worker has for it. [env: GENQUEUE_MODEL_NAME]",
+)
+lifetime_options = with_options(
+    click.option(
+        "--queue-ttl-s", type=float, help=f"How long it may wait for a worker. {setting_help('queue_ttl_s')}"
+    ),
+    click.option("--timeout-s", type=int, help=f"How long a worker may take. {setting_help('timeout_s')}"),
+    click.option(
+        "--result-ttl-s", type=int, help=f"How long events and result are kept. {setting_help('result_ttl_s')}"
+    ),
+)
 model_options = with_options(
     click.option(
         "--model-name",

@@ -22,7 +22,7 @@ class ReaderGone(Exception):
     """Whoever read our stdout has gone, as `| head` does. click would call a BrokenPipeError exit code 1."""
 
 
-def show(text: str) -> None:
+def show(text: str | bytes) -> None:
     """Write a part of the answer to stdout, at once.  Raises ReaderGone."""
     try:
         click.echo(text, nl=False)

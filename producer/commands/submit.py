@@ -15,8 +15,9 @@ from .options import (
     connection_options,
     interrupt_option,
     json_option,
+    lifetime_options,
+    model_name_option,
     sampling_options,
-    setting_help,
     wait_option,
     with_options,
 )
@@ -59,24 +60,14 @@ queue_options = with_options(
         show_default=True,
         help="Of this job among those of its model.",
     ),
-    click.option(
-        "--queue-ttl-s", type=float, help=f"How long it may wait for a worker. {setting_help('queue_ttl_s')}"
-    ),
-    click.option("--timeout-s", type=int, help=f"How long a worker may take. {setting_help('timeout_s')}"),
-    click.option(
-        "--result-ttl-s", type=int, help=f"How long events and result are kept. {setting_help('result_ttl_s')}"
-    ),
+    lifetime_options,
     click.option("--max-queued", type=int, help="Refuse when so many jobs wait for the model."),
 )
 
 
 @click.command()
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]")
-@click.option(
-    "--model-name",
-    envvar="GENQUEUE_MODEL_NAME",
-    help="Which model is to answer: the name that its worker has for it. [env: GENQUEUE_MODEL_NAME]",
-)
+@model_name_option
 @follow_options
 @prompt_options
 @sampling_options

@@ -1,0 +1,128 @@
+"""Rows of OpenAI's batch input: `custom_id`, `method`, `url` and `body`, and what the body says in our words.
+
+What changes the meaning and is not known here is refused, and so is a value that cannot be had. Sources: OpenAI's
+API reference, The request input object; vLLM's names for what OpenAI has none for, which are ours as well.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..contract import InvalidRequest
+from ..contract.refusals import ELSEWHERE
+from ..contract.requests import SamplingParams
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+DEFAULT_TEMPERATURE = 1.0
+"""OpenAI's, where neither the body nor the command says one."""
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's, of the completions alone."""
+
+_RENAMED = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+}
+_SAME = frozenset(SamplingParams.model_fields) | {"add_special_tokens", "cache_salt", "prompt_lookup"}
+_MEANINGLESS = frozenset(
+    {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+     "prompt_cache_retention", "stream_options", "parallel_tool_calls"}
+)  # fmt: skip
+"""Who asks, and how it is billed and kept. The model is the command's."""
+_AS_IF_NOT_GIVEN: dict[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "stream": (False,), "echo": (False,), "suffix": ("",), "logit_bias": ({},),
+    "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "modalities": (["text"],),
+}  # fmt: skip
+"""Values that say what is done anyway."""
+
+
+def is_row(value: Mapping[str, Any]) -> bool:
+    """Whether an object is of this format, well or badly."""
+    return not value.keys().isdisjoint({"body", "url", "method"})
+
+
+def custom_id(value: object) -> str:
+    """Raises InvalidRequest."""
+    if not isinstance(value, str) or len(value) > 512:
+        raise InvalidRequest("custom_id must be a text of up to 512 characters")
+    return value
+
+
+def endpoint(row: Mapping[str, Any]) -> str:
+    """Which form the answer has. One of the two, also where the row names another, which `request_fields` says."""
+    return COMPLETIONS if row.get("url") == COMPLETIONS else CHAT
+
+
+def request_fields(row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of our request.  options: of the command, for what the body does not say.  Raises InvalidRequest."""
+    url, body = row.get("url"), row.get("body")
+    if url not in (CHAT, COMPLETIONS):
+        raise InvalidRequest(f"url must be {CHAT} or {COMPLETIONS}")
+    if row.get("method", "POST") != "POST":
+        raise InvalidRequest("method must be POST")
+    if not isinstance(body, dict):
+        raise InvalidRequest("body must be an object, with the fields of the request")
+    given = {name: value for name, value in body.items() if value is not None}
+    fields = _prompt(given, url)
+    fields.update(_logprobs(given, url))
+    for name, value in given.items():
+        if name in _SAME:
+            fields[name] = value
+        elif name in _RENAMED:
+            fields[_RENAMED[name]] = value
+        elif name not in _MEANINGLESS and value not in _AS_IF_NOT_GIVEN.get(name, ()):
+            raise InvalidRequest(f"body.{name:.80}: {_why_not(name)}")
+    defaults: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE}
+    if url == COMPLETIONS:
+        defaults["max_new_tokens"] = DEFAULT_COMPLETION_TOKENS
+    return {**defaults, **options, **fields}
+
+
+def _prompt(given: dict[str, Any], url: str) -> dict[str, Any]:
+    """Takes it out of the body."""
+    wanted, other = ("messages", "prompt") if url == CHAT else ("prompt", "messages")
+    if wanted not in given or other in given:
+        raise InvalidRequest(f"the body of {url} has {wanted}, and no {other}")
+    value = given.pop(wanted)
+    if wanted == "messages":
+        return {"messages": [_message(turn) for turn in value] if isinstance(value, list) else value}
+    if isinstance(value, list) and value and all(isinstance(each, int) for each in value):
+        return {"prompt_token_ids": value}
+    if isinstance(value, list) and len(value) == 1:
+        [value] = value
+        return {"prompt_token_ids" if isinstance(value, list) else "prompt": value}
+    if isinstance(value, list):
+        raise InvalidRequest("body.prompt: one prompt a row; give each a row of its own")
+    return {"prompt": value}
+
+
+def _message(turn: Any) -> Any:
+    if not isinstance(turn, dict):
+        return turn
+    turn = {name: value for name, value in turn.items() if value is not None and value != []}
+    if turn.get("role") == "developer":  # the later name of the same
+        turn["role"] = "system"
+    if isinstance(parts := turn.get("content"), list):
+        if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+            raise InvalidRequest("body.messages: text is the only content that is read here")
+        turn["content"] = "".join(str(part.get("text", "")) for part in parts)
+    return turn
+
+
+def _logprobs(given: dict[str, Any], url: str) -> dict[str, Any]:
+    """Takes them out of the body: a flag and a number in a chat, a number in a completion."""
+    if url == COMPLETIONS:
+        return {}
+    wanted, top = given.pop("logprobs", False), given.pop("top_logprobs", None)
+    if not isinstance(wanted, bool):
+        raise InvalidRequest("body.logprobs: true or false; top_logprobs takes the number")
+    if not wanted and top:
+        raise InvalidRequest("body.top_logprobs: it wants logprobs: true beside it")
+    return {"logprobs": top or 0} if wanted else {}
+
+
+def _why_not(name: str) -> str:
+    if name in _AS_IF_NOT_GIVEN:
+        return ELSEWHERE.get(name, "not to be had here: leave it out") if name != "stream" else "leave it out"
+    return "there is no such field here, and the answer may depend on it: leave it out"

@@ -1,0 +1,92 @@
+"""Records of an input, one after the other: a line of JSON, or a row of a table. Nothing is kept."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from ..contract import InvalidRequest
+from ..submission import MAX_REQUEST_BYTES
+
+MAX_LINE_BYTES = 4 * MAX_REQUEST_BYTES
+"""A longer line is passed over. JSON may write a character as six (`\\u4f60`)."""
+_BOM = b"\xef\xbb\xbf"
+"""What some editors, and Excel, put before a text in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What stands in the input for one row, not yet looked into."""
+
+    line: int
+    """The line on which it begins, from 1."""
+    raw: bytes
+    """What it is told by from another in its place."""
+    cells: Sequence[str] | None = None
+    """Of a table."""
+    fault: str = ""
+    """Why it is none; empty where it may be one."""
+
+
+Records = Callable[[BinaryIO], Iterator[Record]]
+
+
+def json_lines(file: BinaryIO) -> Iterator[Record]:
+    """Lines of a file, blank ones left out."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            _skip_line(file)
+            yield Record(number, b"", fault=f"the line is longer than {MAX_LINE_BYTES} bytes")
+            continue
+        raw = (line.removeprefix(_BOM) if number == 1 else line).strip()
+        if raw:
+            yield Record(number, raw)
+
+
+def table_rows(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
+    """Rows of a CSV, the header among them; what is no UTF-8 is kept as surrogates, for `rows` to name."""
+    csv.field_size_limit(MAX_REQUEST_BYTES)
+    reader = csv.reader(_text_lines(file), delimiter=delimiter)
+    while True:
+        begins = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Record(begins, b"", fault=f"it is no row of a CSV: {error}")
+            continue
+        if cells:
+            raw = json.dumps(cells).encode()
+            yield Record(begins, raw, cells)
+
+
+def value_of(record: Record) -> Any:
+    """What a line of JSON says.  Raises InvalidRequest."""
+    try:
+        return json.loads(record.raw)
+    except UnicodeDecodeError:
+        raise InvalidRequest("it is not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"it is not JSON: {error}") from None
+
+
+def _text_lines(file: BinaryIO) -> Iterator[str]:
+    for number, line in enumerate(_bounded_lines(file), 1):
+        text = line.removeprefix(_BOM) if number == 1 else line
+        yield text.decode(errors="surrogateescape")
+
+
+def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; what is longer than allowed comes in pieces, which the reader refuses as one field."""
+    while line := file.readline(MAX_LINE_BYTES):
+        yield line
+
+
+def _skip_line(file: BinaryIO) -> None:
+    while (rest := file.readline(io.DEFAULT_BUFFER_SIZE)) and not rest.endswith(b"\n"):
+        pass

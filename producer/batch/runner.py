@@ -1,0 +1,228 @@
+"""Carries rows to the queue and waits for their ends: a bounded number at a time, over one blocked connection.
+
+A job that Redis has forgotten is submitted again under its id, and one that it knows is found by it: that is how
+a run goes on where another stopped, and how it survives a server that came back empty.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..async_client import AsyncJobHandle, AsyncProducer
+from ..contract import (
+    GenqueueError,
+    InvalidRequest,
+    JobConflict,
+    JobStranded,
+    NoSuchJob,
+    TokenLogprob,
+    Tokens,
+    WaitTimeout,
+)
+from .answers import Answer
+from .feed import Feed
+from .outages import Outages
+from .outbox import Outbox
+from .rows import Row
+
+WINDOW = 4
+"""Times as many rows as are in flight may wait for a slower one before them, where the order is kept."""
+CHECK_EVERY_S = 2.0
+"""Between two looks at whether Redis is there, and still knows what it was told."""
+MOST_LIVES = 5
+"""So often a job is lost and submitted again."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How rows are queued.
+
+    queue  arguments of `AsyncProducer.submit_many`, for every row: model, priority and how long
+    """
+
+    queue: dict[str, Any]
+    in_flight: int = 64
+    fail_fast: bool = False
+    """Take no more rows once one has failed; those in flight come to their end."""
+
+
+@dataclass(eq=False)
+class _Open:
+    """A row on its way."""
+
+    row: Row
+    place: int
+    lives: int = field(default=0)
+
+
+class Runner:
+    """One batch.  `outages` is asked at each step whether Redis is there."""
+
+    def __init__(
+        self, producer: AsyncProducer, options: Options, outbox: Outbox, say: Callable[[str], None]
+    ) -> None:
+        self._producer = producer
+        self._options = options
+        self._outbox = outbox
+        self._say = say
+        self._changed = asyncio.Event()
+        self._waits: dict[asyncio.Task[Answer], _Open] = {}
+        self._again: deque[_Open] = deque()
+        self._is_failing = False
+        self._error: BaseException | None = None
+        self._outages: Outages
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that have been submitted and not ended."""
+        return len(self._waits)
+
+    async def run(self, rows: Iterator[Row | None], *, may_begin_without: bool) -> None:
+        """Until every row has its answer.
+
+        may_begin_without: whether Redis is waited for where it was never there.
+
+        Raises BrokerUnavailable there, and what reading the rows or writing an answer raises.
+        """
+        self._outages = Outages(self._say, self._submit_all_again, may_begin_without=may_begin_without)
+        feed = Feed(rows, self._changed.set)
+        checks = asyncio.create_task(self._keep_checking(), name="genqueue-batch-checks")
+        try:
+            while True:
+                self._changed.clear()
+                if chunk := self._next_chunk(feed):
+                    await self._submit(chunk)
+                elif self._is_over(feed):
+                    return
+                else:
+                    await self._changed.wait()
+        finally:
+            for task in [checks, *self._waits]:
+                task.cancel()
+
+    def _is_over(self, feed: Feed) -> bool:
+        if self._error is not None:
+            raise self._error
+        no_more_rows = self._is_failing or feed.is_over
+        return no_more_rows and not self._waits and not self._again
+
+    def _next_chunk(self, feed: Feed) -> list[_Open]:
+        """Rows for which there is room."""
+        chunk: list[_Open] = []
+        while len(self._waits) + len(chunk) < self._options.in_flight:
+            if self._again:
+                chunk.append(self._again.popleft())
+                continue
+            if self._is_failing or self._outbox.open_rows >= WINDOW * self._options.in_flight:
+                break
+            row = feed.take()
+            if row is None:
+                break
+            item = _Open(row, self._outbox.announce())
+            if row.request is None:
+                self._deliver(item, Answer(row, code=InvalidRequest.code, reason=row.fault))
+            else:
+                chunk.append(item)
+        return chunk
+
+    async def _submit(self, chunk: list[_Open]) -> None:
+        """All at once; where one of them is refused, one by one, so that the others go on."""
+        requests = [item.row.request for item in chunk if item.row.request is not None]
+        job_ids = [item.row.job_id for item in chunk]
+        try:
+            handles = await self._outages.through(
+                lambda: self._producer.submit_many(requests, job_ids=job_ids, **self._options.queue)
+            )
+        except (InvalidRequest, JobConflict) as error:
+            if len(chunk) > 1:
+                for item in chunk:
+                    await self._submit([item])
+            else:
+                self._deliver(chunk[0], Answer(chunk[0].row, code=error.code, reason=str(error)))
+            return
+        for item, handle in zip(chunk, handles, strict=True):
+            task = asyncio.create_task(self._answer(item.row, handle), name=item.row.job_id)
+            self._waits[task] = item
+            task.add_done_callback(self._ended)
+
+    async def _answer(self, row: Row, handle: AsyncJobHandle) -> Answer:
+        """How the job ended.  Raises NoSuchJob where Redis has lost it."""
+        while True:
+            try:
+                result = await self._outages.through(lambda: handle.result(check=False))
+                return Answer(row, result, logprobs=await self._logprobs(row, handle))
+            except WaitTimeout:
+                continue  # longer than it may live, by this host's clock: its end is on the way
+            except NoSuchJob:
+                raise
+            except JobStranded as error:
+                with contextlib.suppress(NoSuchJob):
+                    await self._outages.through(handle.cancel)
+                return Answer(row, code=error.code, reason=str(error))
+            except GenqueueError as error:
+                return Answer(row, code=error.code, reason=str(error))
+
+    async def _logprobs(self, row: Row, handle: AsyncJobHandle) -> list[TokenLogprob] | None:
+        """Of a job that has ended: they stand in its stream alone."""
+        if row.request is None or row.request.logprobs is None:
+            return None
+
+        async def read() -> list[TokenLogprob] | None:
+            events = [streamed.event async for streamed in handle.stream()]
+            return [each for event in events if isinstance(event, Tokens) for each in event.data.logprobs or ()]
+
+        try:
+            return await self._outages.through(read)
+        except NoSuchJob:  # the events went before the result
+            return None
+
+    def _ended(self, task: asyncio.Task[Answer]) -> None:
+        item = self._waits.pop(task, None)
+        self._changed.set()
+        error = None if task.cancelled() else task.exception()
+        if item is None or task.cancelled():  # it was submitted again
+            return
+        if isinstance(error, NoSuchJob):
+            item.lives += 1
+            if item.lives < MOST_LIVES:
+                self._again.append(item)
+            else:
+                self._deliver(item, Answer(item.row, code=error.code, reason=str(error)))
+        elif error is not None:
+            self._error = error
+        else:
+            self._deliver(item, task.result())
+
+    def _deliver(self, item: _Open, answer: Answer) -> None:
+        self._is_failing |= answer.failed and self._options.fail_fast
+        try:
+            self._outbox.put(item.place, answer)
+        except Exception as error:  # noqa: BLE001 - raised by `run`
+            self._error = error
+
+    def _submit_all_again(self) -> None:
+        """Those that Redis still knows are found, and no row is waited for under two lives."""
+        for task, item in self._waits.items():
+            task.cancel()
+            self._again.append(item)
+        self._waits = {}
+        self._changed.set()
+
+    async def _keep_checking(self) -> None:
+        """Whether the oldest job in flight is still known: a server that came back empty says nothing of it."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            oldest = next(iter(self._waits.values()), None)
+            if oldest is None:
+                continue
+            job_id = oldest.row.job_id
+            try:
+                await self._outages.through(lambda job_id=job_id: self._producer.status(job_id))  # type: ignore[misc]
+            except NoSuchJob:
+                if oldest in self._waits.values():
+                    self._submit_all_again()
+            except GenqueueError:
+                continue  # the wait for it says so
