@@ -128,11 +128,7 @@ class Producer(BaseProducer):
         client = connection or connect(**self.settings.reach)
         blocking_client = connection or connect(**self.settings.reach, blocking=True)
         self._link = Link(
-            client,
-            blocking_client,
-            self.settings,
-            owns_clients=connection is None,
-            check_usable=self._check_usable,
+            client, blocking_client, self.settings, owns_clients=not connection, check_usable=self._check_usable
         )
         self._hub = self._link.hub
 
@@ -290,10 +286,7 @@ class Producer(BaseProducer):
         return self._run(self._operations.workers(model))
 
     def overview(self, model: str | None = None) -> Overview:
-        """What goes on, of all models or of one: workers, and jobs that wait, run and have ended.
-
-        A few commands, however long the queues are.
-        """
+        """Workers, and jobs that wait, run and have ended: of all models or of one. A few commands of Redis."""
         return self._run(overview(self._keys, model))
 
     def close(self) -> None:
@@ -307,12 +300,10 @@ class Producer(BaseProducer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with closing(self):
             if isinstance(error, KeyboardInterrupt) and self._must_cancel():
                 by = time.monotonic() + CANCEL_S
                 self._link.run(cancel_submitted(self._operations, self._submitted, by), by)
-        finally:
-            self.close()
 
     def _seat(self) -> Seat:
         """For `as_completed` and `gather`."""

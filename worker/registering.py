@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import redis
@@ -145,6 +146,21 @@ class Registrar:
         """End a job that is not run, in its stream and in RQ's records."""
         await self.refuse(job.id, error, ttl_s=result_ttl_s(job, self._settings))
         await self.book(self._worker.refuse, job, error)
+
+    async def give_up(self, job_id: str) -> None:
+        """End a job as far as its keys let us, and put it down."""
+        failure = EngineError("the worker stumbled over what stands under the job's names; see its log")
+        for last_word in (
+            partial(self.refuse, job_id, failure),
+            partial(self.call, self._worker.fail_unreadable, job_id),
+            partial(self.call, self._worker.put_down, job_id),
+        ):
+            try:
+                await last_word()
+            except BrokerUnavailable:
+                raise
+            except Exception:
+                logger.debug("job %.80r: %s is not possible", job_id, last_word, exc_info=True)
 
     async def book(self, call: Callable[..., None], job: Job, *args: object) -> bool:
         """Have RQ note what became of a job.  Returns whether it has.

@@ -163,7 +163,7 @@ class Service:
                 taken.job_id,
                 extra={"job_id": taken.job_id[:80]},
             )
-            await self._give_up(taken)
+            await self._registrar.give_up(taken.job_id)
         self._in_hand = False  # and not if the worker ends over it
 
     async def _serve(self, taken: Taken) -> None:
@@ -184,21 +184,6 @@ class Service:
             await self._rq(self.worker.put_down, job.id)
             return
         await self._run(job, order, taken_at)
-
-    async def _give_up(self, taken: Taken) -> None:
-        """End a job as far as its keys let us, and put it down."""
-        failure = EngineError("the worker stumbled over what stands under the job's names; see its log")
-        for last_word in (
-            partial(self._registrar.refuse, taken.job_id, failure),
-            partial(self._rq, self.worker.fail_unreadable, taken.job_id),
-            partial(self._rq, self.worker.put_down, taken.job_id),
-        ):
-            try:
-                await last_word()
-            except BrokerUnavailable:
-                raise
-            except Exception:
-                logger.debug("job %.80r: %s is not possible", taken.job_id, last_word, exc_info=True)
 
     async def _run(self, job: Job, order: Order, taken_at: float) -> None:
         # RQ hears of the start while the engine reads the prompt: neither waits for the other.

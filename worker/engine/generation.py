@@ -12,13 +12,14 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from producer.contract import EngineError, GenerationRequest, InvalidRequest, OutOfMemory, TokenLogprob
+from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
 
 from .faults import is_out_of_memory
 from .model_runner import ModelRunner
 from .reuse.prompt_lookup import PromptLookup
 from .sampling.sampler import NOT_A_TOKEN, Sampler, token_logprob
 from .text.output import Output
+from .text.replaying import begin_with, replay
 from .token_ring import TokenRing
 
 T = TypeVar("T")
@@ -59,8 +60,7 @@ class Generation(Iterator[Step]):
     ) -> None:
         """Made by `Engine.start`.  `output` and `sampler` are this request's, at their beginnings.
 
-        `prompt_ids` becomes the generation's own; `resumed_ids`, or else the request's `output_token_ids`, are
-        replayed at once, without the model.
+        `resumed_ids`, or else the request's `output_token_ids`, are replayed at once, without the model.
         """
         self.prompt_tokens = len(prompt_ids)
         self.cached_tokens = 0
@@ -72,15 +72,13 @@ class Generation(Iterator[Step]):
         self._sampler = sampler
         self._logprobs = request.logprobs
         self._cache_salt = request.cache_salt
-        self._ids = prompt_ids
-        """Every token whose id is known here, on the host."""
-        self.given_text = ""
+        given_ids = () if resumed_ids else request.output_token_ids or ()
+        self.given_text = begin_with(output, given_ids)
         """Text of the request's `output_token_ids`, as far as it is certain; empty where an attempt had gone on
         from them already."""
-        if request.output_token_ids and not resumed_ids:
-            self._begin_with(request.output_token_ids)
-        else:
-            self._replay(resumed_ids)
+        replay(output, resumed_ids, engine.vocab_size)
+        self._ids = [*prompt_ids, *given_ids, *resumed_ids]
+        """Every token whose id is known here, on the host."""
         drafts = engine.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
         can_draft = engine.takes_drafts and self._logprobs is None
         self._lookup = PromptLookup(self._ids, engine.speculation_cost) if drafts and can_draft else None
@@ -275,28 +273,6 @@ class Generation(Iterator[Step]):
                     "max_new_tokens"
                 ) from error
             raise
-
-    def _begin_with(self, output_ids: Sequence[int]) -> None:
-        """Replay the output that the request brings along.  Raises InvalidRequest where it has ended already."""
-        for place, token_id in enumerate(output_ids):
-            self._ids.append(token_id)
-            self.given_text += self._output.push(token_id)
-            if self.finish_reason == "stop":
-                by = "end-of-sequence token" if self.stop is None else f"stop string {self.stop!r:.80}"
-                raise InvalidRequest(
-                    f"nothing can follow output_token_ids: the {by} ends the output with its token {place}. Leave "
-                    "that token and what follows it out, or submit without what ended it"
-                )
-
-    def _replay(self, resumed_ids: Sequence[int]) -> None:
-        for token_id in resumed_ids:
-            if self.finish_reason or not 0 <= token_id < self._engine.vocab_size:
-                raise EngineError(
-                    f"the tokens of the earlier attempt cannot be this model's: token {self._output.token_count} "
-                    "is beyond the end of the output or of the vocabulary. Was the model changed in between?"
-                )
-            self._ids.append(token_id)
-            self._output.push(token_id)
 
     def _check_cache_is_ours(self) -> None:
         if self._engine.sequence != self._sequence:
