@@ -34,7 +34,10 @@ from .verify import verify
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
-OF_THE_PRODUCER = ("up", "broker", "submit", "stream", "result", "cancel", "status", "continue", "dashboard")
+OF_THE_PRODUCER = (
+    *("up", "broker", "submit", "stream", "result", "batch", "continue", "cancel", "status"),
+    *("ps", "models", "delete", "dashboard"),
+)
 
 
 class _Commands(click.Group):
