@@ -9,7 +9,7 @@ CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_STAMP := $(CUDA_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-models test-cuda captures lint mutate mutate-lua bench bench-engine
+.PHONY: help demo test test-fast test-long test-models test-cuda captures lint mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
 # Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
@@ -26,6 +26,9 @@ test: $(STAMP) lint ## Linters, types and all tests but the long and the whole m
 
 test-fast: $(STAMP) ## For the work in between: unit tests that compile nothing and start nothing
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not matrix" tests/unit
+
+test-long: $(STAMP) ## The tests that `make test` leaves out because they take long, without those of `make chaos`
+	$(BIN)/python -m pytest -m long --ignore tests/chaos
 
 test-models: $(STAMP) ## The engine in every combination of its settings, where `make test` has each pair once
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit/worker/engine

@@ -70,6 +70,7 @@ class Runner:
         self._say = say
         self._changed = asyncio.Event()
         self._waits: dict[asyncio.Task[Answer], _Open] = {}
+        self._sending = 0
         self._again: deque[_Open] = deque()
         self._is_failing = False
         self._error: BaseException | None = None
@@ -77,8 +78,8 @@ class Runner:
 
     @property
     def in_flight(self) -> int:
-        """Jobs that have been submitted and not ended."""
-        return len(self._waits)
+        """Jobs that have been submitted and not ended, those included of which Redis has yet to answer."""
+        return len(self._waits) + self._sending
 
     async def run(self, rows: Iterator[Row | None], *, may_begin_without: bool) -> None:
         """Until every row has its answer.
@@ -132,17 +133,20 @@ class Runner:
         """All at once; where one of them is refused, one by one, so that the others go on."""
         requests = [item.row.request for item in chunk if item.row.request is not None]
         job_ids = [item.row.job_id for item in chunk]
+        self._sending = len(chunk)
         try:
             handles = await self._outages.through(
                 lambda: self._producer.submit_many(requests, job_ids=job_ids, **self._options.queue)
             )
         except (InvalidRequest, JobConflict) as error:
+            self._sending = 0  # and not where Ctrl-C ends it: they may be there
             if len(chunk) > 1:
                 for item in chunk:
                     await self._submit([item])
             else:
                 self._deliver(chunk[0], Answer(chunk[0].row, code=error.code, reason=str(error)))
             return
+        self._sending = 0
         for item, handle in zip(chunk, handles, strict=True):
             task = asyncio.create_task(self._answer(item.row, handle), name=item.row.job_id)
             self._waits[task] = item

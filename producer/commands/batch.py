@@ -106,7 +106,9 @@ def batch(
     if work.run():
         say(work.tally.summary())
         return EXIT_JOB_FAILED if work.tally.failed else 0
-    say(f"stopped after {work.tally.rows_of}; {work.in_flight} jobs in flight go on")
+    count = work.in_flight
+    jobs = "1 job in flight goes on" if count == 1 else f"{count} jobs in flight go on"
+    say(f"stopped after {work.tally.rows_of}; {jobs}")
     if target != STDIO:
         say(f"the same command goes on from {target}")
     return EXIT_INTERRUPTED

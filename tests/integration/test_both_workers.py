@@ -66,7 +66,7 @@ class World:
             resume(self.client)
 
 
-@pytest.fixture(params=["scripted", pytest.param("real", marks=pytest.mark.slow)])
+@pytest.fixture(params=["scripted", pytest.param("real", marks=[pytest.mark.slow, pytest.mark.long])])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """On each kind."""
     if request.param == "real":

@@ -22,11 +22,17 @@ SAMPLED = {**LONG, "model": "tiny"}
     "asked",
     [
         {**GREEDY, "max_new_tokens": 60},
-        {"messages": [{"role": "user", "content": PROMPT}], "model": "tiny", "max_new_tokens": 60},
-        {"prompt_token_ids": [300, 301, 302], "model": "tiny", "max_new_tokens": 60, "ignore_eos": True},
         {**SAMPLED, "max_new_tokens": 60},
+        pytest.param(
+            {"messages": [{"role": "user", "content": PROMPT}], "model": "tiny", "max_new_tokens": 60},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"prompt_token_ids": [300, 301, 302], "model": "tiny", "max_new_tokens": 60, "ignore_eos": True},
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["a text", "a chat", "ids", "sampled"],
+    ids=["a text", "sampled", "a chat", "ids"],
 )
 def test_a_job_that_was_cut_by_length_goes_on(producer, asked):
     whole = producer.submit(**asked).result(timeout_s=100)
@@ -44,7 +50,7 @@ def test_a_job_that_was_cut_by_length_goes_on(producer, asked):
     )
 
 
-@pytest.mark.parametrize("how", ["cancelled", "out of time"])
+@pytest.mark.parametrize("how", ["cancelled", pytest.param("out of time", marks=pytest.mark.long)])
 def test_a_job_that_was_stopped_goes_on(producer, client, serving, how):
     whole = producer.submit(**SAMPLED).result(timeout_s=100)
     cut = producer.submit(**SAMPLED, timeout_s=1 if how == "out of time" else None)
