@@ -100,18 +100,14 @@ async def test_a_job_whose_stream_was_not_read_has_its_end_behind_it(real_client
     assert json.loads(await real_client.get(KEYS.result(JOB)))["status"] == "failed"
 
 
+def log_behind(client: Redis, last: EventId) -> EventLog:
+    """Of a stream that was not read, and ends with that event."""
+    ttl = {"live_ttl_s": 100, "result_ttl_s": 100}
+    return EventLog(client, KEYS, JOB, (), worker="w1", as_owner=False, after=last, **ttl)
+
+
 async def test_a_job_whose_stream_was_not_read_has_its_end_in_an_emptied_redis_too(real_client):
-    log = EventLog(
-        real_client,
-        KEYS,
-        JOB,
-        (),
-        worker="w1",
-        as_owner=False,
-        live_ttl_s=100,
-        result_ttl_s=100,
-        after=EventId(4, 10),
-    )
+    log = log_behind(real_client, EventId(4, 10))
     log.end(ENDED)
     with pytest.raises(Moved):
         await asyncio.wait_for(log.run(), 20)  # it is read again, and then there is nothing that is too large
@@ -120,17 +116,7 @@ async def test_a_job_whose_stream_was_not_read_has_its_end_in_an_emptied_redis_t
 
 async def test_a_log_behind_a_stream_that_was_not_read_appends_as_any_other(real_client):
     await put(real_client, *(entry(f"4-{seq}", "x", "{}") for seq in range(11)))
-    log = EventLog(
-        real_client,
-        KEYS,
-        JOB,
-        (),
-        worker="w1",
-        as_owner=False,
-        live_ttl_s=100,
-        result_ttl_s=100,
-        after=EventId(4, 10),
-    )
+    log = log_behind(real_client, EventId(4, 10))
     writer = asyncio.create_task(log.run())
     log.start(Started(data=StartedData.model_validate_json(STARTED)))
     async with asyncio.timeout(20):
