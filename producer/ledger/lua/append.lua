@@ -2,12 +2,29 @@
 -- KEYS  1 events  2 result  3 cancel  4 waiters; for a worker that runs the job also 5 its list of taken jobs, 6 RQ hash
 -- ARGV  1 id of the event that precedes the batch  2 ttl, s  3 channel  4 result or ''  5 job id  6 our name
 --       7.. for each event: id, type, data, mirror
--- Returns {ok | behind | fenced, id and data of the stream's last entry, 1 if somebody asks for the job's cancellation}.
+-- Returns {ok | behind | fenced, id and data of the stream's last entry, 1 if somebody asks for the job's cancellation, or
+-- nobody waits for it any more}.
 local function before(a, b)
   local a1, a2 = string.match(a, '^(%d+)-(%d+)$')
   local b1, b2 = string.match(b, '^(%d+)-(%d+)$')
   a1, a2, b1, b2 = tonumber(a1), tonumber(a2), tonumber(b1), tonumber(b2)
   return a1 < b1 or (a1 == b1 and a2 < b2)
+end
+
+-- Whether nobody waits for the job any more, of one that ends then: see want.lua. While Redis was away nobody could say
+-- that he does. So, when the time is first found to be over, whoever waits has as much of it again.
+local function is_unwanted(job)
+  local fields = fields_of(job, 'lease_ms', 'wanted_until_ms', 'lapsed_at_ms')
+  local lease_ms, until_ms, lapsed_ms = tonumber(fields[1] or ''), tonumber(fields[2] or ''), tonumber(fields[3] or '')
+  if not lease_ms then return false end
+  local now = now_ms()
+  if not until_ms then
+    redis.call('HSET', job, 'wanted_until_ms', now + lease_ms)
+  elseif now >= until_ms then
+    if lapsed_ms then return now >= lapsed_ms + lease_ms end
+    redis.call('HSET', job, 'lapsed_at_ms', now)
+  end
+  return false
 end
 
 local last, _, last_data = last_event(KEYS[1])
@@ -40,7 +57,10 @@ for i = first, #ARGV, 4 do
   last = ARGV[i]
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-if ARGV[4] == '' then return {'ok', last, '', redis.call('EXISTS', KEYS[3])} end
+if ARGV[4] == '' then
+  local is_over = redis.call('EXISTS', KEYS[3]) == 1 or (KEYS[6] and is_unwanted(KEYS[6]))
+  return {'ok', last, '', is_over and 1 or 0}
+end
 redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[2])
 redis.call('DEL', KEYS[3])
 tell_waiters(KEYS[4], ARGV[5], 60)
