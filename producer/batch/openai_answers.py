@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..contract import GenerationResult, TokenLogprob
+from ..contract import GenerationResult, TokenLogprob, Usage
 from .answers import Answer
 from .openai_rows import COMPLETIONS
 
@@ -29,50 +29,70 @@ def openai_line(answer: Answer) -> dict[str, Any]:
 
 
 def _chat_completion(result: GenerationResult, answer: Answer) -> dict[str, Any]:
-    logprobs = None
-    if answer.logprobs is not None:
-        content = [_chat_logprob(*pair) for pair in zip(result.token_ids, answer.logprobs, strict=False)]
-        logprobs = {"content": content, "refusal": None}
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": result.text, "refusal": None},
-        "logprobs": logprobs,
-        "finish_reason": _finish_reason(result),
-    }
-    return _body(result, "chat.completion", "chatcmpl-", choice)
+    return _body(result, "chat.completion", "chatcmpl-", chat_choice(0, result, answer.logprobs))
 
 
 def _completion(result: GenerationResult, answer: Answer) -> dict[str, Any]:
-    logprobs = None if answer.logprobs is None else _completion_logprobs(result.token_ids, answer.logprobs)
-    choice = {
-        "index": 0,
-        "text": result.text,
-        "logprobs": logprobs,
-        "finish_reason": _finish_reason(result),
+    return _body(result, "text_completion", "cmpl-", completion_choice(0, result, answer.logprobs))
+
+
+def chat_choice(index: int, result: GenerationResult, logprobs: Sequence[TokenLogprob] | None) -> dict[str, Any]:
+    """A choice of a chat completion."""
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": result.text, "refusal": None},
+        "logprobs": None if logprobs is None else chat_logprobs(result.token_ids, logprobs),
+        "finish_reason": finish_reason(result),
     }
-    return _body(result, "text_completion", "cmpl-", choice)
+
+
+def completion_choice(
+    index: int, result: GenerationResult, logprobs: Sequence[TokenLogprob] | None
+) -> dict[str, Any]:
+    """A choice of a completion."""
+    return {
+        "index": index,
+        "text": result.text,
+        "logprobs": None if logprobs is None else completion_logprobs(result.token_ids, logprobs),
+        "finish_reason": finish_reason(result),
+    }
 
 
 def _body(result: GenerationResult, kind: str, prefix: str, choice: dict[str, Any]) -> dict[str, Any]:
-    usage = result.usage
     return {
         "id": prefix + result.job_id,
         "object": kind,
         "created": int(time.time()),
         "model": result.model,
         "choices": [choice],
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        },
+        "usage": usage_of([result.usage]),
         "system_fingerprint": None,
     }
 
 
-def _finish_reason(result: GenerationResult) -> str:
+def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
+    """Of the choices of one answer, which may have prompts of their own."""
+    prompt, completion, cached = (
+        sum(getattr(usage, name) for usage in usages)
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens")
+    )
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def finish_reason(result: GenerationResult) -> str:
+    """OpenAI's word for why it ended."""
     return "length" if result.truncated else "stop"
+
+
+def chat_logprobs(token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Of some tokens, of a chat completion or a chunk of one."""
+    pairs = zip(token_ids, logprobs, strict=False)
+    return {"content": [_chat_logprob(*pair) for pair in pairs], "refusal": None}
 
 
 def _name(token_id: int) -> str:
@@ -84,7 +104,8 @@ def _chat_logprob(token_id: int, of_it: TokenLogprob) -> dict[str, Any]:
     return {"token": _name(token_id), "logprob": of_it.logprob, "bytes": None, "top_logprobs": top}
 
 
-def _completion_logprobs(token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+def completion_logprobs(token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Of some tokens, of a completion or a chunk of one."""
     return {
         "tokens": [_name(token_id) for token_id in token_ids],
         "token_logprobs": [each.logprob for each in logprobs],

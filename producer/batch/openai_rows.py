@@ -37,6 +37,15 @@ _AS_IF_NOT_GIVEN: dict[str, tuple[Any, ...]] = {
 """Values that say what is done anyway."""
 
 
+class FieldRefused(InvalidRequest):
+    """A field of a body cannot be had here, or not with that value.  why: for whoever sent it."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"body.{name:.80}: {why}")
+        self.param = name
+        self.why = why
+
+
 def is_row(value: Mapping[str, Any]) -> bool:
     """Whether an object is of this format, well or badly."""
     return not value.keys().isdisjoint({"body", "url", "method"})
@@ -63,6 +72,11 @@ def request_fields(row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
         raise InvalidRequest("method must be POST")
     if not isinstance(body, dict):
         raise InvalidRequest("body must be an object, with the fields of the request")
+    return body_fields(body, url, options)
+
+
+def body_fields(body: Mapping[str, Any], url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """As `request_fields`, of a body alone.  Raises FieldRefused, and InvalidRequest."""
     given = {name: value for name, value in body.items() if value is not None}
     fields = _prompt(given, url)
     fields.update(_logprobs(given, url))
@@ -72,7 +86,7 @@ def request_fields(row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
         elif name in _RENAMED:
             fields[_RENAMED[name]] = value
         elif name not in _MEANINGLESS and value not in _AS_IF_NOT_GIVEN.get(name, ()):
-            raise InvalidRequest(f"body.{name:.80}: {_why_not(name)}")
+            raise FieldRefused(name, _why_not(name))
     defaults: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE}
     if url == COMPLETIONS:
         defaults["max_new_tokens"] = DEFAULT_COMPLETION_TOKENS
@@ -83,7 +97,9 @@ def _prompt(given: dict[str, Any], url: str) -> dict[str, Any]:
     """Takes it out of the body."""
     wanted, other = ("messages", "prompt") if url == CHAT else ("prompt", "messages")
     if wanted not in given or other in given:
-        raise InvalidRequest(f"the body of {url} has {wanted}, and no {other}")
+        refusal = InvalidRequest(f"the body of {url} has {wanted}, and no {other}")
+        refusal.param = wanted if wanted not in given else other
+        raise refusal
     value = given.pop(wanted)
     if wanted == "messages":
         return {"messages": [_message(turn) for turn in value] if isinstance(value, list) else value}
@@ -93,7 +109,7 @@ def _prompt(given: dict[str, Any], url: str) -> dict[str, Any]:
         [value] = value
         return {"prompt_token_ids" if isinstance(value, list) else "prompt": value}
     if isinstance(value, list):
-        raise InvalidRequest("body.prompt: one prompt a row; give each a row of its own")
+        raise FieldRefused("prompt", "one prompt a row; give each a row of its own")
     return {"prompt": value}
 
 
@@ -105,7 +121,7 @@ def _message(turn: Any) -> Any:
         turn["role"] = "system"
     if isinstance(parts := turn.get("content"), list):
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-            raise InvalidRequest("body.messages: text is the only content that is read here")
+            raise FieldRefused("messages", "text is the only content that is read here")
         turn["content"] = "".join(str(part.get("text", "")) for part in parts)
     return turn
 
@@ -116,9 +132,9 @@ def _logprobs(given: dict[str, Any], url: str) -> dict[str, Any]:
         return {}
     wanted, top = given.pop("logprobs", False), given.pop("top_logprobs", None)
     if not isinstance(wanted, bool):
-        raise InvalidRequest("body.logprobs: true or false; top_logprobs takes the number")
+        raise FieldRefused("logprobs", "true or false; top_logprobs takes the number")
     if not wanted and top:
-        raise InvalidRequest("body.top_logprobs: it wants logprobs: true beside it")
+        raise FieldRefused("top_logprobs", "it wants logprobs: true beside it")
     return {"logprobs": top or 0} if wanted else {}
 
 

@@ -71,6 +71,8 @@ class InvalidRequest(JobError):
 
     code = "invalid_request"
     hint = "correct it and submit it again"
+    param: str | None = None
+    """The field that it is about, where it is about one and the producer has found it."""
 
 
 class PromptTooLong(InvalidRequest):

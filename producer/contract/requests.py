@@ -141,7 +141,10 @@ class GenerationRequest(SamplingParams):
         except ValidationError as error:
             names = Names((*cls.model_fields, *beside), ELSEWHERE)
             faults = faults_of(error, names, by_worker=as_worker)
-            raise InvalidRequest(f"invalid request: {faults}") from None
+            refusal = InvalidRequest(f"invalid request: {faults}")
+            where = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
+            refusal.param = str(where[0]) if where else None
+            raise refusal from None
         except UnicodeEncodeError:
             raise InvalidRequest(
                 "invalid request: it holds a lone surrogate, which is no text: decode its text correctly"
