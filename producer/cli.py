@@ -35,6 +35,7 @@ from .commands.output import (
     say,
 )
 from .commands.ps import models, ps
+from .commands.serve import serve
 from .commands.submit import submit
 from .commands.up import up
 from .commands.wrong_options import advised
@@ -69,7 +70,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(up, broker, submit, stream, result, batch, continue_, cancel, status),
-    *(ps, models, delete, dashboard, doctor, verify),
+    *(ps, models, delete, dashboard, serve, doctor, verify),
 )
 
 for command in COMMANDS:

@@ -36,7 +36,7 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 OF_THE_PRODUCER = (
     *("up", "broker", "submit", "stream", "result", "batch", "continue", "cancel", "status"),
-    *("ps", "models", "delete", "dashboard"),
+    *("ps", "models", "delete", "dashboard", "serve"),
 )
 
 

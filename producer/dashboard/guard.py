@@ -1,12 +1,13 @@
 """Whom the dashboard answers, and what it lets them change."""
 
-import ipaddress
 from hmac import compare_digest
 from urllib.parse import urlsplit
 
 from flask import request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, MethodNotAllowed, Unauthorized
+
+from ..loopback import is_loopback
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 REQUEUE_ALL = "rq_dashboard.requeue_all"
@@ -48,11 +49,3 @@ def refuse_changes_from_elsewhere() -> None:
         allowed = origin is None or urlsplit(origin).netloc == request.host
     if not allowed:
         raise Forbidden("Changes are accepted from the dashboard's own pages only.")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether that name or address leads to this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

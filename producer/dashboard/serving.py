@@ -7,9 +7,9 @@ from logging import WARNING, getLogger
 import click
 from werkzeug.serving import make_server, select_address_family
 
+from ..loopback import is_loopback
 from .app import make_app
 from .errors import DashboardError
-from .guard import is_loopback
 
 
 def serve(

@@ -1,8 +1,8 @@
 """A job that ends where nobody waits for it: the lease, in fields of its hash in RQ's records.
 
 Whoever submits such a job gives its hash the fields of `leased`, and says every so often that it is wanted. The
-worker's append looks: once nobody has said so for that long it gives as much time again, since while Redis was away
-nobody could, and then answers as to a request to cancel. So it ends also where whoever waited for it was killed.
+worker's append looks: once nobody has said so for that long, it gives as much time again, since while Redis was
+away nobody could, and then answers as to a request to cancel. So the job ends also where whoever waited is killed.
 """
 
 from collections.abc import Sequence

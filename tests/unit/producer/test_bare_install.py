@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from producer import demo, local
+from producer import cli, demo, local
 from producer.broker import embedded
 from producer.contract import BrokerUnavailable, GenqueueError
 
@@ -51,3 +51,14 @@ def test_the_demo_shows_an_error_with_all_its_brackets(
     with pytest.raises(SystemExit, match="1"):
         demo.main()
     assert capsys.readouterr().err == "pip install 'genqueue[worker]' [/b]\n"
+
+
+def test_without_starlette_serving_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("producer.gateway")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+
+    assert cli.run(["serve"]) == 2
+    assert "pip install 'genqueue[gateway]'" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""The application: which path is whose, and how what goes wrong is answered."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from ..contract import GenqueueError
+from ..settings import ProducerSettings
+from . import completions, health, models
+from .api_keys import ApiKeys
+from .ending import end
+from .entrance import Entrance, error_response
+from .errors import ApiError, api_error
+from .gateway import Gateway
+from .presence import Presence
+from .queueing import GatewayProducer
+from .settings import GatewaySettings
+
+EXPOSED = ("x-request-id", "retry-after")
+"""Headers of an answer that a page elsewhere may read."""
+
+
+def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> Starlette:
+    """A gateway as an ASGI application, for one event loop.  Raises InvalidRequest for a bad file of keys."""
+    api_keys = None if settings.api_keys is None else ApiKeys.load(settings.api_keys)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with GatewayProducer(settings=producer_settings) as producer:
+            presence = Presence(producer, settings.grace_s)
+            app.state.gateway = Gateway(settings, producer, presence, api_keys)
+            telling = asyncio.create_task(presence.keep_telling(), name="genqueue-presence")
+            try:
+                yield
+            finally:
+                await end([telling])
+                await presence.aclose()
+
+    middleware = [Middleware(Entrance, api_keys)]
+    if settings.cors_origins:  # before the entrance: a browser asks first, and without a key
+        middleware.insert(0, cors(settings.cors_origins))
+    return Starlette(
+        routes=[*completions.routes(), *models.routes(), *health.routes()],
+        middleware=middleware,
+        exception_handlers={
+            ApiError: _told,
+            GenqueueError: _of_ours,
+            HTTPException: _of_the_router,
+            ClientDisconnect: _gone,
+            Exception: _unforeseen,
+        },
+        lifespan=lifespan,
+    )
+
+
+def cors(origins: tuple[str, ...]) -> Middleware:
+    """For pages of those origins."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=list(EXPOSED),
+    )
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _of_ours(_: Request, error: Exception) -> Response:
+    assert isinstance(error, GenqueueError)
+    return error_response(api_error(error))
+
+
+async def _of_the_router(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = {
+        404: f"there is no {request.url.path[:200]} here",
+        405: f"{request.method} is not for {request.url.path[:200]}",
+    }.get(error.status_code, error.detail)
+    headers = dict(error.headers or {})
+    return error_response(ApiError(error.status_code, said, code="not_found", headers=headers))
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it: nginx's word for it, for the log
+
+
+async def _unforeseen(_: Request, __: Exception) -> Response:
+    return error_response(ApiError(500, "the gateway failed on this request: its log says why", code="internal"))

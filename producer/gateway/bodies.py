@@ -1,0 +1,75 @@
+"""The body of a request: one JSON object, within bounds of size and time."""
+
+import asyncio
+import json
+import re
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from .errors import ApiError
+from .settings import GatewaySettings
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+async def read_json(request: Request, settings: GatewaySettings) -> dict[str, Any]:
+    """The object in it.  Raises ApiError."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # also what a page elsewhere cannot send without asking first
+        raise ApiError(415, "the body must be JSON: send content-type: application/json", code="not_json")
+    return parse_object(await read_bytes(request, settings))
+
+
+async def read_bytes(request: Request, settings: GatewaySettings) -> bytes:
+    """All of it.  Raises ApiError once it is too large or takes too long."""
+    most = settings.max_body_bytes
+    said = request.headers.get("content-length", "0")
+    if said.isdigit() and int(said) > most:
+        raise _too_large(most)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise _too_large(most)
+    except TimeoutError:
+        raise ApiError(
+            408, f"the body did not come within {settings.body_s:g} s", code="timeout", headers=_CLOSE
+        ) from None
+    return bytes(body)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Raises ApiError for what is no JSON object."""
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+        if _SURROGATE.search(raw):
+            json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _no_json("it holds a lone surrogate, which is no text") from None
+    except RecursionError:
+        raise _no_json("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise _no_json("it is not UTF-8") from None
+    except ValueError as error:
+        raise _no_json(str(error)) from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body must be a JSON object, with the fields of the request", code="not_json")
+    return body
+
+
+_CLOSE = {"connection": "close"}
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _no_json(why: str) -> ApiError:
+    return ApiError(400, f"the body is no JSON: {why}", code="not_json")
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body may have {most} bytes: send less", code="body_too_large", headers=_CLOSE)

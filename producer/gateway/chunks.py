@@ -1,0 +1,88 @@
+"""Events of a call's jobs, as the chunks of OpenAI's streams. Pure: made again they are the same.
+
+Each event of a job makes one part at most. What a job fails of is raised.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..batch.openai_answers import chat_logprobs, completion_logprobs, finish_reason, usage_of
+from ..contract import GenerationResult, GenqueueError, InvalidRequest, Started, StreamedEvent, Tokens, TokensData
+from .calls import Call
+from .errors import api_error
+
+OBJECT = {"chat": "chat.completion.chunk", "completions": "text_completion"}
+
+
+class Chunks:
+    """The chunks of one call."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._results: dict[int, GenerationResult] = {}
+        self._frame: dict[str, Any] = {
+            "id": call.public_id,
+            "object": OBJECT[call.kind],
+            "created": call.created,
+            "model": call.model,
+            **({"usage": None} if call.include_usage else {}),
+            **({"service_tier": call.service_tier} if call.service_tier else {}),
+        }
+
+    def of(self, number: int, streamed: StreamedEvent) -> dict[str, Any] | None:
+        """The chunk that an event of that answer makes, if any.  Raises ApiError where the job has failed."""
+        event = streamed.event
+        if isinstance(event, Started):
+            is_first = streamed.id.seq == 0 and self._call.kind == "chat"
+            return self._chat(number, {"role": "assistant", "content": "", "refusal": None}) if is_first else None
+        if isinstance(event, Tokens):
+            return self._tokens(number, event.data)
+        self._results[number] = ended_well(event.data)
+        reason = finish_reason(event.data)
+        return self._chat(number, {}, reason) if self._call.kind == "chat" else self._text(number, "", reason)
+
+    def tail(self) -> Iterator[dict[str, Any]]:
+        """What comes behind all answers."""
+        if self._call.include_usage:
+            results = [self._results[number] for number in sorted(self._results)]
+            yield {**self._frame, "choices": [], "usage": usage_of_call(self._call, results)}
+
+    def _tokens(self, number: int, data: TokensData) -> dict[str, Any] | None:
+        if not data.text and not (data.logprobs and self._call.logprobs):
+            return None
+        if self._call.kind == "chat":
+            logprobs = chat_logprobs(data.ids, data.logprobs) if data.logprobs else None
+            return self._chat(number, {"content": data.text}, None, logprobs)
+        logprobs = completion_logprobs(data.ids, data.logprobs) if data.logprobs else None
+        return self._text(number, data.text, None, logprobs)
+
+    def _chat(
+        self, number: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None
+    ) -> dict[str, Any]:
+        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return {**self._frame, "choices": [choice]}
+
+    def _text(self, number: int, text: str, reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        choice = {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {**self._frame, "choices": [choice]}
+
+
+def ended_well(result: GenerationResult) -> GenerationResult:
+    """Raises ApiError for a job that failed or was cancelled."""
+    try:
+        return result.raise_for_status()
+    except InvalidRequest as error:
+        raise api_error(error, {"max_new_tokens": "max_tokens"}) from None
+    except GenqueueError as error:
+        raise api_error(error) from None
+
+
+def usage_of_call(call: Call, results: list[GenerationResult]) -> dict[str, Any]:
+    """Of all its answers. The prompt of several answers of a chat counts once."""
+    usage = usage_of([result.usage for result in results])
+    if call.kind == "chat" and results:
+        first = results[0].usage
+        usage["prompt_tokens"] = first.prompt_tokens
+        usage["total_tokens"] = first.prompt_tokens + usage["completion_tokens"]
+        usage["prompt_tokens_details"] = {"cached_tokens": first.cached_tokens}
+    return usage

@@ -1,0 +1,65 @@
+"""How much of an answer a client has seen: the `id` of a server-sent event, from which it goes on.
+
+Every part of an answer that is sent has a number, which follows from the events of its jobs alone, and so is the
+same at any gateway. Of an answer with one choice the id is that number, from 0, as OpenAI's sequence_number is.
+The choices of an answer that has several come in any order: there the id says how many of each, and of what
+follows them all, were seen, as `3.5.0`.
+"""
+
+import re
+from dataclasses import dataclass
+
+from .errors import ApiError
+
+_FORM = re.compile(r"\d{1,9}(\.\d{1,9})*")
+
+
+@dataclass
+class Cursor:
+    """Parts seen.  lanes: of each choice, and of what comes behind them all."""
+
+    lanes: list[int]
+
+    @classmethod
+    def start(cls, choices: int) -> "Cursor":
+        """Of a client that has seen nothing."""
+        return cls([0] * (choices + 1))
+
+    @classmethod
+    def parse(cls, text: str, choices: int) -> "Cursor":
+        """From the form on the wire.  Raises ApiError."""
+        parts = [int(part) for part in text.split(".")] if _FORM.fullmatch(text) else []
+        if len(parts) != (1 if choices == 1 else choices + 1):
+            raise ApiError(
+                400,
+                "starting_after is not the id of an event of this answer",
+                param="starting_after",
+                code="invalid_value",
+            )
+        return cls([parts[0] + 1, 0]) if choices == 1 else cls(parts)
+
+    def __str__(self) -> str:
+        if len(self.lanes) == 2:
+            return str(sum(self.lanes) - 1)
+        return ".".join(map(str, self.lanes))
+
+
+class Passing:
+    """Which of the parts, as they are made again from the beginning, the client has not seen.
+
+    seen: by the client.
+    """
+
+    def __init__(self, seen: Cursor) -> None:
+        self._seen = seen
+        self._made = Cursor([0] * len(seen.lanes))
+
+    def next(self, lane: int) -> str | None:
+        """One part more of that lane: the id that it is sent with, None where it was seen.  -1: behind all."""
+        self._made.lanes[lane] += 1
+        made, seen = self._made.lanes, self._seen.lanes
+        if len(made) == 2:
+            return str(self._made) if sum(made) > seen[0] else None
+        if made[lane] <= seen[lane]:
+            return None
+        return str(Cursor([max(pair) for pair in zip(made, seen, strict=True)]))

@@ -1,0 +1,80 @@
+"""What every request passes: its id, and the key that it comes with. Pure ASGI, so that streams pass untouched."""
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..loopback import is_loopback
+from .api_keys import ApiKey, ApiKeys
+from .errors import ApiError
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
+"""Where nobody is asked for a key."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+class Entrance:
+    """Lets in whoever has a key; where there are none, whoever asks this machine by a name of its own."""
+
+    def __init__(self, app: ASGIApp, api_keys: ApiKeys | None) -> None:
+        self._app = app
+        self._api_keys = api_keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id"))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            key = self._check(scope["path"], headers)
+        except ApiError as error:
+            await error_response(error)(scope, receive, send_with_id)
+            return
+        scope.setdefault("state", {}).update(api_key=key, request_id=request_id)
+        await self._app(scope, receive, send_with_id)
+
+    def _check(self, path: str, headers: Headers) -> ApiKey | None:
+        """Raises ApiError."""
+        if self._api_keys is None:
+            _require_loopback_name(headers.get("host", ""))
+            return None
+        if path in OPEN_PATHS:
+            return None
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = self._api_keys.find(token.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            said = "this API key is not known" if token else "an API key is missing"
+            raise ApiError(
+                401,
+                f"{said}: send one as `Authorization: Bearer KEY`",
+                code="invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
+            )
+        return key
+
+
+def error_response(error: ApiError) -> Response:
+    """As OpenAI's clients read it."""
+    return Response(error.to_json(), error.status, error.headers, media_type="application/json")
+
+
+def _request_id(given: str | None) -> str:
+    return given if given and _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+def _require_loopback_name(host: str) -> None:
+    """A page elsewhere can point its own name at 127.0.0.1, but the browser sends that name."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    if not is_loopback(name.strip("[]")):
+        raise ApiError(403, "without API keys the gateway answers to localhost only", code="no_api_keys")

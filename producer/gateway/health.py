@@ -1,0 +1,31 @@
+"""`/health`: the process answers. `/ready`: Redis does, too, and some worker serves a model."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..contract import GenqueueError
+from .errors import ApiError
+from .gateway import gateway_of
+
+
+def routes() -> list[Route]:
+    """Of this file."""
+    return [Route("/health", health), Route("/ready", ready)]
+
+
+async def health(_: Request) -> Response:
+    """Always well."""
+    return JSONResponse({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """503 with the reason, where a request would be refused."""
+    try:
+        models = await gateway_of(request).producer.models()
+    except GenqueueError as error:
+        raise ApiError(503, str(error), code=error.code) from error
+    served = [each.model for each in models if any(worker.model_state != "loading" for worker in each.workers)]
+    if not served:
+        raise ApiError(503, "no worker serves a model", code="model_not_served")
+    return JSONResponse({"status": "ready", "models": served})

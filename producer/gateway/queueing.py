@@ -1,0 +1,98 @@
+"""The producer of a gateway: jobs with a record of the call that they answer, and leases."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..async_client import AsyncProducer
+from ..contract import BrokerUnavailable, GenerationRequest, Priority
+from ..job_status import WorkerInfo
+from ..ledger import rq_names
+from ..ledger.wanting import ask_unwanted, is_unwanted, leased, want
+from ..operations import Operation
+from ..overview_values import ModelOverview
+from ..submission import Submission, SubmitOptions, prepare
+from .calls import FIELD, Call
+
+ROSTER_AGE_S = 1.0
+"""How old what is known of the workers may be, so that a thousand requests do not ask for it at once."""
+
+
+class GatewayProducer(AsyncProducer):
+    """An AsyncProducer that submits calls, and says for how long their jobs are wanted."""
+
+    _overviews: tuple[float, tuple[ModelOverview, ...]] | None = None
+
+    async def submit_call(
+        self,
+        call: Call,
+        requests: Sequence[GenerationRequest],
+        *,
+        priority: Priority,
+        lease_s: float,
+        result_ttl_s: int | None,
+        max_queued: int | None,
+    ) -> bool:
+        """Enqueue the jobs of a call, all or none. Returns whether it is new.  Raises as `submit_many`."""
+        options = {"priority": priority, "result_ttl_s": result_ttl_s, "max_queued": max_queued}
+        batch = prepare(
+            requests,
+            model=call.model,
+            options=SubmitOptions.parse({name: value for name, value in options.items() if value is not None}),
+            settings=self.settings,
+            job_ids=call.job_ids,
+        )
+        lease = leased(lease_s) if call.is_leased else {}
+        submissions = [
+            _with_fields(submission, {**lease, **({} if number else call.to_field())})
+            for number, submission in enumerate(batch.submissions)
+        ]
+        created = await self._run(self._operations.submit(replace(batch, submissions=submissions)))
+        return created[0]
+
+    async def find_call(self, call_id: str) -> Call | None:
+        """The record of a call, for as long as its first job's is kept."""
+        return await self._run(_find(call_id))
+
+    async def want(self, job_ids: Sequence[str]) -> None:
+        """Say that somebody waits for those jobs."""
+        await self._run(_want(job_ids))
+
+    async def is_unwanted(self, job_id: str) -> bool:
+        """Whether nobody waits for the job any more, at any gateway."""
+        return await self._run(_unwanted(job_id))
+
+    async def workers_lately(self, model: str) -> tuple[WorkerInfo, ...]:
+        """As `workers`, or as they were a moment ago."""
+        return await self._run(self._operations.workers_lately(model, ROSTER_AGE_S))
+
+    async def models(self) -> tuple[ModelOverview, ...]:
+        """All that have workers or queues, or as they were a moment ago.  Raises BrokerUnavailable."""
+        if self._overviews is None or time.monotonic() - self._overviews[0] > ROSTER_AGE_S:
+            self._overviews = time.monotonic(), (await self.overview()).models
+        return self._overviews[1]
+
+    async def knows(self, model: str) -> bool:
+        """Whether anything tells of that model. Where this user of Redis may not look, it might be there."""
+        try:
+            return any(each.model == model for each in await self.models())
+        except BrokerUnavailable:
+            return True
+
+
+def _with_fields(submission: Submission, fields: dict[str, Any]) -> Submission:
+    job = submission.new_job
+    return replace(submission, new_job=replace(job, fields={**job.fields, **fields}))
+
+
+def _find(call_id: str) -> Operation[Call | None]:
+    return Call.read((yield lambda r: r.hget(rq_names.job(call_id), FIELD)))
+
+
+def _want(job_ids: Sequence[str]) -> Operation[None]:
+    yield want(job_ids).send
+
+
+def _unwanted(job_id: str) -> Operation[bool]:
+    return is_unwanted((yield lambda r: ask_unwanted(r, job_id)))

@@ -1,0 +1,53 @@
+"""A gateway as a process: where it listens, when it refuses to, and how it ends."""
+
+import socket
+
+import click
+import uvicorn
+
+from ..contract import GenqueueError, InvalidRequest
+from ..loopback import is_loopback
+from ..settings import ProducerSettings
+from .app import make_app
+from .settings import GatewaySettings
+
+SHUTDOWN_S = 1
+"""A stream that is cut off is taken up again elsewhere: nobody is to wait for its end."""
+KEEP_ALIVE_S = 20
+
+
+def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> None:
+    """Serve until the process is told to end; the address goes to stderr.
+
+    Raises InvalidRequest for an address beyond loopback without API keys, and GenqueueError for one that cannot be
+    listened at.
+    """
+    if settings.api_keys is None and not is_loopback(settings.host):
+        raise InvalidRequest(
+            f"the gateway would be open to everyone who can reach {settings.host}: give --api-keys, or bind it to "
+            "127.0.0.1"
+        )
+    app = make_app(settings, producer_settings)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        server_header=False,
+    )
+    with _listener(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        click.echo(f"gateway: http://{host}:{port}/v1", err=True)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise GenqueueError(
+            f"the gateway cannot listen at {host}:{port} ({error.strerror}): give another --port or --host"
+        ) from error

@@ -1,0 +1,58 @@
+"""What a gateway is set to. Each option is defined here; the environment sets it as `GENQUEUE_SERVE_<NAME>`."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ..broker.options import AnySeconds, Seconds, WholeSeconds
+from ..contract import InvalidRequest
+from ..contract.refusals import Names
+from ..contract.requests import faults_of
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of a gateway. Frozen; unknown names are refused."""
+
+    model_config = SettingsConfigDict(env_prefix="GENQUEUE_SERVE_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on. 0: any free one."""
+    api_keys: Path | None = None
+    """File of the API keys. None: everybody who reaches the gateway may use it."""
+    grace_s: AnySeconds = 10
+    """How long a job goes on whose client has gone, and may come back; inf: to its end."""
+    heartbeat_s: Seconds = 15
+    """Between two comments on a stream on which nothing else comes."""
+    store_ttl_s: WholeSeconds = 86_400
+    """How long answers are kept that are to be stored, and the conversations that they make."""
+    max_queued: Count | None = None
+    """Jobs that may wait for a model before another is refused. None: any number."""
+    max_choices: Count = 128
+    """Answers to one request: prompts times n."""
+    max_tokens: Count | None = None
+    """Of an answer, where the request says nothing of it. None: 256, or less where the context holds less."""
+    max_body_bytes: Count = 16 * 2**20
+    """Of a request."""
+    body_s: Seconds = 30
+    """How long a client may take to send a request."""
+    share_prefixes: bool = False
+    """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may use the gateway from a browser."""
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """From the environment and the overrides that are not None.  Raises InvalidRequest naming each fault."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise InvalidRequest(
+                f"settings are not valid: {faults_of(error, Names(tuple(cls.model_fields)))}"
+            ) from None

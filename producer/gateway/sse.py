@@ -1,0 +1,74 @@
+"""Server-sent events over HTTP: how they are written, and a response that ends with its client.
+
+Source: the HTML standard, Server-sent events. What proxies are told, so that they pass on each event as it
+comes, is nginx's `X-Accel-Buffering` and `no-transform`.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .ending import end
+
+HEARTBEAT = b": still here\n\n"
+"""A comment, which readers pass over."""
+DONE = "[DONE]"
+HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
+
+Body = AsyncGenerator[bytes, None]
+
+
+def sse(data: Any, event_id: str | None = None, name: str | None = None) -> bytes:
+    """One event. JSON has no line break in it, so that no text can begin another event.
+
+    data: an object, or `[DONE]`.
+    """
+    text = data if data is DONE else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    head = f"id: {event_id}\n" if event_id is not None else ""
+    head += f"event: {name}\n" if name is not None else ""
+    return f"{head}data: {text}\n\n".encode(errors="replace")
+
+
+class EventStream(Response):
+    """A body of events. The client's going ends it, also while nothing is sent.
+
+    first: what comes before the rest of `body`, which is closed in any case.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: bytes, body: Body) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self._first = first
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send it."""
+        async with aclosing(self._body):
+            writing = asyncio.ensure_future(self._write(send))
+            going = asyncio.ensure_future(until_gone(receive))
+            try:
+                await asyncio.wait((writing, going), return_when=asyncio.FIRST_COMPLETED)
+                if writing.done():
+                    writing.result()
+            finally:
+                await end((writing, going))
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        async for piece in self._body:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return once the client has closed its connection. Its request is to be read to the end before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

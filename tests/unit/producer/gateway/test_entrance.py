@@ -1,0 +1,226 @@
+"""Who is let in, what a request may look like, and how what goes wrong is answered."""
+
+import asyncio
+import hashlib
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from producer.contract import GenqueueError, InvalidRequest
+from producer.gateway.api_keys import ApiKeys
+from producer.gateway.serving import serve
+from producer.gateway.settings import GatewaySettings
+from producer.settings import ProducerSettings
+from producer.testing import ScriptedWorker
+
+from .conftest import Door, OpenDoor
+
+CHAT = "/v1/chat/completions"
+
+
+def keys_file(folder: Path, *names: str, **fields) -> Path:
+    """Each key is its owner's name."""
+    keys = [{"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), **fields} for name in names]
+    path = folder / "keys.yaml"
+    path.write_text(yaml.safe_dump({"keys": keys}))
+    return path
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {name}"}
+
+
+async def test_whoever_has_a_key_is_let_in(open_door: OpenDoor, tmp_path: Path):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", "bob"))
+    for headers in (
+        {},
+        bearer("eve"),
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic alice"},
+        {"Authorization": "alice"},
+    ):
+        answer = await door.http.post(CHAT, json=Door.body("Hi"), headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["type"] == "authentication_error"
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "eve" not in answer.text
+    for headers in (bearer("alice"), {"Authorization": "bearer  bob"}):
+        assert (await door.http.post(CHAT, json=Door.body("Hi"), headers=headers)).status_code == 200
+    assert (await door.http.get("/health")).status_code == 200
+    assert (await door.http.get("/v1/models")).status_code == 401
+    assert (
+        await door.http.get("/v1/models", headers={**bearer("alice"), "Host": "gpu.example"})
+    ).status_code == 200
+
+
+async def test_what_one_key_has_made_is_not_there_for_another(open_door: OpenDoor, tmp_path: Path):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", "bob"))
+    post = {"json": Door.body("Hi"), "headers": {**bearer("alice"), "Idempotency-Key": "1"}}
+    made = (await door.http.post(CHAT, **post)).json()
+    one = f"{CHAT}/{made['id']}"
+    for method in ("GET", "DELETE"):
+        assert (await door.http.request(method, one, headers=bearer("bob"))).status_code == 404
+    assert (await door.http.get(one, headers=bearer("alice"))).json() == made
+    post["headers"] |= bearer("bob")
+    assert (await door.http.post(CHAT, **post)).json()["id"] != made["id"]
+
+
+async def test_what_was_read_of_a_prompt_is_not_shared(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path
+):
+    keys = keys_file(tmp_path, "alice", "bob")
+    for door in (await open_door(api_keys=keys), await open_door(api_keys=keys, share_prefixes=True)):
+        for name in ("alice", "bob"):
+            for more in ({}, {"cache_salt": "mine"}):
+                await door.http.post(CHAT, json=Door.body("Hi", **more), headers=bearer(name))
+    salts = [asked.request.cache_salt for asked in worker.requests]
+    assert len(set(salts[:4])) == 4
+    assert all(salts[:4])
+    assert salts[4:] == [None, "mine"] * 2
+
+
+async def test_a_key_has_a_highest_priority(open_door: OpenDoor, tmp_path: Path):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", priority="normal"))
+    for tier, status in (("flex", 200), ("auto", 200), ("priority", 403)):
+        body = Door.body("Hi", service_tier=tier)
+        assert (await door.http.post(CHAT, json=body, headers=bearer("alice"))).status_code == status
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keys: []",
+        "{}",
+        "- a",
+        "keys:\n- name: a\n  sha256: secret",
+        "keys: [",
+        "keys:\n- {name: 'a b', sha256: '%s'}" % ("0" * 64),
+        "keys:\n" + "- {name: a, sha256: '%s'}\n" % ("0" * 64) * 2,
+        "keys:\n- {name: a, sha256: '%s', quota: 3}" % ("0" * 64),
+    ],
+)
+def test_a_file_that_holds_no_keys_is_refused_and_not_quoted(tmp_path: Path, text: str):
+    path = tmp_path / "keys.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidRequest, match=r"keys\.yaml") as refused:
+        ApiKeys.load(path)
+    assert "secret" not in str(refused.value)
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        ApiKeys.load(tmp_path / "none")
+
+
+def test_beyond_loopback_it_wants_keys():
+    with pytest.raises(InvalidRequest, match="give --api-keys"):
+        serve(GatewaySettings(host="0.0.0.0"), ProducerSettings())
+
+
+async def test_without_keys_it_answers_to_names_of_this_machine_alone(door: Door):
+    """A page elsewhere can point its own name at 127.0.0.1, but the browser sends that name."""
+    for host, status in (
+        ("localhost:8000", 200),
+        ("[::1]:8000", 200),
+        ("127.0.0.1", 200),
+        ("evil.example", 403),
+        ("", 403),
+    ):
+        assert (await door.http.get("/v1/models", headers={"Host": host})).status_code == status
+
+
+async def test_a_page_elsewhere_is_let_in_where_that_is_set(open_door: OpenDoor):
+    asked = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST"}
+    closed, opened = await open_door(), await open_door(cors_origins=("https://chat.example",))
+    assert "access-control-allow-origin" not in (await closed.http.options(CHAT, headers=asked)).headers
+    assert (await opened.http.options(CHAT, headers=asked)).headers[
+        "access-control-allow-origin"
+    ] == "https://chat.example"
+
+
+async def test_request_ids_are_echoed_where_they_are_some(door: Door):
+    assert (await door.http.get("/health", headers={"X-Request-Id": "my-1"})).headers["x-request-id"] == "my-1"
+    for given in ("a b", "x" * 200, '"><script>'):
+        made = (await door.http.get("/health", headers={"X-Request-Id": given})).headers["x-request-id"]
+        assert made.startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b'"a"', 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (b'{"a": NaN}', 400),
+        (b'{"a": 1' + b"0" * 5000 + b"}", 400),
+        (rb'{"model": "\ud800"}', 400),
+        (b'{"a": "' + b"x" * 2000 + b'"}', 413),
+    ],
+)
+async def test_a_body_that_is_none(open_door: OpenDoor, body: bytes, status: int):
+    door = await open_door(max_body_bytes=200_000 if body.startswith(b"[[") else 6_000 if status == 400 else 1_000)
+    for content in (body, _in_pieces(body)):
+        answer = await door.http.post(CHAT, content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == status
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+async def _in_pieces(body: bytes):
+    for at in range(0, len(body), 50_000):
+        yield body[at : at + 50_000]
+
+
+async def test_what_a_form_elsewhere_can_send_is_refused(door: Door):
+    answer = await door.http.post(CHAT, content=b"{}", headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 415
+
+
+async def test_a_body_that_does_not_come_is_given_up(open_live_door: OpenDoor):
+    door = await open_live_door(body_s=0.05)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", int(door.url.rpartition(":")[2].removesuffix("/v1"))
+    )
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\n\r\n{"
+    )
+    assert b" 408 " in await reader.readline()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/", 404),
+        ("PUT", CHAT, 405),
+        ("GET", "/v1/models/none", 404),
+        ("GET", "/v1/models/%2e%2e%2fhealth", 404),
+        ("POST", "/v1/embeddings", 404),
+    ],
+)
+async def test_what_is_not_there(door: Door, method: str, path: str, status: int):
+    answer = await door.http.request(method, path)
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_what_nobody_has_foreseen_is_said_to_the_log_alone(door: Door, monkeypatch: pytest.MonkeyPatch):
+    async def fail() -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(door.gateway.producer, "models", fail)
+    answer = await door.http.get("/v1/models")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert answer.json()["error"]["type"] == "server_error"
+
+
+def test_an_address_that_is_taken_is_said(genqueue_worker: ScriptedWorker):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(GenqueueError, match="give another --port"),
+    ):
+        serve(GatewaySettings(port=taken.getsockname()[1]), ProducerSettings())
