@@ -1,8 +1,9 @@
 """What becomes of a call, as a response: whole, or as a stream of events."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,13 +11,13 @@ from starlette.responses import JSONResponse, Response
 from ..batch.openai_answers import chat_choice, completion_choice
 from ..contract import GenerationResult, GenqueueError, TokenLogprob, Tokens
 from .calls import Call
-from .chunks import Chunks, ended_well, usage_of_call
+from .chunks import Parts, ended_well, usage_of_call
 from .cursors import Cursor, Passing
 from .ending import end
 from .errors import ApiError, api_error
 from .following import follow
 from .gateway import Gateway
-from .sse import DONE, HEARTBEAT, EventStream, sse
+from .sse import HEARTBEAT, EventStream
 from .waiting import while_client_waits
 
 OBJECT = {"chat": "chat.completion", "completions": "text_completion"}
@@ -25,24 +26,25 @@ CHOICE = {"chat": chat_choice, "completions": completion_choice}
 
 async def answer(gateway: Gateway, request: Request, call: Call) -> Response:
     """The whole answer, once it is there.  Raises ApiError and errors of the producer."""
+    return JSONResponse(whole(call, await ends(gateway, request, call)))
 
-    async def wait() -> Response:
+
+async def ends(gateway: Gateway, request: Request, call: Call) -> list["Ended"]:
+    """How each of its jobs has ended, once all have.  Raises as `answer`."""
+
+    async def wait() -> list[Ended]:
         async with gateway.presence.of(call):
-            try:
-                ended = await _ended(gateway, call)
-            except GenqueueError as error:
-                raise api_error(error) from error
-            return JSONResponse(whole(call, ended))
+            return await _ended(gateway, call)
 
     return await while_client_waits(request, wait())
 
 
-async def stream(gateway: Gateway, request: Request, call: Call, seen: Cursor) -> Response:
+async def stream(gateway: Gateway, request: Request, call: Call, seen: Cursor, parts: Parts) -> Response:
     """What comes after those parts of the answer that were seen; 204 where that is nothing.
 
     The response begins with the first of them: a job that is refused has a status of its own.  Raises as `answer`.
     """
-    body = _parts(gateway, call, seen)
+    body = _sent(gateway, call, seen, parts)
     first = await while_client_waits(request, _first_of(body))
     return Response(status_code=204) if first is None else EventStream(first, body)
 
@@ -81,6 +83,11 @@ async def _ended(gateway: Gateway, call: Call) -> list[Ended]:
 async def _end_of(gateway: Gateway, call: Call, job_id: str) -> Ended:
     if not call.logprobs:
         return ended_well(await gateway.producer.result(job_id, check=False)), None
+    return await read_with_logprobs(gateway, job_id)
+
+
+async def read_with_logprobs(gateway: Gateway, job_id: str) -> Ended:
+    """A result does not have them: they are read of the job's events."""
     logprobs: list[TokenLogprob] = []
     async with aclosing(gateway.producer.stream(job_id)) as events:
         async for streamed in events:
@@ -95,28 +102,14 @@ async def _first_of(body: AsyncGenerator[bytes, None]) -> bytes | None:
     return await anext(body, None)
 
 
-async def _parts(gateway: Gateway, call: Call, seen: Cursor) -> AsyncGenerator[bytes, None]:
+async def _sent(gateway: Gateway, call: Call, seen: Cursor, parts: Parts) -> AsyncGenerator[bytes, None]:
     """The events of the response.  Raises ApiError before the first of them, and sends it after."""
-    chunks, passing = Chunks(call), Passing(seen)
     has_begun = False
     try:
-        async with (
-            gateway.presence.of(call),
-            aclosing(follow(gateway.producer, call.job_ids, gateway.settings.heartbeat_s)) as events,
-        ):
-            async for each in events:
-                if each is None:
-                    yield HEARTBEAT
-                    has_begun = True
-                    continue
-                number, streamed = each
-                part = chunks.of(number, streamed)
-                if part is not None and (event_id := passing.next(number)) is not None:
-                    yield sse(part, event_id)
-                    has_begun = True
-            for last in (*chunks.tail(), DONE):
-                if (event_id := passing.next(-1)) is not None:
-                    yield sse(last, event_id)
+        async with gateway.presence.of(call), aclosing(_unseen(gateway, call, seen, parts)) as pieces:
+            async for piece in pieces:
+                has_begun = True
+                yield piece
             return
     except GenqueueError as error:
         told = api_error(error)
@@ -124,4 +117,28 @@ async def _parts(gateway: Gateway, call: Call, seen: Cursor) -> AsyncGenerator[b
         told = error
     if not has_begun:
         raise told
-    yield sse(told.body)  # without an id: whoever comes back is told again
+    yield parts.told(told)
+
+
+async def _unseen(gateway: Gateway, call: Call, seen: Cursor, parts: Parts) -> AsyncGenerator[bytes, None]:
+    """The parts that the client has not seen, and comments in between.  Raises as `follow` and `parts`."""
+    passing = Passing(seen)
+
+    def encoded(lane: int, made: Iterable[Any]) -> Iterator[bytes]:
+        for part in made:
+            if (event_id := passing.next(lane)) is not None:
+                yield parts.encode(part, event_id)
+
+    head = encoded(0, parts.head())
+    if parts.is_eager:
+        for piece in head:
+            yield piece
+    async with aclosing(follow(gateway.producer, call.job_ids, gateway.settings.heartbeat_s)) as events:
+        async for each in events:
+            number, made = (0, []) if each is None else (each[0], list(parts.of(*each)))
+            for piece in (*head, *encoded(number, made)):  # what is refused has no head
+                yield piece
+            if each is None:
+                yield HEARTBEAT
+    for piece in encoded(-1, parts.tail()):
+        yield piece

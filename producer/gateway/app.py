@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import completions, health, models
+from . import completions, health, models, responses
 from .api_keys import ApiKeys
 from .ending import end
 from .entrance import Entrance, error_response
@@ -47,7 +47,7 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
     if settings.cors_origins:  # before the entrance: a browser asks first, and without a key
         middleware.insert(0, cors(settings.cors_origins))
     return Starlette(
-        routes=[*completions.routes(), *models.routes(), *health.routes()],
+        routes=[*completions.routes(), *responses.routes(), *models.routes(), *health.routes()],
         middleware=middleware,
         exception_handlers={
             ApiError: _told,

@@ -52,23 +52,24 @@ class Asked:
 def read_asked(body: Mapping[str, Any], kind: Kind, owner: str, settings: GatewaySettings) -> Asked:
     """Of the body of a chat completion or a completion.  Raises ApiError, which names the parameter."""
     given = {name: value for name, value in body.items() if value is not None}
-    stream = _flag(given, "stream")
-    _same_as_always(given)
-    tier = _text(given, "service_tier", 64)
+    stream = flag_in(given, "stream")
+    refuse_other_values(given, _AS_ALWAYS)
+    text_in(given, "prompt_cache_key", 1024)  # what was read of a prompt is used again without one
+    tier = text_in(given, "service_tier", 64)
     if tier is not None and tier not in PRIORITIES:
         raise refused("service_tier", f"it is one of {', '.join(PRIORITIES)}")
     requests = _requests(given, kind, owner, settings)
     return Asked(
-        model=_model(given),
+        model=model_in(given),
         requests=requests,
         stream=stream,
         include_usage=_include_usage(given, stream=stream),
-        store=_flag(given, "store"),
+        store=flag_in(given, "store"),
         logprobs=requests[0].logprobs is not None,
         service_tier=tier,
         priority=PRIORITIES[tier or "auto"],
         metadata=metadata_in(given),
-        user=_text(given, "user", 512) or _text(given, "safety_identifier", 512),
+        user=text_in(given, "user", 512) or text_in(given, "safety_identifier", 512),
     )
 
 
@@ -90,12 +91,11 @@ def cache_salt(given: str | None, owner: str, settings: GatewaySettings) -> str 
     return hashlib.sha256(f"{owner}\0{given or ''}".encode(errors="replace")).hexdigest()[:32]
 
 
-def translated(read: Callable[[], dict[str, Any]], given: Mapping[str, Any]) -> GenerationRequest:
-    """The request that those fields make.  given: the client's own names.  Raises ApiError."""
+def translated(read: Callable[[], dict[str, Any]], names: Mapping[str, str]) -> GenerationRequest:
+    """The request that those fields make.  names: what the client calls fields of ours.  Raises ApiError."""
     try:
         return parse_request(read(), {})
     except InvalidRequest as error:
-        names = {f"{name.split('_', maxsplit=1)[0]}_new_tokens": name for name in reversed(NAMES) if name in given}
         raise api_error(error, names) from None
 
 
@@ -109,9 +109,10 @@ def _requests(given: dict[str, Any], kind: Kind, owner: str, settings: GatewaySe
     if len(prompts) * copies > settings.max_choices:
         raise refused("n", f"a request may have {settings.max_choices} answers here", code="too_many")
     requests = []
+    names = {f"{name.split('_', maxsplit=1)[0]}_new_tokens": name for name in reversed(NAMES) if name in given}
     for prompt in prompts:
         of_prompt = {**fields, **prompt}
-        request = translated(lambda body=of_prompt: body_fields(body, URLS[kind], options), given)  # type: ignore[misc]
+        request = translated(lambda body=of_prompt: body_fields(body, URLS[kind], options), names)  # type: ignore[misc]
         requests += [_seeded(request, number) for number in range(copies)]
     return requests
 
@@ -137,7 +138,8 @@ def _copies(given: Mapping[str, Any]) -> int:
     return value
 
 
-def _model(given: Mapping[str, Any]) -> str:
+def model_in(given: Mapping[str, Any]) -> str:
+    """Raises ApiError."""
     model = given.get("model")
     if not isinstance(model, str) or not model:
         raise refused("model", "the name of a model, as GET /v1/models lists them", code="invalid_value")
@@ -169,21 +171,23 @@ _AS_ALWAYS: Mapping[str, tuple[Any, ...]] = {
 """Values that say what is done anyway."""
 
 
-def _same_as_always(given: Mapping[str, Any]) -> None:
-    for name, values in _AS_ALWAYS.items():
+def refuse_other_values(given: Mapping[str, Any], as_always: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raises ApiError where a field has another value than those that are served of it."""
+    for name, values in as_always.items():
         if name in given and given[name] not in values:
             raise refused(name, f"here it can only be {' or '.join(map(str, values))}: leave it out")
-    _text(given, "prompt_cache_key", 1024)  # what was read of a prompt is used again without one
 
 
-def _flag(given: Mapping[str, Any], name: str) -> bool:
-    value = given.get(name, False)
+def flag_in(given: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
+    """Raises ApiError."""
+    value = given.get(name, default)
     if not isinstance(value, bool):
         raise refused(name, "true or false", code="invalid_value")
     return value
 
 
-def _text(given: Mapping[str, Any], name: str, longest: int) -> str | None:
+def text_in(given: Mapping[str, Any], name: str, longest: int) -> str | None:
+    """Raises ApiError."""
     value = given.get(name)
     if value is not None and (not isinstance(value, str) or len(value) > longest):
         raise refused(name, f"a text of up to {longest} characters", code="invalid_value")

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..contract import InvalidRequest
 from ..contract.keys import check_job_id
 
-Kind = Literal["chat", "completions"]
+Kind = Literal["chat", "completions", "responses"]
 
-ID_PREFIX: Mapping[str, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
+ID_PREFIX: Mapping[str, str] = {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_"}
 """Of an answer's id, before the call's."""
 FIELD = "gateway_call"
 """Of the hash of the call's first job."""
@@ -40,6 +40,10 @@ class Call(BaseModel):
     service_tier: str | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
+    response: dict[str, Any] | None = None
+    """Of a response: the fields of its object that it was asked with."""
+    items: list[dict[str, Any]] | None = None
+    """Of a response: its input."""
 
     @property
     def public_id(self) -> str:

@@ -1,21 +1,44 @@
-"""Events of a call's jobs, as the chunks of OpenAI's streams. Pure: made again they are the same.
+"""Events of a call's jobs, as the chunks of OpenAI's streams. Pure: made again they are the same."""
 
-Each event of a job makes one part at most. What a job fails of is raised.
-"""
-
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from ..batch.openai_answers import chat_logprobs, completion_logprobs, finish_reason, usage_of
 from ..contract import GenerationResult, GenqueueError, InvalidRequest, Started, StreamedEvent, Tokens, TokensData
 from .calls import Call
-from .errors import api_error
+from .errors import ApiError, api_error
+from .sse import DONE, sse
 
 OBJECT = {"chat": "chat.completion.chunk", "completions": "text_completion"}
 
 
+class Parts(Protocol):
+    """How the events of a call's jobs become the parts of a stream, which are numbered in their order."""
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether what comes first is sent before anything is known of the jobs."""
+
+    def head(self) -> Iterator[Mapping[str, Any]]:
+        """What comes first."""
+
+    def of(self, number: int, streamed: StreamedEvent) -> Iterator[Mapping[str, Any]]:
+        """What an event of that answer makes.  Raises ApiError where the job has failed."""
+
+    def tail(self) -> Iterator[Any]:
+        """What comes behind all answers."""
+
+    def encode(self, part: Any, event_id: str) -> bytes:
+        """One of them, as it is sent."""
+
+    def told(self, error: ApiError) -> bytes:
+        """What has gone wrong, once a part has been sent. It has no id: whoever comes back is told again."""
+
+
 class Chunks:
     """The chunks of one call."""
+
+    is_eager = False
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -29,8 +52,16 @@ class Chunks:
             **({"service_tier": call.service_tier} if call.service_tier else {}),
         }
 
-    def of(self, number: int, streamed: StreamedEvent) -> dict[str, Any] | None:
+    def head(self) -> Iterator[dict[str, Any]]:
+        """Nothing: the first chunk is that of the first event."""
+        yield from ()
+
+    def of(self, number: int, streamed: StreamedEvent) -> Iterator[dict[str, Any]]:
         """The chunk that an event of that answer makes, if any.  Raises ApiError where the job has failed."""
+        if (chunk := self._chunk(number, streamed)) is not None:
+            yield chunk
+
+    def _chunk(self, number: int, streamed: StreamedEvent) -> dict[str, Any] | None:
         event = streamed.event
         if isinstance(event, Started):
             is_first = streamed.id.seq == 0 and self._call.kind == "chat"
@@ -41,11 +72,20 @@ class Chunks:
         reason = finish_reason(event.data)
         return self._chat(number, {}, reason) if self._call.kind == "chat" else self._text(number, "", reason)
 
-    def tail(self) -> Iterator[dict[str, Any]]:
-        """What comes behind all answers."""
+    def tail(self) -> Iterator[Any]:
+        """What comes behind all answers: what they have cost, if that was asked for, and `[DONE]`."""
         if self._call.include_usage:
             results = [self._results[number] for number in sorted(self._results)]
             yield {**self._frame, "choices": [], "usage": usage_of_call(self._call, results)}
+        yield DONE
+
+    def encode(self, part: Any, event_id: str) -> bytes:
+        """Plain data."""
+        return sse(part, event_id)
+
+    def told(self, error: ApiError) -> bytes:
+        """As openai-python reads it."""
+        return sse(error.body)
 
     def _tokens(self, number: int, data: TokensData) -> dict[str, Any] | None:
         if not data.text and not (data.logprobs and self._call.logprobs):

@@ -10,10 +10,11 @@ from starlette.routing import Route
 from .answering import answer, stream
 from .asked import URLS, Asked, read_asked
 from .bodies import read_json
-from .calls import Call, Kind, call_id_of_key, new_call_id
-from .cursors import Cursor
-from .errors import ApiError, refused
+from .calls import Call, Kind
+from .chunks import Chunks
+from .cursors import Cursor, seen_by
 from .gateway import Gateway, call_of, gateway_of, owner_of, priority_in
+from .taking_in import call_id_for, take_in
 
 Handler = Callable[[Request], Awaitable[Response]]
 DELETED = {"chat": "chat.completion.deleted", "completions": "text_completion.deleted"}
@@ -41,7 +42,7 @@ def _create(kind: Kind) -> Handler:
         asked = read_asked(body, kind, owner_of(request), gateway.settings)
         call = await submitted(gateway, request, asked, kind)
         if asked.stream:
-            return await stream(gateway, request, call, Cursor.start(call.answers))
+            return await stream(gateway, request, call, Cursor.start(call.answers), Chunks(call))
         return await answer(gateway, request, call)
 
     return create
@@ -51,15 +52,9 @@ def _retrieve(kind: Kind) -> Handler:
     async def retrieve(request: Request) -> Response:
         """The answer once it is whole; or, to whoever takes events, what comes after those that were seen."""
         gateway, call = gateway_of(request), await call_of(request, kind)
-        after = request.query_params.get("starting_after") or request.headers.get("last-event-id")
-        wants = request.query_params.get("stream")
-        if wants not in (None, "true", "false"):
-            raise refused("stream", "true or false", code="invalid_value")
-        is_event_source = "text/event-stream" in request.headers.get("accept", "")
-        if wants == "true" or (wants is None and (after is not None or is_event_source)):
-            seen = Cursor.parse(after, call.answers) if after is not None else Cursor.start(call.answers)
-            return await stream(gateway, request, call, seen)
-        return await answer(gateway, request, call)
+        if (seen := seen_by(request, call.answers)) is None:
+            return await answer(gateway, request, call)
+        return await stream(gateway, request, call, seen, Chunks(call))
 
     return retrieve
 
@@ -77,13 +72,12 @@ def _delete(kind: Kind) -> Handler:
 
 async def submitted(gateway: Gateway, request: Request, asked: Asked, kind: Kind) -> Call:
     """The call that a request makes; or that it has made before, by its Idempotency-Key.  Raises ApiError."""
-    priority = priority_in(request, asked)
+    priority = priority_in(request, asked.priority)
     await gateway.check_served(asked.model)
-    owner, key = owner_of(request), request.headers.get("idempotency-key")
     call = Call(
-        id=new_call_id() if key is None else call_id_of_key(owner, checked_key(key)),
+        id=call_id_for(request),
         kind=kind,
-        owner=owner,
+        owner=owner_of(request),
         model=asked.model,
         created=int(time.time()),
         answers=len(asked.requests),
@@ -94,30 +88,4 @@ async def submitted(gateway: Gateway, request: Request, asked: Asked, kind: Kind
         metadata=asked.metadata,
         user=asked.user,
     )
-    if key is not None and (before := await gateway.producer.find_call(call.id)) is not None:
-        check_same(before, call)
-        call = before
-    await gateway.producer.submit_call(
-        call,
-        asked.requests,
-        priority=priority,
-        lease_s=gateway.presence.lease_s,
-        result_ttl_s=gateway.settings.store_ttl_s if asked.store else None,
-        max_queued=gateway.settings.max_queued,
-    )
-    return call
-
-
-def checked_key(key: str) -> str:
-    """An Idempotency-Key.  Raises ApiError."""
-    if not 1 <= len(key) <= 255:
-        raise refused("Idempotency-Key", "1 to 255 characters", code="invalid_value")
-    return key
-
-
-def check_same(before: Call, now: Call) -> None:
-    """Raises ApiError where the same key has made another call. That the requests are the same, `submit` sees."""
-    if (before.kind, before.model, before.answers) != (now.kind, now.model, now.answers):
-        raise ApiError(
-            422, "this Idempotency-Key was used for another request: use a new one", code="idempotency_key_in_use"
-        )
+    return await take_in(gateway, request, call, asked.requests, priority=priority, is_stored=asked.store)

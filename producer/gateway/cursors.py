@@ -9,7 +9,9 @@ follows them all, were seen, as `3.5.0`.
 import re
 from dataclasses import dataclass
 
-from .errors import ApiError
+from starlette.requests import Request
+
+from .errors import ApiError, refused
 
 _FORM = re.compile(r"\d{1,9}(\.\d{1,9})*")
 
@@ -63,3 +65,18 @@ class Passing:
         if made[lane] <= seen[lane]:
             return None
         return str(Cursor([max(pair) for pair in zip(made, seen, strict=True)]))
+
+
+def seen_by(request: Request, choices: int) -> Cursor | None:
+    """What a client has seen that asks for events; None where it asks for the whole answer.  Raises ApiError.
+
+    Events are asked for by stream=true, by a cursor, and by whoever takes nothing else.
+    """
+    after = request.query_params.get("starting_after") or request.headers.get("last-event-id")
+    wants = request.query_params.get("stream")
+    if wants not in (None, "true", "false"):
+        raise refused("stream", "true or false", code="invalid_value")
+    is_event_source = "text/event-stream" in request.headers.get("accept", "")
+    if wants == "false" or (wants is None and after is None and not is_event_source):
+        return None
+    return Cursor.parse(after, choices) if after is not None else Cursor.start(choices)

@@ -9,7 +9,7 @@ from ..contract import InvalidRequest, Priority
 from ..contract.keys import check_model_name
 from ..contract.refusals import Names
 from .api_keys import OPEN, ApiKey, ApiKeys
-from .asked import Asked, priority_of
+from .asked import priority_of
 from .calls import Call, Kind, call_id_in
 from .errors import ApiError, not_found, refused, retry_after
 from .presence import Presence
@@ -78,10 +78,10 @@ def owner_of(request: Request) -> str:
     return OPEN if key is None else key.name
 
 
-def priority_in(request: Request, asked: Asked) -> Priority:
-    """Of the jobs of a request.  Raises ApiError."""
+def priority_in(request: Request, asked: Priority) -> Priority:
+    """Of the jobs of a request.  asked: by its body.  Raises ApiError."""
     key = key_of(request)
-    return priority_of(request.headers.get("x-priority"), asked.priority, "high" if key is None else key.priority)
+    return priority_of(request.headers.get("x-priority"), asked, "high" if key is None else key.priority)
 
 
 async def call_of(request: Request, kind: Kind) -> Call:

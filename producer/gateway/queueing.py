@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..async_client import AsyncProducer
-from ..contract import BrokerUnavailable, GenerationRequest, Priority
+from ..continuing import past_of
+from ..contract import BrokerUnavailable, GenerationRequest, Priority, StreamedEvent
 from ..job_status import WorkerInfo
 from ..ledger import rq_names
+from ..ledger.past import Past
 from ..ledger.wanting import ask_unwanted, is_unwanted, leased, want
 from ..operations import Operation
 from ..overview_values import ModelOverview
@@ -54,6 +56,15 @@ class GatewayProducer(AsyncProducer):
     async def find_call(self, call_id: str) -> Call | None:
         """The record of a call, for as long as its first job's is kept."""
         return await self._run(_find(call_id))
+
+    async def past(self, job_id: str) -> Past:
+        """Request and result of a job that has ended.  Raises NoSuchJob, and InvalidRequest where it has not."""
+        return await self._run(past_of(self._keys, job_id))
+
+    async def newest_event(self, job_id: str) -> StreamedEvent | None:
+        """Of a job; None of one that nobody has taken yet.  Raises NoSuchJob."""
+        newest = (await self._run(self._operations.standing(job_id))).newest
+        return newest if isinstance(newest, StreamedEvent) else None
 
     async def want(self, job_ids: Sequence[str]) -> None:
         """Say that somebody waits for those jobs."""

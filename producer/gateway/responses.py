@@ -1,0 +1,158 @@
+"""The Responses API: create, retrieve, stream, cancel, delete, and the items that a response was made of."""
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..contract import GenerationResult, InvalidRequest, NoSuchJob
+from .answering import ends, read_with_logprobs, stream
+from .bodies import read_json
+from .calls import Call, call_id_in
+from .cursors import Cursor, seen_by
+from .errors import ApiError, refused
+from .gateway import Gateway, call_of, gateway_of, owner_of, priority_in
+from .response_bodies import AskedResponse, not_over, read_response
+from .response_objects import ResponseEvents, ended_object, response_object
+from .taking_in import call_id_for, take_in
+
+CANCEL_S = 10.0
+"""How long a worker may take to end a job that is cancelled."""
+ITEMS_AT_MOST = 100
+
+
+def routes() -> list[Route]:
+    """Of this file."""
+    one = "/v1/responses/{id}"
+    return [
+        Route("/v1/responses", create, methods=["POST"]),
+        Route(one, retrieve, methods=["GET"]),
+        Route(one, delete, methods=["DELETE"]),
+        Route(f"{one}/cancel", cancel, methods=["POST"]),
+        Route(f"{one}/input_items", input_items, methods=["GET"]),
+    ]
+
+
+async def create(request: Request) -> Response:
+    """Submit the job of a response, and answer as it was asked: at once, with its end, or with its events."""
+    gateway = gateway_of(request)
+    asked = read_response(await read_json(request, gateway.settings))
+    call = await _submitted(gateway, request, asked)
+    if asked.stream:
+        return await stream(
+            gateway, request, call, Cursor.start(1), ResponseEvents(call, is_eager=asked.background)
+        )
+    if asked.background:
+        return JSONResponse(await _now(gateway, call))
+    [(result, logprobs)] = await ends(gateway, request, call)
+    return JSONResponse(ended_object(call, result, logprobs))
+
+
+async def retrieve(request: Request) -> Response:
+    """The response as it is now; or with stream=true its events, after those that were seen."""
+    gateway, call = gateway_of(request), await call_of(request, "responses")
+    if (seen := seen_by(request, 1)) is None:
+        return JSONResponse(await _now(gateway, call))
+    return await stream(gateway, request, call, seen, ResponseEvents(call, is_eager=True))
+
+
+async def cancel(request: Request) -> Response:
+    """End it early. What it has by then is kept."""
+    gateway, call = gateway_of(request), await call_of(request, "responses")
+    await gateway.producer.cancel(call.id)
+    await gateway.producer.result(call.id, timeout_s=CANCEL_S, check=False)
+    return JSONResponse(await _now(gateway, call))
+
+
+async def delete(request: Request) -> Response:
+    """Delete it and all that is kept of it. One that has not ended is cancelled first."""
+    gateway, call = gateway_of(request), await call_of(request, "responses")
+    await gateway.producer.delete(call.id)
+    return JSONResponse({"id": call.public_id, "object": "response", "deleted": True})
+
+
+async def input_items(request: Request) -> Response:
+    """What the response was asked with, without the conversation before it."""
+    call = await call_of(request, "responses")
+    query = request.query_params
+    order, limit = query.get("order", "desc"), query.get("limit", "20")
+    if order not in ("asc", "desc"):
+        raise refused("order", "asc or desc", code="invalid_value")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= ITEMS_AT_MOST:
+        raise refused("limit", f"1 to {ITEMS_AT_MOST}", code="invalid_value")
+    items = [
+        {"id": f"msg_{call.id}-in-{number}", "status": "completed", **item}
+        for number, item in enumerate(call.items or [])
+    ]
+    if order == "desc":
+        items.reverse()
+    if (after := query.get("after")) is not None:
+        places = [place for place, item in enumerate(items) if item["id"] == after]
+        if not places:
+            raise refused("after", "the id of an item of this response", code="invalid_value")
+        items = items[places[0] + 1 :]
+    page, has_more = items[: int(limit)], len(items) > int(limit)
+    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+    return JSONResponse({"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": has_more})
+
+
+async def _submitted(gateway: Gateway, request: Request, asked: AskedResponse) -> Call:
+    priority = priority_in(request, asked.priority)
+    await gateway.check_served(asked.model)
+    owner = owner_of(request)
+    before = await _conversation(gateway, asked.previous_id, owner)
+    call = Call(
+        id=call_id_for(request),
+        kind="responses",
+        owner=owner,
+        model=asked.model,
+        created=int(time.time()),
+        is_leased=gateway.jobs_depend_on_clients and not asked.store,
+        logprobs=asked.logprobs,
+        response=asked.fields,
+        items=asked.items,
+    )
+    job = asked.request(before, owner, gateway.settings)
+    return await take_in(gateway, request, call, [job], priority=priority, is_stored=asked.store)
+
+
+async def _conversation(gateway: Gateway, previous_id: str | None, owner: str) -> list[dict[str, str]]:
+    """What was said up to the end of a response: the messages of its job, which hold those before, and its answer.
+
+    Instructions are no part of it: each response has its own.
+    """
+    if previous_id is None:
+        return []
+    call_id = call_id_in(previous_id, "responses")
+    call = await gateway.producer.find_call(call_id) if call_id else None
+    if call is None or call.kind != "responses" or call.owner != owner:
+        raise ApiError(
+            404,
+            f"there is no response {previous_id:.80} here",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    try:
+        past = await gateway.producer.past(call.id)
+    except (NoSuchJob, InvalidRequest):
+        raise not_over(previous_id) from None
+    if past.result.status != "finished":
+        raise not_over(previous_id)
+    turns = [{"role": turn.role, "content": turn.content} for turn in past.request.messages or ()]
+    has_instructions = (call.response or {}).get("instructions") is not None
+    return [*turns[has_instructions:], {"role": "assistant", "content": past.result.text}]
+
+
+async def _now(gateway: Gateway, call: Call) -> dict[str, Any]:
+    """The object as it is now."""
+    newest = await gateway.producer.newest_event(call.id)
+    if newest is None:
+        return response_object(call, "queued")
+    result = newest.event.data
+    if not isinstance(result, GenerationResult):
+        return response_object(call, "in_progress")
+    if call.logprobs and result.status == "finished":
+        return ended_object(call, *(await read_with_logprobs(gateway, call.id)))
+    return ended_object(call, result, None)

@@ -1,0 +1,57 @@
+"""A request becomes a call: once, however often it is sent with the same Idempotency-Key."""
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+
+from ..contract import GenerationRequest, Priority
+from .calls import Call, call_id_of_key, new_call_id
+from .errors import ApiError, refused
+from .gateway import Gateway, owner_of
+
+
+def call_id_for(request: Request) -> str:
+    """Of the call that a request makes.  Raises ApiError."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return new_call_id()
+    if not 1 <= len(key) <= 255:
+        raise refused("Idempotency-Key", "1 to 255 characters", code="invalid_value")
+    return call_id_of_key(owner_of(request), key)
+
+
+async def take_in(
+    gateway: Gateway,
+    request: Request,
+    call: Call,
+    requests: Sequence[GenerationRequest],
+    *,
+    priority: Priority,
+    is_stored: bool,
+) -> Call:
+    """Submit its jobs. Returns the call that its id stands for, which may be there before.
+
+    Raises ApiError, and errors of the producer.
+    """
+    if "idempotency-key" in request.headers:
+        known = await gateway.producer.find_call(call.id)
+        if known is not None and _shape(known) != _shape(call):  # that the requests are the same, `submit` sees
+            raise ApiError(
+                422,
+                "this Idempotency-Key was used for another request: use a new one",
+                code="idempotency_key_in_use",
+            )
+        call = known or call
+    await gateway.producer.submit_call(
+        call,
+        requests,
+        priority=priority,
+        lease_s=gateway.presence.lease_s,
+        result_ttl_s=gateway.settings.store_ttl_s if is_stored else None,
+        max_queued=gateway.settings.max_queued,
+    )
+    return call
+
+
+def _shape(call: Call) -> tuple[str, str, int]:
+    return call.kind, call.model, call.answers
