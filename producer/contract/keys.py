@@ -19,6 +19,10 @@ of a job in one slot.
     gen:takers          set       names of the workers that have a list of the first kind, and WORKER.settling for
                                   those that have one of the second
 
+    gen:{limits:OWNER}  hash      what is left to the owner of an API key of its requests and tokens of a minute
+    gen:{limits:OWNER}:open
+                        zset      its requests that are open, by the ms on Redis' clock until which they count
+
     gen:beats           zset      until when each worker counts as alive, in ms on Redis' clock
     gen:{ring:MODEL}    zset      the model's workers, each with the connection that stands for it; by name
     gen:{deadlines:MODEL}
@@ -125,6 +129,14 @@ class Keys:
     def takers(self) -> str:
         """Set: the workers that have a list of taken jobs, by the names under which they have one."""
         return f"{self.prefix}:takers"
+
+    def limits(self, owner: str) -> str:
+        """Hash: what is left to the owner of an API key of its limits."""
+        return f"{self.prefix}:{{limits:{owner}}}"
+
+    def open_requests(self, owner: str) -> str:
+        """Sorted set: the owner's requests that are open, by the ms on Redis' clock until which they count."""
+        return f"{self.limits(owner)}:open"
 
     def queue(self, model: str, priority: Priority = "normal") -> str:
         """Name of the RQ queue for a model.  Raises InvalidRequest for a name that cannot be one."""

@@ -4,6 +4,9 @@
       - name: alice          # the owner of what is made with the key: it may change, and alice keeps what is hers
         sha256: 9f86d0…      # of the key: printf %s "$KEY" | sha256sum
         priority: normal     # the highest that it may ask for; without it, high
+        requests_per_minute: 60        # these three: without them, any number
+        tokens_per_minute: 100000
+        requests_at_once: 20
 
 A key is to be long and random (`openssl rand -hex 24`): then its hash needs no salt, and says nothing of it.
 """
@@ -14,29 +17,45 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, StrictStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, model_validator
 
 from ..contract import InvalidRequest, Priority
-from ..contract.requests import Frozen, faults_of
+from ..contract.requests import faults_of
+from ..ledger.limits import Limits
 
 OPEN = "everybody"
 """Owner of all that is made where there are no keys."""
 
 
-class ApiKey(Frozen):
+Most = Annotated[StrictInt, Field(ge=0, le=10**12)]
+
+
+class ApiKey(BaseModel):
     """One key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
     priority: Priority = "high"
+    requests_per_minute: Most = 0
+    tokens_per_minute: Most = 0
+    requests_at_once: Most = 0
+
+    @property
+    def limits(self) -> Limits:
+        """What its owner may ask for."""
+        return Limits(self.requests_per_minute, self.tokens_per_minute, self.requests_at_once)
 
     def matches(self, digest: str) -> bool:
         """Whether that is its hash, in a time that does not tell how much of it fits."""
         return hmac.compare_digest(self.sha256, digest)
 
 
-class ApiKeys(Frozen):
+class ApiKeys(BaseModel):
     """All of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     keys: Annotated[tuple[ApiKey, ...], Field(min_length=1)]
 

@@ -22,6 +22,7 @@ from .gateway import Gateway
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .visits import Visits
 
 EXPOSED = ("x-request-id", "retry-after")
 """Headers of an answer that a page elsewhere may read."""
@@ -34,13 +35,16 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with GatewayProducer(settings=producer_settings) as producer:
-            presence = Presence(producer, settings.grace_s)
-            app.state.gateway = Gateway(settings, producer, presence, api_keys)
-            telling = asyncio.create_task(presence.keep_telling(), name="genqueue-presence")
+            presence, visits = Presence(producer, settings.grace_s), Visits(producer)
+            app.state.gateway = Gateway(settings, producer, presence, visits, api_keys)
+            telling = [
+                asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
+                asyncio.create_task(visits.keep_telling(), name="genqueue-visits"),
+            ]
             try:
                 yield
             finally:
-                await end([telling])
+                await end(telling)
                 await presence.aclose()
 
     middleware = [Middleware(Entrance, api_keys)]

@@ -1,10 +1,26 @@
 """Events of a call's jobs, as the chunks of OpenAI's streams. Pure: made again they are the same."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..batch.openai_answers import chat_logprobs, completion_logprobs, finish_reason, usage_of
-from ..contract import GenerationResult, GenqueueError, InvalidRequest, Started, StreamedEvent, Tokens, TokensData
+from ..batch.openai_answers import (
+    chat_choice,
+    chat_logprobs,
+    completion_choice,
+    completion_logprobs,
+    finish_reason,
+    usage_of,
+)
+from ..contract import (
+    GenerationResult,
+    GenqueueError,
+    InvalidRequest,
+    Started,
+    StreamedEvent,
+    TokenLogprob,
+    Tokens,
+    TokensData,
+)
 from .calls import Call
 from .errors import ApiError, api_error
 from .sse import DONE, sse
@@ -107,6 +123,22 @@ class Chunks:
         return {**self._frame, "choices": [choice]}
 
 
+def whole(call: Call, ended: Sequence[tuple[GenerationResult, Sequence[TokenLogprob] | None]]) -> dict[str, Any]:
+    """An answer that is complete.  ended: how each of its jobs ended, with its log-probabilities."""
+    choice = chat_choice if call.kind == "chat" else completion_choice
+    kept = {name: value for name in ("service_tier", "metadata") if (value := getattr(call, name)) is not None}
+    return {
+        "id": call.public_id,
+        "object": "chat.completion" if call.kind == "chat" else "text_completion",
+        "created": call.created,
+        "model": call.model,
+        "choices": [choice(number, *each) for number, each in enumerate(ended)],
+        "usage": usage_of_call(call, [result for result, _ in ended]),
+        "system_fingerprint": None,
+        **kept,
+    }
+
+
 def ended_well(result: GenerationResult) -> GenerationResult:
     """Raises ApiError for a job that failed or was cancelled."""
     try:
@@ -117,7 +149,7 @@ def ended_well(result: GenerationResult) -> GenerationResult:
         raise api_error(error) from None
 
 
-def usage_of_call(call: Call, results: list[GenerationResult]) -> dict[str, Any]:
+def usage_of_call(call: Call, results: Sequence[GenerationResult]) -> dict[str, Any]:
     """Of all its answers. The prompt of several answers of a chat counts once."""
     usage = usage_of([result.usage for result in results])
     if call.kind == "chat" and results:

@@ -7,13 +7,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .answering import answer, stream
+from ..contract import Priority
+from .answering import Answering
 from .asked import URLS, Asked, read_asked
 from .bodies import read_json
 from .calls import Call, Kind
-from .chunks import Chunks
+from .chunks import Chunks, whole
 from .cursors import Cursor, seen_by
-from .gateway import Gateway, call_of, gateway_of, owner_of, priority_in
+from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .taking_in import call_id_for, take_in
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -40,10 +41,14 @@ def _create(kind: Kind) -> Handler:
         gateway = gateway_of(request)
         body = await read_json(request, gateway.settings)
         asked = read_asked(body, kind, owner_of(request), gateway.settings)
-        call = await submitted(gateway, request, asked, kind)
-        if asked.stream:
-            return await stream(gateway, request, call, Cursor.start(call.answers), Chunks(call))
-        return await answer(gateway, request, call)
+        priority = priority_in(request, asked.priority)
+        await gateway.check_served(asked.model)
+        async with await gateway.visits.begin(key_of(request), asked.requests) as visit:
+            call = await _submitted(gateway, request, asked, kind, priority)
+            answering = Answering(gateway, request, call, visit)
+            if asked.stream:
+                return await answering.stream(Cursor.start(call.answers), Chunks(call))
+            return JSONResponse(whole(call, await answering.ends()))
 
     return create
 
@@ -52,9 +57,12 @@ def _retrieve(kind: Kind) -> Handler:
     async def retrieve(request: Request) -> Response:
         """The answer once it is whole; or, to whoever takes events, what comes after those that were seen."""
         gateway, call = gateway_of(request), await call_of(request, kind)
-        if (seen := seen_by(request, call.answers)) is None:
-            return await answer(gateway, request, call)
-        return await stream(gateway, request, call, seen, Chunks(call))
+        seen = seen_by(request, call.answers)
+        async with await gateway.visits.begin(key_of(request)) as visit:
+            answering = Answering(gateway, request, call, visit)
+            if seen is None:
+                return JSONResponse(whole(call, await answering.ends()))
+            return await answering.stream(seen, Chunks(call))
 
     return retrieve
 
@@ -70,10 +78,8 @@ def _delete(kind: Kind) -> Handler:
     return delete
 
 
-async def submitted(gateway: Gateway, request: Request, asked: Asked, kind: Kind) -> Call:
+async def _submitted(gateway: Gateway, request: Request, asked: Asked, kind: Kind, priority: Priority) -> Call:
     """The call that a request makes; or that it has made before, by its Idempotency-Key.  Raises ApiError."""
-    priority = priority_in(request, asked.priority)
-    await gateway.check_served(asked.model)
     call = Call(
         id=call_id_for(request),
         kind=kind,

@@ -15,6 +15,7 @@ from .errors import ApiError, not_found, refused, retry_after
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .visits import Visits
 
 UNSERVED_AGAIN_S = 10.0
 
@@ -26,6 +27,7 @@ class Gateway:
     settings: GatewaySettings
     producer: GatewayProducer
     presence: Presence
+    visits: Visits
     api_keys: ApiKeys | None
 
     @property

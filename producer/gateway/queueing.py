@@ -3,19 +3,23 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..async_client import AsyncProducer
 from ..continuing import past_of
 from ..contract import BrokerUnavailable, GenerationRequest, Priority, StreamedEvent
 from ..job_status import WorkerInfo
 from ..ledger import rq_names
+from ..ledger.limits import Limits, Reached, begin, end, stay
 from ..ledger.past import Past
+from ..ledger.step import Step
 from ..ledger.wanting import ask_unwanted, is_unwanted, leased, want
 from ..operations import Operation
 from ..overview_values import ModelOverview
 from ..submission import Submission, SubmitOptions, prepare
 from .calls import FIELD, Call
+
+T = TypeVar("T")
 
 ROSTER_AGE_S = 1.0
 """How old what is known of the workers may be, so that a thousand requests do not ask for it at once."""
@@ -68,11 +72,23 @@ class GatewayProducer(AsyncProducer):
 
     async def want(self, job_ids: Sequence[str]) -> None:
         """Say that somebody waits for those jobs."""
-        await self._run(_want(job_ids))
+        await self._run(_step(want(job_ids)))
 
     async def is_unwanted(self, job_id: str) -> bool:
         """Whether nobody waits for the job any more, at any gateway."""
         return await self._run(_unwanted(job_id))
+
+    async def begin_request(self, owner: str, limits: Limits, request_id: str, tokens: int) -> Reached | None:
+        """See `ledger.limits.begin`."""
+        return await self._run(_step(begin(self._keys, owner, limits, request_id, tokens=tokens)))
+
+    async def end_request(self, owner: str, limits: Limits, request_id: str, unused: int) -> None:
+        """See `ledger.limits.end`."""
+        await self._run(_step(end(self._keys, owner, limits, request_id, unused=unused)))
+
+    async def stay_open(self, owner: str, request_ids: Sequence[str]) -> None:
+        """See `ledger.limits.stay`."""
+        await self._run(_step(stay(self._keys, owner, request_ids)))
 
     async def workers_lately(self, model: str) -> tuple[WorkerInfo, ...]:
         """As `workers`, or as they were a moment ago."""
@@ -101,8 +117,8 @@ def _find(call_id: str) -> Operation[Call | None]:
     return Call.read((yield lambda r: r.hget(rq_names.job(call_id), FIELD)))
 
 
-def _want(job_ids: Sequence[str]) -> Operation[None]:
-    yield want(job_ids).send
+def _step(step: Step[T]) -> Operation[T]:
+    return step.read((yield step.send))
 
 
 def _unwanted(job_id: str) -> Operation[bool]:

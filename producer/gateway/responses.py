@@ -8,12 +8,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..contract import GenerationResult, InvalidRequest, NoSuchJob
-from .answering import ends, read_with_logprobs, stream
+from .answering import Answering, read_with_logprobs
 from .bodies import read_json
 from .calls import Call, call_id_in
 from .cursors import Cursor, seen_by
 from .errors import ApiError, refused
-from .gateway import Gateway, call_of, gateway_of, owner_of, priority_in
+from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .response_bodies import AskedResponse, not_over, read_response
 from .response_objects import ResponseEvents, ended_object, response_object
 from .taking_in import call_id_for, take_in
@@ -38,16 +38,22 @@ def routes() -> list[Route]:
 async def create(request: Request) -> Response:
     """Submit the job of a response, and answer as it was asked: at once, with its end, or with its events."""
     gateway = gateway_of(request)
-    asked = read_response(await read_json(request, gateway.settings))
-    call = await _submitted(gateway, request, asked)
-    if asked.stream:
-        return await stream(
-            gateway, request, call, Cursor.start(1), ResponseEvents(call, is_eager=asked.background)
-        )
-    if asked.background:
-        return JSONResponse(await _now(gateway, call))
-    [(result, logprobs)] = await ends(gateway, request, call)
-    return JSONResponse(ended_object(call, result, logprobs))
+    owner, settings = owner_of(request), gateway.settings
+    asked = read_response(await read_json(request, settings))
+    priority = priority_in(request, asked.priority)
+    await gateway.check_served(asked.model)
+    job = asked.request(await _conversation(gateway, asked.previous_id, owner), owner, settings)
+    async with await gateway.visits.begin(key_of(request), [job]) as visit:
+        call = _call(gateway, request, asked)
+        call = await take_in(gateway, request, call, [job], priority=priority, is_stored=asked.store)
+        answering = Answering(gateway, request, call, visit)
+        if asked.stream:
+            return await answering.stream(Cursor.start(1), ResponseEvents(call, is_eager=asked.background))
+        if asked.background:
+            visit.use_all()  # nobody knows yet what it takes
+            return JSONResponse(await _now(gateway, call))
+        [(result, logprobs)] = await answering.ends()
+        return JSONResponse(ended_object(call, result, logprobs))
 
 
 async def retrieve(request: Request) -> Response:
@@ -55,7 +61,9 @@ async def retrieve(request: Request) -> Response:
     gateway, call = gateway_of(request), await call_of(request, "responses")
     if (seen := seen_by(request, 1)) is None:
         return JSONResponse(await _now(gateway, call))
-    return await stream(gateway, request, call, seen, ResponseEvents(call, is_eager=True))
+    async with await gateway.visits.begin(key_of(request)) as visit:
+        answering = Answering(gateway, request, call, visit)
+        return await answering.stream(seen, ResponseEvents(call, is_eager=True))
 
 
 async def cancel(request: Request) -> Response:
@@ -98,15 +106,11 @@ async def input_items(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": has_more})
 
 
-async def _submitted(gateway: Gateway, request: Request, asked: AskedResponse) -> Call:
-    priority = priority_in(request, asked.priority)
-    await gateway.check_served(asked.model)
-    owner = owner_of(request)
-    before = await _conversation(gateway, asked.previous_id, owner)
-    call = Call(
+def _call(gateway: Gateway, request: Request, asked: AskedResponse) -> Call:
+    return Call(
         id=call_id_for(request),
         kind="responses",
-        owner=owner,
+        owner=owner_of(request),
         model=asked.model,
         created=int(time.time()),
         is_leased=gateway.jobs_depend_on_clients and not asked.store,
@@ -114,8 +118,6 @@ async def _submitted(gateway: Gateway, request: Request, asked: AskedResponse) -
         response=asked.fields,
         items=asked.items,
     )
-    job = asked.request(before, owner, gateway.settings)
-    return await take_in(gateway, request, call, [job], priority=priority, is_stored=asked.store)
 
 
 async def _conversation(gateway: Gateway, previous_id: str | None, owner: str) -> list[dict[str, str]]:
@@ -140,7 +142,7 @@ async def _conversation(gateway: Gateway, previous_id: str | None, owner: str) -
         raise not_over(previous_id) from None
     if past.result.status != "finished":
         raise not_over(previous_id)
-    turns = [{"role": turn.role, "content": turn.content} for turn in past.request.messages or ()]
+    turns = [turn.model_dump(mode="json", exclude_defaults=True) for turn in past.request.messages or ()]
     has_instructions = (call.response or {}).get("instructions") is not None
     return [*turns[has_instructions:], {"role": "assistant", "content": past.result.text}]
 

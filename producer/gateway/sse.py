@@ -6,8 +6,8 @@ comes, is nginx's `X-Accel-Buffering` and `no-transform`.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from starlette.responses import Response
@@ -37,20 +37,23 @@ def sse(data: Any, event_id: str | None = None, name: str | None = None) -> byte
 class EventStream(Response):
     """A body of events. The client's going ends it, also while nothing is sent.
 
-    first: what comes before the rest of `body`, which is closed in any case.
+    first: what comes before the rest of `body`, which is closed in any case.  at_end: awaited then.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, body: Body) -> None:
+    def __init__(self, first: bytes, body: Body, at_end: Callable[[], Awaitable[None]]) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._first = first
         self._body = body
+        self._at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send it."""
-        async with aclosing(self._body):
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._at_end)
+            await stack.enter_async_context(aclosing(self._body))
             writing = asyncio.ensure_future(self._write(send))
             going = asyncio.ensure_future(until_gone(receive))
             try:

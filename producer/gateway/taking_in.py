@@ -4,10 +4,15 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from ..contract import GenerationRequest, Priority
+from ..contract import GenerationRequest, Priority, QueueFull
+from ..eta import start_in_s
+from ..job_status import paces_of
 from .calls import Call, call_id_of_key, new_call_id
-from .errors import ApiError, refused
+from .errors import ApiError, refused, retry_after
 from .gateway import Gateway, owner_of
+
+FULL_AGAIN_S = 5.0
+"""When to come again to a full queue, where nobody can tell when a worker takes the next job."""
 
 
 def call_id_for(request: Request) -> str:
@@ -42,14 +47,20 @@ async def take_in(
                 code="idempotency_key_in_use",
             )
         call = known or call
-    await gateway.producer.submit_call(
-        call,
-        requests,
-        priority=priority,
-        lease_s=gateway.presence.lease_s,
-        result_ttl_s=gateway.settings.store_ttl_s if is_stored else None,
-        max_queued=gateway.settings.max_queued,
-    )
+    try:
+        await gateway.producer.submit_call(
+            call,
+            requests,
+            priority=priority,
+            lease_s=gateway.presence.lease_s,
+            result_ttl_s=gateway.settings.store_ttl_s if is_stored else None,
+            max_queued=gateway.settings.max_queued,
+        )
+    except QueueFull as error:
+        again_s = start_in_s(0, paces_of(await gateway.producer.workers_lately(call.model)))
+        raise ApiError(
+            429, str(error), code=error.code, headers=retry_after(FULL_AGAIN_S if again_s is None else again_s)
+        ) from error
     return call
 
 

@@ -1,0 +1,125 @@
+"""Requests of an owner while they are open, and what they take of the owner's limits. All of it is on Redis.
+
+What a request may take is counted before it takes it: prompt and longest answer. What it has not taken is given
+back at its end. So a gateway that is killed lets nobody have more than his limits, and what it could not give
+back fills up within a minute or two.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from ..contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, GenerationResult, GenqueueError
+from ..ledger.limits import OPEN_MS, Limits, Reached
+from .api_keys import ApiKey
+from .errors import ApiError, retry_after
+from .queueing import GatewayProducer
+
+TOLD_PER_OPEN = 3
+AGAIN_S = 2.0
+"""When to come again where nobody can tell when there is room."""
+CHARS_PER_TOKEN = 4
+"""Of a prompt, about. Its tokens are known once a worker has it."""
+_SAID = {
+    "requests": "so many requests a minute are let in with this key",
+    "tokens": "so many tokens a minute are let in with this key, prompts and longest answers",
+    "open": "so many requests at once are let in with this key",
+}
+
+
+class Visit:
+    """One request, from its being let in to its end. Whoever takes it over closes it.
+
+    async with visit: ...
+    """
+
+    def __init__(self, visits: "Visits", key: ApiKey | None, tokens: int) -> None:
+        self.id = uuid.uuid4().hex
+        self.key = key
+        self._visits = visits
+        self._unused = tokens
+        self._is_handed_over = False
+
+    def use(self, result: GenerationResult) -> None:
+        """What a job has taken."""
+        self._unused -= result.usage.prompt_tokens + result.usage.completion_tokens
+
+    def use_all(self) -> None:
+        """What it has taken nobody will know here: as much as it may."""
+        self._unused = 0
+
+    def hand_over(self) -> Self:
+        """The block that it was opened in does not close it."""
+        self._is_handed_over = True
+        return self
+
+    async def aclose(self) -> None:
+        """It is over."""
+        await self._visits.end(self, max(0, self._unused))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_handed_over:
+            await self.aclose()
+
+
+class Visits:
+    """Those of one gateway."""
+
+    def __init__(self, producer: GatewayProducer) -> None:
+        self._producer = producer
+        self._open: dict[str, set[str]] = {}
+        """Ids by owner, of keys that may have so many at once."""
+
+    async def begin(self, key: ApiKey | None, requests: Sequence[GenerationRequest] = ()) -> Visit:
+        """Let a request in that submits these jobs.  Raises ApiError 429."""
+        visit = Visit(self, key, tokens := sum(map(tokens_of, requests)))
+        if key is None or key.limits.are_none:
+            return visit
+        reached = await self._producer.begin_request(key.name, key.limits, visit.id, tokens)
+        if reached is not None:
+            raise _refused(reached, key.limits)
+        if key.limits.at_once:
+            self._open.setdefault(key.name, set()).add(visit.id)
+        return visit
+
+    async def end(self, visit: Visit, unused: int) -> None:
+        """It is over."""
+        key = visit.key
+        if key is None or key.limits.are_none:
+            return
+        self._open.get(key.name, set()).discard(visit.id)
+        with suppress(GenqueueError):  # then it is over in a while by itself
+            await self._producer.end_request(key.name, key.limits, visit.id, unused)
+
+    async def keep_telling(self) -> None:
+        """Say for ever that they are open still."""
+        while True:
+            await asyncio.sleep(OPEN_MS / 1000 / TOLD_PER_OPEN)
+            for owner, ids in list(self._open.items()):
+                if not ids:
+                    del self._open[owner]
+                    continue
+                with suppress(GenqueueError):
+                    await self._producer.stay_open(owner, list(ids))
+
+
+def tokens_of(request: GenerationRequest) -> int:
+    """What a job may take, about."""
+    prompt = len(request.prompt or "") + sum(len(turn.content or "") for turn in request.messages or ())
+    ids = len(request.prompt_token_ids or ()) + len(request.output_token_ids or ())
+    return prompt // CHARS_PER_TOKEN + ids + (request.max_new_tokens or DEFAULT_MAX_NEW_TOKENS)
+
+
+def _refused(reached: Reached, limits: Limits) -> ApiError:
+    most = {"requests": limits.requests, "tokens": limits.tokens, "open": limits.at_once}[reached.limit]
+    said = _SAID[reached.limit].replace("so many", str(most), 1)
+    wait_s = AGAIN_S if reached.wait_s is None else reached.wait_s
+    return ApiError(429, f"{said}: come again", code="rate_limit_exceeded", headers=retry_after(wait_s))

@@ -1,0 +1,106 @@
+"""Limits of a key, over all gateways, and when to come again."""
+
+import asyncio
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from producer.contract import Keys
+from producer.testing import ScriptedWorker
+
+from .conftest import Door, OpenDoor
+from .test_entrance import bearer, keys_file
+from .test_resuming import until
+
+CHAT = "/v1/chat/completions"
+
+
+async def ask(door: Door, name: str = "alice", **fields) -> httpx2.Response:
+    return await door.http.post(CHAT, json=Door.body("Hi", **fields), headers=bearer(name))
+
+
+def left(worker: ScriptedWorker, limit: str) -> float:
+    return float(worker.client.hget(Keys().limits("alice"), limit))
+
+
+async def test_requests_are_counted_over_all_gateways(open_door: OpenDoor, tmp_path: Path):
+    keys = keys_file(tmp_path, "alice", "bob", requests_per_minute=2)
+    first, second = await open_door(api_keys=keys), await open_door(api_keys=keys)
+    assert [(await ask(door)).status_code for door in (first, second)] == [200, 200]
+    refused = await ask(first)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    assert "2 requests a minute" in refused.text
+    assert (await ask(second, "bob")).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_an_answer_has_not_taken_is_given_back(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, stream: bool
+):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=60_000_000))
+    worker.answers("Hi", "four")
+    assert (await ask(door, max_tokens=30_000_000, stream=stream)).status_code == 200
+    await until(lambda: left(worker, "tokens") > 59_999_000)
+    with worker.paused():
+        asking = asyncio.create_task(ask(door, max_tokens=60_000_000))
+        await until(lambda: left(worker, "tokens") < 1_000)
+        refused = await ask(door, max_tokens=60_000_000)
+        assert (refused.status_code, "60000000 tokens a minute" in refused.text) == (429, True)
+    assert (await asking).status_code == 200
+
+
+async def test_requests_at_once(open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path):
+    keys = keys_file(tmp_path, "alice", "bob", requests_at_once=2)
+    first, second = await open_live_door(api_keys=keys), await open_live_door(api_keys=keys)
+    with worker.paused():
+        waiting = [asyncio.create_task(ask(door)) for door in (first, second)]
+        await until(lambda: worker.client.zcard(Keys().open_requests("alice")) == 2)
+        refused = await ask(first)
+        assert (refused.status_code, "2 requests at once" in refused.text) == (429, True)
+        others = asyncio.create_task(ask(first, "bob"))
+        await until(lambda: worker.client.zcard(Keys().open_requests("bob")) == 1)
+        waiting[0].cancel()
+        await until(lambda: worker.client.zcard(Keys().open_requests("alice")) == 1)
+    assert (await others).status_code == (await waiting[1]).status_code == 200
+    assert (await ask(second, stream=True)).status_code == 200
+    await until(lambda: not worker.client.exists(Keys().open_requests("alice")))
+
+
+async def test_what_is_refused_or_fails_counts_as_open_no_more(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path
+):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", requests_at_once=1), max_queued=1)
+    worker.fails("Hi", "engine_error", "it broke")
+    for fields in ({}, {"stream": True}, {"n": 3}, {"seed": -1}):
+        assert (await ask(door, **fields)).status_code in (200, 400, 429, 500)
+        assert not worker.client.exists(Keys().open_requests("alice"))
+
+
+async def test_an_open_request_is_said_to_be_open_still(
+    open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("producer.gateway.visits.OPEN_MS", 30)
+    door = await open_live_door(api_keys=keys_file(tmp_path, "alice", requests_at_once=1))
+    with worker.paused():
+        asking = asyncio.create_task(ask(door))
+        name = Keys().open_requests("alice")
+        await until(lambda: worker.client.zcard(name))
+        before = worker.client.zrange(name, 0, -1, withscores=True)[0][1]
+        await until(lambda: worker.client.zrange(name, 0, -1, withscores=True)[0][1] > before)
+    assert (await asking).status_code == 200
+
+
+async def test_a_full_queue_says_when_the_next_job_is_taken(open_door: OpenDoor, worker: ScriptedWorker):
+    door = await open_door(max_queued=1)
+    with worker.paused():
+        unknown = await door.chat("Hi", n=2)
+        record = next(iter(worker.client.smembers("rq:workers")))
+        worker.client.hset(record, mapping={"job_seconds": 80, "busy_seconds": 10, "state": "busy"})
+        door.gateway.producer._operations._rosters.clear()
+        told = await door.chat("Hi", n=2)
+    assert [(each.status_code, each.headers["retry-after"]) for each in (unknown, told)] == [
+        (429, "5"),
+        (429, "70"),
+    ]
