@@ -69,6 +69,30 @@ def producer_needs(keys: Keys, model: str) -> list[Command]:
     ]
 
 
+def gateway_needs(keys: Keys, model: str) -> list[Command]:
+    """What a gateway sends: a producer's, what tells which models there are, and limits of its clients."""
+    queue, left, opened = keys.queue(model), keys.limits(_ID), keys.open_requests(_ID)
+    return [
+        *producer_needs(keys, model),
+        ("HGET", rq_names.job(_ID), "origin"),
+        ("SMEMBERS", rq_names.WORKERS),
+        ("SMEMBERS", rq_names.QUEUES),
+        ("EXISTS", rq_names.SUSPENDED),
+        ("LINDEX", rq_names.queue(queue), "0"),
+        *(("ZCARD", rq_names.registry(state, queue)) for state in _ENDED),
+        *(("ZREVRANGE", rq_names.registry(state, queue), "0", "1") for state in _ENDED),
+        ("HMGET", left, "requests"),
+        ("HSET", left, "requests", "1"),
+        ("PTTL", left),
+        ("PEXPIRE", left, "1"),
+        ("ZADD", opened, "1", _ID),
+        ("ZCARD", opened),
+        ("ZREM", opened, _ID),
+        ("ZREMRANGEBYSCORE", opened, "-inf", "0"),
+        ("PEXPIRE", opened, "1"),
+    ]
+
+
 def worker_needs(keys: Keys, model: str) -> list[Command]:
     """What a worker of the model sends."""
     job, queue, events = rq_names.job(_ID), rq_names.queue(keys.queue(model)), keys.events(_ID)
@@ -126,6 +150,7 @@ def worker_needs(keys: Keys, model: str) -> list[Command]:
 
 _NO_LONGER = ("deferred", "scheduled", "failed", "finished", "canceled", "ready", "wip")
 """RQ's registries that a job leaves when it is cancelled, comes again, or is deleted."""
+_ENDED = ("finished", "failed", "canceled")
 _REGISTRIES = ("wip", "finished", "failed", "canceled", "deferred", "scheduled")
 
 

@@ -5,6 +5,7 @@ tests of what is allowed end with a look at it.
 """
 
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import httpx2
 import pytest
 import redis
 from rq import Queue, Retry, SimpleWorker
@@ -23,7 +25,10 @@ from rq.suspension import resume, suspend
 from producer import AsyncProducer, Producer
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, BrokerUnavailable, GenerationResult, Keys
-from producer.ledger.rights import producer_needs, refused, worker_needs
+from producer.gateway.app import make_app
+from producer.gateway.settings import GatewaySettings
+from producer.ledger.rights import gateway_needs, producer_needs, refused, worker_needs
+from producer.settings import ProducerSettings
 
 from .conftest import joined
 from .dashboard_process import dashboard
@@ -32,7 +37,7 @@ from .worker_process import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "configs" / "redis.acl"
-ROLES = ("producer", "worker", "dashboard")
+ROLES = ("producer", "gateway", "worker", "dashboard")
 OPERATOR_PASSWORD = "operator-password"
 SHORT = {"prompt": "hi", "max_new_tokens": 3}
 
@@ -215,6 +220,36 @@ def test_a_worker_does_all_of_its_work(
     assert refusals(operator) == []
 
 
+async def test_a_gateway_serves_whole_answers_streams_and_limits(
+    serving: WorkerProcess, serving_broker: EmbeddedBroker, operator: redis.Redis, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.yaml"
+    key = {"name": "alice", "sha256": hashlib.sha256(b"key").hexdigest(), "requests_at_once": 9}
+    keys.write_text(json.dumps({"keys": [key | {"requests_per_minute": 99, "tokens_per_minute": 10**6}]}))
+    reach = ProducerSettings.load(redis_url=url_of(serving_broker, "gateway"))
+    app = make_app(GatewaySettings(api_keys=keys), reach)
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost", timeout=100) as http,
+    ):
+        http.headers["authorization"] = "Bearer key"
+        asked = [
+            ("GET", "/ready", None),
+            ("GET", "/v1/models", None),
+            ("POST", "/v1/chat/completions", chat),
+            ("POST", "/v1/chat/completions", chat | {"stream": True}),
+            ("POST", "/v1/responses", {"model": "tiny", "input": "Hi", "max_output_tokens": 3}),
+        ]
+        answers = [await http.request(method, path, json=body) for method, path, body in asked]
+        assert [answer.status_code for answer in answers] == [200] * len(asked)
+        assert answers[3].text.endswith("data: [DONE]\n\n")
+        for method, path in (("POST", "/cancel"), ("DELETE", "")):
+            done = await http.request(method, f"/v1/responses/{answers[4].json()['id']}{path}")
+            assert done.status_code == 200
+    assert refusals(operator) == []
+
+
 def test_a_dashboard_shows_every_page_and_requeues(
     serving: WorkerProcess, producer: Producer, serving_broker: EmbeddedBroker, operator: redis.Redis
 ) -> None:
@@ -253,7 +288,9 @@ def test_what_goes_on_is_for_the_dashboards_user_and_not_for_a_producers(
         assert submits.cancel_many(["unknown"]) == {"unknown": "no_such_job"}
 
 
-@pytest.mark.parametrize(("role", "needs"), [("producer", producer_needs), ("worker", worker_needs)])
+@pytest.mark.parametrize(
+    ("role", "needs"), [("producer", producer_needs), ("gateway", gateway_needs), ("worker", worker_needs)]
+)
 def test_what_the_doctor_asks_for_is_granted_to_the_role_and_not_to_another(
     as_role: Callable[[str], redis.Redis], role: str, needs: Callable[..., list[tuple[str, ...]]]
 ) -> None:
@@ -351,8 +388,11 @@ BEYOND_A_DASHBOARD = [
 
 FORBIDDEN = [
     *((role, command) for role in ROLES for command in ADMINISTRATION),
-    *((role, ("CLIENT", "LIST")) for role in ("producer", "dashboard")),  # workers see whose connection is gone
+    *(
+        (role, ("CLIENT", "LIST")) for role in ("producer", "gateway", "dashboard")
+    ),  # workers see whose connection is gone
     *(("producer", command) for command in BEYOND_A_PRODUCER),
+    *(("gateway", command) for command in BEYOND_A_PRODUCER if command != ("SMEMBERS", "rq:queues")),
     *(("worker", command) for command in BEYOND_A_WORKER),
     *(("dashboard", command) for command in BEYOND_A_DASHBOARD),
 ]

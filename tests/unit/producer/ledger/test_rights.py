@@ -10,7 +10,7 @@ import redis
 from producer import ledger
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import Keys
-from producer.ledger.rights import producer_needs, refused, worker_needs
+from producer.ledger.rights import gateway_needs, producer_needs, refused, worker_needs
 
 KEYS = Keys()
 USER, PASSWORD = "somebody", "secret"
@@ -19,9 +19,21 @@ USER, PASSWORD = "somebody", "secret"
 SCRIPTS = {path.stem: path.read_text() for path in (Path(ledger.__file__).parent / "lua").glob("*.lua")}
 GUARDS = dict(re.findall(r"^local function (\w+)(.*?)^end$", SCRIPTS.pop("guards"), re.DOTALL | re.MULTILINE))
 OF_A_PRODUCER = {"submit", "cancel", "await_end", "delete", "want"}
-OF_A_GATEWAY = {"spend", "stay"}
+OF_A_GATEWAY = OF_A_PRODUCER | {"spend", "stay"}
 BY_A_CLIENT = {
     producer_needs: {"EVALSHA", "GET", "SUNION", "TTL", "XRANGE", "XREAD"},
+    gateway_needs: {
+        "EVALSHA",
+        "GET",
+        "SUNION",
+        "TTL",
+        "XRANGE",
+        "XREAD",
+        "HGET",
+        "LINDEX",
+        "ZCARD",
+        "ZREVRANGE",
+    },
     worker_needs: {"EVALSHA", "BLMOVE", "CLIENT", "HGETALL"},
 }
 """What each sends beside its scripts."""
@@ -34,17 +46,24 @@ def commands_of(text: str) -> set[str]:
     return sent.union(*map(commands_of, called))
 
 
-@pytest.mark.parametrize("needs", [producer_needs, worker_needs])
+SCRIPTS_OF = {
+    producer_needs: OF_A_PRODUCER,
+    gateway_needs: OF_A_GATEWAY,
+    worker_needs: SCRIPTS.keys() - OF_A_GATEWAY,
+}
+
+
+@pytest.mark.parametrize("needs", SCRIPTS_OF)
 def test_what_is_asked_for_is_what_is_sent(needs) -> None:
-    scripts = OF_A_PRODUCER if needs is producer_needs else SCRIPTS.keys() - OF_A_PRODUCER - OF_A_GATEWAY
+    scripts = SCRIPTS_OF[needs]
     sent = set().union(*(commands_of(SCRIPTS[name]) for name in scripts))
     assert {name for name, *_ in needs(KEYS, "tiny")} == sent | BY_A_CLIENT[needs]
 
 
-@pytest.mark.parametrize("needs", [producer_needs, worker_needs])
+@pytest.mark.parametrize("needs", SCRIPTS_OF)
 def test_each_is_a_whole_command_whose_keys_are_of_no_job_that_is_one(redis_client: redis.Redis, needs) -> None:
     keyless = {"TIME", "PUBLISH", "CLIENT", "PUBSUB"}
-    common = {"rq:queues", KEYS.takers, KEYS.beats}
+    common = {"rq:queues", "rq:workers", "rq:suspended", KEYS.takers, KEYS.beats}
     for command in needs(KEYS, "tiny"):
         assert command[0].isupper()
         if command[0] in keyless:
