@@ -13,12 +13,13 @@ from starlette.responses import Response
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import completions, health, models, responses
+from . import completions, health, models, openapi, responses
 from .api_keys import ApiKeys
 from .ending import end
 from .entrance import Entrance, error_response
 from .errors import ApiError, api_error
 from .gateway import Gateway
+from .metrics import Measured, Metrics
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
@@ -32,10 +33,13 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
     """A gateway as an ASGI application, for one event loop.  Raises InvalidRequest for a bad file of keys."""
     api_keys = None if settings.api_keys is None else ApiKeys.load(settings.api_keys)
 
+    metrics = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with GatewayProducer(settings=producer_settings) as producer:
             presence, visits = Presence(producer, settings.grace_s), Visits(producer)
+            metrics.watch_waiting(lambda: presence.waiting)
             app.state.gateway = Gateway(settings, producer, presence, visits, api_keys)
             telling = [
                 asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
@@ -47,11 +51,14 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
                 await end(telling)
                 await presence.aclose()
 
-    middleware = [Middleware(Entrance, api_keys)]
+    middleware = [Middleware(Measured, metrics), Middleware(Entrance, api_keys)]
     if settings.cors_origins:  # before the entrance: a browser asks first, and without a key
-        middleware.insert(0, cors(settings.cors_origins))
+        middleware.insert(1, cors(settings.cors_origins))
     return Starlette(
-        routes=[*completions.routes(), *responses.routes(), *models.routes(), *health.routes()],
+        routes=[
+            *(route for each in (completions, responses, models, health, openapi) for route in each.routes()),
+            *metrics.routes(),
+        ],
         middleware=middleware,
         exception_handlers={
             ApiError: _told,

@@ -1,0 +1,86 @@
+"""The OpenAPI document and the metrics."""
+
+from typing import Any
+
+import jsonschema
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from producer.gateway.openapi import document
+from producer.testing import ScriptedWorker
+
+from . import test_fields, test_responses
+from .conftest import Door
+
+SCHEMAS = document()["components"]["schemas"]
+OF_VLLM_AND_OURS = {"top_k", "min_p", "repetition_penalty", "ignore_eos", "cache_salt", "min_tokens"}
+
+
+async def test_every_path_is_in_the_document_and_no_other(door: Door):
+    assert (await door.http.get("/openapi.json")).json() == document()
+    app = door.http._transport.app
+    served = {(route.path, method) for route in app.routes for method in route.methods - {"HEAD"}}
+    documented = {(path, method.upper()) for path, item in document()["paths"].items() for method in item}
+    assert documented == served
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ChatCompletion", "chat"), ("Completion", "completions")])
+def test_the_fields_of_a_body_are_those_that_are_served(name: str, kind: str):
+    hints = test_fields.BODIES[kind][1]
+    served = {field for field in hints if test_fields.outcome(kind, field) == "served"}
+    assert _fields(name) & hints.keys() - {"prompt_cache_key"} == served
+    assert _fields(name) - hints.keys() <= OF_VLLM_AND_OURS | {"store", "metadata", "service_tier"}
+
+
+def test_the_fields_of_a_response_are_those_that_are_served():
+    served = {field for field in test_responses.HINTS if test_responses.outcome(field) == "served"}
+    assert _fields("Response") - OF_VLLM_AND_OURS == served | {
+        "stop",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+    }
+
+
+def _fields(name: str) -> set[str]:
+    return set(SCHEMAS[name]["properties"])
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "is_valid"),
+    [
+        ("ChatCompletion", Door.body("Hi", temperature=0.5, stop=None, stream=True, n=2), True),
+        ("ChatCompletion", Door.body("Hi", tools=[]), False),
+        ("ChatCompletion", {"model": "tiny"}, False),
+        ("Completion", {"model": "tiny", "prompt": [[1, 2], "a"], "logprobs": 3}, True),
+        ("Response", {"model": "tiny", "input": [{"role": "user", "content": "Hi"}], "background": True}, True),
+        ("Response", {"model": "tiny", "input": []}, False),
+    ],
+)
+def test_bodies_are_what_the_document_says(name: str, body: dict[str, Any], is_valid: bool):
+    jsonschema.Draft202012Validator.check_schema(SCHEMAS[name])
+    assert jsonschema.Draft202012Validator(SCHEMAS[name]).is_valid(body) == is_valid
+
+
+async def test_metrics_tell_what_was_asked(door: Door, worker: ScriptedWorker):
+    made = (await door.chat("Hi")).json()
+    for path in (f"/v1/chat/completions/{made['id']}", "/v1/chat/completions/none", "/v1/nothing", "/v1/models"):
+        await door.http.get(path)
+    shown = await door.http.get("/metrics")
+    samples = [each for family in text_string_to_metric_families(shown.text) for each in family.samples]
+    requests = {
+        tuple(each.labels[name] for name in ("method", "path", "status")): each.value
+        for each in samples
+        if each.name == "genqueue_gateway_requests_total"
+    }
+    assert requests == {
+        ("POST", "/v1/chat/completions", "200"): 1,
+        ("GET", "/v1/chat/completions/{id}", "200"): 1,
+        ("GET", "/v1/chat/completions/{id}", "404"): 1,
+        ("GET", "other", "404"): 1,
+        ("GET", "/v1/models", "200"): 1,
+    }
+    values = {each.name: each.value for each in samples if not each.labels}
+    assert values["genqueue_gateway_open_requests"] == 1  # this one
+    assert values["genqueue_gateway_waiting_jobs"] == 0
+    assert values["genqueue_gateway_sent_bytes_total"] > 100
