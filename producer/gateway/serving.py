@@ -4,11 +4,13 @@ import socket
 
 import click
 import uvicorn
+from starlette.applications import Starlette
 
 from ..contract import GenqueueError, InvalidRequest
 from ..loopback import is_loopback
 from ..settings import ProducerSettings
 from .app import make_app
+from .connections import bounded_by
 from .settings import GatewaySettings
 
 SHUTDOWN_S = 1
@@ -28,19 +30,25 @@ def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> Non
             "127.0.0.1"
         )
     app = make_app(settings, producer_settings)
-    config = uvicorn.Config(
+    config = server_config(app, settings)
+    with _listener(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        click.echo(f"gateway: http://{host}:{port}/v1", err=True)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def server_config(app: Starlette, settings: GatewaySettings) -> uvicorn.Config:
+    """How uvicorn runs it."""
+    return uvicorn.Config(
         app,
+        http=bounded_by(settings.head_s),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
     )
-    with _listener(settings.host, settings.port) as listener:
-        port = listener.getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        click.echo(f"gateway: http://{host}:{port}/v1", err=True)
-        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listener(host: str, port: int) -> socket.socket:

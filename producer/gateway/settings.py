@@ -39,8 +39,10 @@ class GatewaySettings(BaseSettings):
     """Of an answer, where the request says nothing of it. None: 256, or less where the context holds less."""
     max_body_bytes: Count = 16 * 2**20
     """Of a request."""
+    head_s: Seconds = 20
+    """How long a client may take to send the head of a request."""
     body_s: Seconds = 30
-    """How long a client may take to send a request."""
+    """How long it may take for the rest."""
     share_prefixes: bool = False
     """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
     cors_origins: tuple[str, ...] = ()

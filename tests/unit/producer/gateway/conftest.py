@@ -14,6 +14,7 @@ import uvicorn
 
 from producer.gateway.app import make_app
 from producer.gateway.gateway import Gateway
+from producer.gateway.serving import server_config
 from producer.gateway.settings import GatewaySettings
 from producer.settings import ProducerSettings
 from producer.testing import ScriptedWorker
@@ -58,9 +59,9 @@ async def opened(**settings: Any) -> AsyncIterator[Door]:
 @asynccontextmanager
 async def opened_live(**settings: Any) -> AsyncIterator[Door]:
     """As `opened`, on a socket, for clients that leave before the end."""
-    app = make_app(GatewaySettings(**settings), ProducerSettings.load())
-    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, server_header=False)
-    server = uvicorn.Server(config)
+    chosen = GatewaySettings(**settings)
+    app = make_app(chosen, ProducerSettings.load())
+    server = uvicorn.Server(server_config(app, chosen))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:

@@ -5,6 +5,7 @@ import hashlib
 import socket
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 
@@ -15,7 +16,7 @@ from producer.gateway.settings import GatewaySettings
 from producer.settings import ProducerSettings
 from producer.testing import ScriptedWorker
 
-from .conftest import Door, OpenDoor
+from .conftest import LONG_S, Door, OpenDoor
 
 CHAT = "/v1/chat/completions"
 
@@ -179,15 +180,34 @@ async def test_what_a_form_elsewhere_can_send_is_refused(door: Door):
 
 async def test_a_body_that_does_not_come_is_given_up(open_live_door: OpenDoor):
     door = await open_live_door(body_s=0.05)
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", int(door.url.rpartition(":")[2].removesuffix("/v1"))
-    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(door.url).port)
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 100\r\n\r\n{"
     )
     assert b" 408 " in await reader.readline()
     writer.close()
+
+
+@pytest.mark.parametrize("requests", [0, 1], ids=["the first", "a later one"])
+async def test_a_head_that_does_not_come_is_given_up(open_live_door: OpenDoor, requests: int):
+    door = await open_live_door(head_s=0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(door.url).port)
+    for _ in range(requests):
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b'{"status":"ok"}' in await reader.readuntil(b"}")
+    writer.write(b"GET /health HTTP/1.1\r\nX-Slow: ")
+    assert await asyncio.wait_for(reader.read(), LONG_S) == b""
+    writer.close()
+
+
+async def test_a_head_that_has_come_gives_nobody_up(open_live_door: OpenDoor, worker: ScriptedWorker):
+    door = await open_live_door(head_s=0.05)
+    with worker.paused():
+        asking = asyncio.create_task(door.chat("Hi"))
+        await asyncio.sleep(0.1)
+        assert not asking.done()
+    assert (await asking).status_code == 200
 
 
 @pytest.mark.parametrize(
