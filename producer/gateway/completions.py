@@ -13,7 +13,7 @@ from .asked import URLS, Asked, read_asked
 from .bodies import read_json
 from .calls import Call, Kind
 from .chunks import Chunks, whole
-from .cursors import Cursor, seen_by
+from .cursors import seen_before, seen_by
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .taking_in import call_id_for, take_in
 
@@ -47,7 +47,7 @@ def _create(kind: Kind) -> Handler:
             call = await _submitted(gateway, request, asked, kind, priority)
             answering = Answering(gateway, request, call, visit)
             if asked.stream:
-                return await answering.stream(Cursor.start(call.answers), Chunks(call))
+                return await answering.stream(seen_before(request, call.answers), Chunks(call))
             return JSONResponse(whole(call, await answering.ends()))
 
     return create

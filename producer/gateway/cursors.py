@@ -72,7 +72,7 @@ def seen_by(request: Request, choices: int) -> Cursor | None:
 
     Events are asked for by stream=true, by a cursor, and by whoever takes nothing else.
     """
-    after = request.query_params.get("starting_after") or request.headers.get("last-event-id")
+    after = _after(request)
     wants = request.query_params.get("stream")
     if wants not in (None, "true", "false"):
         raise refused("stream", "true or false", code="invalid_value")
@@ -80,3 +80,17 @@ def seen_by(request: Request, choices: int) -> Cursor | None:
     if wants == "false" or (wants is None and after is None and not is_event_source):
         return None
     return Cursor.parse(after, choices) if after is not None else Cursor.start(choices)
+
+
+def seen_before(request: Request, choices: int) -> Cursor:
+    """What a client has seen of an answer that it asks for again, by the Idempotency-Key.  Raises ApiError."""
+    after = _after(request)
+    if after is None:
+        return Cursor.start(choices)
+    if "idempotency-key" not in request.headers:
+        raise refused("starting_after", "it wants the Idempotency-Key that the answer was first asked for with")
+    return Cursor.parse(after, choices)
+
+
+def _after(request: Request) -> str | None:
+    return request.query_params.get("starting_after") or request.headers.get("last-event-id")

@@ -11,7 +11,7 @@ from ..contract import GenerationResult, InvalidRequest, NoSuchJob
 from .answering import Answering, read_with_logprobs
 from .bodies import read_json
 from .calls import Call, call_id_in
-from .cursors import Cursor, seen_by
+from .cursors import seen_before, seen_by
 from .errors import ApiError, refused
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .response_bodies import AskedResponse, not_over, read_response
@@ -48,7 +48,7 @@ async def create(request: Request) -> Response:
         call = await take_in(gateway, request, call, [job], priority=priority, is_stored=asked.store)
         answering = Answering(gateway, request, call, visit)
         if asked.stream:
-            return await answering.stream(Cursor.start(1), ResponseEvents(call, is_eager=asked.background))
+            return await answering.stream(seen_before(request, 1), ResponseEvents(call, is_eager=asked.background))
         if asked.background:
             visit.use_all()  # nobody knows yet what it takes
             return JSONResponse(await _now(gateway, call))

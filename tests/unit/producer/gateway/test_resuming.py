@@ -110,6 +110,18 @@ async def test_a_job_of_nobodys_call_is_not_there(door: Door, worker: ScriptedWo
     assert (await door.http.get(f"/v1/completions/{made['id'].replace('chatcmpl', 'cmpl')}")).status_code == 404
 
 
+async def test_asked_for_again_it_goes_on_from_there(door: Door, worker: ScriptedWorker):
+    headers = {"Idempotency-Key": "mine"}
+    async with door.http.stream("POST", CHAT, json=BODY, headers=headers) as answer:
+        whole = await all_events(answer)
+    for seen in range(len(whole) - 1):
+        async with door.http.stream("POST", f"{CHAT}?starting_after={seen}", json=BODY, headers=headers) as answer:
+            assert await all_events(answer) == whole[seen + 1 :]
+    assert len(worker.requests) == 1
+    refused = await door.http.post(f"{CHAT}?starting_after=1", json=BODY)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "starting_after")
+
+
 @pytest.mark.parametrize("after", ["x", "-1", "1.2", "1,2", "9" * 30])
 async def test_what_is_no_cursor_is_refused(door: Door, worker: ScriptedWorker, after: str):
     made = (await door.chat("Hi")).json()
