@@ -42,10 +42,7 @@ class Answering:
             async with self.gateway.presence.of(self.call):
                 return await self._ends()
 
-        ended = await while_client_waits(self.request, wait())
-        for result, _ in ended:
-            self.visit.use(result)
-        return ended
+        return await while_client_waits(self.request, wait())
 
     async def stream(self, seen: Cursor, parts: Parts) -> Response:
         """What comes after those parts of the answer that were seen; 204 where that is nothing.
@@ -60,16 +57,19 @@ class Answering:
         return EventStream(first, pieces, self.visit.hand_over().aclose)
 
     async def _ends(self) -> list[Ended]:
-        waits = [asyncio.ensure_future(self._end_of(job_id)) for job_id in self.call.job_ids]
+        waits = [asyncio.ensure_future(self._end_of(*each)) for each in enumerate(self.call.job_ids)]
         try:
             return await asyncio.gather(*waits)
         finally:
             await end(waits)
 
-    async def _end_of(self, job_id: str) -> Ended:
-        if not self.call.logprobs:
-            return ended_well(await self.gateway.producer.result(job_id, check=False)), None
-        return await read_with_logprobs(self.gateway, job_id)
+    async def _end_of(self, number: int, job_id: str) -> Ended:
+        if self.call.logprobs:
+            result, logprobs = await read_with_logprobs(self.gateway, job_id)
+        else:
+            result, logprobs = await self.gateway.producer.result(job_id, check=False), None
+        self.visit.use(number, result)
+        return ended_well(result), logprobs
 
     async def _sent(self, seen: Cursor, parts: Parts) -> Pieces:
         """The events of the response.  Raises ApiError before the first of them, and sends it after."""
@@ -117,12 +117,12 @@ class Answering:
             return ()
         number, streamed = each
         if isinstance(result := streamed.event.data, GenerationResult):
-            self.visit.use(result)
+            self.visit.use(number, result)
         return parts.of(number, streamed)
 
 
 async def read_with_logprobs(gateway: Gateway, job_id: str) -> Ended:
-    """A result does not have them: they are read of the job's events."""
+    """How a job ended. A result does not have its log-probabilities: they are read of the job's events."""
     logprobs: list[TokenLogprob] = []
     async with aclosing(gateway.producer.stream(job_id)) as events:
         async for streamed in events:
@@ -130,7 +130,7 @@ async def read_with_logprobs(gateway: Gateway, job_id: str) -> Ended:
             if isinstance(streamed.event, Tokens):
                 logprobs += streamed.event.data.logprobs or ()
     assert isinstance(data, GenerationResult)
-    return ended_well(data), logprobs
+    return data, logprobs
 
 
 async def _first_of(pieces: Pieces) -> bytes | None:

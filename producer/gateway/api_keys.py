@@ -23,8 +23,8 @@ from ..contract import InvalidRequest, Priority
 from ..contract.requests import faults_of
 from ..ledger.limits import Limits
 
-OPEN = "everybody"
-"""Owner of all that is made where there are no keys."""
+OPEN = ""
+"""Owner of all that is made where there are no keys: no key has that name."""
 
 
 Most = Annotated[StrictInt, Field(ge=0, le=10**12)]

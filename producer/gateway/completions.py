@@ -45,6 +45,7 @@ def _create(kind: Kind) -> Handler:
         await gateway.check_served(asked.model)
         async with await gateway.visits.begin(key_of(request), asked.requests) as visit:
             call = await _submitted(gateway, request, asked, kind, priority)
+            visit.submitted()
             answering = Answering(gateway, request, call, visit)
             if asked.stream:
                 return await answering.stream(seen_before(request, call.answers), Chunks(call))

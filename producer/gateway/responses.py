@@ -46,11 +46,11 @@ async def create(request: Request) -> Response:
     async with await gateway.visits.begin(key_of(request), [job]) as visit:
         call = _call(gateway, request, asked)
         call = await take_in(gateway, request, call, [job], priority=priority, is_stored=asked.store)
+        visit.submitted()
         answering = Answering(gateway, request, call, visit)
         if asked.stream:
             return await answering.stream(seen_before(request, 1), ResponseEvents(call, is_eager=asked.background))
         if asked.background:
-            visit.use_all()  # nobody knows yet what it takes
             return JSONResponse(await _now(gateway, call))
         [(result, logprobs)] = await answering.ends()
         return JSONResponse(ended_object(call, result, logprobs))

@@ -1,5 +1,7 @@
 """A gateway as a process: where it listens, when it refuses to, and how it ends."""
 
+import contextlib
+import resource
 import socket
 
 import click
@@ -30,12 +32,21 @@ def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> Non
             "127.0.0.1"
         )
     app = make_app(settings, producer_settings)
+    allow_many_files()
     config = server_config(app, settings)
     with _listener(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         click.echo(f"gateway: http://{host}:{port}/v1", err=True)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def allow_many_files() -> None:
+    """As many connections as the system lets this process have: its first limit, often 1024, is for `select`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # some systems name a limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def server_config(app: Starlette, settings: GatewaySettings) -> uvicorn.Config:

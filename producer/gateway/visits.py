@@ -36,20 +36,24 @@ class Visit:
     async with visit: ...
     """
 
-    def __init__(self, visits: "Visits", key: ApiKey | None, tokens: int) -> None:
+    def __init__(self, visits: "Visits", key: ApiKey | None, costs: Sequence[int]) -> None:
         self.id = uuid.uuid4().hex
         self.key = key
         self._visits = visits
-        self._unused = tokens
+        self._costs = costs
+        """Of each job, at most."""
+        self._unused = sum(costs)
         self._is_handed_over = False
 
-    def use(self, result: GenerationResult) -> None:
-        """What a job has taken."""
-        self._unused -= result.usage.prompt_tokens + result.usage.completion_tokens
-
-    def use_all(self) -> None:
-        """What it has taken nobody will know here: as much as it may."""
+    def submitted(self) -> None:
+        """Its jobs are made. What they do not take is known once they have ended."""
         self._unused = 0
+
+    def use(self, number: int, result: GenerationResult) -> None:
+        """What one of its jobs has taken."""
+        if number < len(self._costs):  # of a call that was made before, nothing counts
+            used = result.usage.prompt_tokens + result.usage.completion_tokens
+            self._unused += max(0, self._costs[number] - used)
 
     def hand_over(self) -> Self:
         """The block that it was opened in does not close it."""
@@ -58,7 +62,7 @@ class Visit:
 
     async def aclose(self) -> None:
         """It is over."""
-        await self._visits.end(self, max(0, self._unused))
+        await self._visits.end(self, self._unused)
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,10 +84,10 @@ class Visits:
 
     async def begin(self, key: ApiKey | None, requests: Sequence[GenerationRequest] = ()) -> Visit:
         """Let a request in that submits these jobs.  Raises ApiError 429."""
-        visit = Visit(self, key, tokens := sum(map(tokens_of, requests)))
+        visit = Visit(self, key, costs := list(map(tokens_of, requests)))
         if key is None or key.limits.are_none:
             return visit
-        reached = await self._producer.begin_request(key.name, key.limits, visit.id, tokens)
+        reached = await self._producer.begin_request(key.name, key.limits, visit.id, sum(costs))
         if reached is not None:
             raise _refused(reached, key.limits)
         if key.limits.at_once:

@@ -51,6 +51,31 @@ async def test_what_an_answer_has_not_taken_is_given_back(
     assert (await asking).status_code == 200
 
 
+@pytest.mark.parametrize("logprobs", [False, True])
+async def test_a_job_that_fails_gives_back_what_it_has_not_taken(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, logprobs: bool
+):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=60_000_000))
+    worker.fails("Hi", "engine_error", "it broke", after="four")
+    assert (await ask(door, max_tokens=50_000_000, logprobs=logprobs)).status_code == 500
+    assert left(worker, "tokens") > 59_999_000
+
+
+async def test_who_leaves_before_the_end_gets_nothing_back(
+    open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path
+):
+    door = await open_live_door(
+        api_keys=keys_file(tmp_path, "alice", tokens_per_minute=60_000, requests_at_once=1)
+    )
+    with worker.paused():
+        asking = asyncio.create_task(ask(door, max_tokens=50_000))
+        await until(lambda: worker.client.exists(Keys().open_requests("alice")))
+        await until(lambda: worker.client.keys("rq:job:*"))
+        asking.cancel()
+        await until(lambda: not worker.client.exists(Keys().open_requests("alice")))
+    assert left(worker, "tokens") < 60_000 - 1_000
+
+
 async def test_requests_at_once(open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path):
     keys = keys_file(tmp_path, "alice", "bob", requests_at_once=2)
     first, second = await open_live_door(api_keys=keys), await open_live_door(api_keys=keys)
