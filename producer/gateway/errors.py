@@ -84,7 +84,6 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 _STATUS: tuple[tuple[type[GenqueueError], int, bool], ...] = (
-    (PromptTooLong, 400, False),
     (UnknownModel, 404, False),
     (InvalidRequest, 400, False),
     (NoSuchJob, 404, False),

@@ -156,7 +156,7 @@ async def test_request_ids_are_echoed_where_they_are_some(door: Door):
         (b"[" * 100_000, 400),
         (b'{"a": NaN}', 400),
         (b'{"a": 1' + b"0" * 5000 + b"}", 400),
-        (rb'{"model": "\ud800"}', 400),
+        (rb'{"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "user": "\ud800"}', 400),
         (b'{"a": "' + b"x" * 2000 + b'"}', 413),
     ],
 )

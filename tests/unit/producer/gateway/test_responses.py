@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Any
 
 import openresponses_types as schema
@@ -18,6 +19,7 @@ from producer.testing import ScriptedWorker
 from .conftest import Door, OpenDoor
 from .events import Event, all_events, read_events
 from .fields import fields_of, value_of
+from .test_entrance import bearer, keys_file
 from .test_fields import README
 from .test_resuming import until
 
@@ -121,6 +123,17 @@ async def test_what_cannot_be_gone_on_from_is_said(door: Door, worker: ScriptedW
         for previous, status in ((waiting["id"], 400), ("resp_none", 404), ("none", 404)):
             refused = await door.http.post(URL, json=BODY | {"previous_response_id": previous})
             assert (refused.status_code, refused.json()["error"]["param"]) == (status, "previous_response_id")
+
+
+async def test_a_conversation_is_its_keys_alone(open_door: OpenDoor, tmp_path: Path):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", "bob"))
+    made = (await door.http.post(URL, json=BODY, headers=bearer("alice"))).json()
+    body = BODY | {"previous_response_id": made["id"]}
+    answers = [await door.http.post(URL, json=body, headers=bearer(name)) for name in ("alice", "bob")]
+    assert [answer.status_code for answer in answers] == [200, 404]
+    for path in ("", "/input_items"):
+        assert (await door.http.get(f"{URL}/{made['id']}{path}", headers=bearer("bob"))).status_code == 404
+    assert (await door.http.post(f"{URL}/{made['id']}/cancel", headers=bearer("bob"))).status_code == 404
 
 
 async def test_in_the_background(door: Door, worker: ScriptedWorker):

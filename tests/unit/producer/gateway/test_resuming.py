@@ -191,6 +191,17 @@ async def test_whoever_comes_back_within_the_grace_keeps_the_job(open_live_door:
     assert text_of(rest) == "abc"
 
 
+async def test_a_job_is_wanted_as_soon_as_its_client_is_back(open_live_door: OpenDoor, worker: ScriptedWorker):
+    door = await open_live_door(grace_s=600)
+    worker.answers("Hi", ["a", "b"])
+    worker.delay_s = math.inf
+    job_id = await begin_waiting(door, worker)
+    worker.client.hset(f"rq:job:{job_id}", "wanted_until_ms", 1)
+    async with door.http.stream("GET", f"{CHAT}/chatcmpl-{job_id}?stream=true") as answer:
+        await anext(read_events(answer))
+        assert int(worker.client.hget(f"rq:job:{job_id}", "wanted_until_ms")) > 1
+
+
 async def test_a_job_ends_whose_gateway_was_killed(open_live_door: OpenDoor, worker: ScriptedWorker):
     """Nobody cancels it: the worker's append finds that nobody waits for it."""
     door = await open_live_door(grace_s=0.2)
