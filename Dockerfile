@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 #
 # Two images from one file:
-#   docker build --target producer -t genqueue-producer .    scripts and the dashboard; no torch
+#   docker build --target producer -t genqueue-producer .    scripts, gateway and dashboard; no torch
 #   docker build --target worker   -t genqueue-worker .      torch with CUDA, from PyPI
 # Settings come from GENQUEUE_… variables and a mounted file (GENQUEUE_CONFIG), models from a mounted folder; nothing
 # secret is built in.
@@ -27,7 +27,7 @@ COPY constraints.txt LICENSE pyproject.toml README.md ./
 RUN mkdir producer worker
 
 FROM build AS build-producer
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt '.[dashboard]'
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt '.[dashboard,gateway]'
 COPY producer producer
 COPY worker worker
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps --force-reinstall .

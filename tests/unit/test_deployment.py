@@ -107,7 +107,7 @@ def test_env_example_names_every_variable_and_leaves_the_required_ones_empty() -
 
 def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:
     published = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(published) == 2
+    assert len(published) == 3
     assert all(str(port).startswith("127.0.0.1:") for port in published), published
     assert not any("network_mode" in service for service in services.values())
 
@@ -131,7 +131,7 @@ def test_brokers_health_check_logs_in(services: dict[str, Any]) -> None:
     assert services["redis"]["volumes"] == ["redis-data:/data"]
 
 
-@pytest.mark.parametrize("name", ["worker", "dashboard"])
+@pytest.mark.parametrize("name", ["worker", "dashboard", "gateway"])
 def test_services_wait_for_the_broker_and_log_in(services: dict[str, Any], name: str) -> None:
     service = services[name]
     assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
@@ -139,7 +139,8 @@ def test_services_wait_for_the_broker_and_log_in(services: dict[str, Any], name:
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("worker", "command"), ("worker", "healthcheck"), ("dashboard", "command")]
+    ("name", "path"),
+    [("worker", "command"), ("worker", "healthcheck"), ("dashboard", "command"), ("gateway", "command")],
 )
 def test_commands_exist_with_these_options(services: dict[str, Any], name: str, path: str) -> None:
     command = services[name][path]
@@ -160,6 +161,14 @@ def test_the_probe_asks_for_the_worker_in_its_own_container(services: dict[str, 
 
 def test_dashboard_asks_for_a_password(services: dict[str, Any]) -> None:
     assert services["dashboard"]["environment"]["GENQUEUE_DASHBOARD_PASSWORD"] == SECRETS["DASHBOARD_PASSWORD"]
+
+
+def test_gateway_starts_where_it_is_asked_for_and_not_without_its_keys(services: dict[str, Any]) -> None:
+    gateway = services["gateway"]
+    assert gateway["profiles"] == ["gateway"]
+    [keys] = gateway["volumes"]
+    assert gateway["command"][-2:] == ["--api-keys", keys["target"]]
+    assert (keys["read_only"], keys["bind"]) == (True, {"create_host_path": False})
 
 
 def test_worker_cannot_write_to_the_host(services: dict[str, Any]) -> None:
