@@ -14,6 +14,8 @@ CUDA_STAMP := $(CUDA_VENV)/.installed
 # Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+# The tests start Python some hundreds of times. Each time it would compile all of this anew where it may keep nothing.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
