@@ -126,7 +126,7 @@ async def test_a_killed_engine_is_noticed_at_once_and_another_is_started(engine)
 
 
 async def test_the_death_of_an_idle_engine_is_noticed_at_once(engine):
-    """It was noticed at the next job, which was blamed for it."""
+    """It was noticed at the next job, which was blamed for it; without one, its worker said ready for ever."""
     death = asyncio.create_task(engine.wait_until_dead())
     await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))
     assert not death.done()
@@ -326,24 +326,9 @@ async def test_an_engine_that_is_slow_to_load_is_given_up(model):
 
 
 async def test_an_engine_that_cannot_load_says_why_on_stderr(model, capfd):
-    mistakes = [
-        EngineProcess(config(model, **fields), start_s=60, stop_s=1)
-        for fields in ({"device": "cuda:99"}, {"model_path": Path("/no")})
-    ]
-    for error in await asyncio.gather(*(engine.start() for engine in mistakes), return_exceptions=True):
-        assert isinstance(error, ConfigError)
-        assert "exit code 2" in str(error)
-    said = capfd.readouterr().err
-    assert "cuda:99" in said
-    assert "/no" in said
-    for engine in mistakes:
-        await engine.close()
-
-
-async def test_the_death_of_an_idle_engine_is_noticed(engine):
-    """Nobody reads from an engine that has nothing to do: its worker said ready for ever."""
-    waiting = asyncio.create_task(engine.wait_until_dead())
-    kill(engine, signal.SIGKILL)
-    async with asyncio.timeout(TIMEOUT_S):
-        await waiting
-    assert engine.died
+    """A device that is not there: tests/integration/test_bad_input.py and test_logs.py."""
+    engine = EngineProcess(config(model, model_path=Path("/no")), start_s=60, stop_s=1)
+    with pytest.raises(ConfigError, match="exit code 2"):
+        await engine.start()
+    assert "/no" in capfd.readouterr().err
+    await engine.close()
