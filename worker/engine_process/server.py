@@ -12,8 +12,6 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
 
@@ -63,26 +61,12 @@ def _serve_to_the_end(connection: socket.socket, config: EngineConfig) -> int:
 
 
 def _serve(connection: socket.socket, config: EngineConfig) -> None:
-    with worker_extra(), _objects_that_stay():
+    with worker_extra():
         # Only now: to import torch takes seconds, in which the worker may die.
         from .serving import EngineServer, load_engine  # noqa: PLC0415
+    gc.freeze()  # what was imported stays: to look through it for garbage is a pause in the middle of a text
     logs.adopt()
     EngineServer(connection).serve(partial(load_engine, config))
-
-
-@contextmanager
-def _objects_that_stay() -> Iterator[None]:
-    """The garbage collector looks at nothing that is made within, then or later.
-
-    torch and transformers make half a million objects as they are imported. To go through them again and again
-    takes a quarter of the import's time, and a pause of 0.2 s in the middle of a text later on.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 if __name__ == "__main__":
