@@ -25,7 +25,8 @@ from producer.testing.plugin import genqueue_worker  # noqa: F401 - this checkou
 gc.disable()
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """All is imported: what is made from now on is collected as ever."""
     gc.freeze()
     gc.enable()
