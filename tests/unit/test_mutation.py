@@ -25,7 +25,7 @@ def names_in(node: ast.AST) -> set[str]:
 
 
 @cache
-def tests_in(file: Path) -> set[str]:
+def names_of(file: Path) -> set[str]:
     return names_in(ast.parse(file.read_text()))
 
 
@@ -33,7 +33,7 @@ def tests_in(file: Path) -> set[str]:
 def test_a_listed_fault_fits_its_script_and_names_a_test(edit: Edit) -> None:
     assert (ROOT / edit.file).read_text().count(edit.old) == 1
     file, _, name = edit.test.partition("::")
-    assert name.partition("[")[0] in tests_in(ROOT / file)
+    assert name.partition("[")[0] in names_of(ROOT / file)
 
 
 def test_the_module_of_a_test_is_found_by_its_name() -> None:

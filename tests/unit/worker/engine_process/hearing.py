@@ -35,3 +35,16 @@ def pid_of(engine: EngineProcess) -> int:
 
 def kill(engine: EngineProcess, number: int) -> None:
     os.kill(pid_of(engine), number)
+
+
+class Undying:
+    """A process as one that sleeps in a driver: it can be killed, and is still there."""
+
+    returncode = None
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    async def wait(self) -> int:
+        await asyncio.Event().wait()
+        raise AssertionError

@@ -20,7 +20,7 @@ from worker.engine_process.process import EngineProcess, ProcessRun
 from worker.engine_process.protocol import EngineConfig, Loading
 from worker.errors import ConfigError
 
-from .hearing import TIMEOUT_S, begin, hear, hear_steps, kill, pid_of
+from .hearing import TIMEOUT_S, Undying, begin, hear, hear_steps, kill, pid_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -145,19 +145,6 @@ async def test_a_run_has_begun_once_the_engine_says_so_and_not_before():
 
     with pytest.raises(EngineNotRunning):
         await hear(ProcessRun(Dying(), 1))
-
-
-class Undying:
-    """A process as one that sleeps in a driver: it can be killed, and is still there."""
-
-    returncode = None
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
-    async def wait(self) -> int:
-        await asyncio.Event().wait()
-        raise AssertionError
 
 
 class TestAnEngineThatCannotDie:
