@@ -67,7 +67,7 @@ def measure(arguments: list[str]) -> tuple[int, dict[str, Cost]]:
     command = [sys.executable, "-m", "pytest", "-p", "tests.costs", "-p", "no:xdist", *arguments]
     process = subprocess.Popen(command, pass_fds=[theirs], env={**os.environ, MARKS: str(theirs)})
     os.close(theirs)
-    orphans_s, used_s, at, code, partial = 0.0, 0.0, time.monotonic(), None, b""
+    orphans_s, used_s, at, code, partial, file = 0.0, 0.0, time.monotonic(), None, b"", COLLECTING
     while code is None:
         if select.select([marks], [], [], 0.05)[0] and (read := os.read(marks, 1 << 16)):
             *lines, partial = (partial + read).split(b"\n")
@@ -82,6 +82,7 @@ def measure(arguments: list[str]) -> tuple[int, dict[str, Cost]]:
                 code = process.returncode = os.waitstatus_to_exitcode(status)
             else:
                 orphans_s += seconds
+    costs[file].processor_s += orphans_s
     return code, costs
 
 
