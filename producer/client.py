@@ -21,7 +21,6 @@ from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .deletion import deletion
 from .ends import end_of_job
-from .following import Subscription
 from .job_status import JobStatus, WorkerInfo
 from .links import Link
 from .operations import CancelOutcome, Operation
@@ -141,6 +140,7 @@ class Producer(BaseProducer):
         prompt_token_ids: Sequence[int] | None = None,
         job_id: str | None = None,
         priority: Priority = "normal",
+        group: str | None = None,
         queue_ttl_s: float | None = None,
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
@@ -151,10 +151,11 @@ class Producer(BaseProducer):
 
         job_id       an idempotency key: submitted twice, it is one job
         priority     high jobs are served before normal ones, low ones after
+        group        for whom it is, as a user or a tenant: the groups of a priority take turns, a job each
         queue_ttl_s  how long it may wait for a worker before it ends as expired
         timeout_s    how long a worker may take
         result_ttl_s how long events and result are kept after the end
-        max_queued   cap on the jobs that wait for this model
+        max_queued   cap on the jobs that wait for this model: those of the group, or those without one
         sampling     fields of SamplingParams, as max_new_tokens=32. Numbers of numpy are taken, too
 
         Raises InvalidRequest before anything is sent; QueueFull, and nothing is enqueued.
@@ -164,6 +165,7 @@ class Producer(BaseProducer):
             model=model,
             job_id=job_id,
             priority=priority,
+            group=group,
             queue_ttl_s=queue_ttl_s,
             timeout_s=timeout_s,
             result_ttl_s=result_ttl_s,
@@ -178,6 +180,7 @@ class Producer(BaseProducer):
         model: str,
         job_ids: Sequence[str] | None = None,
         priority: Priority = "normal",
+        group: str | None = None,
         queue_ttl_s: float | None = None,
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
@@ -195,6 +198,7 @@ class Producer(BaseProducer):
             model=model,
             job_ids=job_ids,
             priority=priority,
+            group=group,
             queue_ttl_s=queue_ttl_s,
             timeout_s=timeout_s,
             result_ttl_s=result_ttl_s,
@@ -325,18 +329,14 @@ class Producer(BaseProducer):
         with self._hub.following(job_id, cursor) as subscription:
             is_terminal = False
             while not is_terminal:
-                event = self._next_event(subscription, patience)
+                operation = self._waits.next_event(subscription, self._hub.wait, patience)
+                event = self._link.run(operation, patience.answer_by, job_id)
+                self._hub.resume(subscription)
                 is_terminal = event.is_terminal
                 if is_terminal:
                     self._submitted.discard(job_id)
                 yield event
                 patience.heard(event.id)
-
-    def _next_event(self, subscription: Subscription, patience: Patience) -> StreamedEvent:
-        operation = self._waits.next_event(subscription, self._hub.wait, patience)
-        event = self._link.run(operation, patience.answer_by, subscription.job_id)
-        self._hub.resume(subscription)
-        return event
 
     def _run(self, operation: Operation[T]) -> T:
         return self._link.run(operation)

@@ -27,6 +27,7 @@ from rq.utils import now, utcformat
 from rq.worker.base import WorkerStatus
 
 from producer.contract import GenerationResult, JobError, Keys
+from producer.ledger import rq_names
 from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..errors import BookkeepingFailed
@@ -78,6 +79,8 @@ class Bookkeeper(HoldingWorker):
         self.log_result_lifespan = False
         self.in_hand: set[str] = set()
         """Jobs in our list that we know of. Another one there was taken, and the answer did not reach us."""
+        self._origins: dict[str, str] = {}
+        """The queues that they came from: a job's hash may go before it is put down."""
         self._registering: set[str] = set()
         """Jobs whose end RQ is being told: nothing else is written to their hashes meanwhile."""
         self._notes = RLock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours
@@ -254,11 +257,12 @@ class Bookkeeper(HoldingWorker):
         """
         come_back(self.name, execution.job_id).run(self.connection)
         self.executions.pop(execution.id, None)
+        origins = {*self.queue_names(), self._origins.get(execution.job_id) or self.queue_names()[0]}
         with self.connection.pipeline() as pipeline:
             pipeline.delete(execution.key)
             pipeline.srem(self.executions_key, execution.composite_key)
-            for queue in self.queues:
-                pipeline.zrem(queue.started_job_registry.key, execution.composite_key)
+            for origin in origins:
+                pipeline.zrem(rq_names.registry("wip", origin), execution.composite_key)
             pipeline.execute()
 
     # -- inside the transactions of RQ

@@ -122,9 +122,9 @@ def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):
     service = simulated.service
     look = service._looks.side_tasks()[0]
     simulated.do(lambda: service._outage.note(redis.ConnectionError("gone"), look.name, look.name))
-    simulated.turn_until(service._looks._wanted.is_set)
+    simulated.turn_until(next(iter(service._looks._wanted.values())).is_set)
     assert service._outage.is_on
-    service._looks._wanted.clear()  # a job has come
+    service._looks._stop()  # a job has come
     looking = simulated.loop.create_task(look.step())
     simulated.loop.turn()
     assert not looking.done()
