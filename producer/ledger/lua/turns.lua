@@ -39,12 +39,11 @@ local function line_up(turns, bell, group)
   ring(bell)
 end
 
--- A job stands at the front of its queue: its turn is the next.
+-- A job stands at the front of its queue: its turn is the next. Whoever put it there lets go of it, which rings.
 local function line_up_first(place)
   local first = redis.call('ZRANGE', place.turns, 0, 0, 'WITHSCORES')
   if place.group == '' and not first[1] then return end
   redis.call('ZADD', place.turns, math.max(tonumber(first[2]) or 1, -MOST_TURNS) - 1, place.group)
-  if place.group ~= '' then ring(place.bell) end
 end
 
 -- A job has left its group's queue.

@@ -261,9 +261,9 @@ def test_a_job_that_no_worker_has_does_not_count(client, gone):
 
 
 def test_a_group_whose_name_begins_alike_is_another(client):
-    submit_jobs(client, "1", group="a")
-    submit_jobs(client, "2", group="a-b")
-    submit_jobs(client, "3", group="a b")
+    submit_jobs(client, "1", group="a-b")
+    submit_jobs(client, "2", group="a b")
+    submit_jobs(client, "3", group="a")
     assert len(take_all(client, group_max_running=1)) == 3
 
 
@@ -497,7 +497,8 @@ def test_a_group_of_which_rq_keeps_a_job_is_not_forgotten(client, state_of_rqs):
 
 def test_after_its_jobs_nothing_of_a_group_is_left_but_what_rq_keeps(client):
     submit_jobs(client, "a1", "a2", group="a")
-    assert take_all(client) == ["a1", "a2"]
+    assert take_all(client, 2) == ["a1", "a2"]
+    assert turns(client) == []
     assert take_next(client) is None
     left = {key.decode() for key in client.keys("*") if b"{" in key or b"@" in key}
     assert left == set()
