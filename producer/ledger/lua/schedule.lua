@@ -46,7 +46,7 @@ for i = 2, #KEYS, 2 do start(KEYS[i], KEYS[i + 1], ARGV[3]) end
 local left = tonumber(ARGV[3])
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', ARGV[6], '-inf', now / 1000, 'LIMIT', 0, left)) do
   local place = place_of(ARGV[7], ARGV[8], name)
-  if place and left > 0 then
+  if place and place.group ~= '' and left > 0 then
     left = left - start(ARGV[9] .. 'scheduled:' .. name, ARGV[9] .. 'queue:' .. name, left)
     look_after(place, ARGV[9])
   end

@@ -48,11 +48,17 @@ local function next_in_turn(queue, turns)
   return group, group == '' and queue or queue .. '@' .. group, false
 end
 
+-- What stands in place of one group's queue keeps no other from its turn.
+local function first_of(group, line)
+  if group == '' then return redis.call('LMOVE', line, KEYS[2], 'LEFT', 'RIGHT') end
+  return unless_wrong_type('LMOVE', line, KEYS[2], 'LEFT', 'RIGHT')
+end
+
 -- A hundred entries that are none are passed over at a time: Redis serves nobody else meanwhile.
 local function next_of(queue, turns)
   for _ = 1, 100 do
     local group, line, is_alone = next_in_turn(queue, turns)
-    local id = not is_at_limit(group) and redis.call('LMOVE', line, KEYS[2], 'LEFT', 'RIGHT')
+    local id = not is_at_limit(group) and first_of(group, line)
     if id and (mine[id] or is_stale(id)) then
       redis.call('LREM', KEYS[2], -1, id)
     elseif id then

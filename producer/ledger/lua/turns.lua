@@ -55,7 +55,6 @@ end
 
 -- What RQ has put into a group's queue, or among its scheduled jobs, without a word here.
 local function look_after(place, rq)
-  if place.group == '' then return end
   if redis.call('EXISTS', rq .. 'queue:' .. place.queue) == 1 then line_up(place.turns, place.bell, place.group) end
   local first_at = redis.call('ZRANGE', rq .. 'scheduled:' .. place.queue, 0, 0, 'WITHSCORES')[2]
   if first_at then
@@ -65,11 +64,14 @@ local function look_after(place, rq)
   end
 end
 
--- A job is with no worker any more: another one of its group may run.
+-- A job is with no worker any more: another one of its group may run. RQ keeps it now, or it waits again: its queue,
+-- which may have seemed idle meanwhile, is one of RQ's.
 local function let_go(place, rq, job_id)
   local was_counted = redis.call('ZREM', place.running, place.group .. ' ' .. job_id)
-  look_after(place, rq)
-  if place.group == '' and was_counted == 1 and redis.call('EXISTS', rq .. 'queue:' .. place.queue) == 1 then
+  if place.group ~= '' then
+    redis.call('SADD', rq .. 'queues', rq .. 'queue:' .. place.queue)
+    look_after(place, rq)
+  elseif was_counted == 1 and redis.call('EXISTS', rq .. 'queue:' .. place.queue) == 1 then
     ring(place.bell)
   end
 end

@@ -165,6 +165,13 @@ def test_a_group_whose_jobs_were_taken_out_is_passed_over(client):
     assert not client.exists(TURNS, BELL)
 
 
+def test_what_stands_in_place_of_a_groups_queue_keeps_no_other_from_its_turn(client):
+    submit_jobs(client, "a1", group="a")
+    submit_jobs(client, "b1", group="b")
+    client.set(line("a"), "foreign")
+    assert take_all(client) == ["b1"]
+
+
 def test_an_entry_that_is_none_costs_the_group_no_turn(client):
     submit_jobs(client, "a1", "a2", group="a")
     submit_jobs(client, "b1", group="b")
@@ -484,6 +491,15 @@ def test_of_an_idle_group_nothing_is_left_once_rq_keeps_no_job_of_it(client):
     client.delete(f"rq:finished:{queue('a')}")
     tend(KEYS, [queue("a")]).run(client)
     assert client.keys() == []
+
+
+def test_a_queue_that_seemed_idle_while_its_job_ran_is_one_of_rqs_again(client):
+    submit_jobs(client, "a1", group="a")
+    take_next(client)
+    tend(KEYS, [queue("a")]).run(client)
+    assert not client.exists("rq:queues")
+    put_down(KEYS, "w1", "a1").run(client)
+    assert client.smembers("rq:queues") == {line("a").encode()}
 
 
 @pytest.mark.parametrize("state_of_rqs", ["deferred", "scheduled", "ready", "wip", "failed", "canceled"])
