@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from rq.utils import now, utcformat
-
 from .contract import (
     JobConflict,
     Keys,
@@ -36,7 +34,7 @@ from .job_status import (
     times_of,
     worker_info,
 )
-from .ledger import rq_names
+from .ledger import rq_names, rq_times
 from .ledger.cancel import CancelAnswer, cancel
 from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
 from .ledger.step import Step
@@ -287,5 +285,5 @@ def cancel_step(
         assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
         result_ttl_s=positive_or_none(fields.get("result_ttl")) or settings.result_ttl_s,
         request_ttl_s=max(ttl_s, math.ceil(settings.queue_ttl_s)),
-        now=utcformat(now()),
+        now=rq_times.now(),
     )
