@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         mirror_json,
         parse_entry,
         terminal_event,
+        tokens_json,
     )
     from .keys import FUNCTION, Keys, Priority
     from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, Message, SamplingParams
@@ -125,6 +126,7 @@ __all__ = [
     "mirror_json",
     "parse_entry",
     "terminal_event",
+    "tokens_json",
 ]
 
 _LIGHTEST_FIRST = ("version", "errors", "keys", "requests", "events", "compatibility")

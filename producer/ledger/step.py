@@ -5,14 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import redis
-import redis.asyncio
 
 T = TypeVar("T")
 
 GUARDS = "guards"
+TURNS = "turns"
+KNOW_OF_GROUPS = frozenset({
+    "submit", "take", "put_down", "settled", "put_back", "sweep", "cancel", "delete", "schedule",
+    "tend", "recount",
+})  # fmt: skip
+"""Scripts that come with `turns`, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +30,21 @@ class Script:
 
 @lru_cache
 def script(name: str) -> Script:
-    """The script in `lua/NAME.lua`, with the guards before it."""
+    """The script in `lua/NAME.lua`, with the guards before it, and what it has to know of groups."""
     folder = files(__package__) / "lua"
-    text = (folder / f"{GUARDS}.lua").read_text(encoding="utf-8") + (folder / f"{name}.lua").read_text(
-        encoding="utf-8"
-    )
+    parts = [GUARDS, *([TURNS] if name in KNOW_OF_GROUPS else []), name]
+    text = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class AsyncScripts(Protocol):
+    """What of a `redis.asyncio.Redis` a script needs."""
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """Run a script that the server knows."""
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """Run a script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,7 @@ class Step(Generic[T]):
             reply = self.send(client)
         return self.read(reply)
 
-    async def run_async(self, client: redis.asyncio.Redis) -> T:
+    async def run_async(self, client: AsyncScripts) -> T:
         """As `run`."""
         try:
             reply = await client.evalsha(script(self.name).sha, len(self.keys), *self.keys, *self.args)
