@@ -36,12 +36,13 @@ class GatewayProducer(AsyncProducer):
         requests: Sequence[GenerationRequest],
         *,
         priority: Priority,
+        group: str | None,
         lease_s: float,
         result_ttl_s: int | None,
         max_queued: int | None,
     ) -> bool:
         """Enqueue the jobs of a call, all or none. Returns whether it is new.  Raises as `submit_many`."""
-        options = {"priority": priority, "result_ttl_s": result_ttl_s, "max_queued": max_queued}
+        options = {"priority": priority, "group": group, "result_ttl_s": result_ttl_s, "max_queued": max_queued}
         batch = prepare(
             requests,
             model=call.model,

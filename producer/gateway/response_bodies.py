@@ -62,6 +62,7 @@ class AskedResponse:
     items: list[dict[str, Any]]
     turns: list[dict[str, str]]
     logprobs: bool
+    user: str | None
     priority: Priority
     service_tier: str | None
     fields: dict[str, Any]
@@ -107,6 +108,7 @@ def read_response(body: Mapping[str, Any]) -> AskedResponse:
         items=items,
         turns=[turn_of(item) for item in items],
         logprobs=logprobs,
+        user=text_in(given, "user", 512) or text_in(given, "safety_identifier", 512),
         priority=PRIORITIES[tier or "auto"],
         service_tier=tier,
         fields=_shown(given, store=store, background=background),
@@ -187,7 +189,6 @@ def _wants_logprobs(given: Mapping[str, Any]) -> bool:
 
 def _shown(given: Mapping[str, Any], *, store: bool, background: bool) -> dict[str, Any]:
     """Fields of the object that only say what was asked for."""
-    user = {name: text_in(given, name, 512) for name in ("user", "safety_identifier")}
     return {
         "instructions": given.get("instructions"),
         "previous_response_id": given.get("previous_response_id"),
@@ -201,11 +202,11 @@ def _shown(given: Mapping[str, Any], *, store: bool, background: bool) -> dict[s
         "tool_choice": given.get("tool_choice", "auto"),
         "metadata": metadata_in(given) or {},
         "service_tier": given.get("service_tier", "default"),
-        "safety_identifier": user["safety_identifier"],
+        "safety_identifier": given.get("safety_identifier"),
         "prompt_cache_key": given.get("prompt_cache_key"),
         "store": store,
         "background": background,
-        **({"user": user["user"]} if user["user"] is not None else {}),
+        **({"user": given["user"]} if "user" in given else {}),
     }
 
 

@@ -115,6 +115,7 @@ def _call(gateway: Gateway, request: Request, asked: AskedResponse) -> Call:
         created=int(time.time()),
         is_leased=gateway.jobs_depend_on_clients and not asked.store,
         logprobs=asked.logprobs,
+        user=asked.user,
         response=asked.fields,
         items=asked.items,
     )

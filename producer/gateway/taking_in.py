@@ -1,10 +1,12 @@
 """A request becomes a call: once, however often it is sent with the same Idempotency-Key."""
 
+import hashlib
 from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from ..contract import GenerationRequest, Priority, QueueFull
+from ..contract import GenerationRequest, InvalidRequest, Priority, QueueFull
+from ..contract.groups import check_group
 from ..eta import start_in_s
 from ..job_status import paces_of
 from .calls import Call, call_id_of_key, new_call_id
@@ -52,6 +54,7 @@ async def take_in(
             call,
             requests,
             priority=priority,
+            group=group_of(call),
             lease_s=gateway.presence.lease_s,
             result_ttl_s=gateway.settings.store_ttl_s if is_stored else None,
             max_queued=gateway.settings.max_queued,
@@ -62,6 +65,17 @@ async def take_in(
             429, str(error), code=error.code, headers=retry_after(FULL_AGAIN_S if again_s is None else again_s)
         ) from error
     return call
+
+
+def group_of(call: Call) -> str | None:
+    """Whose turn it has: its owner's; where there are no keys, that of whom the request names, if anybody."""
+    whose = call.owner or call.user
+    if not whose:
+        return None
+    try:
+        return check_group(whose)
+    except InvalidRequest:  # it is too long, say: OpenAI's may be any text
+        return hashlib.sha256(whose.encode()).hexdigest()[:32]
 
 
 def _shape(call: Call) -> tuple[str, str, int]:

@@ -38,6 +38,7 @@ for _, id in ipairs(held or {}) do
   local own, job = ARGV[6] .. ':{' .. id .. '}:', ARGV[7] .. 'job:' .. id
   local kind = redis.call('TYPE', job).ok
   local over = #id <= 128 and has_ended(own .. 'events', own .. 'result')
+  if kind == 'hash' then redis.call('HSET', job, 'swept_from', worker) end -- it may wake up, also after a deletion
   if over and kind == 'hash' then
     ended[#ended + 1] = id
   elseif over or name ~= worker then
@@ -48,6 +49,9 @@ for _, id in ipairs(held or {}) do
     local origin = from
     if not origin or string.sub(origin, 1, #ARGV[8]) ~= ARGV[8] then origin = ARGV[9] end
     to_front(KEYS[4], ARGV[7] .. 'queue:' .. origin, id) -- without a hash, too: whoever takes it refuses it
+    local place = place_of(ARGV[6], ARGV[8], origin)
+    line_up_first(place)
+    let_go(place, ARGV[7], id)
     drop_runs(id, from and origin)
     if kind == 'hash' then
       -- A death counts only for the job that ran in the dead. What RQ has made of it meanwhile changes nothing.

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import yaml
 
-from producer.contract import GenqueueError, InvalidRequest
+from producer.contract import GenqueueError, InvalidRequest, Keys
 from producer.gateway.api_keys import ApiKeys
 from producer.gateway.serving import serve
 from producer.gateway.settings import GatewaySettings
@@ -80,6 +80,22 @@ async def test_what_was_read_of_a_prompt_is_not_shared(
     assert len(set(salts[:4])) == 4
     assert all(salts[:4])
     assert salts[4:] == [None, "mine"] * 2
+
+
+async def test_owners_take_turns(open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path):
+    keyed, unkeyed = await open_door(api_keys=keys_file(tmp_path, "alice")), await open_door()
+    users = ("me", None, "x" * 500)
+    for door, user in ((keyed, "me"), *((unkeyed, each) for each in users)):
+        assert (
+            await door.http.post(CHAT, json=Door.body("Hi", user=user), headers=bearer("alice"))
+        ).status_code == 200
+    body = {"model": "tiny", "input": "Hi", "user": "you"}
+    assert (await unkeyed.http.post("/v1/responses", json=body)).status_code == 200
+    jobs = [asked.job_id for asked in worker.requests]
+    queues = [worker.client.hget(f"rq:job:{job_id}", "origin").decode() for job_id in jobs]
+    groups = [Keys().group_of_queue(queue) for queue in queues]
+    assert [*groups[:3], groups[4]] == ["alice", "me", None, "you"]
+    assert len(groups[3]) == 32
 
 
 async def test_a_key_has_a_highest_priority(open_door: OpenDoor, tmp_path: Path):

@@ -261,8 +261,8 @@ async def test_stored_it_outlives_its_client(open_live_door: OpenDoor, worker: S
     job_key = worker.client.keys("rq:job:*")[0].decode()
     assert worker.client.hget(job_key, "result_ttl") == b"777"
     await until(lambda: worker.client.hget(job_key, "status") == b"finished")
-    not_stored = await create(door, store=False)
-    assert worker.client.hget(f"rq:job:{not_stored['id'].removeprefix('resp_')}", "lease_ms") == b"5"
+    not_stored = await create(await open_live_door(), store=False)
+    assert worker.client.hget(f"rq:job:{not_stored['id'].removeprefix('resp_')}", "lease_ms") == b"5000"
 
 
 # -- its fields
