@@ -235,12 +235,18 @@ async def test_a_head_that_has_come_gives_nobody_up(open_live_door: OpenDoor, wo
         ("GET", "/v1/models/none", 404),
         ("GET", "/v1/models/%2e%2e%2fhealth", 404),
         ("POST", "/v1/embeddings", 404),
+        ("GET", f"{CHAT}/chatcmpl-%F0%9F%98%80%00?starting_after=%00", 404),
+        ("GET", f"{CHAT}/%2e%2e%2f%2e%2e%2fmodels", 404),
+        ("DELETE", "/v1/responses/resp_%0d%0aX-Evil:1", 404),
+        ("GET", "/v1/responses/resp_x/input_items?limit=%D9%A3", 404),
+        ("HEAD", "/v1/nothing", 404),
     ],
 )
 async def test_what_is_not_there(door: Door, method: str, path: str, status: int):
     answer = await door.http.request(method, path)
     assert answer.status_code == status
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert "x-evil" not in answer.headers
+    assert method == "HEAD" or set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
 async def test_what_nobody_has_foreseen_is_said_to_the_log_alone(door: Door, monkeypatch: pytest.MonkeyPatch):
