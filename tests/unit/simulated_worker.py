@@ -76,9 +76,12 @@ class SteadyRun:
         self._over = True
         yield [Ended(tail=self._held() if self._flush else "")]
 
-    def stop(self, *, flush: bool) -> None:
+    def stop(self, *, flush: bool, park: bool = False) -> None:
         if self._flush is None:
             self._flush = flush
+
+    def let_go(self) -> None:
+        pass
 
     async def finish(self) -> None:
         self.stop(flush=False)

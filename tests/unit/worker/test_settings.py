@@ -33,6 +33,7 @@ EVERY_OPTION: dict[str, Any] = {
         "context_length": 4096,
         "prefill_chunk": 64,
         "prefix_cache_bytes": 0,
+        "parked_cache_bytes": 0,
         "prompt_lookup": False,
     },
     "threads": 3,

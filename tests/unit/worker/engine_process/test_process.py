@@ -16,7 +16,17 @@ from tests.models import save_random_model
 from worker.engine_process import process
 from worker.engine_process.client import EngineDied, EngineNotRunning
 from worker.engine_process.process import EngineProcess, ProcessRun
-from worker.engine_process.protocol import Accepted, Begun, Ended, EngineConfig, Loading, RunFailed, StepMessage
+from worker.engine_process.protocol import (
+    Accepted,
+    Begun,
+    Ended,
+    EngineConfig,
+    Generate,
+    Loading,
+    RunFailed,
+    StepMessage,
+    Stop,
+)
 from worker.errors import ConfigError
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
@@ -316,6 +326,22 @@ async def test_a_run_has_begun_once_the_engine_says_so_and_not_before():
 
     with pytest.raises(EngineNotRunning):
         await hear(ProcessRun(Dying(), 1))
+
+
+async def test_the_engine_is_told_whose_cache_to_keep_until_they_go_on():
+    engine, sent = EngineProcess(config(Path()), start_s=1, stop_s=TIMEOUT_S), []
+    engine.send = sent.append
+    first, second = begin(engine), begin(engine)
+    first.stop(flush=True, park=True)
+    second.stop(flush=True)
+    begin(engine)
+    first.let_go()
+    second.let_go()  # harmless
+    begin(engine)
+    assert [command.parked for command in sent if isinstance(command, Generate)] == [(), (), (1,), ()]
+    assert [command.park for command in sent if isinstance(command, Stop)] == [True, False]
+    for run in (first, second):
+        run._killer.cancel()
 
 
 async def test_an_engine_that_is_slow_to_load_is_given_up(model):
