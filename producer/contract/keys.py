@@ -49,6 +49,7 @@ _JOB_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_JOB_ID_CHARS}}}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _SETTLING = ".settling"
 _PRIORITY_SUFFIX: dict[Priority, str] = {"high": ".high", "normal": "", "low": ".low"}
+_IN_ORDER: tuple[Priority, ...] = ("high", "normal", "low")
 
 
 class Keys:
@@ -130,6 +131,12 @@ class Keys:
         """Name of the RQ queue for a model.  Raises InvalidRequest for a name that cannot be one."""
         return f"{self.queue_prefix}{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
 
+    def priority_of_queue(self, queue_name: str) -> Priority | None:
+        """Of the jobs in that queue; None for one that is none of this prefix, or of no model."""
+        if self.model_of_queue(queue_name) is None:
+            return None
+        return "high" if queue_name.endswith(".high") else "low" if queue_name.endswith(".low") else "normal"
+
     def queues(self, model: str) -> tuple[str, str, str]:
         """The three RQ queues of a model, in the order in which a worker serves them."""
         return self.queue(model, "high"), self.queue(model, "normal"), self.queue(model, "low")
@@ -140,6 +147,11 @@ class Keys:
             return None
         model = queue_name.removeprefix(self.queue_prefix).removesuffix(".high").removesuffix(".low")
         return model if _is_model_name(model) else None
+
+
+def priorities_above(priority: Priority | None) -> tuple[Priority, ...]:
+    """Those that go before it, in their order; all where it is None."""
+    return _IN_ORDER if priority is None else _IN_ORDER[: _IN_ORDER.index(priority)]
 
 
 def worker_of_taker(taker: str) -> str:

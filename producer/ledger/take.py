@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..contract import Keys
-from ..contract.keys import MAX_JOB_ID_CHARS
+from ..contract import Keys, Priority
+from ..contract.keys import MAX_JOB_ID_CHARS, priorities_above
 from . import rq_names
 from .step import Step, nothing
 
@@ -36,15 +36,25 @@ class Dropped:
 
 
 def take(
-    keys: Keys, worker: str, model: str, *, known: Collection[str], list_ttl_s: int, max_bytes: int
+    keys: Keys,
+    worker: str,
+    model: str,
+    *,
+    known: Collection[str],
+    list_ttl_s: int,
+    max_bytes: int,
+    above: Priority | None = None,
 ) -> Step[Taken | Dropped | Literal["suspended"] | None]:
     """Take the next job of the highest priority.
 
     known: jobs in our list that we know of; another one there was taken, and the answer did not reach us.
+    above: only one of a higher priority than that. None: any.
     """
-    script_keys, taken_parts = _names(keys, worker, model), keys.taken_parts
+    queues = [rq_names.queue(keys.queue(model, priority)) for priority in priorities_above(above)]
+    script_keys = [keys.takers, keys.taken(worker), keys.deadlines(model), *queues]
+    taken_parts, queue_prefix = keys.taken_parts, "" if above is None else rq_names.queue("")
     args = [worker, list_ttl_s, rq_names.SUSPENDED, rq_names.JOB_PREFIX, *taken_parts, max_bytes, MAX_JOB_ID_CHARS]
-    return Step("take", script_keys, [*args, keys.prefix, len(FIELDS), *FIELDS, *known], _read_taken)
+    return Step("take", script_keys, [*args, keys.prefix, queue_prefix, len(FIELDS), *FIELDS, *known], _read_taken)
 
 
 def take_due(keys: Keys, worker: str, model: str, *, list_ttl_s: int) -> Step[list[bytes]]:
@@ -95,6 +105,11 @@ def put_back(keys: Keys, worker: str, job_id: str, queue: str, *, engine_died: b
     """
     names = [keys.taken(worker), rq_names.job(job_id), rq_names.queue(queue), rq_names.registry("failed", queue)]
     return Step("put_back", names, [job_id, "1" if engine_died else ""], bool)
+
+
+def park(keys: Keys, worker: str, job_id: str, *, is_parked: bool) -> Step[None]:
+    """Mark a job that is ours as parked, or as running again."""
+    return Step("park", [keys.taken(worker), rq_names.job(job_id)], [job_id, worker if is_parked else ""], nothing)
 
 
 def put_down(keys: Keys, worker: str, job_id: str) -> Step[None]:

@@ -92,7 +92,7 @@ class Jobs(RuleBasedStateMachine):
         target=jobs,
         tokens=st.integers(1, 6),
         kind=st.sampled_from(["steady", "steady", FAULT]),
-        priority=st.sampled_from(["normal", "high"]),
+        priority=st.sampled_from(["low", "normal", "high"]),
     )
     def submit(self, tokens: int, kind: str, priority: Priority) -> Known:
         job = self._next(kind, tokens)
@@ -305,7 +305,7 @@ class Jobs(RuleBasedStateMachine):
         return job
 
     def _start(self) -> SimulatedWorker:
-        worker = SimulatedWorker(self.server, f"w{len(self.started)}")
+        worker = SimulatedWorker(self.server, f"w{len(self.started)}", preempt="all")
         self.started.append(worker)
         return worker
 

@@ -105,6 +105,11 @@ class Attempt:
         """Whether it waits for the engine, which another job has."""
         return self._wish.is_parked
 
+    @property
+    def held_tokens(self) -> int:
+        """Of prompt and output, that the engine holds: what it costs to park it."""
+        return self._said.index + (self._said.started.data.prompt_tokens if self._said.started else 0)
+
     def abort(self, reason: AbortReason | Literal["cancelled"]) -> None:
         """Stop at the next step. The first reason stands."""
         if self._abort is None:

@@ -14,6 +14,7 @@ from producer.broker.outage import Outage
 from producer.contract import EngineFacts, JobError, Keys
 from producer.contract.assemble import assemble
 from producer.ledger.stream import clear
+from producer.ledger.take import park
 
 from ..engine_process.client import EngineClient
 from ..job import AbortReason, Done, Order, Outcome, Superseded
@@ -108,11 +109,10 @@ class Runner:
         for attempt in self.attempts.values():
             attempt.abort(reason)
 
-    def abort_parked(self, reason: AbortReason) -> None:
-        """Stop what is parked. Harmless when there is none."""
-        for attempt in self.attempts.values():
-            if attempt.is_parked:
-                attempt.abort(reason)
+    async def note_parked(self, job_id: str, *, is_parked: bool) -> None:
+        """Have it stand in Redis that the job is parked, or runs again."""
+        step = park(self.keys, self.worker_name, job_id, is_parked=is_parked)
+        await self._outage.wait_out(partial(step.run_async, self.client), f"parking job {job_id!r:.80}")
 
     def look_for_cancel(self) -> None:
         """Have all jobs look at once for a request to cancel them. The caller may mean one that has ended."""

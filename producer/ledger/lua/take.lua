@@ -2,13 +2,14 @@
 -- KEYS  1 takers  2 our list of taken jobs  3 the model's deadlines  4.. queues in the order of their priority
 -- ARGV  1 our name  2 ttl of the list, s  3 RQ's key of suspension  4 prefix of RQ's job hashes
 --       5 prefix and 6 suffix of the lists of taken jobs  7 bytes that a job may have  8 longest job id
---       9 prefix of our keys  10 how many fields, and their names; then the ids in our list that we know of
+--       9 prefix of our keys  10 for a job of some of our queues alone: prefix of RQ's queues, else ''
+--       11 how many fields, and their names; then the ids in our list that we know of
 -- Returns {id, now in ms, whether it has a stream, bytes of its fields, {values}} of a job that is now ours (no values
 -- where it has no hash, or is too large); or nothing; or 'suspended'; or {'', its length}: what is no job id was dropped.
 if redis.call('EXISTS', ARGV[3]) == 1 then return 'suspended' end
 local known, mine, names = {}, {}, {}
-for i = 11, 10 + ARGV[10] do names[#names + 1] = ARGV[i] end
-for i = 11 + ARGV[10], #ARGV do known[ARGV[i]] = true end
+for i = 12, 11 + ARGV[11] do names[#names + 1] = ARGV[i] end
+for i = 12 + ARGV[11], #ARGV do known[ARGV[i]] = true end
 
 local function is_job_id(id)
   return id ~= '' and #id <= tonumber(ARGV[8]) and not string.find(id, '[\128-\255]')
@@ -25,9 +26,19 @@ local function is_stale(id)
   return RQ_ENDED[status] == true and has_ended(own .. 'events', own .. 'result')
 end
 
+-- What is in our list unknown to us may have come from any of our queues.
+local function is_asked_for(id)
+  if ARGV[10] == '' then return true end
+  local queue = ARGV[10] .. (fields_of(ARGV[4] .. id, 'origin')[1] or '')
+  for i = 4, #KEYS do
+    if KEYS[i] == queue then return true end
+  end
+  return false
+end
+
 local function next_id()
   for _, left in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-    if not known[left] then return left end -- taken before, but the answer did not reach us
+    if not known[left] and is_asked_for(left) then return left end -- taken before, but the answer did not reach us
     mine[left] = true
   end
   for i = 4, #KEYS do

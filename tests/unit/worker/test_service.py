@@ -122,9 +122,10 @@ def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):
     service = simulated.service
     look = service._looks.side_tasks()[0]
     simulated.do(lambda: service._outage.note(redis.ConnectionError("gone"), look.name, look.name))
-    simulated.turn_until(service._looks._wanted.is_set)
+    wanted = service._looks._wanted["high"]
+    simulated.turn_until(wanted.is_set)
     assert service._outage.is_on
-    service._looks._wanted.clear()  # a job has come
+    wanted.clear()  # a job has come
     looking = simulated.loop.create_task(look.step())
     simulated.loop.turn()
     assert not looking.done()
@@ -405,7 +406,7 @@ class TestAtWork:
         async with here.running() as task:
             run_order = here.service.runner.run
 
-            async def refuse_once(order) -> None:
+            async def refuse_once(*_: object) -> None:
                 monkeypatch.setattr(here.service.runner, "run", run_order)
                 raise redis.ResponseError("string exceeds maximum allowed size")
 

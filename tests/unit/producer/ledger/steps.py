@@ -41,9 +41,16 @@ def submit_jobs(
     return submit(keys, model, priority, jobs, max_queued=max_queued, queue_ttl_s=queue_ttl_s).run(client)
 
 
-def take_next(client: redis.Redis, worker: str = "w1", known: tuple[str, ...] = (), max_bytes: int = 1000) -> Any:
+def take_next(
+    client: redis.Redis,
+    worker: str = "w1",
+    known: tuple[str, ...] = (),
+    max_bytes: int = 1000,
+    above: Priority | None = None,
+) -> Any:
     """A worker's next job."""
-    return take(KEYS, worker, "tiny", known=known, list_ttl_s=1000, max_bytes=max_bytes).run(client)
+    step = take(KEYS, worker, "tiny", known=known, list_ttl_s=1000, max_bytes=max_bytes, above=above)
+    return step.run(client)
 
 
 def taken(client: redis.Redis, job_id: str, worker: str = "w1") -> str:

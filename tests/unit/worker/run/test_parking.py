@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from worker.job import Clock, Done, PutBack
+from worker.job import Clock, PutBack
 from worker.run.attempt import Attempt
 from worker.run.event_log import EventLog, Moved
 from worker.run.turn import Turn
 
 from ..scripted_engine import ScriptedEngine
-from .runs import JOB, KEYS, begin, events, joined, order, result, runner_of, until_written
+from .runs import JOB, KEYS, events, joined, order, result, runner_of, until_written
 
 
 async def parked(runner, engine: ScriptedEngine, an_order=None, *, tail: str = ""):
@@ -210,17 +210,9 @@ class TestTime:
 class TestTrouble:
     async def test_a_worker_that_leaves_puts_it_back_at_once(self, client, runner, engine):
         task, _, _ = await parked(runner, engine, tail="…")
-        runner.abort_parked("shutdown")
+        runner.abort("shutdown")
         assert await asyncio.wait_for(task, 60) == PutBack("the worker is shutting down")
         assert joined(await events(client)) == ("ab", [0, 1])
-
-    async def test_what_runs_is_left_to_its_grace(self, runner, engine):
-        task, run = await begin(runner, engine)
-        run.accept()
-        runner.abort_parked("shutdown")
-        run.steps("a", finish="stop")
-        run.end()
-        assert isinstance(await task, Done)
 
     async def test_an_engine_that_died_meanwhile_has_not_died_over_it(self, client, runner, engine):
         """It goes on in the next one, which reads it again."""
