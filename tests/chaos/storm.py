@@ -21,10 +21,10 @@ from redis.retry import Retry
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import BrokerUnavailable
+from producer.contract import BrokerUnavailable, Priority
 
 from .checker import Violation
-from .deaths import read_counted, signs
+from .deaths import preemptions, read_counted, signs
 from .fleet import Fleet, Gone
 from .plan import Plan
 from .recovery import recoveries
@@ -41,6 +41,8 @@ CALM_S = 300.0
 """Within this time, all workers are whole again."""
 OUTAGE_S = (8.0, 15.0)
 """Longer than a beat counts."""
+COUNT_S = 2.0
+"""Between two looks at the logs."""
 AFTER_OUTAGE_S = 8.0
 """Whoever takes somebody for dead because of an outage has done so by then."""
 
@@ -66,6 +68,7 @@ class Storm:
         self._requests: dict[str, dict[str, Any]] = {}
         self._running: set[str] = set()
         self._report = Report()
+        self._counted_at = 0.0
         self._started_at = time.monotonic()
         self._next_fault = 0.0
         self._strikes = Strikes(broker, self._client, self._fleet, plan, rng)
@@ -79,6 +82,7 @@ class Storm:
             self._say("all has ended")
             seen = self._watchers.collect(QUIET_S)
             self._report.server_kills = self._strikes.server_kills
+            self._report.preemptions = preemptions(self._folder.glob("chaos*.log"))
             self._report += judge(
                 self._client,
                 self._requests,
@@ -111,7 +115,12 @@ class Storm:
                 self._strike()
 
     def _enough(self) -> bool:
-        return not (self._wants_more or self._outages_due) and len(self._requests) >= self._plan.jobs
+        if self._wants_more or self._outages_due or len(self._requests) < self._plan.jobs:
+            return False
+        if time.monotonic() > self._counted_at + COUNT_S:
+            self._counted_at = time.monotonic()
+            self._report.preemptions = preemptions(self._folder.glob("chaos*.log"))
+        return self._report.preemptions >= self._plan.preemptions
 
     @property
     def _wants_more(self) -> bool:
@@ -143,7 +152,10 @@ class Storm:
     def _submit(self, request: dict[str, Any]) -> str:
         """Submit one job. An id of our own makes it safe to try again after a lost answer."""
         job_id = f"storm-{len(self._requests)}"
-        self._producer.submit(**request, model="tiny", job_id=job_id, result_ttl_s=86_400)
+        priority: Priority = "normal"
+        if self._plan.preemptions:
+            priority = self._rng.choices(("low", "normal", "high"), (6, 2, 2))[0]
+        self._producer.submit(**request, model="tiny", job_id=job_id, priority=priority, result_ttl_s=86_400)
         self._requests[job_id] = request
         self._running.add(job_id)
         self._watchers.tell(job_id)

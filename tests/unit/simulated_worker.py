@@ -218,7 +218,7 @@ class SimulatedWorker:
         self.line = Line()
         self.engine = SteadyEngine()
         client = self.line.guard(Server(server=server))
-        asyncs = [self.line.guard(FakeAsyncRedis(server=server)) for _ in range(4)]
+        asyncs = [self.line.guard(FakeAsyncRedis(server=server)) for _ in range(5)]
         settings = WorkerSettings(**{"model_name": "tiny", "name": name, "heartbeat_ttl_s": 3600, **options})
         worker = GenerationWorker(settings, client, on_stop=lambda: None)
         worker.register_birth()

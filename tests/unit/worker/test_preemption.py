@@ -275,6 +275,7 @@ class TestSeveralWorkers:
         monkeypatch.setattr("worker.preemption.IDLE_START_S", 50 * 0.02)  # fifty turns
         low = world.begun(worker, "low", "low", 1000)
         worker.service.presence.members = 2
+        worker.turn(5)  # a moment of nothing may just be over
         world.submit("high", "high")
         worker.turn(20)
         assert not world.stream("high")
