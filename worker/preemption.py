@@ -27,6 +27,7 @@ from producer.ledger.take import Taken
 
 from .leaving import Leaving, cancel
 from .looks import Looks
+from .metrics import Metrics
 from .presence import Presence
 from .queue.rq_worker import GenerationWorker
 from .registering import Registrar
@@ -66,11 +67,12 @@ class Preemption:
         presence: Presence,
         looks: Looks,
         leaving: Leaving,
+        metrics: Metrics,
         run_before: Callable[[Taken], Awaitable[None]],
     ) -> None:
         self._settings, self._worker, self._runner, self._registrar = settings, worker, runner, registrar
         self._presence, self._looks, self._leaving = presence, looks, leaving
-        self._run_before = run_before
+        self._metrics, self._run_before = metrics, run_before
 
     def makes_way(self, taken: Taken) -> bool:
         """Whether the job is one that does, for one of a higher priority."""
@@ -84,6 +86,7 @@ class Preemption:
             while higher := await self._next_higher(above, turn, work):
                 await turn.take_away()
                 marks.set(is_parked=True)
+                self._metrics.parked.inc()
                 await self._run_higher(taken.job_id, above, turn, work, higher)
                 marks.set(is_parked=False)
             await work

@@ -105,6 +105,7 @@ class Service:
             presence=self.presence,
             looks=self._looks,
             leaving=leaving,
+            metrics=metrics,
             run_before=self._run_before,
         )
         self._in_hand = 0

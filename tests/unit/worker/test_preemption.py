@@ -111,6 +111,7 @@ class TestMakingWay:
         assert (low_result.attempts, world.field(low, "deaths"), world.field(low, "parked_by")) == (1, None, None)
         assert low_result.timings.parked_ms > 0
         assert high_result.timings.parked_ms is None
+        assert worker.service.metrics.registry.get_sample_value("genqueue_jobs_parked_total") == 1
         assert not world.client.exists(KEYS.taken(worker.service.worker.name))
 
     def test_the_high_job_has_ended_before_the_low_one_says_another_word(self, world):
