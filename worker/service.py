@@ -26,7 +26,7 @@ from .intake import check_deaths, check_record, read_order
 from .job import Done, Order, Outcome, PutBack
 from .leaving import Leaving, cancel
 from .links import Links
-from .looks import Looks
+from .looks import BELLS, Looks
 from .metrics import Metrics
 from .preemption import Preemption
 from .presence import Presence
@@ -96,7 +96,8 @@ class Service:
             engine, worker, self.runner, presence=self.presence, metrics=metrics, outage=outage
         )
         self._rq = self._registrar.call
-        self._looks = Looks(links.looks, worker.keys_of_queues(), outage)
+        bells = {each: worker.keys.bell(settings.model_name, each) for each in BELLS}
+        self._looks = Looks(links.looks, worker.keys_of_queues(), bells, outage)
         self._preemption = Preemption(
             settings,
             worker,
@@ -162,8 +163,8 @@ class Service:
         if taken == "suspended":
             await self._rq(self.worker.note_state, WorkerStatus.SUSPENDED)
             await self._leaving.pause(SUSPENSION_POLL_S)
-        elif taken is None:
-            await self._wait_for_work()
+        elif taken is None or taken == "limited":
+            await self._wait_for_work(bell_alone=taken == "limited")
         else:
             await self._see_through(taken, taken_at)
 
@@ -252,11 +253,12 @@ class Service:
         self.upkeep.running[job.id] = job
         return execution
 
-    async def _wait_for_work(self) -> None:
+    async def _wait_for_work(self, *, bell_alone: bool) -> None:
         await self._registrar.all_registered()
         await self._rq(self.worker.note_state, WorkerStatus.IDLE)
         if not self._leaving.asked.is_set():  # meanwhile: a look that has just begun is slow to be cancelled
-            await self._looks.wait(self._leaving.asked.wait(), self.engine.wait_until_dead())
+            others = self._leaving.asked.wait(), self.engine.wait_until_dead()
+            await self._looks.wait(*others, bell_alone=bell_alone)
 
     def on_stop_command(self) -> None:
         """RQ's stop command has come; called on the thread that handles it."""

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import BrokerUnavailable, Priority
+from producer.contract import BrokerUnavailable
 
 from .checker import Violation
 from .deaths import preemptions, read_counted, signs
@@ -34,6 +34,7 @@ from .verdict import counted_by_outage, judge
 from .watchers import Watchers
 from .workload import Workload
 
+GROUPS = (None, "a", "b")
 TICK_S = 0.02
 QUIET_S = 30.0
 """How long the end may take: the sweep's patience with the last dead worker, and its bookkeeping."""
@@ -41,6 +42,8 @@ CALM_S = 300.0
 """Within this time, all workers are whole again."""
 OUTAGE_S = (8.0, 15.0)
 """Longer than a beat counts."""
+PRIORITIES = 101
+"""Drawn, and taken in turn."""
 COUNT_S = 2.0
 """Between two looks at the logs."""
 AFTER_OUTAGE_S = 8.0
@@ -69,6 +72,9 @@ class Storm:
         self._running: set[str] = set()
         self._report = Report()
         self._counted_at = 0.0
+        # One for each job, as groups have it, and of a length that has no part with theirs.
+        shares = (6, 2, 2) if plan.preemptions else (0, 1, 0)
+        self._priorities = rng.choices(("low", "normal", "high"), shares, k=PRIORITIES)
         self._started_at = time.monotonic()
         self._next_fault = 0.0
         self._strikes = Strikes(broker, self._client, self._fleet, plan, rng)
@@ -152,10 +158,10 @@ class Storm:
     def _submit(self, request: dict[str, Any]) -> str:
         """Submit one job. An id of our own makes it safe to try again after a lost answer."""
         job_id = f"storm-{len(self._requests)}"
-        priority: Priority = "normal"
-        if self._plan.preemptions:
-            priority = self._rng.choices(("low", "normal", "high"), (6, 2, 2))[0]
-        self._producer.submit(**request, model="tiny", job_id=job_id, priority=priority, result_ttl_s=86_400)
+        # Fixed, as it may be tried again: the same job, and the same queue.
+        group = GROUPS[len(self._requests) % len(GROUPS)]
+        options: dict[str, Any] = {"group": group, "priority": self._priorities[len(self._requests) % PRIORITIES]}
+        self._producer.submit(**request, model="tiny", job_id=job_id, result_ttl_s=86_400, **options)
         self._requests[job_id] = request
         self._running.add(job_id)
         self._watchers.tell(job_id)

@@ -53,7 +53,7 @@ class SteadyRun:
 
     def __init__(self, request: dict[str, Any], resumed_ids: Sequence[int]) -> None:
         self._prompt: str = request["prompt"]
-        self._total: int = request["max_new_tokens"]
+        self._total: int = request.get("max_new_tokens", 256)
         self._position = len(resumed_ids)
         assert list(resumed_ids) == undisturbed_ids(self._prompt, self._position), "resumed from other tokens"
         self._flush: bool | None = None

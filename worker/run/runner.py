@@ -76,10 +76,11 @@ class Runner:
         turn: when it may have the engine; None: from the beginning to the end.
         """
         about = {"job_id": order.job_id}
-        may_be_large = order.has_stream
+        # Whoever took the job has seen whether it has a past. Should one come up meanwhile, an append hears of it.
+        has_past = order.has_stream
         while True:
-            history = await self._history(order.job_id, may_be_large=may_be_large)
-            may_be_large = True
+            history = await self._history(order.job_id) if has_past else History()
+            has_past = True
             if not history.held:
                 logger.warning("job %s has been taken over before it began", order.job_id, extra=about)
                 return Superseded()
@@ -123,10 +124,8 @@ class Runner:
         for attempt in self.attempts.values():
             attempt.look_for_cancel()
 
-    async def _history(self, job_id: str, *, may_be_large: bool = True) -> History:
-        return await read_or_discard_history(
-            self.client, self.keys, job_id, self.worker_name, self._outage, may_be_large=may_be_large
-        )
+    async def _history(self, job_id: str) -> History:
+        return await read_or_discard_history(self.client, self.keys, job_id, self.worker_name, self._outage)
 
     async def _clear(self, job_id: str) -> bool:
         """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in.

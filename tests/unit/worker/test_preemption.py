@@ -143,6 +143,18 @@ class TestMakingWay:
         assert [result.text for result in results] == texts((first, LONG), ("other", 4))
         assert (results[0].timings.parked_ms is not None) is makes_way
 
+    @pytest.mark.parametrize("groups", [(None, "b"), ("a", None), ("a", "a"), ("a", "b")])
+    def test_groups_make_way_for_each_other_by_priority(self, world, groups):
+        worker = world.start()
+        for name, priority, group in (("low", "low", groups[0]), ("high", "high", groups[1])):
+            world.producer.submit(
+                name, model="tiny", priority=priority, group=group, max_new_tokens=LONG, job_id=name
+            )
+            worker.turn_until(lambda name=name: len(world.stream(name)) > 1)
+        assert worker.service.runner.attempts["low"].is_parked
+        results = world.ended(worker, "low", "high")
+        assert [result.text for result in results] == texts(("low", LONG), ("high", LONG))
+
     def test_jobs_are_parked_on_top_of_each_other(self, world):
         worker = world.start(preempt="all")
         world.begun(worker, "low", "low")
@@ -318,6 +330,7 @@ class TestParkedAndThen:
         low, _ = world.parked(worker)
         assert isinstance(delete(KEYS, low, ["tiny"]).run(world.client), Held)
         world.producer.cancel(low)
+        worker.service.runner.look_for_cancel()
         worker.turn_until(lambda: world.status(low) == "stopped")
         worker.turn_until(lambda: not isinstance(delete(KEYS, low, ["tiny"]).run(world.client), Held))
         assert world.stream(low) == []

@@ -95,7 +95,7 @@ def test_a_job_whose_answer_was_lost_comes_again(client):
 
 
 @pytest.mark.parametrize(
-    ("above", "order"), [("high", ["", ""]), ("normal", ["h", ""]), ("low", ["h", "n"]), (None, ["h", "n"])]
+    ("above", "order"), [("normal", ["h", "", ""]), ("low", ["h", "n", ""]), (None, ["h", "n", "l"])]
 )
 def test_of_higher_priorities_alone_where_a_running_job_is_to_make_way(client, above, order):
     for priority in ("low", "normal", "high"):
