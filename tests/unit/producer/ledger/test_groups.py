@@ -197,6 +197,46 @@ def test_the_bell_rings_until_a_take_finds_that_no_group_waits(client):
     assert not client.exists(BELL)
 
 
+@pytest.mark.parametrize(
+    ("priority", "rings"), [("high", {None, "low", "normal"}), ("normal", {None, "low"}), ("low", {None})]
+)
+def test_a_bell_for_jobs_that_make_way_rings_for_higher_groups_alone(client, priority, rings):
+    """And until a take for those priorities finds that none waits, or one for all."""
+
+    def ringing():
+        return {above for above in (None, "low", "normal") if client.exists(KEYS.bell("tiny", above))}
+
+    submit_jobs(client, "a1", group="a", priority=priority)
+    assert ringing() == rings
+    assert take_next(client).job_id == "a1"
+    for above in ("normal", "low"):
+        before = ringing()
+        assert take_next(client, known=("a1",), above=above) is None
+        assert ringing() == before - {above}
+    submit_jobs(client, "a2", group="a", priority=priority)
+    assert take_next(client, known=("a1",)).job_id == "a2"
+    assert take_next(client, known=("a1", "a2")) is None
+    assert ringing() == set()
+
+
+@pytest.mark.parametrize(("above", "found"), [("normal", "high"), ("low", "high"), (None, "high")])
+def test_a_job_makes_way_for_a_higher_one_of_any_group(client, above, found):
+    for each in ("low", "normal", "high"):
+        submit_jobs(client, each, group="a" if each != "normal" else None, priority=each)
+    assert take_next(client, above=above).job_id == found
+    second = take_next(client, known=("high",), above=above)
+    assert (second and second.job_id) == (None if above == "normal" else "normal")
+
+
+def test_of_groups_only_what_was_asked_for_comes_where_the_answer_was_lost(client):
+    submit_jobs(client, "low", group="a", priority="low")
+    submit_jobs(client, "high", group="a", priority="high")
+    assert take_next(client).job_id == "high"
+    assert take_next(client, known=("high",)).job_id == "low"
+    assert take_next(client, known=("high",), above="low") is None
+    assert take_next(client, above="low").job_id == "high"
+
+
 def test_a_job_of_a_group_whose_answer_was_lost_comes_again(client):
     submit_jobs(client, "a1", "a2", group="a")
     assert take_next(client).job_id == take_next(client).job_id == "a1"
