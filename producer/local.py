@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -130,6 +131,40 @@ def local_worker(
         yield LocalWorker(model, process, stem)
     finally:
         _end(process)
+
+
+@contextlib.contextmanager
+def local_gateway(broker: LocalBroker, port: int, *, prefix: str | None = None) -> Iterator[None]:
+    """A gateway on this port of 127.0.0.1, for as long as the block lasts. It says itself where it is.
+
+    Raises GenqueueError where it is not installed, or its port is taken, or it ends before it listens.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn", "prometheus_client")):
+        raise GenqueueError("the gateway is not installed: pip install 'genqueue[gateway]'")
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:  # else whoever has the port would be taken for our gateway
+        raise GenqueueError(f"port {port} is taken: give another, as --serve {port + 1}") from error
+    arguments = ["--host", "127.0.0.1", "--port", str(port), *(["--prefix", prefix] if prefix else [])]
+    command = module_command("producer", "serve", *arguments)
+    environment = {**os.environ, "GENQUEUE_REDIS_URL": broker.url}
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        tied_command(command), env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_until_it_listens(process, port)
+        yield
+    finally:
+        _end(process)
+
+
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
+    while True:
+        if process.poll() is not None:
+            raise GenqueueError("the gateway has ended; its message stands above")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), POLL_S):
+            return
+        time.sleep(POLL_S)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

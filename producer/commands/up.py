@@ -14,11 +14,22 @@ import click
 from ..client import Producer
 from ..contract import BrokerUnavailable, GenerationResult, GenqueueError, InvalidRequest
 from ..interrupts import Interrupted
-from ..local import LocalWorker, broker_at, check_installed, ended_by_signals, local_worker, say_dimly
+from ..local import (
+    LocalWorker,
+    broker_at,
+    check_installed,
+    ended_by_signals,
+    local_gateway,
+    local_worker,
+    say_dimly,
+)
 from ..settings import TINY, ProducerSettings
 from .follow import Follower, end_of, report
 from .options import chosen_model, model_options, prefix_option, sampling_options
 from .output import say
+
+
+SERVE_PORT = 8000
 
 
 @click.command()
@@ -27,6 +38,15 @@ from .output import say
     "--device",
     envvar="GENQUEUE_DEVICE",
     help="As torch names it: cuda:0, cpu. [env: GENQUEUE_DEVICE; default: cpu for tiny, else cuda:0]",
+)
+@click.option(
+    "--serve",
+    "serve_port",
+    is_flag=False,
+    flag_value=SERVE_PORT,
+    type=click.IntRange(1, 65535),
+    metavar="[PORT]",
+    help=f"Serve OpenAI's API, too, on 127.0.0.1. [default port: {SERVE_PORT}]",
 )
 @sampling_options
 @click.option(
@@ -40,6 +60,7 @@ def up(
     model_name: str | None,
     model_path: Path | None,
     device: str | None,
+    serve_port: int | None,
     redis_url: str | None,
     prefix: str | None,
     **sampling: Any,
@@ -69,8 +90,11 @@ def up(
         broker_at(settings.redis_url if "redis_url" in settings.model_fields_set else None) as server,
         local_worker(model, server, prefix=settings.prefix, model_path=folder, device=device) as worker,
         Producer(server.url, prefix=settings.prefix) as producer,
+        contextlib.ExitStack() as started,
     ):
         ready = worker.wait_until_ready(producer)
+        if serve_port is not None:
+            started.enter_context(local_gateway(server, serve_port, prefix=settings.prefix))
         lines_are: LinesAre = "prompts" if not ready.chat_template else "questions" if is_tiny else "turns"
         chat = Conversation(producer, worker, _given(sampling), lines_are)
         _say_what_to_do(model, server.url, lines_are)

@@ -1,13 +1,16 @@
 """`genqueue up` and `genqueue broker`: everything in one command, and nothing left when it ends."""
 
 import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 import redis
@@ -91,6 +94,31 @@ def test_lines_of_a_pipe_are_answered(
     assert not Path(f"/proc/{worker_pid(done.stderr)}").exists()
     [record] = redis_client.keys("rq:worker:local-*")
     assert redis_client.hget(record, "death")  # it was asked to leave, and not killed
+
+
+def test_openais_api_is_served_too(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    asked = command("up", "--serve", str(port))
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(asked, env=environment, text=True, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        said = ""
+        while f"gateway: http://127.0.0.1:{port}/v1" not in said:
+            said += (line := process.stderr.readline())
+            assert line, said
+        body = json.dumps({"model": "tiny", "prompt": "Hi", "max_tokens": 3}).encode()
+        headers = {"content-type": "application/json"}
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        with urlopen(Request(url, body, headers), timeout=WAIT_S) as answer:
+            assert json.load(answer)["usage"]["completion_tokens"] == 3
+        process.stdin.close()
+        said += process.stderr.read()
+        assert process.wait(WAIT_S) == 0
+    assert_nothing_is_left(said)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a bare install lacks is named with the extra that brings it, and old names still import."""
 
+import socket
 import subprocess
 import sys
 
@@ -62,3 +63,20 @@ def test_without_starlette_serving_names_the_extra(
 
     assert cli.run(["serve"]) == 2
     assert "pip install 'genqueue[gateway]'" in capsys.readouterr().err
+
+
+def test_without_starlette_serving_beside_a_worker_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: None)
+    broker = local.LocalBroker("redis://127.0.0.1:1/0", ends_with_us=False)
+
+    with pytest.raises(GenqueueError, match=r"'genqueue\[gateway\]'"), local.local_gateway(broker, 1):
+        pass
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_started() -> None:
+    broker = local.LocalBroker("redis://127.0.0.1:1/0", ends_with_us=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(GenqueueError, match=f"--serve {port + 1}"), local.local_gateway(broker, port):
+            pass
