@@ -28,7 +28,6 @@ from .follow import Follower, end_of, report
 from .options import chosen_model, model_options, prefix_option, sampling_options
 from .output import say
 
-
 SERVE_PORT = 8000
 
 
