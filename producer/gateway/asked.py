@@ -6,6 +6,7 @@ What becomes of every field of OpenAI's bodies is in README.md, a table that a t
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,12 +103,16 @@ def translated(read: Callable[[], dict[str, Any]], names: Mapping[str, str]) -> 
 def _requests(given: dict[str, Any], kind: Kind, owner: str, settings: GatewaySettings) -> list[GenerationRequest]:
     options = {} if settings.max_tokens is None else {"max_new_tokens": settings.max_tokens}
     fields = {name: value for name, value in given.items() if name not in SERVED_HERE}
-    if (salt := cache_salt(fields.get("cache_salt"), owner, settings)) is not None:
+    if (salt := cache_salt(text_in(fields, "cache_salt", 256), owner, settings)) is not None:
         fields["cache_salt"] = salt
     prompts = _prompts(fields) if kind == "completions" else [{}]
     copies = _copies(given)
     if len(prompts) * copies > settings.max_choices:
         raise refused("n", f"a request may have {settings.max_choices} answers here", code="too_many")
+    if copies > 1 and copies * len(json.dumps(fields)) > settings.max_body_bytes:
+        raise refused(
+            "n", f"so many jobs of this size take more than {settings.max_body_bytes} bytes", code="too_many"
+        )
     requests = []
     names = {f"{name.split('_', maxsplit=1)[0]}_new_tokens": name for name in reversed(NAMES) if name in given}
     for prompt in prompts:

@@ -74,7 +74,7 @@ class AskedResponse:
         """The job's.  before: messages of the conversation so far.  Raises ApiError."""
         system = [{"role": "system", "content": self.instructions}] if self.instructions is not None else []
         body = {**self.chat, "messages": [*system, *before, *self.turns]}
-        if (salt := cache_salt(body.get("cache_salt"), owner, settings)) is not None:
+        if (salt := cache_salt(text_in(body, "cache_salt", 256), owner, settings)) is not None:
             body["cache_salt"] = salt
         options = {} if settings.max_tokens is None else {"max_new_tokens": settings.max_tokens}
         names = {"max_new_tokens": "max_output_tokens", "messages": "input", "logprobs": "top_logprobs"}

@@ -167,6 +167,22 @@ def test_values_that_say_what_is_done_anyway(fields: dict[str, Any], is_same: bo
     assert (asked == plain) == is_same
 
 
+def test_a_long_prompt_is_not_multiplied_beyond_the_size_of_a_body():
+    body = BODIES["chat"][0] | {"messages": [{"role": "user", "content": "x" * 1000}]}
+    chosen = GatewaySettings(max_body_bytes=5_000)
+    assert len(read_asked(body | {"n": 4}, "chat", OPEN, chosen).requests) == 4
+    with pytest.raises(ApiError) as refused:
+        read_asked(body | {"n": 5}, "chat", OPEN, chosen)
+    assert refused.value.param == "n"
+
+
+@pytest.mark.parametrize("owner", [OPEN, "alice"])
+def test_a_salt_is_a_text(owner: str):
+    with pytest.raises(ApiError) as refused:
+        read_asked(BODIES["chat"][0] | {"cache_salt": 3}, "chat", owner, GatewaySettings())
+    assert refused.value.param == "cache_salt"
+
+
 def test_prompts_of_a_completion():
     for prompt, count in ((["a", "b"], 2), ([1, 2], 1), ([[1, 2], [3]], 2), (["a"], 1), ("ab", 1)):
         asked = read_asked({"model": "tiny", "prompt": prompt}, "completions", OPEN, GatewaySettings())
