@@ -4,12 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS_VENV ?= .venv-clients
+CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 CUDA_VENV ?= .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_STAMP := $(CUDA_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-models test-cuda costs captures lint mutate mutate-lua bench bench-engine
+.PHONY: help demo test test-fast test-long test-models test-clients test-cuda costs captures lint mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
 # Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
@@ -34,6 +36,9 @@ test-long: $(STAMP) ## The tests that `make test` leaves out because they take l
 
 test-models: $(STAMP) ## The engine in every combination of its settings, where `make test` has each pair once
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit/worker/engine
+
+test-clients: $(STAMP) $(CLIENTS_STAMP) ## The gateway with clients of others, in an environment of theirs (a few minutes the first time)
+	GENQUEUE_CLIENTS_PYTHON=$(CLIENTS_VENV)/bin/python $(BIN)/python -m pytest tests/clients
 
 test-cuda: $(CUDA_STAMP) ## The CUDA path without a GPU, on a stand-in: compiled, captured, counted, disturbed (a few minutes)
 	$(CUDA_BIN)/python -m pytest -n 2 --dist loadfile tests/cuda
@@ -77,10 +82,15 @@ soak: $(STAMP) ## Half an hour of steady load: nothing may grow
 	@$(BIN)/python -m tests.chaos.soak $(SOAK)
 
 clean: ## Remove what was set up
-	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CUDA_VENV) $(CLIENTS_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) .ci/set_up.py $(VENV)
+	@touch $@
+
+$(CLIENTS_STAMP): tests/clients/requirements.txt
+	@$(PYTHON) -m venv $(CLIENTS_VENV)
+	@$(CLIENTS_VENV)/bin/pip install -q -r tests/clients/requirements.txt
 	@touch $@
 
 # `===` is PyPI's build, which is the one with CUDA. --no-deps leaves out NVIDIA's packages, for which the stand-in is.
