@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, ValidationError
 from rq.utils import utcparse
 
-from .contract.requests import Frozen
+from .contract.strict import Frozen
 from .eta import Pace, about
 from .ledger.roster import WorkerRecord
 
