@@ -56,6 +56,7 @@ from .events import (
     mirror_json,
     parse_entry,
     terminal_event,
+    tokens_json,
 )
 from .keys import FUNCTION, Keys, Priority
 from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, Message, SamplingParams
@@ -121,4 +122,5 @@ __all__ = [
     "mirror_json",
     "parse_entry",
     "terminal_event",
+    "tokens_json",
 ]

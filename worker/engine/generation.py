@@ -149,8 +149,8 @@ class Generation(Iterator[Step]):
         token_ids = [*self._first, *([self._read_token()] if self._ring else [])]
         self.prefill_ms = (time.perf_counter() - self._started_at) * 1000
         while True:
-            for token_id in token_ids:
-                step = self._step(token_id)
+            for count, token_id in enumerate(token_ids, 1):
+                step = self._step(token_id, has_next=count < len(token_ids))
                 yield step
                 if step.finish_reason:
                     return
@@ -267,10 +267,10 @@ class Generation(Iterator[Step]):
         self._tokens.append(token_id)
         return token_id
 
-    def _step(self, token_id: int) -> Step:
+    def _step(self, token_id: int, *, has_next: bool) -> Step:
         logprob = None if self._logprobs is None else token_logprob(self._logits, token_id, self._logprobs)
         text = self._output.push(token_id)
-        return Step(token_id, text, logprob, self.finish_reason, self.stop)
+        return Step(token_id, text, logprob, self.finish_reason, self.stop, has_next)
 
     # -- trouble
 

@@ -18,3 +18,5 @@ class Step:
     """Set on the last step of a generation."""
     stop: str | None
     """The stop string that ended it, if one did."""
+    has_next: bool = False
+    """Whether the token after it is known, from the same pass over the model."""
