@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError
-from rq.utils import utcparse
 
 from .contract.strict import Frozen
 from .eta import Pace, about
+from .ledger import rq_times
 from .ledger.roster import WorkerRecord
 
 JobState = Literal["queued", "deferred", "scheduled", "running", "finished", "failed", "cancelled"]
@@ -93,8 +93,11 @@ class JobStatus(Frozen):
     is_held: bool = True
     """Whether it stands in line, waits for another job or its time, or is with a worker."""
     queue: str | None = None
+    group: str | None = None
+    """For whom it is."""
     position: int | None = None
-    """Jobs of this model that are served before it; None when it does not stand in line."""
+    """Jobs of this model that are served before it; None when it does not stand in line. Where groups take turns,
+    as far as that can be told now."""
     eta_s: float | None = None
     """Until a worker takes it, by what jobs took lately; None when it is not in line, or nobody can tell."""
     worker: str | None = None
@@ -212,7 +215,7 @@ def times_of(fields: Mapping[str, str]) -> dict[str, datetime]:
     times = {}
     for name in ("enqueued_at", "started_at", "ended_at"):
         with suppress(ValueError):
-            times[name] = utcparse(fields.get(name, ""))
+            times[name] = rq_times.parse(fields.get(name, ""))
     return times
 
 

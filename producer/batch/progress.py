@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemaini
 from rich.table import Column
 from rich.text import Text
 
-from ..display import printable
+from ..printable import printable
 from .answers import Answer
 
 LOG_EVERY_S = 10.0

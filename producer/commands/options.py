@@ -9,8 +9,7 @@ import click
 
 from ..contract import DEFAULT_MAX_NEW_TOKENS
 from ..contract.keys import model_name_of_folder
-from ..local import TINY
-from ..settings import ProducerSettings
+from ..settings import TINY, ProducerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +43,11 @@ model_name_option = click.option(
     "--model-name",
     envvar="GENQUEUE_MODEL_NAME",
     help="Which model is to answer: the name that its worker has for it. [env: GENQUEUE_MODEL_NAME]",
+)
+group_option = click.option(
+    "--group",
+    metavar="NAME",
+    help="For whom it is, as a user or a tenant: groups take turns. [default: none]",
 )
 lifetime_options = with_options(
     click.option(

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator
 
 import click
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from ..client import Producer
 from ..contract import GenqueueError
-from ..display import printable
 from ..eta import about
 from ..job_status import Progress, WorkerInfo
 from ..overview_values import ModelOverview, Overview
+from ..printable import printable
 from .options import connection_options, json_option
 from .output import say, show
 
@@ -39,7 +38,7 @@ def ps(
     redis_url: str | None,
     prefix: str | None,
 ) -> int:
-    """Show what goes on: workers, and jobs that wait, run and have ended.
+    """Show workers, and jobs that wait, run and have ended.
 
     With --json: one object, with --watch one a line.
     """
@@ -92,6 +91,8 @@ def _outage_said() -> Iterator[None]:
 
 
 def _follow_on_screen(producer: Producer, model_name: str | None, interval_s: float) -> None:
+    from rich.live import Live
+
     # The last look stays above the prompt once it is over.
     with Live(console=Console(), auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:
@@ -135,6 +136,8 @@ def _model(model: ModelOverview) -> Iterable[RenderableType]:
         yield _workers_table(model.workers)
     elif model.queued:
         yield _text(f"no live worker serves {model.model}", style="yellow")
+    if model.groups:
+        yield _groups_table(model)
     if model.running:
         yield _running_table(model)
     if model.ended:
@@ -172,6 +175,15 @@ def _state(worker: WorkerInfo) -> str:
     if worker.is_suspended or worker.model_state == "loading":
         return "suspended" if worker.is_suspended else "loading"
     return worker.state or worker.model_state or ""
+
+
+def _groups_table(model: ModelOverview) -> Table:
+    table = _table("GROUP", numbers=("WAITING",))
+    for each in model.groups:
+        _row(table, each.group, str(each.count))
+    if more := model.groups_waiting - len(model.groups):
+        _row(table, f"and {more} more")
+    return table
 
 
 def _running_table(model: ModelOverview) -> Table:

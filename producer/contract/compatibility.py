@@ -21,6 +21,9 @@ BASE_REQUEST_FIELDS = frozenset({
 REQUEST_FIELDS = frozenset(GenerationRequest.model_fields)
 """Those that this version knows."""
 
+PUBLISHED_FIELDS = REQUEST_FIELDS | {"group"}
+"""What a worker of this version publishes: these, and what it knows of a job beside its request."""
+
 
 def fields_beyond_base(wire: Mapping[str, Any]) -> frozenset[str]:
     """Fields of a request, in its wire form, that not every worker knows. Empty: nobody needs to be asked."""

@@ -34,7 +34,9 @@ ELSEWHERE = {
     "system": 'give it as the first of messages: {"role": "system", "content": ...}',
     "instructions": 'give it as the first of messages: {"role": "system", "content": ...}',
     "input": _TEXT,
-    "user": 'give it as one of messages: {"role": "user", "content": ...}',
+    "user": 'whom it is for is called group; what one says is in messages: {"role": "user", "content": ...}',
+    "tenant": "it is called group",
+    "group_id": "it is called group",
     "include_stop_str_in_output": "the text ends before the stop string; the result's `stop` says which it was",
     "salt": "it is called cache_salt",
     # transformers

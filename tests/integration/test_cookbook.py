@@ -135,6 +135,14 @@ def test_answers_of_a_form(kitchen: Kitchen) -> None:
     assert set(ast.literal_eval(answers)) <= {"yes", "no"}
 
 
+def test_several_users(kitchen: Kitchen) -> None:
+    [script] = COOKBOOK.blocks("Several users")
+    place, refusal, text = kitchen.python(script).splitlines()
+    assert place.startswith(("queued, 1st in line", "queued, 2nd in line"))
+    assert "jobs of group 'alice' wait for tiny and max_queued is 50" in refusal
+    assert text == answer_to(GENQUEUE)
+
+
 def test_asyncio(kitchen: Kitchen) -> None:
     [script] = COOKBOOK.blocks("asyncio")
     assert kitchen.python(script).splitlines() == [answer_to(prompt) for prompt in (GENQUEUE, WHO, KILL)]

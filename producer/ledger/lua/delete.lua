@@ -1,7 +1,9 @@
--- Take away all that stands of a job, unless a worker has it: what a worker writes afterwards would stay.
+-- Take away all that stands of a job, unless a worker has it: what a worker writes afterwards would stay. One that was
+-- taken for dead, and lives, may do so all the same: a mark tells it for a day that the job is to stay away.
 -- KEYS  1 RQ hash  2 events  3 result  4 cancel  5 waiters  6 RQ's results  7.. deadlines of the models it may be of
 -- ARGV  1 job id  2 takers: no key, as a user of before this script may not touch it  3 prefix and 4 suffix of the
---       lists of taken jobs  5 prefix of RQ's keys  6.. queues that it may be of
+--       lists of taken jobs  5 prefix of RQ's keys  6 prefix of our keys  7 prefix of our queues' names
+--       8.. queues that it may be of
 -- Returns 'held' and the name of who has it; 'deleted'; 'gone': nothing of it was there.
 local id, rq, deleted = ARGV[1], ARGV[5], 0
 local holder, runner, status, group, limit = unpack(fields_of(
@@ -32,9 +34,11 @@ for _, other in ipairs(unless_wrong_type('SMEMBERS', job .. ':dependencies') or 
   drop('SREM', rq .. 'job:' .. other .. ':dependents', id)
 end
 local runs = unless_wrong_type('ZRANGE', rq .. 'executions:' .. id, 0, -1) or {}
-for i = 6, #ARGV do
+for i = 8, #ARGV do
   local queue = ARGV[i]
   drop('LREM', rq .. 'queue:' .. queue, 0, id)
+  local place = place_of(ARGV[6], ARGV[7], queue)
+  if place then leave_line(place, rq) end
   for _, registry in ipairs({'deferred:', 'scheduled:', 'ready:', 'finished:', 'failed:', 'canceled:'}) do
     drop('ZREM', rq .. registry .. queue, id)
   end
@@ -59,4 +63,6 @@ for i = 7, #KEYS do drop('ZREM', KEYS[i], id) end
 tell_waiters(KEYS[5], id, 60) -- they look, and find no job
 drop('DEL', job .. ':dependents', job .. ':dependencies', rq .. 'executions:' .. id)
 drop('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6])
-return deleted > 0 and {'deleted'} or {'gone'}
+if deleted == 0 then return {'gone'} end
+redis.pcall('SET', deleted_mark(ARGV[3], id), '', 'EX', 86400)
+return {'deleted'}
