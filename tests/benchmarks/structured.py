@@ -121,7 +121,7 @@ def masks(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
             begun = time.perf_counter()
             constraint.fill(mask.words)
             filled = time.perf_counter()
-            torch.where(mask.allowed(), logits, float("-inf"))
+            torch.add(logits, mask.bias())
             if engine.device.type == "cuda":
                 torch.cuda.synchronize()
             applied = time.perf_counter()

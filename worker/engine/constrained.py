@@ -59,8 +59,8 @@ class Constrained:
         if self._beside and self._constraint and self._mask and self._filling is None:
             self._filling = self._beside.submit(self._constraint.fill, self._mask.words)
 
-    def allowed(self) -> Tensor | None:
-        """(1, vocab) bool on the device: what may come next; None: anything.  Raises as `Constraint.fill`."""
+    def bias(self) -> Tensor | None:
+        """(1, vocab) float32 on the device: -inf for what may not come next.  Raises as `Constraint.fill`."""
         if self._constraint is None or self._mask is None:
             return None
         filling, self._filling = self._filling, None
@@ -68,7 +68,7 @@ class Constrained:
             self._constraint.fill(self._mask.words)
         else:
             filling.result()
-        return self._mask.allowed()
+        return self._mask.bias()
 
     def allows(self, token_id: int) -> bool:
         """Whether that token may come next."""

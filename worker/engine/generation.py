@@ -245,8 +245,8 @@ class Generation(Iterator[Step]):
     def _choose(self, logits: Tensor) -> None:
         """Choose a token, and send it on its way to the host.  logits: (1, vocab) float32."""
         length = len(self._tokens) + len(self._ring)
-        ids, allowed = self._tokens.on_device[:, :length], self._constrained.allowed()
-        token = self._sampler.choose(logits, ids, length - self.prompt_tokens, allowed)
+        ids, bias = self._tokens.on_device[:, :length], self._constrained.bias()
+        token = self._sampler.choose(logits, ids, length - self.prompt_tokens, bias)
         self._ring.push(token)
         self._tokens.unread = 1
         # A step may be launched before anybody has seen that this is no token, which nothing could look up.

@@ -57,17 +57,17 @@ class Sampler:
         self.takes_rows = not may_wait and all(map(is_alike_everywhere, self._processors))
         """Whether the tokens at several positions can be chosen at once, with one wait for all."""
 
-    def choose(self, logits: Tensor, ids: Tensor, position: int, allowed: Tensor | None = None) -> Tensor:
+    def choose(self, logits: Tensor, ids: Tensor, position: int, bias: Tensor | None = None) -> Tensor:
         """The next token, (1, 1) int64 on the device of the logits, or NOT_A_TOKEN, also where none is left.
 
         logits: (1, vocab) float32.  ids: (1, seq_len) int64, the prompt and the output so far.
         position: how many tokens the output has so far.
-        allowed: (1, vocab) bool on the device of the logits, the tokens that may come; None: all.
+        bias: (1, vocab) float32 on the device of the logits, -inf for tokens that may not come; None: none.
         With `takes_rows`, also (rows, vocab) of consecutive positions from there on; returns (rows, 1), then.
         """
         scores = apply(self._processors, ids, logits)
-        if allowed is not None:
-            scores = torch.where(allowed, scores, -math.inf)
+        if bias is not None:
+            scores = scores + bias
         if self._candidates is not None:
             return self._draw(*self._candidates(scores), position, logits.shape[-1])
         scores = apply(self._cutoffs, ids, scores)

@@ -100,7 +100,8 @@ class Constraint:
         taken: list[int] = []
         while self._forced and len(taken) < room:
             taken.append(self._forced[0])
-            self.push(taken[-1])
+            may_come = self.push(taken[-1])
+            assert may_come, "what is forced has been looked at"
         return taken
 
     def fill(self, words: Words) -> None:
@@ -163,9 +164,8 @@ class Constraints:
         """For a new answer; None where it may be any text.  Raises InvalidRequest."""
         if (grammar := grammar_of(request)) is None:
             return None
-        matcher = self._matcher(grammar).deep_copy()
         return Constraint(
-            matcher,
+            self._matcher(grammar).deep_copy(),
             self._tokens(),
             ends=ends,
             min_new_tokens=request.min_new_tokens,

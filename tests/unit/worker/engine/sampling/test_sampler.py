@@ -154,15 +154,14 @@ class TestSamples:
         sampler = Sampler(
             params, seed=3, prompt_length=0, eos_token_ids=frozenset(), device=CPU, may_wait=may_wait
         )
-        allowed = torch.zeros(1, 16, dtype=torch.bool)
-        allowed[0, [2, 9, 11]] = True
+        bias = torch.full((1, 16), -math.inf)
+        bias[0, [2, 9, 11]] = 0
         none = torch.empty(1, 0, dtype=torch.int64)
         for position in range(40):
-            token = sampler.choose(self.LOGITS, none, position, allowed)
-            alone = torch.where(allowed, self.LOGITS, -math.inf)
+            token = sampler.choose(self.LOGITS, none, position, bias)
             assert token.item() in {2, 9, 11}
-            assert token.tolist() == sampler.choose(alone, none, position).tolist()
-        assert sampler.choose(self.LOGITS, none, 0, torch.zeros_like(allowed)).item() == NOT_A_TOKEN
+            assert token.tolist() == sampler.choose(self.LOGITS + bias, none, position).tolist()
+        assert sampler.choose(self.LOGITS, none, 0, torch.full_like(bias, -math.inf)).item() == NOT_A_TOKEN
 
     def test_at_a_temperature_too_small_to_divide_by_are_greedy(self):
         sampler = Sampler(

@@ -1,5 +1,7 @@
 """Bits that become a row of what may come."""
 
+import math
+
 import pytest
 import torch
 
@@ -15,16 +17,17 @@ def test_each_token_has_its_bit(words, vocab_size):
     ]
     for token_id in tokens:
         mask.words[token_id >> 5] |= 1 << (token_id & 31)
-    allowed = mask.allowed()
-    assert (allowed.shape, allowed.dtype) == ((1, vocab_size), torch.bool)
-    assert allowed[0].nonzero()[:, 0].tolist() == tokens
+    bias = mask.bias()
+    assert (bias.shape, bias.dtype) == ((1, vocab_size), torch.float32)
+    assert set(bias.unique().tolist()) <= {0.0, -math.inf}
+    assert (bias[0] == 0).nonzero()[:, 0].tolist() == tokens
 
 
 def test_the_bits_on_a_gpu_are_spread_alike():
     mask = TokenMask(25, 790, CPU)
     mask.words[:] = torch.randint(2**31, (25,), generator=torch.Generator().manual_seed(1)).numpy()
-    here = mask.allowed().clone()
+    here = mask.bias().clone()
     mask._on_device = torch.zeros(
         25, dtype=torch.int32
     )  # as on a GPU, where bits are spread by operations on tensors
-    assert torch.equal(mask.allowed(), here)
+    assert torch.equal(mask.bias(), here)
