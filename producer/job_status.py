@@ -80,6 +80,11 @@ class Progress(Frozen):
     tokens: int | None = None
     tokens_per_second: float | None = None
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a job of a higher priority has the engine; it stays with its worker, and goes on after that."""
+        return self.phase == "paused"
+
 
 class JobStatus(Frozen):
     """What is known of a job."""
@@ -129,10 +134,19 @@ class JobStatus(Frozen):
             and self.worker not in {worker.name for worker in self.workers}
         )
 
+    @property
+    def is_paused(self) -> bool:
+        """It waits at its worker until a job of a higher priority has ended there."""
+        is_there = self.state == "running" and not self.has_result and not self.is_with_the_dead
+        return is_there and self.progress is not None and self.progress.is_paused
+
     def describe(self) -> str:
         """In words, for a person who waits: `queued, 3rd in line; no live worker serves tiny`."""
         if self.is_stranded:
             return f"{self._describe_loss()}: no worker will end its stream, cancel it here to do so"
+        if self.is_paused:
+            so_far = f" after {self.progress.tokens} tokens" if self.progress and self.progress.tokens else ""
+            return f"paused on {self.worker or 'a worker'}{so_far}: a job of a higher priority goes first"
         if self.state == "running" and not self.is_with_the_dead:
             return f"running on {self.worker or 'a worker'}{self._describe_progress()}"
         if self.state in {"queued", "deferred", "scheduled", "running"}:

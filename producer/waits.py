@@ -284,7 +284,7 @@ def _stand(status: JobStatus, standing: Standing) -> Stand:
     if status.is_stranded:
         return Stand("lost", newest)
     if status.state == "running":
-        return Stand("running", newest)
+        return Stand("in line" if status.is_paused else "running", newest)
     if not status.workers:
         return Stand("unserved", newest)
     return Stand("later" if status.state in {"deferred", "scheduled"} else "in line", newest)

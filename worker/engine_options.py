@@ -29,5 +29,8 @@ class EngineOptions(BaseModel):
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
     """For the keys and values of earlier prompts, in host memory, beside those that the cache holds anyway. 0
     turns the reuse of common beginnings off."""
+    parked_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """For the keys and values of jobs that wait for one of a higher priority, in host memory. What does not fit is
+    read again."""
     prompt_lookup: bool = True
     """Whether drafts are taken from the prompt and the output, for requests that do not say."""

@@ -68,7 +68,7 @@ Outcome = Done | PutBack | Retry | Superseded
 class AttemptProgress:
     """Where the running job stands."""
 
-    phase: Literal["starting", "prefill", "decode"] = "starting"
+    phase: Literal["starting", "prefill", "decode", "paused"] = "starting"
     tokens: int = 0
     tokens_per_second: float | None = None
 
@@ -79,37 +79,77 @@ class AttemptProgress:
 
 @dataclass(slots=True)
 class Clock:
-    """When things happened, in `time.monotonic()` seconds, which the engine's process shares."""
+    """When things happened, in `time.monotonic()` seconds, which the engine's process shares.
+
+    The time in which the job was parked is in none of its other figures.
+    """
 
     begun: float = field(default_factory=time.monotonic)
     """With the attempt, as soon as its worker has read what stands in the stream."""
     first_token: float | None = None
     last_token: float | None = None
     prefill_ms: float | None = None
+    parked_s: float | None = None
+    """None for a job that never was."""
+    _parked_at: float = 0.0
+    _was_parked: bool = False
+    """Since the last token."""
+    _parked_first_s: float = 0.0
+    """Before the first token."""
+    _is_prefilled: bool = False
+    _gaps: int = 0
+    _gaps_s: float = 0.0
+    """Between two tokens, where the job was parked: how often, and for how long."""
 
     def note(self, sampled_at: float) -> None:
         """A token was sampled then."""
         if self.first_token is None:
-            self.first_token = sampled_at
-        self.last_token = sampled_at
+            self.first_token, self._parked_first_s = sampled_at, self.parked_s or 0.0
+        elif self._was_parked and self.last_token is not None:
+            self._gaps += 1
+            self._gaps_s += sampled_at - self.last_token
+        self.last_token, self._was_parked = sampled_at, False
+
+    def note_prefill(self, took_ms: float | None) -> None:
+        """A run of the engine has ended that read for so long. What it read again, to go on, is none of it."""
+        if took_ms is not None and not self._is_prefilled:
+            self.prefill_ms = (self.prefill_ms or 0.0) + took_ms
+        self._is_prefilled = self.first_token is not None
+
+    def park(self) -> None:
+        """The job waits from now on."""
+        self._parked_at, self._was_parked = time.monotonic(), True
+
+    def go_on(self) -> None:
+        """It waits no more."""
+        self.parked_s = (self.parked_s or 0.0) + time.monotonic() - self._parked_at
+
+    def _decoded_s(self) -> float | None:
+        """From the first token to the last."""
+        if self.first_token is None or self.last_token is None:
+            return None
+        return self.last_token - self.first_token - self._gaps_s
 
     def tokens_per_second(self, tokens: int) -> float | None:
         """Speed of decoding; None before the second token.  tokens: that were noted."""
-        if self.first_token is None or self.last_token is None or self.last_token == self.first_token:
-            return None
-        return (tokens - 1) / (self.last_token - self.first_token)
+        took_s, steps = self._decoded_s(), tokens - 1 - self._gaps
+        return steps / took_s if took_s and steps > 0 else None
 
     def timings(self, tokens: int, queued_ms: float | None) -> Timings:
         """As they stand in the job's result.  tokens: that were noted."""
-        first, last = self.first_token, self.last_token
-        speed = self.tokens_per_second(tokens)
+        first_s = None if self.first_token is None else self.first_token - self.begun - self._parked_first_s
         return Timings(
             queued_ms=queued_ms,
             prefill_ms=_round(self.prefill_ms),
-            decode_ms=_round((last - first) * 1000) if first is not None and last is not None else None,
-            time_to_first_token_ms=_round((first - self.begun) * 1000) if first is not None else None,
-            tokens_per_second=_round(speed),
+            decode_ms=_milliseconds(self._decoded_s()),
+            time_to_first_token_ms=_milliseconds(first_s),
+            tokens_per_second=_round(self.tokens_per_second(tokens)),
+            parked_ms=_milliseconds(self.parked_s),
         )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else _round(seconds * 1000)
 
 
 def _round(value: float | None) -> float | None:

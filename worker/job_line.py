@@ -45,9 +45,12 @@ def _ended(result: GenerationResult, ms: int) -> tuple[str, dict[str, Any]]:
         fields["code"] = result.error.code
     if speed:
         fields["tokens_per_second"] = speed
+    if parked_ms := result.timings.parked_ms:
+        fields["parked_ms"] = parked_ms
     why = result.error.code if result.error else result.finish_reason
     text = (
         f"{result.status} ({why}): {usage.prompt_tokens}+{usage.completion_tokens} tokens in {ms} ms, "
         f"attempt {result.attempts}"
     )
-    return text + (f", {speed:.1f} tokens/s" if speed else ""), fields
+    text += f", {speed:.1f} tokens/s" if speed else ""
+    return text + (f", paused for {parked_ms:.0f} ms" if parked_ms else ""), fields

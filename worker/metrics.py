@@ -25,6 +25,11 @@ class Metrics:
             "genqueue_jobs", "Jobs that ended here, by their end", ["status", "error"], registry=self.registry
         )
         self.requeued = Counter("genqueue_jobs_put_back", "Jobs put back into their queue", registry=self.registry)
+        self.parked = Counter(
+            "genqueue_jobs_parked",
+            "Times that a job made way for one of a higher priority",
+            registry=self.registry,
+        )
         self.busy = Gauge("genqueue_busy", "1 while a job runs", registry=self.registry)
         self.engine_starts = Counter(
             "genqueue_engine_starts", "Starts of the engine process", registry=self.registry

@@ -49,6 +49,8 @@ class Presence:
         self._clock = clock
         self._entry: RingEntry | None = None
         self._is_new = True
+        self.members = 1
+        """Workers of the model that live, as of the last beat."""
         self._neighbours = Neighbours(client, keys, model, ttl_s=ttl_s, clock=clock)
         self._last_beat_at: float | None = None
         self._steady_since = 0.0
@@ -82,6 +84,7 @@ class Presence:
             keep_s=self._keep_s,
         )
         seen = await step.run_async(self._client)
+        self.members = seen.members
         self._note_beat()
         self._neighbours.watch(seen)
         return seen

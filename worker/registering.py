@@ -77,7 +77,7 @@ class Registrar:
         """Wait until RQ knows of every end so far."""
         for job_id, task in list(self._under_way.items()):
             await task
-            del self._under_way[job_id]
+            self._under_way.pop(job_id, None)  # jobs end side by side: one that was parked, and one that ran
 
     def abandon(self) -> None:
         """Leave what RQ does not know yet to whoever sweeps this worker's list."""

@@ -18,6 +18,7 @@ from producer.broker.outage import Outage
 from producer.contract import BrokerUnavailable, EngineError, JobError, Keys
 from producer.ledger.take import Taken
 
+from .engine_keeping import EngineKeeper
 from .engine_process.process import EngineProcess
 from .errors import ConfigError
 from .goodbye import leave
@@ -25,13 +26,15 @@ from .intake import check_deaths, check_record, read_order
 from .job import Done, Order, Outcome, PutBack
 from .leaving import Leaving, cancel
 from .links import Links
-from .looks import Looks
+from .looks import BELLS, Looks
 from .metrics import Metrics
+from .preemption import Preemption
 from .presence import Presence
 from .queue.rq_types import Execution, Job, WorkerStatus
 from .queue.rq_worker import GenerationWorker
 from .registering import Registrar
 from .run.runner import Runner
+from .run.turn import Turn
 from .settings import WorkerSettings
 from .side_tasks import BROKEN_RETRY_S, run_beside
 from .upkeep import Upkeep
@@ -89,9 +92,25 @@ class Service:
         )
         links.on_presence.listener = self.presence.connected
         self.upkeep = Upkeep(settings, worker, self.runner, self._registrar, presence=self.presence, links=links)
+        self._keeper = EngineKeeper(
+            engine, worker, self.runner, presence=self.presence, metrics=metrics, outage=outage
+        )
         self._rq = self._registrar.call
-        self._looks = Looks(links.looks, worker.queue_keys(), worker.keys.bell(settings.model_name), outage)
-        self._in_hand = False
+        bells = {each: worker.keys.bell(settings.model_name, each) for each in BELLS}
+        self._looks = Looks(links.looks, worker.keys_of_queues(), bells, outage)
+        self._preemption = Preemption(
+            settings,
+            worker,
+            self.runner,
+            self._registrar,
+            presence=self.presence,
+            looks=self._looks,
+            leaving=leaving,
+            metrics=metrics,
+            run_before=self._run_before,
+        )
+        self._in_hand = 0
+        """Jobs: the one that runs, and those that are parked."""
         self._take_fault = ""  # that stands in the log already: it is the same at each try
         self._loop: asyncio.AbstractEventLoop | None = None
         leaving.on_grace_over = partial(self.runner.abort, "shutdown")
@@ -121,10 +140,10 @@ class Service:
     # -- one job after another
 
     async def _serve_all(self) -> None:
-        await self._leaving.unless_asked(self._start_engine())
+        await self._leaving.unless_asked(self._keeper.start())
         while not self._leaving.asked.is_set():
             if self.engine.died:
-                await self._leaving.unless_asked(self._start_engine())
+                await self._leaving.unless_asked(self._keeper.start())
             else:
                 await self._serve_next()
         await self._registrar.all_registered()
@@ -147,14 +166,27 @@ class Service:
         elif taken is None or taken == "limited":
             await self._wait_for_work(bell_alone=taken == "limited")
         else:
-            self.worker.pace.begin(taken_at)
-            await self._see_through(taken)
-            self.worker.pace.end()
+            await self._see_through(taken, taken_at)
 
-    async def _see_through(self, taken: Taken) -> None:
-        self._in_hand = True
+    async def _see_through(self, taken: Taken, taken_at: float) -> None:
+        self._in_hand += 1
+        self.worker.pace.begin(taken_at)
+        if self._preemption.makes_way(taken):
+            await self._preemption.see_through(taken, self._serve_or_give_up)
+        else:
+            await self._serve_or_give_up(taken, Turn())
+        self.worker.pace.end()
+        self._in_hand -= 1  # and not if the worker ends over it
+
+    async def _run_before(self, taken: Taken) -> None:
+        """Run a job while another one is parked, which is to find an engine when it goes on."""
+        await self._see_through(taken, time.monotonic())
+        if self.engine.died:
+            await self._leaving.unless_asked(self._keeper.start())
+
+    async def _serve_or_give_up(self, taken: Taken, turn: Turn) -> None:
         try:
-            await self._serve(taken)
+            await self._serve(taken, turn)
         except (BrokerUnavailable, ConfigError):
             raise
         except Exception:
@@ -165,9 +197,8 @@ class Service:
                 extra={"job_id": taken.job_id[:80]},
             )
             await self._registrar.give_up(taken.job_id)
-        self._in_hand = False  # and not if the worker ends over it
 
-    async def _serve(self, taken: Taken) -> None:
+    async def _serve(self, taken: Taken, turn: Turn) -> None:
         taken_at = time.monotonic()
         try:
             check_record(taken)
@@ -184,30 +215,30 @@ class Service:
             await self._registrar.fail_unrun(job, error)
             await self._rq(self.worker.put_down, job.id)
             return
-        await self._run(job, order, taken_at)
+        await self._run(job, order, turn, taken_at)
 
-    async def _run(self, job: Job, order: Order, taken_at: float) -> None:
+    async def _run(self, job: Job, order: Order, turn: Turn, taken_at: float) -> None:
         # RQ hears of the start while the engine reads the prompt: neither waits for the other.
         beginning = asyncio.create_task(self._begin(job, order), name=f"begin {job.id}")
         self.metrics.busy.set(1)
         try:
-            outcome = await self._run_or_fail(order)
+            outcome = await self._run_or_fail(order, turn)
             execution = await beginning
         finally:
             beginning.cancel()
-            self.upkeep.running = None
-            self.metrics.busy.set(0)
+            self.upkeep.running.pop(job.id, None)
+            self.metrics.busy.set(self._in_hand > 1)
         took_s = time.monotonic() - taken_at
         if isinstance(outcome, Done) and outcome.is_news:
             self.metrics.observe(outcome.result, took_s)
         await self._registrar.soon(job, execution, outcome, took_s)
 
-    async def _run_or_fail(self, order: Order) -> Outcome:
+    async def _run_or_fail(self, order: Order, turn: Turn) -> Outcome:
         """What passes of Redis' troubles is waited out inside: what is raised is the fault of the job's keys."""
         if self.engine.died:  # before the job came: others may have it while this one gets another engine
             return PutBack("the engine had died before it began")
         try:
-            return await self.runner.run(order)
+            return await self.runner.run(order, turn)
         except redis.RedisError as error:
             logger.exception(
                 "job %s fails: Redis refuses what stands under its names",
@@ -219,7 +250,7 @@ class Service:
 
     async def _begin(self, job: Job, order: Order) -> Execution:
         execution = await self._rq(self.worker.begin, job, order.request.digest())
-        self.upkeep.running = job
+        self.upkeep.running[job.id] = job
         return execution
 
     async def _wait_for_work(self, *, bell_alone: bool) -> None:
@@ -233,31 +264,6 @@ class Service:
         """RQ's stop command has come; called on the thread that handles it."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.runner.look_for_cancel)
-
-    # -- the engine
-
-    async def _start_engine(self) -> None:
-        if self.engine.died:
-            logger.error("the engine has died, and is started again")
-        self.worker.model_state = "loading"
-        # Nobody is to count on this worker meanwhile; and its engine does not wait for Redis to hear of that.
-        told = asyncio.create_task(self._show())
-        try:
-            info = await self.engine.start()
-        finally:
-            await cancel((told,))
-        self.metrics.engine_starts.inc()
-        self.worker.chat_template = info.chat_template
-        self.runner.engine_facts = info.facts()
-        self.worker.context_length = info.context_length
-        self.worker.model_state = "ready"
-        await self._show()
-        self.metrics.describe_engine(info)
-        logger.info("%s is ready: %s", self.settings.model_name, info.summary())
-
-    async def _show(self) -> None:
-        """Let the worker's record say what it is now, and not with its next beat."""
-        await self._outage.wait_out(self.presence.beat, "the worker's beat")
 
     # -- the end
 
@@ -274,7 +280,7 @@ class Service:
 
     @property
     def _is_busy(self) -> bool:
-        return self._in_hand or bool(self._registrar.unregistered)
+        return self._in_hand > 0 or bool(self._registrar.unregistered)
 
     async def _cut_short(self, work: asyncio.Task[None]) -> None:
         """End the work as it stands. What it holds stays in the worker's list, where another worker finds it."""

@@ -6,7 +6,7 @@ Name and folder of the model are one choice: where one of them is given, the oth
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -81,6 +81,14 @@ class WorkerSettings(BaseSettings):
     engine_stop_s: Seconds = 60.0
     """An engine that does not stop within this time when told to is killed and started anew."""
 
+    preempt: Literal["off", "low", "all"] = "low"
+    """Which running jobs make way for one of a higher priority: none, those of low priority, or these and those of
+    normal priority."""
+    max_preemptions: Annotated[int, Field(ge=0)] = 50
+    """A job that has made way so often on one worker runs to its end."""
+    max_parked_s: Seconds = 600.0
+    """As does one that has waited for so long in all."""
+
     result_ttl_s: WholeSeconds = 3600
     """How long the events and the result of a job stay, where the job itself does not say."""
     max_result_ttl_s: WholeSeconds = 7 * DAY_S
@@ -125,7 +133,7 @@ class WorkerSettings(BaseSettings):
     @property
     def keep_held_s(self) -> int:
         """How long the list of what a worker holds is kept: for longer than a job may run, so that it is found."""
-        return max(self.max_result_ttl_s, round(self.max_job_timeout_s) + DAY_S)
+        return max(self.max_result_ttl_s, round(self.max_job_timeout_s + self.max_parked_s) + DAY_S)
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

@@ -4,6 +4,7 @@ One table of side tasks, each a short step. RQ's part of a step runs in a thread
 """
 
 import asyncio
+from typing import Any
 
 from producer.contract import JobExpired
 
@@ -22,7 +23,7 @@ from .side_tasks import SideTask
 class Upkeep:
     """The steps, on behalf of one worker.
 
-    running: the job that runs, once RQ has heard of its start; else None.
+    running: the jobs that run or are parked, by id, once RQ has heard of their starts.
     """
 
     def __init__(
@@ -35,7 +36,8 @@ class Upkeep:
         presence: Presence,
         links: Links,
     ) -> None:
-        self.running: Job | None = None
+        self.running: dict[str, Job] = {}
+        self._saved: dict[str, dict[str, Any]] = {}
         self._settings, self._worker, self._runner, self._registrar = settings, worker, runner, registrar
         self._housekeeping = Housekeeping(worker, presence, links.events, self.end_late)
         self._watch = Watch(
@@ -58,10 +60,15 @@ class Upkeep:
         ]
 
     async def save_progress(self) -> None:
-        """Put the running job's progress into its meta."""
-        if self.running and self._runner.attempt:
-            progress = self._runner.attempt.progress
-            await asyncio.to_thread(self._worker.save_progress, self.running, progress.as_dict())
+        """Put the running job's progress into its meta; and that of a parked one, once."""
+        self._saved = {job_id: saved for job_id, saved in self._saved.items() if job_id in self.running}
+        for job_id, job in list(self.running.items()):
+            attempt = self._runner.attempts.get(job_id)
+            if attempt is None or (attempt.is_parked and self._saved.get(job_id) == attempt.progress.as_dict()):
+                continue
+            progress = attempt.progress.as_dict()
+            await asyncio.to_thread(self._worker.save_progress, job, progress)
+            self._saved[job_id] = progress
 
     async def end_late(self, job: Job | str) -> None:
         """End a job that has waited for longer than it may; the bare id of one that cannot be read."""

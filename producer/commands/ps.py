@@ -13,7 +13,7 @@ from ..client import Producer
 from ..contract import GenqueueError
 from ..eta import about
 from ..job_status import Progress, WorkerInfo
-from ..overview_values import ModelOverview, Overview
+from ..overview_values import ModelOverview, Overview, RunningJob
 from ..printable import printable
 from .options import connection_options, json_option
 from .output import say, show
@@ -154,7 +154,13 @@ def _counts(model: ModelOverview) -> str:
     ends = {"done": model.finished, "failed": model.failed, "cancelled": model.cancelled}
     ended = [f"{count} {name}" for name, count in ends.items() if count or name == "done"]
     rest = f"; empty in {about(model.empty_in_s)}" if model.empty_in_s else ""
-    return f"{', '.join([waiting, f'{len(model.running)} running', *ended])}{rest}"
+    paused = sum(_is_paused(job) for job in model.running)
+    running = [f"{len(model.running) - paused} running", *([f"{paused} paused"] if paused else [])]
+    return f"{', '.join([waiting, *running, *ended])}{rest}"
+
+
+def _is_paused(job: RunningJob) -> bool:
+    return job.progress is not None and job.progress.is_paused
 
 
 def _workers_table(workers: Iterable[WorkerInfo]) -> Table:
@@ -189,7 +195,8 @@ def _groups_table(model: ModelOverview) -> Table:
 def _running_table(model: ModelOverview) -> Table:
     table = _table("RUNNING", "WORKER", numbers=("TOKENS", "TOKENS/S", "FOR"))
     for job in model.running:
-        _row(table, job.job_id, job.worker or "", *_progress(job.progress), _span(job.running_s))
+        worker = f"{job.worker or ''}{' (paused)' if _is_paused(job) else ''}"
+        _row(table, job.job_id, worker, *_progress(job.progress), _span(job.running_s))
     return table
 
 

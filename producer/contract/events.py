@@ -15,9 +15,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_serializer,
 )
 
 from .errors import ErrorCode, InvalidRequest, JobCancelled, JobError, job_error
@@ -88,6 +90,16 @@ class Timings(Tolerant):
     """From the attempt's beginning, a moment after its worker took the job, to the first token."""
     tokens_per_second: float | None = None
     """Decoded tokens (all but the first) over decode_ms."""
+    parked_ms: float | None = None
+    """For how long it waited for jobs of a higher priority, which is in none of the other figures. None for a job
+    that did not, which is left out on the wire."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written.get("parked_ms", 0) is None:
+            del written["parked_ms"]
+        return written
 
 
 class ErrorInfo(Tolerant):

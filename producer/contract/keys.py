@@ -34,6 +34,9 @@ of a job in one slot.
                         zset      the groups whose jobs wait there, in the order of their turns; '' for the jobs
                                   without a group, while others wait, too
     gen:{bell:MODEL}    list      holds something while a group waits: what idle workers look at
+    gen:{bell:MODEL.low}, gen:{bell:MODEL.high}
+                        list      the same of a group above low, and of a high one: what those look at whose
+                                  running job is to make way
     gen:{running:MODEL} zset      `GROUP JOB` of each job that a worker has, by name
     gen:{later:MODEL}   zset      queues of groups that have scheduled jobs, each with the time of its first, in s
 
@@ -62,6 +65,8 @@ _SETTLING = ".settling"
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 """In the order in which they are served."""
 _PRIORITY_SUFFIX: dict[Priority, str] = {"high": ".high", "normal": "", "low": ".low"}
+_ABOVE: dict[Priority | None, str] = {None: "", "low": ".low", "normal": ".high"}
+"""Of the bells. None rings above high."""
 
 
 class Keys:
@@ -147,9 +152,9 @@ class Keys:
         """Sorted set: the groups whose jobs wait for the model, in the order of their turns."""
         return f"{self.prefix}:{{turns:{model}{_PRIORITY_SUFFIX[priority]}}}"
 
-    def bell(self, model: str) -> str:
-        """List: holds something while a group's jobs wait for the model."""
-        return f"{self.prefix}:{{bell:{model}}}"
+    def bell(self, model: str, above: Priority | None = None) -> str:
+        """List: holds something while a group's jobs wait for the model; of a priority above that one alone."""
+        return f"{self.prefix}:{{bell:{model}{_ABOVE[above]}}}"
 
     def running(self, model: str) -> str:
         """Sorted set, by name: `GROUP JOB` of each job that a worker has."""
@@ -196,6 +201,11 @@ class Keys:
         if not _is_model_name(model) or (at and group is None):
             return None
         return model, priority, group
+
+
+def priorities_above(priority: Priority | None) -> tuple[Priority, ...]:
+    """Those that go before it, in their order; all where it is None."""
+    return PRIORITIES if priority is None else PRIORITIES[: PRIORITIES.index(priority)]
 
 
 def worker_of_taker(taker: str) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..contract import Keys
-from ..contract.keys import MAX_JOB_ID_CHARS, PRIORITIES
+from ..contract import Keys, Priority
+from ..contract.keys import MAX_JOB_ID_CHARS, priorities_above
 from . import rq_names
 from .step import Step, nothing
 
@@ -46,14 +46,18 @@ def take(
     list_ttl_s: int,
     max_bytes: int,
     group_max_running: int | None = None,
+    above: Priority | None = None,
 ) -> Step[Taken | Dropped | NoJob | None]:
     """Take the next job of the highest priority, from the group whose turn it is.
 
     known: jobs in our list that we know of; another one there was taken, and the answer did not reach us.
     group_max_running: of each group, and of the jobs without one. None: any number.
+    above: only one of a higher priority than that. None: any.
     """
     taken_parts = keys.taken_parts
-    lines = [(rq_names.queue(keys.queue(model, each)), keys.turns(model, each)) for each in PRIORITIES]
+    lines = [
+        (rq_names.queue(keys.queue(model, each)), keys.turns(model, each)) for each in priorities_above(above)
+    ]
     script_keys = [*_own_names(keys, worker, model), keys.bell(model), keys.running(model)]
     args = [worker, list_ttl_s, rq_names.SUSPENDED, rq_names.PREFIX, *taken_parts, max_bytes, MAX_JOB_ID_CHARS]
     args += [keys.prefix, "" if group_max_running is None else group_max_running, len(FIELDS), *FIELDS, *known]
@@ -110,6 +114,11 @@ def put_back(keys: Keys, worker: str, job_id: str, queue: str, *, engine_died: b
     names = [keys.taken(worker), rq_names.job(job_id), rq_names.queue(queue), rq_names.registry("failed", queue)]
     args = [job_id, "1" if engine_died else "", queue, keys.prefix, keys.queue_prefix, rq_names.PREFIX]
     return Step("put_back", names, args, bool)
+
+
+def park(keys: Keys, worker: str, job_id: str, *, is_parked: bool) -> Step[None]:
+    """Mark a job that is ours as parked, or as running again."""
+    return Step("park", [keys.taken(worker), rq_names.job(job_id)], [job_id, worker if is_parked else ""], nothing)
 
 
 def put_down(keys: Keys, worker: str, job_id: str, queue: str = "") -> Step[None]:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from worker.cli import main
 from worker.engine_process.protocol import StepMessage
 from worker.job import Order, Outcome
-from worker.run.runner import Attempt, Runner
+from worker.run.attempt import Attempt
+from worker.run.runner import Runner
+from worker.run.turn import Turn
 
 sampled_at: list[float] = []
 publish, run = Attempt._publish, Runner.run
@@ -23,10 +25,10 @@ def traced_publish(self: Attempt, steps: Sequence[StepMessage]) -> None:
     publish(self, steps)
 
 
-async def traced_run(self: Runner, order: Order) -> Outcome:
+async def traced_run(self: Runner, order: Order, turn: Turn | None = None) -> Outcome:
     """Runner.run, and the notes to Redis when the job has ended."""
     sampled_at.clear()
-    outcome = await run(self, order)
+    outcome = await run(self, order, turn)
     await self.client.rpush(f"trace:{order.job_id}", *sampled_at)
     return outcome
 

@@ -22,7 +22,7 @@ from .report import Report
 from .storm import Storm
 from .workload import Workload
 
-SHORT = {"jobs": 12, "workers": 3, "kills": 3, "server_kills": 1, "outages": 0}
+SHORT = {"jobs": 12, "workers": 3, "kills": 3, "server_kills": 1, "outages": 0, "preemptions": 2}
 
 
 def main() -> int:
@@ -37,6 +37,7 @@ def main() -> int:
         options.kills,
         options.server_kills,
         options.outages,
+        options.preemptions,
         pool=8 if options.short else 24,
     )
     workload = Workload(rng, paths, size=plan.pool)
@@ -72,6 +73,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, help="of workers and engines, at least so many")
     parser.add_argument("--server-kills", type=int, help="of the server, which is back within seconds")
     parser.add_argument("--outages", type=int, help="of 8 to 15 s, in which nobody dies")
+    parser.add_argument(
+        "--preemptions", type=int, help="jobs that make way for others, at least so often; 0: none"
+    )
     parser.add_argument("--aof", action=argparse.BooleanOptionalAction, help="only with, only without AOF")
     parser.add_argument("--short", action="store_true", help="about a minute")
     parser.add_argument("--keep", help="folder for the logs of workers and subscribers")

@@ -16,6 +16,7 @@ from .checker import Violation
 NO_REWRITE = ("--auto-aof-rewrite-percentage", "0")
 """Options of a server whose append-only file is to be read: a rewrite would keep the state alone."""
 _JOB = b"rq:job:"
+_WAITS = re.compile(r"job \S+ waits for \S+$", re.MULTILINE)
 _IS_DEAD = re.compile(r"worker (\S+) is dead \((\w+)\); job (\S+) is back")
 
 
@@ -62,6 +63,11 @@ def signs(logs: Iterable[Path]) -> dict[tuple[str, str], str]:
     """By a dead worker's stem and a job that was put back: how the death was noticed."""
     found = (match for log in logs for match in _IS_DEAD.finditer(log.read_text(errors="replace")))
     return {(stem(match[1]), match[3]): match[2] for match in found}
+
+
+def preemptions(logs: Iterable[Path]) -> int:
+    """How often a job was parked, as the logs tell."""
+    return sum(len(_WAITS.findall(log.read_text(errors="replace"))) for log in logs)
 
 
 def stem(worker: str) -> str:

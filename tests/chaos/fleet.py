@@ -22,7 +22,7 @@ from .mortal_worker import POINTS
 APPENDS = {"between a token and its append", "between an append and its answer"}
 """Points that a job passes many times."""
 
-PATIENT = {"GENQUEUE_MAX_ATTEMPTS": "1000"}
+PATIENT = {"GENQUEUE_MAX_ATTEMPTS": "1000", "GENQUEUE_PREEMPT": "all"}
 """Several deaths may meet the same job by chance; that one ends as worker_lost after three has its own test."""
 
 
@@ -44,6 +44,8 @@ class Death:
     """The job ran there, as all could see, and had not ended."""
     of_engine: bool = False
     """The engine alone was killed."""
+    held: tuple[str, ...] = ()
+    """All jobs that its worker had: the one that ran, and those that were parked or ended."""
 
 
 class Gone(Exception):
@@ -203,14 +205,22 @@ class Fleet:
         """What a death leaves behind, looked at before anybody has had the time to notice it."""
         held = self.held_by(member, client)
         heirs = frozenset(other.log.stem for other in self.fit() if other is not member)
-        if not held:
+        seen = [(job_id, *self._seen_of(job_id, member, client)) for job_id in reversed(held)]
+        if not seen:
             return Death(at, member.log.stem, None, 0, point, heirs)
-        last = client.xrevrange(f"gen:{{{held[-1]}}}:events", count=1)
-        status, runner = client.hmget(f"rq:job:{held[-1]}", "status", "worker_name")
-        attempt = int(last[0][0].split(b"-")[0]) if last else 0
+        # The newest runs, unless it has ended and is yet to be put down, or was just taken.
+        job_id, attempt, ran = next((each for each in seen if each[2]), seen[0])
+        return Death(at, member.log.stem, job_id, attempt, point, heirs, ran=ran, held=tuple(held))
+
+    @staticmethod
+    def _seen_of(job_id: str, member: Member, client: redis.Redis) -> tuple[int, bool]:
+        """Of a job that the worker has: its last attempt, and whether it ran there, as all could see."""
+        last = client.xrevrange(f"gen:{{{job_id}}}:events", count=1)
+        name = member.name_in_rq.encode()
+        status, runner, parked_by = client.hmget(f"rq:job:{job_id}", "status", "worker_name", "parked_by")
         has_ended = bool(last) and last[0][1][b"type"].decode() in TERMINAL
-        ran = not has_ended and (status, runner) == (b"started", member.name_in_rq.encode())
-        return Death(at, member.log.stem, held[-1], attempt, point, heirs, ran=ran)
+        ran = not has_ended and (status, runner) == (b"started", name) and parked_by != name
+        return int(last[0][0].split(b"-")[0]) if last else 0, ran
 
     def _see_who_is_ready(self, client: redis.Redis) -> None:
         waiting = [member for member in self.members if not member.ready]

@@ -24,6 +24,7 @@ from worker.registering import Registrar
 from worker.run.attempt import Attempt
 from worker.run.event_log import EventLog
 from worker.run.runner import Runner
+from worker.run.turn import Turn
 
 POINTS: dict[str, tuple[type, str, bool]] = {
     "between pop and start": (Runner, "run", False),
@@ -32,6 +33,11 @@ POINTS: dict[str, tuple[type, str, bool]] = {
     "mid-prefill": (Attempt, "_accept", True),
     "between a token and its append": (EventLog, "_send", False),
     "between an append and its answer": (EventLog, "_send", True),
+    "before a job is parked": (Turn, "take_away", False),
+    "after a job is parked": (Turn, "take_away", True),
+    "before it stands that a job is parked": (Runner, "note_parked", False),
+    "before a parked job goes on": (Turn, "give_back", False),
+    "after a parked job goes on": (Turn, "give_back", True),
     "between the end and RQ's bookkeeping": (Registrar, "_register", False),
     "between RQ's bookkeeping and putting down": (GenerationWorker, "succeed", True),
     "during the sweep, before a job is put back": (Sweeper, "_sweep_list", False),

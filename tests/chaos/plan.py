@@ -15,6 +15,8 @@ class Plan:
     """It is back within seconds."""
     outages: int = 4
     """Of 8 to 15 s, with all workers alive."""
+    preemptions: int = 100
+    """Jobs that make way for others, at least so often; 0: none does."""
     pool: int = 24
     """Different requests."""
     limit_s: float = 1500.0

@@ -29,6 +29,10 @@ class Report:
     """Of workers that hung, were taken for dead, and came back."""
     faults: Counter[str] = field(default_factory=Counter)
     resumes: int = 0
+    preemptions: int = 0
+    """How often a job made way for another."""
+    parked: int = 0
+    """Jobs whose result says that they did, on the worker that ended them."""
     recoveries: list[Recovery] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
 
@@ -65,6 +69,8 @@ class Report:
             "deaths_counted": self.deaths_counted,
             "deaths_taken_back": self.deaths_taken_back,
             "resumes": self.resumes,
+            "preemptions": self.preemptions,
+            "jobs_parked": self.parked,
             "violations": len(self.violations),
             "recovery_s": _spread(taken_over),
             "recovery_in_peace_s": _spread([each for each in taken_over if each.in_peace]),

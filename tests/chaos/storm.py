@@ -24,7 +24,7 @@ from producer.broker.embedded import EmbeddedBroker
 from producer.contract import BrokerUnavailable
 
 from .checker import Violation
-from .deaths import read_counted, signs
+from .deaths import preemptions, read_counted, signs
 from .fleet import Fleet, Gone
 from .plan import Plan
 from .recovery import recoveries
@@ -42,6 +42,10 @@ CALM_S = 300.0
 """Within this time, all workers are whole again."""
 OUTAGE_S = (8.0, 15.0)
 """Longer than a beat counts."""
+PRIORITIES = 101
+"""Drawn, and taken in turn."""
+COUNT_S = 2.0
+"""Between two looks at the logs."""
 AFTER_OUTAGE_S = 8.0
 """Whoever takes somebody for dead because of an outage has done so by then."""
 
@@ -67,6 +71,10 @@ class Storm:
         self._requests: dict[str, dict[str, Any]] = {}
         self._running: set[str] = set()
         self._report = Report()
+        self._counted_at = 0.0
+        # One for each job, as groups have it, and of a length that has no part with theirs.
+        shares = (6, 2, 2) if plan.preemptions else (0, 1, 0)
+        self._priorities = rng.choices(("low", "normal", "high"), shares, k=PRIORITIES)
         self._started_at = time.monotonic()
         self._next_fault = 0.0
         self._strikes = Strikes(broker, self._client, self._fleet, plan, rng)
@@ -80,6 +88,7 @@ class Storm:
             self._say("all has ended")
             seen = self._watchers.collect(QUIET_S)
             self._report.server_kills = self._strikes.server_kills
+            self._report.preemptions = preemptions(self._folder.glob("chaos*.log"))
             self._report += judge(
                 self._client,
                 self._requests,
@@ -112,7 +121,12 @@ class Storm:
                 self._strike()
 
     def _enough(self) -> bool:
-        return not (self._wants_more or self._outages_due) and len(self._requests) >= self._plan.jobs
+        if self._wants_more or self._outages_due or len(self._requests) < self._plan.jobs:
+            return False
+        if time.monotonic() > self._counted_at + COUNT_S:
+            self._counted_at = time.monotonic()
+            self._report.preemptions = preemptions(self._folder.glob("chaos*.log"))
+        return self._report.preemptions >= self._plan.preemptions
 
     @property
     def _wants_more(self) -> bool:
@@ -146,7 +160,8 @@ class Storm:
         job_id = f"storm-{len(self._requests)}"
         # Fixed, as it may be tried again: the same job, and the same queue.
         group = GROUPS[len(self._requests) % len(GROUPS)]
-        self._producer.submit(**request, model="tiny", job_id=job_id, group=group, result_ttl_s=86_400)
+        options: dict[str, Any] = {"group": group, "priority": self._priorities[len(self._requests) % PRIORITIES]}
+        self._producer.submit(**request, model="tiny", job_id=job_id, result_ttl_s=86_400, **options)
         self._requests[job_id] = request
         self._running.add(job_id)
         self._watchers.tell(job_id)

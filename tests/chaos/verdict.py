@@ -38,6 +38,9 @@ def judge(
     report.resumes = sum(
         entry.type == "started" and entry.attempt > 1 for each in evidence.values() for entry in each.entries
     )
+    report.parked = sum(
+        bool(each.result and each.result["timings"].get("parked_ms")) for each in evidence.values()
+    )
     casualties, counted = _casualties(fleet, evidence), read_counted(directory)
     report.deaths_over_jobs = len(casualties.ran)
     report.deaths_taken_back = sum(each.is_taken_back for each in counted)
@@ -69,7 +72,7 @@ def _casualties(fleet: Fleet, evidence: Mapping[str, Evidence]) -> Casualties:
     casualties = Casualties(hung=fleet.hung)
     for death in fleet.deaths:
         if death.of_engine:
-            casualties.engines[death.job_id or ""] += 1
+            casualties.engines.update(death.held)
             continue
         casualties.killed.add(death.worker)
         if death.ran and death.job_id and not _has_ended_in(evidence[death.job_id], death.attempt):

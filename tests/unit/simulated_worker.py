@@ -53,7 +53,7 @@ class SteadyRun:
 
     def __init__(self, request: dict[str, Any], resumed_ids: Sequence[int]) -> None:
         self._prompt: str = request["prompt"]
-        self._total: int = request["max_new_tokens"]
+        self._total: int = request.get("max_new_tokens", 256)
         self._position = len(resumed_ids)
         assert list(resumed_ids) == undisturbed_ids(self._prompt, self._position), "resumed from other tokens"
         self._flush: bool | None = None
@@ -76,9 +76,12 @@ class SteadyRun:
         self._over = True
         yield [Ended(tail=self._held() if self._flush else "")]
 
-    def stop(self, *, flush: bool) -> None:
+    def stop(self, *, flush: bool, park: bool = False) -> None:
         if self._flush is None:
             self._flush = flush
+
+    def let_go(self) -> None:
+        pass
 
     async def finish(self) -> None:
         self.stop(flush=False)
@@ -210,12 +213,13 @@ class SimulatedWorker:
     """One worker: the Service's own loop over jobs; its side tasks run when the test says so."""
 
     def __init__(self, server: FakeServer, name: str, **options: Any) -> None:
+        """options: settings that are not the usual ones."""
         self.loop = SteppedLoop()
         self.line = Line()
         self.engine = SteadyEngine()
         client = self.line.guard(Server(server=server))
         asyncs = [self.line.guard(FakeAsyncRedis(server=server)) for _ in range(5)]
-        settings = WorkerSettings(model_name="tiny", name=name, heartbeat_ttl_s=3600, **options)
+        settings = WorkerSettings(**{"model_name": "tiny", "name": name, "heartbeat_ttl_s": 3600, **options})
         worker = GenerationWorker(settings, client, on_stop=lambda: None)
         worker.register_birth()
         self.service = Service(

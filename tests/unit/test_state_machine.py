@@ -96,7 +96,7 @@ class Jobs(RuleBasedStateMachine):
         target=jobs,
         tokens=st.integers(1, 6),
         kind=st.sampled_from(["steady", "steady", FAULT]),
-        priority=st.sampled_from(["normal", "high"]),
+        priority=st.sampled_from(["low", "normal", "high"]),
         group=st.sampled_from([None, None, *GROUPS]),
     )
     def submit(self, tokens: int, kind: str, priority: Priority, group: str | None) -> Known:
@@ -323,7 +323,7 @@ class Jobs(RuleBasedStateMachine):
 
     def _start(self) -> SimulatedWorker:
         name = f"w{len(self.started)}"
-        worker = SimulatedWorker(self.server, name, group_max_running=GROUP_MAX_RUNNING)
+        worker = SimulatedWorker(self.server, name, group_max_running=GROUP_MAX_RUNNING, preempt="all")
         self.started.append(worker)
         return worker
 

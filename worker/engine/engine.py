@@ -9,7 +9,7 @@ cancelling and time-outs to whoever iterates.
         print(step.text, end="")
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -80,7 +80,9 @@ class Engine:
             ranges=device.type == "cuda" if ranges is None else ranges,
         )
         self._prefixes = (
-            PrefixCache(self.path.cache, options.prefix_cache_bytes) if isinstance(self.path, StaticPath) else None
+            PrefixCache(self.path.cache, options.prefix_cache_bytes, options.parked_cache_bytes)
+            if isinstance(self.path, StaticPath)
+            else None
         )
         self._constraints = Constraints(tokenizer, self.vocab_size)
         self._prompts = Prompts(tokenizer, self.memory.context_length, self.vocab_size)
@@ -256,6 +258,19 @@ class Engine:
         self.path.truncate(min(self.path.length, len(ids) - 1) if self._prefixes else 0)
         if self._prefixes is not None:
             self._prefixes.note(torch.tensor(ids[: self.path.length], dtype=torch.int64))
+
+    def park(self, sequence: int, run: int) -> None:
+        """A run is to go on from a sequence that is over: what was read of it is kept, where there is room.
+
+        Harmless for a sequence that another one has replaced.
+        """
+        if sequence == self._sequence and self._prefixes is not None:
+            self._prefixes.park_for(run)
+
+    def keep_parked(self, runs: Collection[int]) -> None:
+        """Of what was parked, only these are to go on yet."""
+        if self._prefixes is not None:
+            self._prefixes.keep_for(runs)
 
     def abandon(self, sequence: int) -> None:
         """A sequence has failed: nothing of it is to be trusted."""

@@ -55,7 +55,7 @@ class Generation(Iterator[Step]):
         self.cached_tokens = 0
         """Tokens of the prompt that the cache held already, known once prefill has begun."""
         self.prefill_ms: float | None = None
-        """From the start of prefill to its token, known after the first step."""
+        """From the start of prefill to its token, or to where it was stopped."""
         self._engine = engine
         self._output = output
         self._sampler = sampler
@@ -77,6 +77,7 @@ class Generation(Iterator[Step]):
         """Tokens of the answer that are known before the first is chosen."""
         self._has_begun = False
         self._sequence = -1
+        self._started_at: float | None = None
         self._ring = TokenRing(engine.device)
         self._chunks = self._read_prompt()
         self._steps = self._decode()
@@ -114,9 +115,14 @@ class Generation(Iterator[Step]):
 
     def close(self) -> None:
         """Stop here; what the cache holds may serve the next prompt. Harmless after the last step."""
+        self._note_prefill()
         self._chunks.close()
         self._steps.close()
         self._engine.end(self._sequence, self._tokens.ids)
+
+    def park(self, run: int) -> None:
+        """Once closed: that run goes on from here later, and what the cache holds is kept for it."""
+        self._engine.park(self._sequence, run)
 
     # -- prefill
 
@@ -141,13 +147,17 @@ class Generation(Iterator[Step]):
             self._choose(self._engine.prefill(tokens.on_device[:, done:length]))
         self._has_begun = True
 
+    def _note_prefill(self) -> None:
+        if self.prefill_ms is None and self._started_at is not None:
+            self.prefill_ms = (time.perf_counter() - self._started_at) * 1000
+
     # -- decode
 
     def _decode(self) -> Generator[Step, None, None]:
         if not self._has_begun:  # there is nothing to generate, or prefill has failed
             return
         token_ids = [*self._first, *([self._read_token()] if self._ring else [])]
-        self.prefill_ms = (time.perf_counter() - self._started_at) * 1000
+        self._note_prefill()
         while True:
             for count, token_id in enumerate(token_ids, 1):
                 step = self._step(token_id, has_next=count < len(token_ids))

@@ -87,5 +87,8 @@ class ModelRunner(Protocol):
         Harmless for a sequence that another one has replaced.
         """
 
+    def park(self, sequence: int, run: int) -> None:
+        """A run is to go on from a sequence that is over."""
+
     def abandon(self, sequence: int) -> None:
         """A sequence has failed: nothing of it is to be trusted."""

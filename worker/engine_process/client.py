@@ -23,10 +23,15 @@ class EngineRun(Protocol):
         Raises EngineDied; EngineNotRunning where that was before it had begun."""
         ...
 
-    def stop(self, *, flush: bool) -> None:
+    def stop(self, *, flush: bool, park: bool = False) -> None:
         """End the run at its next step. `Ended` follows. Harmless when it has ended.
 
-        flush: have the text that is held back handed over."""
+        flush: have the text that is held back handed over.
+        park: have what was read kept, until `let_go`, for a run that goes on from there."""
+        ...
+
+    def let_go(self) -> None:
+        """Nobody will go on from here, or somebody has begun to. Harmless for a run that was not parked."""
         ...
 
     async def finish(self) -> None:

@@ -92,6 +92,8 @@ class EngineProcess:
         self._transport: asyncio.WriteTransport | None = None
         self._lines = _Lines()
         self._runs = 0
+        self.parked: set[int] = set()
+        """Runs that another one is to go on from."""
 
     async def start(self) -> EngineInfo:
         """Start the process and wait until the model is loaded.
@@ -99,6 +101,7 @@ class EngineProcess:
         Raises ConfigError when it does not come to that; the engine's stderr, which is ours, says why.
         """
         await self.close()
+        self.parked.clear()  # what they had read was in the memory of the process before
         ours, theirs = socket.socketpair()
         with theirs, signals_blocked():
             self._process = await asyncio.create_subprocess_exec(
@@ -149,7 +152,8 @@ class EngineProcess:
     def generate(self, request: dict[str, Any], *, seed: int, resumed_ids: Sequence[int]) -> "ProcessRun":
         """Begin a job.  request: the wire form of a valid GenerationRequest."""
         self._runs += 1
-        self.send(Generate(run=self._runs, request=request, seed=seed, resumed_ids=tuple(resumed_ids)))
+        resumed, parked = tuple(resumed_ids), tuple(sorted(self.parked))
+        self.send(Generate(run=self._runs, request=request, seed=seed, resumed_ids=resumed, parked=parked))
         return ProcessRun(self, self._runs)
 
     def send(self, command: Generate | Stop) -> None:
@@ -225,11 +229,17 @@ class ProcessRun:
             self._note_end(batch[-1])
             yield batch
 
-    def stop(self, *, flush: bool) -> None:
+    def stop(self, *, flush: bool, park: bool = False) -> None:
         """End the run at its next step."""
         if not self._ended and self._killer is None:
-            self._engine.send(Stop(run=self._run, flush=flush))
+            self._engine.send(Stop(run=self._run, flush=flush, park=park))
             self._killer = self._engine.kill_if_silent()
+            if park:
+                self._engine.parked.add(self._run)
+
+    def let_go(self) -> None:
+        """Nobody will go on from here any more."""
+        self._engine.parked.discard(self._run)
 
     async def finish(self) -> None:
         """Leave the engine ready for the next run, whatever became of this one."""

@@ -50,14 +50,18 @@ class Generate(_Message):
     request: dict[str, Any]
     seed: int
     resumed_ids: tuple[int, ...] = ()
+    parked: tuple[int, ...] = ()
+    """Runs that were parked, and are yet to go on or have just done so. What others had read is let go of."""
 
 
 class Stop(_Message):
-    """End that run at its next step. `flush`: hand over the text that is still held back."""
+    """End that run at its next step. `flush`: hand over the text that is still held back. `park`: another run goes
+    on from there later, and what was read is kept for it."""
 
     op: Literal["stop"] = "stop"
     run: int
     flush: bool
+    park: bool = False
 
 
 class Loading(_Message):

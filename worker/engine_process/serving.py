@@ -103,6 +103,7 @@ class EngineServer:
             tail = engine.held_back(request, command.resumed_ids) if prompt_ids.flush else ""
             self._send(Ended(tail=tail))
             return
+        engine.keep_parked(command.parked)
         generation = engine.start(request, prompt_ids, seed=command.seed, resumed_ids=command.resumed_ids)
         self._send(
             Accepted(
@@ -114,6 +115,8 @@ class EngineServer:
         )
         with closing(generation):
             stop = self._run_to_end(generation, command.run)
+        if stop and stop.park:
+            generation.park(command.run)
         tail = generation.flush() if stop and stop.flush else ""
         self._send(Ended(prefill_ms=generation.prefill_ms, cached_tokens=generation.cached_tokens, tail=tail))
 

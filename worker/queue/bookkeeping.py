@@ -193,7 +193,7 @@ class Bookkeeper(RunningWorker):
         for key in self._own_lists:
             pipeline.lrem(key, 1, job.id)
         # Whoever has RQ enqueue it again begins anew; and RQ may have given it up while it ran here.
-        pipeline.hdel(job.key, "deaths", "lost_by", "taken_by", "queued_at_ms")
+        pipeline.hdel(job.key, "deaths", "lost_by", "taken_by", "parked_by", "queued_at_ms")
         pipeline.zrem(job.failed_job_registry.key, job.id)
         is_deleted = job.get_status(refresh=False) == JobStatus.FINISHED and job.result_ttl == 0
         if not is_deleted:

@@ -7,7 +7,7 @@ RQ hears of a job's start is in `running`, of its end in `bookkeeping`; how the 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any, Literal
 from uuid import uuid4
@@ -15,6 +15,7 @@ from uuid import uuid4
 import redis
 from redis import Redis
 from redis.client import Pipeline
+from rq.command import parse_payload
 from rq.job import Job
 from rq.rate_limit import RateLimitRegistry
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ReadyJobRegistry
@@ -23,8 +24,10 @@ from rq.worker.base import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
 from producer.broker.meaning import is_forbidden_key, meaning
-from producer.contract import InvalidRequest, Keys
+from producer.contract import InvalidRequest, Keys, Priority
 from producer.contract.compatibility import PUBLISHED_FIELDS
+from producer.contract.keys import PRIORITIES
+from producer.ledger import rq_names
 from producer.ledger.cancel import request_stop
 from producer.ledger.take import Dropped, NoJob, Taken, put_down, read_job, save_meta, take, take_due
 
@@ -115,11 +118,21 @@ class GenerationWorker(Bookkeeper):
     def handle_payload(self, message: dict[str, Any]) -> None:
         """RQ's commands. What is none must not end the thread that listens for the next."""
         try:
-            super().handle_payload(message)
+            if not self._stop_parked(parse_payload(message)):
+                super().handle_payload(message)
         except redis.RedisError:
             raise
         except Exception:
             logger.exception("a message on the worker's channel is no command of RQ's")
+
+    def _stop_parked(self, payload: Mapping[str, Any]) -> bool:
+        """RQ knows one job at a time, and stops no other: one that is parked is stopped by its execution."""
+        if payload.get("command") != "stop-job" or payload.get("job_id") == self.get_current_job_id():
+            return False
+        ours = [each.id for each in self.executions.values() if each.job_id == payload.get("job_id")]
+        for execution_id in ours:
+            self.request_stop_execution(execution_id)
+        return bool(ours)
 
     # -- being alive
 
@@ -137,15 +150,20 @@ class GenerationWorker(Bookkeeper):
         self.last_heartbeat = now()
         return self.serialize()
 
+    def keys_of_queues(self) -> dict[Priority, str]:
+        """Lists of the jobs that wait, by their priority."""
+        model = self.settings.model_name
+        return {each: rq_names.queue(self.keys.queue(model, each)) for each in PRIORITIES}
+
     # -- taking and putting down
 
-    def take(self) -> Taken | NoJob | None:
-        """Take the next job of the highest priority."""
-        while isinstance(taken := self._take(), Dropped):
+    def take(self, above: Priority | None = None) -> Taken | NoJob | None:
+        """Take the next job of the highest priority.  above: only one of a higher priority than that."""
+        while isinstance(taken := self._take(above), Dropped):
             logger.warning("what was pushed into a queue is no job id and is dropped (%d bytes)", taken.size_bytes)
         return taken
 
-    def _take(self) -> Taken | Dropped | NoJob | None:
+    def _take(self, above: Priority | None) -> Taken | Dropped | NoJob | None:
         with self._taking:
             taken = take(
                 self.keys,
@@ -155,6 +173,7 @@ class GenerationWorker(Bookkeeper):
                 list_ttl_s=self.settings.keep_held_s,
                 max_bytes=self.settings.max_request_bytes,
                 group_max_running=self.settings.group_max_running,
+                above=above,
             ).run(self.connection)
             if isinstance(taken, Taken):
                 self.in_hand.add(taken.job_id)

@@ -1,25 +1,22 @@
 """One worker's turn at a job: what the engine says becomes events, until the turn is over.
 
+Where the engine is taken away for a job of a higher priority, the attempt stays, with its events and ids in
+memory, and goes on from there with another run of the engine: the stream shows a pause, and nothing else.
+
 Knows the engine by its `Protocol`, the stream by the event log, and of Redis its errors alone. Knows no RQ and no
 torch.
 """
 
 import asyncio
-import contextlib
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal, cast
-
-import redis
+from typing import Literal, cast
 
 from producer.contract import (
     EngineError,
     EngineFacts,
-    ErrorInfo,
-    GenerationRequest,
     GenerationResult,
     JobError,
     JobTimeout,
@@ -27,17 +24,17 @@ from producer.contract import (
     StartedData,
     StreamedEvent,
     TokenLogprob,
-    Tokens,
-    TokensData,
     job_error,
 )
-from producer.contract.assemble import assemble
-from producer.contract.requests import DRAWN_SEEDS
 
 from ..engine_process.client import EngineClient, EngineDied, EngineNotRunning
 from ..engine_process.protocol import Accepted, Answer, Ended as EngineEnded, RunFailed, StepMessage
 from ..job import AbortReason, AttemptProgress, Clock, Done, Order, Outcome, PutBack, Retry
+from .engine_runs import EngineRuns
 from .event_log import EventLog
+from .transcript import Transcript
+from .turn import Turn
+from .wish import Wish
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +49,7 @@ class Attempt:
         log: EventLog,
         engine: EngineClient,
         *,
+        turn: Turn | None = None,
         worker_name: str,
         engine_facts: EngineFacts | None = None,
         cancel_requested: Callable[[], Awaitable[bool]],
@@ -59,85 +57,101 @@ class Attempt:
     ) -> None:
         """history: the events of earlier attempts; log: the job's stream, for this one.
 
+        turn: when it may have the engine; None: from the beginning to the end.
         engine_facts: for the stream, what the engine runs on.
         cancel_requested: looks for a request to cancel the job. It may raise errors of Redis.
         """
         self._order = order
-        self._history = history
         self._log = log
+        self._turn = turn or Turn()
+        self._runs = EngineRuns(engine, order, self._turn, partial(self.abort, "timeout"))
         self._worker_name = worker_name
         self._engine_facts = engine_facts
-        self._cancel_requested = cancel_requested
-        self._cancel_poll_s = cancel_poll_s
+        cancel = partial(self.abort, "cancelled")
+        self._wish = Wish(cancel_requested, cancel, seen_within=log.has_looked_within, poll_s=cancel_poll_s)
+        log.on_cancel_requested = cancel
         self._clock = Clock()
-        self._seed = _seed(order.request, history)
-        earlier = [streamed.event.data for streamed in history if isinstance(streamed.event, Tokens)]
-        self._resumed_ids = [token_id for data in earlier for token_id in data.ids]
-        self._given_ids = [] if self._resumed_ids else list(order.request.output_token_ids or ())
-        """Output that the request brings along, and that no attempt has published yet."""
-        self._ids: list[int] = []
-        self._text: list[str] = []
+        self._said = Transcript(order, history)
         self._cached_tokens = 0
-        self._started: Started | None = None
-        self._given: Tokens | None = None
-        """The event of the output that the request brings along, once it is published."""
         self._finish: tuple[Literal["stop", "length"], str | None] | None = None
         self._failure: JobError | None = None
         self._engine_died: Literal["before", "over it"] | None = None
         self._abort: AbortReason | Literal["cancelled"] | None = None
-        self._look = asyncio.Event()
-        self._over = False
-        self.progress = AttemptProgress(tokens=len(self._resumed_ids))  # those given count once they are published
-        self._engine_run = engine.generate(order.request.to_wire(), seed=self._seed, resumed_ids=self._resumed_ids)
+        self._held_back = ""
+        """Text that the engine held back when its run was stopped."""
+        self._ending = asyncio.Event()
+        """Nothing more is to be generated."""
+        self.progress = AttemptProgress(tokens=self._said.index)  # those given count once they are published
 
     async def run(self) -> Outcome:
         """Run the attempt.  Raises Moved or Fenced when the stream is no longer ours."""
         writer = asyncio.create_task(self._log.run(), name=f"append {self._order.job_id}")
         # Fenced off: nobody will see another token of ours.
-        writer.add_done_callback(lambda _: self._engine_run.stop(flush=False))
-        self._log.on_cancel_requested = partial(self.abort, "cancelled")
-        watcher = asyncio.create_task(self._watch_for_cancel(), name=f"cancel? {self._order.job_id}")
-        deadline = asyncio.get_running_loop().call_later(self._order.timeout_s, self.abort, "timeout")
+        writer.add_done_callback(lambda _: self._stop(flush=False))
+        watcher = asyncio.create_task(self._wish.watch(), name=f"cancel? {self._order.job_id}")
         try:
-            await self._consume()
+            await self._generate()
             outcome = self._conclude()
             await writer
         finally:
-            self._over = True
-            deadline.cancel()
+            self._wish.is_over = True
             watcher.cancel()
             writer.cancel()
-            await self._engine_run.finish()
+            await self._runs.finish()
         return outcome
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it waits for the engine, which another job has."""
+        return self._wish.is_parked
+
+    @property
+    def held_tokens(self) -> int:
+        """Of prompt and output, that the engine holds: what it costs to park it."""
+        return self._said.index + (self._said.started.data.prompt_tokens if self._said.started else 0)
 
     def abort(self, reason: AbortReason | Literal["cancelled"]) -> None:
         """Stop at the next step. The first reason stands."""
         if self._abort is None:
             self._abort = reason
+            self._wish.is_over = True
             # Text that is held back is handed over if the job ends here, and kept for the next attempt if not.
-            ends = reason == "cancelled" or (reason == "timeout" and not self._order.can_retry)
-            self._engine_run.stop(flush=ends)
+            self._stop(flush=reason == "cancelled" or (reason == "timeout" and not self._order.can_retry))
 
     def look_for_cancel(self) -> None:
         """Look now for a request to cancel the job, and not when the time has come for the next look."""
-        self._look.set()
+        self._wish.look_now()
 
-    async def _watch_for_cancel(self) -> None:
-        while self._abort is None and not self._over:  # a client may swallow a cancellation: the flag ends it, too
-            asked = self._look.is_set()
-            self._look.clear()
-            if asked or not self._log.has_looked_within(self._cancel_poll_s):
-                with contextlib.suppress(redis.RedisError):
-                    if await self._cancel_requested():
-                        self.abort("cancelled")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._cancel_poll_s):
-                    await self._look.wait()
+    # -- runs of the engine
 
-    async def _consume(self) -> None:
+    async def _generate(self) -> None:
+        """Have the engine, and again where it was taken away, until there is nothing more to generate."""
+        while True:
+            if not self._turn.is_mine:
+                await self._wait_for_turn()
+            if self._ending.is_set():
+                return
+            self._held_back = ""
+            await self._consume(self._runs.begin(self._said.seed, self._said.published_ids))
+            self._runs.end()
+            if not self._runs.is_parking or self._finish or self._failure or self._engine_died:
+                return
+
+    async def _wait_for_turn(self) -> None:
+        phase, self.progress.phase, self._wish.is_parked = self.progress.phase, "paused", True
+        self._clock.park()
+        await self._turn.come(self._ending)
+        self._clock.go_on()
+        self.progress.phase, self._wish.is_parked = phase, False
+
+    def _stop(self, *, flush: bool) -> None:
+        self._ending.set()
+        self._runs.stop(flush=flush)
+
+    async def _consume(self, batches: AsyncIterator[Sequence[Answer | StepMessage]]) -> None:
         """Turn what the engine says into events, until the run has ended."""
         try:
-            async for batch in self._engine_run.batches():
+            async for batch in batches:
                 for are_steps, messages in groupby(batch, lambda message: isinstance(message, StepMessage)):
                     if are_steps:
                         self._publish(cast("list[StepMessage]", list(messages)))
@@ -157,58 +171,48 @@ class Attempt:
         elif isinstance(message, RunFailed):
             self._failure = job_error(message.code, message.message)
         elif isinstance(message, EngineEnded):
-            self._clock.prefill_ms = message.prefill_ms
-            self._cached_tokens = message.cached_tokens
-            if message.tail:
-                self._add(self._index, [], message.tail)
+            if self._clock.prefill_ms is None:  # when it goes on, all was read before
+                self._cached_tokens = message.cached_tokens
+            self._clock.note_prefill(message.prefill_ms)
+            self._held_back = message.tail
 
     def _accept(self, message: Accepted) -> None:
+        if self._said.started is None:
+            self._start(message)
+        self.progress.phase = "prefill"
+        if message.finish_reason:
+            self._finish = (message.finish_reason, message.stop)
+
+    def _start(self, message: Accepted) -> None:
         data = StartedData(
             attempt=self._log.attempt,
             worker=self._worker_name,
             model=self._order.model,
             prompt_tokens=message.prompt_tokens,
-            resumed_tokens=len(self._resumed_ids),
-            seed=self._seed,
+            resumed_tokens=self._said.resumed_tokens,
+            seed=self._said.seed,
             runs_on=self._engine_facts,
         )
-        self._started = Started(data=data)
-        self._log.start(self._started)
-        if self._given_ids:
-            given = TokensData(index=0, ids=tuple(self._given_ids), text=message.given_text)
-            self._given = Tokens(data=given)
-            self._log.given(self._given)
-            self.progress.tokens = self._index
-        self.progress.phase = "prefill"
-        if message.finish_reason:
-            self._finish = (message.finish_reason, message.stop)
+        self._said.started = Started(data=data)
+        self._log.start(self._said.started)
+        if given := self._said.give(message.given_text):
+            self._log.given(given)
+            self.progress.tokens = self._said.index
 
     def _publish(self, steps: Sequence[StepMessage]) -> None:
         logprobs = [TokenLogprob.model_validate(step.logprob) for step in steps if step.logprob is not None]
-        ids = [step.token_id for step in steps]
-        index = self._index
         for step in steps:
             self._clock.note(step.sampled_at)
-        self._add(index, ids, "".join(step.text for step in steps), logprobs)
+        self._add([step.token_id for step in steps], "".join(step.text for step in steps), logprobs)
         if (last := steps[-1]).finish_reason:
             self._finish = (last.finish_reason, last.stop)
         self.progress.phase = "decode"
-        self.progress.tokens = self._index
-        self.progress.tokens_per_second = self._clock.tokens_per_second(len(self._ids))
+        self.progress.tokens = self._said.index
+        self.progress.tokens_per_second = self._clock.tokens_per_second(self._said.own_tokens)
 
-    @property
-    def _index(self) -> int:
-        """Position of the next token in the output."""
-        return len(self._resumed_ids) + self._given_count + len(self._ids)
-
-    @property
-    def _given_count(self) -> int:
-        return 0 if self._given is None else len(self._given.data.ids)
-
-    def _add(self, index: int, ids: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
-        self._ids += ids
-        self._text.append(text)
-        self._log.tokens(index, ids, text, logprobs)
+    def _add(self, ids: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
+        self._log.tokens(self._said.index, ids, text, logprobs)
+        self._said.add(ids, text)
 
     # -- the end
 
@@ -222,16 +226,23 @@ class Attempt:
             return self._leave(PutBack("the engine died", engine_died=is_death))
         if self._failure:
             return self._fail(self._failure)
-        if self._abort == "cancelled":
-            return self._end(self._result("cancelled", "cancelled"))
         if self._abort == "shutdown":
             return self._leave(PutBack("the worker is shutting down"))
+        if self._abort == "cancelled":
+            self._hand_over()
+            return self._end(self._result("cancelled", "cancelled"))
         return self._fail(_timed_out(self._order.timeout_s) if self._abort == "timeout" else _gave_up())
 
     def _fail(self, error: JobError) -> Outcome:
         if error.retryable and self._order.can_retry:
             return self._leave(Retry(error))
+        self._hand_over()
         return self._end(self._result("failed", "error", error=error))
+
+    def _hand_over(self) -> None:
+        """The text that was held back: nothing follows that it could be a part of."""
+        if self._held_back:
+            self._add([], self._held_back)
 
     def _leave(self, outcome: PutBack | Retry) -> Outcome:
         """End the attempt, and not the job."""
@@ -250,26 +261,15 @@ class Attempt:
         stop: str | None = None,
         error: JobError | None = None,
     ) -> GenerationResult:
-        ours = Tokens(data=TokensData(index=0, ids=tuple(self._ids), text="".join(self._text)))
-        events: list[Any] = [*self._history, *filter(None, [self._started, self._given]), ours]
-        result = assemble(
-            self._order.job_id,
-            self._order.model,
-            events,
-            status=status,
-            finish_reason=finish_reason,
+        result = self._said.result(
+            status,
+            finish_reason,
             stop=stop,
-            seed=self._seed,
+            error=error,
             cached_tokens=self._cached_tokens,
-            error=error_info(error) if error else None,
-            timings=self._clock.timings(len(self._ids), self._order.queued_ms),
+            timings=self._clock.timings(self._said.own_tokens, self._order.queued_ms),
         )
         return result.model_copy(update={"attempts": self._log.attempt, "worker": self._worker_name})
-
-
-def error_info(error: JobError) -> ErrorInfo:
-    """An error as it stands in a result."""
-    return ErrorInfo.model_validate({"code": error.code, "message": str(error)})
 
 
 def _timed_out(timeout_s: float) -> JobTimeout:
@@ -278,13 +278,3 @@ def _timed_out(timeout_s: float) -> JobTimeout:
 
 def _gave_up() -> EngineError:
     return EngineError("the engine stopped before the job's end and gave no reason: submit it again")
-
-
-def _seed(request: GenerationRequest, history: Sequence[StreamedEvent]) -> int:
-    """The job's seed: its own, else the one that the first attempt drew."""
-    if request.seed is not None:
-        return request.seed
-    for streamed in history:
-        if isinstance(streamed.event, Started):
-            return streamed.event.data.seed
-    return secrets.randbelow(DRAWN_SEEDS)

@@ -15,18 +15,21 @@ from producer.contract import EngineFacts, JobError, Keys
 from producer.contract.assemble import assemble
 from producer.ledger.step import AsyncScripts
 from producer.ledger.stream import clear
+from producer.ledger.take import park
 
 from ..engine_process.client import EngineClient
 from ..job import AbortReason, Done, Order, Outcome, Superseded
-from .attempt import Attempt, error_info
+from .attempt import Attempt
 from .event_log import EventLog, Fenced, Moved
 from .history import History, read_or_discard_history
+from .transcript import error_info
+from .turn import Turn
 
 logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs one job at a time.
+    """Runs one job at a time, while others may be parked.
 
     `abort` and `look_for_cancel` may be called at any moment, from the event loop's thread.
 
@@ -57,12 +60,21 @@ class Runner:
         self.worker_name = worker_name
         self.cancel_poll_s = cancel_poll_s
         self.live_ttl_s = live_ttl_s
-        self.attempt: Attempt | None = None
+        self.attempts: dict[str, Attempt] = {}
+        """By job: the one that runs, and those that are parked."""
         self.engine_facts: EngineFacts | None = None
         """For the streams; known once the engine has started."""
 
-    async def run(self, order: Order) -> Outcome:
-        """Take the job to its end, or as far as this worker gets."""
+    @property
+    def attempt(self) -> Attempt | None:
+        """The one that runs."""
+        return next((each for each in self.attempts.values() if not each.is_parked), None)
+
+    async def run(self, order: Order, turn: Turn | None = None) -> Outcome:
+        """Take the job to its end, or as far as this worker gets.
+
+        turn: when it may have the engine; None: from the beginning to the end.
+        """
         about = {"job_id": order.job_id}
         # Whoever took the job has seen whether it has a past. Should one come up meanwhile, an append hears of it.
         has_past = order.has_stream
@@ -82,9 +94,9 @@ class Runner:
                 if not await self._clear(order.job_id):
                     return Superseded()
                 history = History(last_attempt=history.last_attempt)
-            self.attempt = self._attempt(order, history)
+            self.attempts[order.job_id] = attempt = self._attempt(order, history, turn)
             try:
-                return await self.attempt.run()
+                return await attempt.run()
             except Moved:
                 logger.info(
                     "job %s: the worker before still wrote to the stream; reading it again",
@@ -95,17 +107,22 @@ class Runner:
                 logger.warning("job %s has been taken over by another worker", order.job_id, extra=about)
                 return Superseded()
             finally:
-                self.attempt = None
+                del self.attempts[order.job_id]
 
     def abort(self, reason: AbortReason) -> None:
-        """Stop the running job at its next step. Harmless when there is none."""
-        if self.attempt is not None:
-            self.attempt.abort(reason)
+        """Stop what runs at its next step, and what is parked at once. Harmless when there is none."""
+        for attempt in self.attempts.values():
+            attempt.abort(reason)
+
+    async def note_parked(self, job_id: str, *, is_parked: bool) -> None:
+        """Have it stand in Redis that the job is parked, or runs again."""
+        step = park(self.keys, self.worker_name, job_id, is_parked=is_parked)
+        await self._outage.wait_out(partial(step.run_async, self.client), f"parking job {job_id!r:.80}")
 
     def look_for_cancel(self) -> None:
-        """Have the running job look at once for a request to cancel it. The caller may mean the job before."""
-        if self.attempt is not None:
-            self.attempt.look_for_cancel()
+        """Have all jobs look at once for a request to cancel them. The caller may mean one that has ended."""
+        for attempt in self.attempts.values():
+            attempt.look_for_cancel()
 
     async def _history(self, job_id: str) -> History:
         return await read_or_discard_history(self.client, self.keys, job_id, self.worker_name, self._outage)
@@ -157,12 +174,13 @@ class Runner:
             outage=self._outage,
         )
 
-    def _attempt(self, order: Order, history: History) -> Attempt:
+    def _attempt(self, order: Order, history: History, turn: Turn | None) -> Attempt:
         return Attempt(
             order,
             history.events,
             self.log(order.job_id, history, order.result_ttl_s, as_owner=True),
             self.engine,
+            turn=turn,
             worker_name=self.worker_name,
             engine_facts=self.engine_facts,
             cancel_requested=partial(self._cancel_requested, order.job_id),

@@ -102,5 +102,6 @@ end
 -- What RQ is to believe of a job that is back in its queue.
 local function show_queued(job, failed, job_id)
   redis.call('HSET', job, 'status', 'queued', 'worker_name', '', 'taken_by', '')
+  redis.call('HDEL', job, 'parked_by')
   unless_wrong_type('ZREM', failed, job_id)
 end

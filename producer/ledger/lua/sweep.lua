@@ -38,13 +38,15 @@ for _, id in ipairs(held or {}) do
   local own, job = ARGV[6] .. ':{' .. id .. '}:', ARGV[7] .. 'job:' .. id
   local kind = redis.call('TYPE', job).ok
   local over = #id <= 128 and has_ended(own .. 'events', own .. 'result')
+  if kind == 'hash' then redis.call('HSET', job, 'swept_from', worker) end -- it may wake up, also after a deletion
   if over and kind == 'hash' then
     ended[#ended + 1] = id
   elseif over or name ~= worker then
     redis.call('LREM', KEYS[4], 1, id) -- its time is over, and nobody can be told of its end any more
     drop_runs(id)
   else
-    local from, runner, started_at = unpack(fields_of(job, 'origin', 'worker_name', 'started_at'))
+    local from, runner, started_at, parked_by = unpack(fields_of(
+      job, 'origin', 'worker_name', 'started_at', 'parked_by'))
     local origin = from
     if not origin or string.sub(origin, 1, #ARGV[8]) ~= ARGV[8] then origin = ARGV[9] end
     to_front(KEYS[4], ARGV[7] .. 'queue:' .. origin, id) -- without a hash, too: whoever takes it refuses it
@@ -53,8 +55,9 @@ for _, id in ipairs(held or {}) do
     let_go(place, ARGV[7], id)
     drop_runs(id, from and origin)
     if kind == 'hash' then
-      -- A death counts only for the job that ran in the dead. What RQ has made of it meanwhile changes nothing.
-      if runner == worker then count_death(job, worker) end
+      -- A death counts only for the job that ran in the dead, and for none that was parked there. What RQ has made of
+      -- it meanwhile changes nothing.
+      if runner == worker and parked_by ~= worker then count_death(job, worker) end
       -- Where RQ had not heard of the start: the wait for a worker was over all the same, and a deadline was met.
       if not started_at or started_at == '' then redis.call('HSET', job, 'started_at', ARGV[5]) end
       show_queued(job, ARGV[7] .. 'failed:' .. origin, id)

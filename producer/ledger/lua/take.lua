@@ -1,7 +1,8 @@
 -- Take the next job of the highest priority, from the group whose turn it is. No moment exists in which a job is in no
 -- list.
 -- KEYS  1 takers  2 our list of taken jobs  3 the model's deadlines  4 the groups' bell  5 the jobs that run
---       6.. for each priority, in their order: the queue, the turns of its groups
+--       6.. for each priority, in their order: the queue, the turns of its groups; of high alone, or of high and
+--       normal, where a running job is to make way for one of these
 -- ARGV  1 our name  2 ttl of the list, s  3 RQ's key of suspension  4 prefix of RQ's keys
 --       5 prefix and 6 suffix of the lists of taken jobs  7 bytes that a job may have  8 longest job id
 --       9 prefix of our keys  10 how many jobs of a group may run at a time, '' for any
@@ -76,9 +77,21 @@ local function next_of(queue, turns)
   end
 end
 
+local LINES = (#KEYS - 5) / 2
+
+-- What is in our list unknown to us may have come from any of our queues.
+local function is_asked_for(id)
+  if LINES == 3 then return true end
+  local queue = ARGV[4] .. 'queue:' .. string.gsub(fields_of(ARGV[4] .. 'job:' .. id, 'origin')[1] or '', '@.*$', '')
+  for i = 6, #KEYS, 2 do
+    if KEYS[i] == queue then return true end
+  end
+  return false
+end
+
 local function next_id()
   for _, left in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-    if not known[left] then return left end -- taken before, but the answer did not reach us
+    if not known[left] and is_asked_for(left) then return left end -- taken before, but the answer did not reach us
     mine[left] = true
   end
   for i = 6, #KEYS, 2 do
@@ -93,7 +106,11 @@ local function nothing()
   for i = 6, #KEYS, 2 do
     queues[#queues + 1], turns[#turns + 1] = KEYS[i], KEYS[i + 1]
   end
-  if redis.call('EXISTS', unpack(turns)) == 0 then redis.call('DEL', KEYS[4]) end
+  if redis.call('EXISTS', unpack(turns)) == 0 then
+    for i, bell in ipairs(bells_of(KEYS[4])) do
+      if LINES == 3 or LINES == i then redis.call('DEL', bell) end
+    end
+  end
   return at_limit[''] and redis.call('EXISTS', unpack(queues)) > 0 and 'limited'
 end
 

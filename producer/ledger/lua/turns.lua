@@ -20,9 +20,20 @@ local function place_of(prefix, before, queue)
   return place
 end
 
--- Wakes idle workers, and goes on to do so until a take finds that no group waits.
-local function ring(bell)
-  if redis.call('EXISTS', bell) == 0 then redis.call('RPUSH', bell, 1) end
+-- A model's bells: of its high groups, for normal jobs that make way; of those above low, for low jobs that make way;
+-- of all, for idle workers.
+local function bells_of(bell)
+  local stem = string.sub(bell, 1, -2)
+  return {stem .. '.high}', stem .. '.low}', bell}
+end
+
+-- Wakes those for whom a group of that line may be, and goes on to do so until a take finds that none waits.
+local function ring(bell, turns)
+  local bells = bells_of(bell)
+  local first = string.find(turns, '%.high}$') and 1 or string.find(turns, '%.low}$') and 3 or 2
+  for i = first, 3 do
+    if redis.call('EXISTS', bells[i]) == 0 then redis.call('RPUSH', bells[i], 1) end
+  end
 end
 
 local function behind_all(turns)
@@ -36,7 +47,7 @@ end
 -- A group's jobs wait: its turn comes behind those of the others, unless it has one.
 local function line_up(turns, bell, group)
   redis.call('ZADD', turns, 'NX', behind_all(turns), group)
-  ring(bell)
+  ring(bell, turns)
 end
 
 -- A job stands at the front of its queue: its turn is the next. Whoever put it there lets go of it, which rings.
@@ -72,7 +83,7 @@ local function let_go(place, rq, job_id)
     redis.call('SADD', rq .. 'queues', rq .. 'queue:' .. place.queue)
     look_after(place, rq)
   elseif was_counted == 1 and redis.call('EXISTS', rq .. 'queue:' .. place.queue) == 1 then
-    ring(place.bell)
+    ring(place.bell, place.turns)
   end
 end
 

@@ -64,6 +64,19 @@ def test_ps_shows_workers_and_what_waits_runs_and_has_ended(
     assert [line.split()[:2] for line in lines if done.job_id in line] == [[done.job_id, "finished"]]
 
 
+def test_ps_shows_which_jobs_are_paused(
+    producer: Producer, worker: ScriptedWorker, client: FakeRedis, capsys: Captured
+) -> None:
+    for job, phase in zip(producer.submit_many(["a", "b"], model="tiny"), ("paused", "decode"), strict=True):
+        worker.take(job.job_id)
+        client.zadd("rq:wip:generate.tiny", {f"{job.job_id}:run": "inf"})
+        client.hset(f"rq:job:{job.job_id}", "meta", json.dumps({"phase": phase, "tokens": 12}))
+    assert run(["ps"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ", 1 running, 1 paused, 0 done" in lines[0]
+    assert sum("w1 (paused)" in line for line in lines) == 1
+
+
 def test_ps_with_json_is_one_object(producer: Producer, capsys: Captured) -> None:
     producer.submit("a", model="tiny")
     assert run(["ps", "--json", "--model-name", "tiny"]) == 0

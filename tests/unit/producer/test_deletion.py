@@ -10,7 +10,6 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 
 from producer import AsyncProducer, JobCancelled, NoSuchJob, Producer, WaitTimeout, deletion as deletion_module
-from producer.contract import Keys
 from producer.deletion import Pause, deletion
 from producer.operations import Operations
 from producer.settings import ProducerSettings
@@ -20,9 +19,7 @@ from .conftest import Clock
 
 
 def keys_of(client: FakeRedis, job_id: str) -> list[bytes]:
-    """But for the mark that stays of a deleted job."""
-    mark = Keys().deleted(job_id).encode()
-    return [key for key in client.keys("*") if job_id.encode() in key and key != mark]
+    return [key for key in client.keys("*") if job_id.encode() in key]
 
 
 @pytest.fixture
@@ -51,7 +48,7 @@ def test_a_job_that_waits_is_deleted_at_once(producer: Producer, client: FakeRed
 
     job.delete()
 
-    assert set(client.keys("*")) - {Keys().deleted(job.job_id).encode()} == before
+    assert set(client.keys("*")) == before
     assert client.lrange("rq:queue:generate.tiny", 0, -1) == [other.job_id.encode()]
     with pytest.raises(NoSuchJob):
         job.status()

@@ -53,6 +53,18 @@ def _status(**fields: object) -> JobStatus:
         ),
         ({"state": "running", "worker": "w1", "queue": "q", "workers": (READY, LOADING)}, "running on w1"),
         (
+            {"state": "running", "worker": "w1", "progress": {"phase": "paused", "tokens": 12}},
+            "paused on w1 after 12 tokens: a job of a higher priority goes first",
+        ),
+        (
+            {"state": "running", "worker": "w1", "progress": {"phase": "paused", "tokens": 0}},
+            "paused on w1: a job of a higher priority goes first",
+        ),
+        (
+            {"state": "running", "worker": "w9", "queue": "q", "progress": {"phase": "paused"}},
+            "was with w9, which is not among the live workers; no live worker serves tiny",
+        ),
+        (
             {"state": "running", "worker": "w1", "queue": "q", "workers": (LOADING,)},
             "was with w1, which is not among the live workers; w2 is loading tiny",
         ),

@@ -1,6 +1,7 @@
 """What is waited for and what is not, on fakeredis: nobody waits in vain, and nobody gives up too soon."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -102,6 +103,21 @@ def test_a_job_in_line_behind_a_live_worker_is_not_silent(
 
     assert looks.of[handle.job_id] >= 4
     assert handle.result().text == "a"
+
+
+@BOTH
+def test_a_job_that_is_paused_for_another_is_not_silent(
+    handle: JobHandle, worker: ScriptedWorker, client: FakeRedis, looks: Looks, wait: Callable[..., object]
+) -> None:
+    """It stays with its worker, and says nothing until the other has ended."""
+    worker.register()
+    worker.take(handle.job_id)
+    client.hset(f"rq:job:{handle.job_id}", "meta", json.dumps({"phase": "paused", "tokens": 0}))
+    looks.before_each(nothing, nothing, nothing, nothing, worker.finish)
+
+    wait(handle)
+
+    assert looks.of[handle.job_id] >= 5
 
 
 @BOTH

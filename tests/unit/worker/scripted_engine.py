@@ -19,6 +19,8 @@ class ScriptedRun:
         self.request, self.seed, self.resumed_ids = request, seed, list(resumed_ids)
         self.inbox: asyncio.Queue[Sequence[Answer | StepMessage] | EngineDied] = asyncio.Queue()
         self.stopped: bool | None = None
+        self.parked = False
+        """Whether what it has read is kept for another run."""
         self.tail = ""
         self.finished = False
 
@@ -50,10 +52,13 @@ class ScriptedRun:
             self.finished = isinstance(batch[-1], Ended | RunFailed)
             yield batch
 
-    def stop(self, *, flush: bool) -> None:
+    def stop(self, *, flush: bool, park: bool = False) -> None:
         if self.stopped is None and not self.finished:
-            self.stopped = flush
+            self.stopped, self.parked = flush, park
             self.end(self.tail if flush else "")
+
+    def let_go(self) -> None:
+        self.parked = False
 
     async def finish(self) -> None:
         self.stop(flush=False)

@@ -24,6 +24,10 @@ CANCELLED = RESULT.model_copy(
 
 LINES = [
     (Done(RESULT), "finished (length): 7+9 tokens in 1235 ms, attempt 2, 512.0 tokens/s"),
+    (
+        Done(RESULT.model_copy(update={"timings": Timings(parked_ms=800.4)})),
+        "finished (length): 7+9 tokens in 1235 ms, attempt 2, paused for 800 ms",
+    ),
     (Done(FAILED), "failed (out_of_memory): 7+9 tokens in 1235 ms, attempt 2, 512.0 tokens/s"),
     (Done(CANCELLED), "cancelled (cancelled): 7+9 tokens in 1235 ms, attempt 1"),
     (Done(RESULT, is_news=False), "had ended before, as finished"),

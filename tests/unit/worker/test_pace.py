@@ -37,6 +37,20 @@ def test_the_latest_jobs_count_and_the_first_ones_are_forgotten() -> None:
     assert 2.9 < float(pace.fields()["job_seconds"]) < 3.01
 
 
+def test_what_goes_before_it_meanwhile_is_none_of_its_time() -> None:
+    pace = Pace(clock := Clock())
+    pace.begin()
+    clock.now += 1
+    pace.begin()
+    clock.now += 10
+    assert pace.fields()["busy_seconds"] == "10.000"
+    pace.end()
+    assert pace.fields() == {"job_seconds": "10.0000", "busy_seconds": "1.000"}
+    clock.now += 1
+    pace.end()
+    assert pace.fields() == {"job_seconds": "6.0000", "busy_seconds": "0.000"}
+
+
 def test_while_a_job_runs_it_says_for_how_long() -> None:
     pace = Pace(clock := Clock())
     pace.begin(clock.now - 1)

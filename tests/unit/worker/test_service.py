@@ -425,7 +425,7 @@ class TestAtWork:
         async with here.running() as task:
             run_order = here.service.runner.run
 
-            async def refuse_once(order) -> None:
+            async def refuse_once(*_: object) -> None:
                 monkeypatch.setattr(here.service.runner, "run", run_order)
                 raise redis.ResponseError("string exceeds maximum allowed size")
 

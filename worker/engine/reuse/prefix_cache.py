@@ -8,12 +8,17 @@ A sequence is parked when the next one is about to overwrite it, and not when it
 whether it has to be, and what may go for it. Of two chats that take turns, with room for one, each would else push
 the other out. The next job waits for the copy: on a GPU, for 57 MB a thousand tokens of Qwen2-7B over the bus.
 
+A run that makes way for another and goes on later has its sequence parked for itself, with a budget of its own: it
+is there when the run goes on, whatever came in between. With the reuse of common beginnings turned off, that alone
+is taken up again.
+
 Knows token ids, salts and bytes. What is in the cache must be exact: a sequence is noted (`note`) only when its
 job has left it whole, and whoever is in doubt forgets it (`forget`).
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,15 +32,18 @@ WORTH_PARKING = 32
 """Tokens. To copy fewer costs as much as to read them again."""
 
 MAX_PARKED = 16
-"""Sequences. Each is compared with every new prompt, and one that is so long ago will hardly come again."""
+"""Sequences that are nobody's own. Each is compared with every new prompt, and one that is so long ago will hardly
+come again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Salted:
-    """A sequence, and the salt of those that may know of it."""
+    """A sequence, the salt of those that may know of it, and whose it is."""
 
     ids: Tensor  # (length,) int64
     salt: str | None = None
+    run: int | None = None
+    """That is to go on from its end; None where there is none, and the sequence is anybody's."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,13 +63,22 @@ class Parked:
     sequence: Salted
     kept: Tensor  # as StaticKVCache.copy_out gives it
 
+    @property
+    def is_anybodys(self) -> bool:
+        """Whether no run is to go on from it."""
+        return self.sequence.run is None
+
 
 class PrefixCache:
-    """The sequence in the cache, and others that were, least recently used first."""
+    """The sequence in the cache, and others that were, least recently used first.
 
-    def __init__(self, cache: StaticKVCache, budget_bytes: int) -> None:
+    budget_bytes: of host memory, for sequences that are anybody's; 0 turns common beginnings off.
+    parked_budget_bytes: for those that a run is to go on from.
+    """
+
+    def __init__(self, cache: StaticKVCache, budget_bytes: int, parked_budget_bytes: int = 0) -> None:
         self._cache = cache
-        self._budget_bytes = budget_bytes
+        self._budget_bytes, self._parked_budget_bytes = budget_bytes, parked_budget_bytes
         self._held = NOTHING
         self._salt: str | None = None
         """Of the sequence in work, which is held once it is noted."""
@@ -78,21 +95,19 @@ class PrefixCache:
         ids: (seq_len,) int64 on the CPU.  Returns its length, which is below seq_len: the last token has to be
         read in any case, for its logits.
         """
-        if not self._budget_bytes:
-            self._cache.truncate(0)
-            return 0
         assert len(self._held) <= self._cache.length, "the cache was changed behind our back: forget, first"
         held, wanted = self._held, Salted(ids[:-1], salt)
         self.forget()  # at once: should anything fail below, nobody knows what the cache holds
         self._salt = salt
-        common = held.common_length(wanted)
+        common = self._shared(held, wanted)
         best = self._best_parked(wanted, beyond=common)
         if best is not None:
             self._touch(best)  # before another is parked, for which the oldest may have to go
         self._park(held, beyond=common)
         if best is not None:
-            common = best.sequence.common_length(wanted)
+            common = self._shared(best.sequence, wanted)
             self._cache.copy_in(best.kept, common)
+        self._make_room()
         self._cache.truncate(common)
         return common
 
@@ -105,26 +120,49 @@ class PrefixCache:
         """What is in the cache is no longer known."""
         self._held = NOTHING
 
+    def park_for(self, run: int) -> None:
+        """A run is to go on from what was noted last."""
+        self._held = replace(self._held, run=run)
+
+    def keep_for(self, runs: Collection[int]) -> None:
+        """These runs are to go on yet. What was parked for others is anybody's, as far as there is room for it."""
+        if self._held.run not in runs:
+            self._held = replace(self._held, run=None)
+        self._parked = [
+            parked if parked.sequence.run in runs else replace(parked, sequence=replace(parked.sequence, run=None))
+            for parked in self._parked
+        ]
+
+    def _shared(self, known: Salted, wanted: Salted) -> int:
+        """How much of a sequence that is known may serve for one that is wanted."""
+        common = known.common_length(wanted)
+        goes_on = known.run is not None and common == len(known)
+        return common if self._budget_bytes or goes_on else 0
+
     def _best_parked(self, wanted: Salted, beyond: int) -> Parked | None:
         """The parked sequence with the longest common beginning, if it is worth a copy."""
-        best = max(self._parked, key=lambda parked: parked.sequence.common_length(wanted), default=None)
-        if best is None or best.sequence.common_length(wanted) < beyond + WORTH_PARKING:
+        best = max(self._parked, key=lambda parked: self._shared(parked.sequence, wanted), default=None)
+        if best is None or self._shared(best.sequence, wanted) < beyond + WORTH_PARKING:
             return None
         return best
 
     def _park(self, held: Salted, beyond: int) -> None:
         """Copy out what the cache holds, if the sequence to come would overwrite much of it."""
         size_bytes = len(held) * self._cache.bytes_per_token
-        if len(held) - beyond < WORTH_PARKING or size_bytes > self._budget_bytes:
+        if held.run is not None and not self._has_room_for_own(held, size_bytes):
+            held = replace(held, run=None)
+        # What a run goes on from is kept whole: what is common may be overwritten before its turn comes.
+        spared = beyond if held.run is None or beyond == len(held) else 0
+        if len(held) - spared < WORTH_PARKING or (held.run is None and size_bytes > self._budget_bytes):
             return
         for parked in [*self._parked]:
             shared = parked.sequence.common_length(held)
-            if shared == len(held):
+            if shared == len(held) and held.run is None:
                 return  # it is there already
-            if shared == len(parked.sequence):
+            if shared == len(parked.sequence) and parked.sequence.run in (None, held.run):
                 self._remove(parked)  # what is parked now says it all
-        while len(self._parked) >= MAX_PARKED or self.parked_bytes + size_bytes > self._budget_bytes:
-            self._remove(self._parked[0])
+        if held.run is None:
+            self._make_room(size_bytes)
         try:
             self._parked.append(Parked(held, self._cache.copy_out()))
         except Exception as error:
@@ -132,6 +170,20 @@ class PrefixCache:
                 raise
             # No job is to fail for what would only have made another one faster.
             logger.warning("there was no host memory to keep a prefix: consider a lower prefix_cache_bytes")
+
+    def _has_room_for_own(self, held: Salted, size_bytes: int) -> bool:
+        others = [parked for parked in self._parked if parked.sequence.run not in (None, held.run)]
+        return sum(parked.kept.nbytes for parked in others) + size_bytes <= self._parked_budget_bytes
+
+    def _make_room(self, size_bytes: int = 0) -> None:
+        """Among the sequences that are anybody's; for another one of so many bytes, where there are any."""
+        anybodys = [parked for parked in self._parked if parked.is_anybodys]
+        most = MAX_PARKED - bool(size_bytes)
+        while anybodys and (
+            len(anybodys) > most
+            or sum(parked.kept.nbytes for parked in anybodys) + size_bytes > self._budget_bytes
+        ):
+            self._remove(anybodys.pop(0))
 
     def _touch(self, parked: Parked) -> None:
         self._remove(parked)

@@ -48,10 +48,12 @@ def take_next(
     worker: str = "w1",
     known: tuple[str, ...] = (),
     max_bytes: int = 1000,
+    *,
     group_max_running: int | None = None,
+    above: Priority | None = None,
 ) -> Any:
     """A worker's next job."""
-    options = {"max_bytes": max_bytes, "group_max_running": group_max_running}
+    options = {"max_bytes": max_bytes, "group_max_running": group_max_running, "above": above}
     return take(KEYS, worker, "tiny", known=known, list_ttl_s=1000, **options).run(client)
 
 

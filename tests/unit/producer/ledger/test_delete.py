@@ -7,7 +7,7 @@ import redis
 
 from producer.ledger.delete import Held, delete
 from producer.ledger.stream import clear
-from producer.ledger.sweep import claim, settled
+from producer.ledger.sweep import Member, claim, settled, sweep
 from producer.ledger.take import Run, begin, put_back, put_down
 from producer.ledger.waiting import await_end
 
@@ -16,7 +16,7 @@ from .steps import KEYS, NOW, append, cancel_job, entry, field, finish, ids, run
 QUEUE = KEYS.queue("tiny")
 STARTED = '{"attempt":1,"worker":"w1","model":"tiny","prompt_tokens":3,"seed":7}'
 MARK = [KEYS.deleted("a")]
-"""That it was deleted: it holds nothing, and stays for a day."""
+"""That it was deleted, after a worker had been taken for dead over it."""
 OTHER = "other"
 """A job beside it, of which nothing may go."""
 
@@ -98,6 +98,13 @@ def settled_job(client: redis.Redis) -> None:
     client.xadd("rq:results:a", {"type": "1"})
     client.zadd(f"rq:finished:{QUEUE}", {"a": 2e9, OTHER: 2e9})
     put_down(KEYS, "w1", "a").run(client)
+
+
+def settled_elsewhere(client: redis.Redis) -> None:
+    """The worker before was taken for dead."""
+    taken(client, "a", "frozen")
+    sweep(KEYS, "frozen", Member("frozen", "tiny"), "overdue", now=NOW).run(client)
+    settled_job(client)
 
 
 def cancelled(client: redis.Redis) -> None:
@@ -188,7 +195,7 @@ def test_nothing_of_a_job_is_left(client, make):
     assert bool(left_of(client, "a")) == (make is not none)
     others = {name: left_of(client, name) for name in (OTHER, "b", "a-b")}
     assert delete_job(client) is (make is not none)
-    assert left_of(client, "a") == ([] if make is none else MARK)
+    assert left_of(client, "a") == []
     after = {name: left_of(client, name) for name in others}
     if make is with_dependencies:  # which was a key of the job's own
         others["b"].remove("rq:job:a:dependents has b")
@@ -237,7 +244,7 @@ def test_an_end_of_which_rq_is_yet_to_hear_is_deleted_once_it_has(client):
     assert delete_job(client) == Held("w2.settling")
     settled(KEYS, "w2", b"a").run(client)
     assert delete_job(client) is True
-    assert left_of(client, "a") == MARK
+    assert left_of(client, "a") == []
 
 
 def test_a_worker_that_runs_it_without_a_list_has_it_all_the_same(client):
@@ -273,7 +280,7 @@ def test_the_deadlines_of_each_model_are_looked_through(client):
     submit_jobs(client, "a", model="small")
     client.delete("rq:job:a")
     assert delete_job(client, models=("tiny", "small")) is True
-    assert left_of(client, "a") == MARK
+    assert left_of(client, "a") == []
 
 
 def test_whoever_had_it_adds_nothing_afterwards(client):
@@ -281,23 +288,23 @@ def test_whoever_had_it_adds_nothing_afterwards(client):
     settled_job(client)
     delete_job(client)
     put_down(KEYS, "w1", "a").run(client)
-    assert left_of(client, "a") == MARK
+    assert left_of(client, "a") == []
 
 
 def test_a_worker_that_was_taken_for_dead_does_not_bring_a_deleted_job_back(client):
     """It was stopped, another one had the job, and it was deleted there. Then it goes on."""
-    settled_job(client)
+    settled_elsewhere(client)
     delete_job(client)
     assert client.get(KEYS.deleted("a")) == b""
     assert 86_000 < client.ttl(KEYS.deleted("a")) <= 86_400
-    assert append(client, "a", "1-0", entry("1-1")).answer == "fenced"
-    assert append(client, "a", "0-0", entry("1-0", STARTED, "started")).answer == "fenced"
-    assert not begin(KEYS, "w1", "a", QUEUE, a_run()).run(client)
+    assert append(client, "a", "1-0", entry("1-1"), worker="frozen").answer == "fenced"
+    assert append(client, "a", "0-0", entry("1-0", STARTED, "started"), worker="frozen").answer == "fenced"
+    assert not begin(KEYS, "frozen", "a", QUEUE, a_run()).run(client)
     assert left_of(client, "a") == MARK
 
 
 def test_the_mark_of_a_deleted_job_does_not_hold_up_the_next_of_its_id(client):
-    settled_job(client)
+    settled_elsewhere(client)
     delete_job(client)
     finish(client, running(client, "a"))
     assert field(client, "a", "status") == "started"

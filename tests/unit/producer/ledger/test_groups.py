@@ -102,10 +102,11 @@ def test_a_group_of_another_model_is_another_job(client):
 # -- taking in turns
 
 
-def test_ten_jobs_wait_for_at_most_one_each_of_ten_thousand(client):
-    submit_jobs(client, *(f"many-{number}" for number in range(10_000)), group="many")
-    submit_jobs(client, *(f"few-{number}" for number in range(10)), group="few")
-    order = take_all(client, 22)
+def test_ten_jobs_wait_for_at_most_one_each_of_ten_thousand(redis_client):
+    """On a real server alone: to submit so many takes fakeredis a minute."""
+    submit_jobs(redis_client, *(f"many-{number}" for number in range(10_000)), group="many")
+    submit_jobs(redis_client, *(f"few-{number}" for number in range(10)), group="few")
+    order = take_all(redis_client, 22)
     assert order[:20:2] == [f"many-{number}" for number in range(10)]
     assert order[1:20:2] == [f"few-{number}" for number in range(10)]
     assert order[20:] == ["many-10", "many-11"]
@@ -153,9 +154,7 @@ def test_models_have_turns_of_their_own(client):
 
 
 def test_a_group_whose_jobs_were_taken_out_is_passed_over(client):
-    for number in range(250):
-        submit_jobs(client, f"gone-{number}", group=f"g{number}")
-        client.delete(line(f"g{number}"))
+    client.zadd(TURNS, {f"g{number}": number for number in range(250)})  # their queues are empty
     submit_jobs(client, "there", group="h")
     # A hundred at a time; the bell goes on meanwhile.
     assert [take_next(client), take_next(client)] == [None, None]
@@ -196,6 +195,46 @@ def test_the_bell_rings_until_a_take_finds_that_no_group_waits(client):
     assert client.llen(BELL) == 1
     assert take_next(client) is None
     assert not client.exists(BELL)
+
+
+@pytest.mark.parametrize(
+    ("priority", "rings"), [("high", {None, "low", "normal"}), ("normal", {None, "low"}), ("low", {None})]
+)
+def test_a_bell_for_jobs_that_make_way_rings_for_higher_groups_alone(client, priority, rings):
+    """And until a take for those priorities finds that none waits, or one for all."""
+
+    def ringing():
+        return {above for above in (None, "low", "normal") if client.exists(KEYS.bell("tiny", above))}
+
+    submit_jobs(client, "a1", group="a", priority=priority)
+    assert ringing() == rings
+    assert take_next(client).job_id == "a1"
+    for above in ("normal", "low"):
+        before = ringing()
+        assert take_next(client, known=("a1",), above=above) is None
+        assert ringing() == before - {above}
+    submit_jobs(client, "a2", group="a", priority=priority)
+    assert take_next(client, known=("a1",)).job_id == "a2"
+    assert take_next(client, known=("a1", "a2")) is None
+    assert ringing() == set()
+
+
+@pytest.mark.parametrize(("above", "found"), [("normal", "high"), ("low", "high"), (None, "high")])
+def test_a_job_makes_way_for_a_higher_one_of_any_group(client, above, found):
+    for each in ("low", "normal", "high"):
+        submit_jobs(client, each, group="a" if each != "normal" else None, priority=each)
+    assert take_next(client, above=above).job_id == found
+    second = take_next(client, known=("high",), above=above)
+    assert (second and second.job_id) == (None if above == "normal" else "normal")
+
+
+def test_of_groups_only_what_was_asked_for_comes_where_the_answer_was_lost(client):
+    submit_jobs(client, "low", group="a", priority="low")
+    submit_jobs(client, "high", group="a", priority="high")
+    assert take_next(client).job_id == "high"
+    assert take_next(client, known=("high",)).job_id == "low"
+    assert take_next(client, known=("high",), above="low") is None
+    assert take_next(client, above="low").job_id == "high"
 
 
 def test_a_job_of_a_group_whose_answer_was_lost_comes_again(client):
@@ -556,8 +595,9 @@ def test_what_is_ahead_of_jobs_without_a_group_alone_is_their_queues(client):
 
 def test_of_many_groups_some_stand_for_all(client):
     groups = 3 * GROUPS_LOOKED_AT
+    client.zadd(KEYS.turns("tiny", "high"), {f"g{number}": number for number in range(groups)})
     for number in range(groups):
-        submit_jobs(client, f"{number}", group=f"g{number}", priority="high")
+        client.rpush(line(f"g{number}", "high"), number)
     assert ahead(KEYS, "tiny", "normal", None, 0).run(client) == groups
 
 

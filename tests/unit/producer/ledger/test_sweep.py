@@ -16,6 +16,7 @@ from producer.ledger.sweep import (
     settled,
     sweep,
 )
+from producer.ledger.take import park
 
 from .steps import (
     HIGH,
@@ -218,6 +219,20 @@ def test_a_running_job_of_the_dead_goes_to_the_front_and_its_death_counts(client
     left = ("rq:execution:a:1", "rq:executions:a", f"rq:wip:{QUEUE}", f"rq:failed:{QUEUE}")
     left += ("rq:worker:dead:executions",)
     assert not client.exists(*left, DEAD, KEYS.takers, KEYS.beats, RING)
+
+
+def test_a_parked_job_of_the_dead_goes_to_the_front_and_counts_no_death(client):
+    """Another job ran when the worker died."""
+    beat(client, "dead", ttl_s=0)
+    for job_id in ("parked", "ran", "parked before, elsewhere"):
+        running(client, job_id.replace(" ", "-").replace(",", ""), "dead")
+    park(KEYS, "dead", "parked", is_parked=True).run(client)
+    client.hset("rq:job:parked-before-elsewhere", "parked_by", "another")
+    bury(client)
+    assert sorted(items(client, NORMAL)) == ["parked", "parked-before-elsewhere", "ran"]
+    deaths = [field(client, job_id, "deaths") for job_id in ("parked", "ran", "parked-before-elsewhere")]
+    assert deaths == [None, "1", "1"]
+    assert field(client, "parked", "parked_by") is None
 
 
 def test_a_job_that_did_not_run_in_the_dead_has_met_its_deadline_and_counts_no_death(client):

@@ -11,7 +11,17 @@ import producer.ledger
 LEDGER = Path(producer.ledger.__file__).parent
 TESTS = Path(__file__).parents[3]
 STATES = {
-    *("queued", "deferred", "scheduled", "taken", "running", "ended, not registered", "settled", "claimed"),
+    *(
+        "queued",
+        "deferred",
+        "scheduled",
+        "taken",
+        "running",
+        "parked",
+        "ended, not registered",
+        "settled",
+        "claimed",
+    ),
     *("expired", "cancelled", "stranded", "gone", "none"),
 }
 

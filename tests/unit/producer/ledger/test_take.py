@@ -9,6 +9,7 @@ from producer.ledger.take import (
     Run,
     begin,
     come_back,
+    park,
     put_back,
     put_down,
     read_job,
@@ -91,6 +92,33 @@ def test_a_job_whose_answer_was_lost_comes_again(client):
     submit_jobs(client, "a", "b")
     assert take_next(client).job_id == take_next(client).job_id == "a"
     assert take_next(client, known=("a",)).job_id == "b"
+
+
+@pytest.mark.parametrize(
+    ("above", "order"), [("normal", ["h", "", ""]), ("low", ["h", "n", ""]), (None, ["h", "n", "l"])]
+)
+def test_of_higher_priorities_alone_where_a_running_job_is_to_make_way(client, above, order):
+    for priority in ("low", "normal", "high"):
+        submit_jobs(client, priority[0], priority=priority)
+    found, known = [], ()
+    for _ in order:
+        job = take_next(client, known=known, above=above)
+        found.append(job.job_id if job else "")
+        known = (*known, *found)
+    assert found == order
+
+
+def test_of_what_is_left_only_what_was_asked_for_comes(client):
+    """The answer to a take was lost: it may have been one of any priority, or none that RQ knows."""
+    for job_id, priority in (("low", "low"), ("high", "high")):
+        submit_jobs(client, job_id, priority=priority)
+        client.lrem(HIGH if priority == "high" else LOW, 1, job_id)
+        client.rpush(MINE, job_id)
+    client.lpush(MINE, "of no hash")
+    assert take_next(client, above="low").job_id == "high"
+    assert take_next(client, above="low", known=("high",)) is None
+    assert take_next(client, known=("high",)).job_id == "of no hash"
+    assert take_next(client, known=("high", "of no hash")).job_id == "low"
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff", "päivä".encode(), b"x" * 129])
@@ -323,6 +351,45 @@ def test_a_job_is_put_back_to_the_front(client):
     assert items(client, MINE) == []
     assert client.zcard(f"rq:failed:{KEYS.queue('tiny')}") == 0
     assert field(client, "a", "deaths") is None
+
+
+@pytest.fixture
+def parked(client):
+    """A job that is, on w1."""
+    job_id = running(client, "a")
+    park(KEYS, "w1", job_id, is_parked=True).run(client)
+    return job_id
+
+
+def test_a_job_is_marked_as_parked_and_as_running_again(client, parked):
+    assert field(client, parked, "parked_by") == "w1"
+    park(KEYS, "w1", parked, is_parked=False).run(client)
+    assert field(client, parked, "parked_by") is None
+    park(KEYS, "w1", parked, is_parked=False).run(client)
+    assert field(client, parked, "status") == "started"
+
+
+def test_a_job_that_was_moved_on_is_not_marked(client):
+    job_id = running(client, "a")
+    before = state(client)
+    park(KEYS, "w2", job_id, is_parked=True).run(client)
+    assert state(client) == before
+
+
+@pytest.mark.parametrize("put", [lambda client: None, lambda client: client.set("rq:job:a", "foreign")])
+def test_a_job_without_a_hash_is_not_marked(client, put):
+    client.rpush(MINE, "a")
+    put(client)
+    before = state(client)
+    park(KEYS, "w1", "a", is_parked=True).run(client)
+    assert state(client) == before
+
+
+def test_a_parked_job_is_put_back_without_its_mark(client, parked):
+    """The next worker to park it would else be taken for this one."""
+    assert put_back(KEYS, "w1", parked, "generate.tiny", engine_died=False).run(client)
+    assert items(client, NORMAL) == [parked]
+    assert field(client, parked, "parked_by") is None
 
 
 @pytest.mark.parametrize(("deaths", "more"), [(None, "1"), ("1", "2"), ("many", "1")])

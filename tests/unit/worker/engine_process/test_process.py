@@ -13,7 +13,16 @@ import pytest_asyncio
 from tests.models import save_random_model
 from worker.engine_process.client import EngineDied, EngineNotRunning
 from worker.engine_process.process import EngineProcess
-from worker.engine_process.protocol import Accepted, Begun, Ended, EngineConfig, RunFailed, StepMessage
+from worker.engine_process.protocol import (
+    Accepted,
+    Begun,
+    Ended,
+    EngineConfig,
+    Generate,
+    RunFailed,
+    StepMessage,
+    Stop,
+)
 from worker.errors import ConfigError
 
 from .hearing import begin, hear, hear_steps, kill, pid_of
@@ -162,6 +171,22 @@ async def test_after_a_fault_of_the_device_the_run_goes_on_in_another_engine(
 
     resumed = await hear(engine.generate(request, seed=0, resumed_ids=steps))
     assert steps + [step.token_id for step in resumed if isinstance(step, StepMessage)] == whole
+
+
+async def test_the_engine_is_told_whose_cache_to_keep_until_they_go_on():
+    engine, sent = EngineProcess(config(Path()), start_s=1, stop_s=1000), []
+    engine.send = sent.append
+    first, second = begin(engine), begin(engine)
+    first.stop(flush=True, park=True)
+    second.stop(flush=True)
+    begin(engine)
+    first.let_go()
+    second.let_go()  # harmless
+    begin(engine)
+    assert [command.parked for command in sent if isinstance(command, Generate)] == [(), (), (1,), ()]
+    assert [command.park for command in sent if isinstance(command, Stop)] == [True, False]
+    for run in (first, second):
+        run._killer.cancel()
 
 
 async def test_an_engine_that_is_slow_to_load_is_given_up(model):

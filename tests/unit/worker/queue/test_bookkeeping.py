@@ -293,7 +293,7 @@ def test_a_job_that_was_deleted_is_lost_and_no_end_brings_it_back(client, worker
     """We were stopped and taken for dead; it was deleted meanwhile, and then we had its end registered."""
     execution = worker.begin(job, DIGEST)
     client.delete(KEYS.taken(worker.name))
-    client.hset(job.key, mapping={"status": "queued", "worker_name": "", "taken_by": ""})
+    client.hset(job.key, mapping={"status": "queued", "worker_name": "", "swept_from": worker.name})
     assert delete(KEYS, job.id, ["tiny"]).run(client) is True
     assert worker.has_lost(job.id)
     worker.succeed(job, execution, result(job))

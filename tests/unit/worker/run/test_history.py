@@ -203,7 +203,7 @@ async def test_a_job_that_was_taken_away_is_left_alone_whatever_its_stream(clien
 async def test_a_seed_that_is_drawn_is_one_that_a_double_can_hold(client, monkeypatch):
     """JavaScript reads every number as a double: above 2**53 it shows another seed than the one that was used."""
     bounds = []
-    monkeypatch.setattr("worker.run.attempt.secrets.randbelow", lambda bound: bounds.append(bound) or bound - 1)
+    monkeypatch.setattr("worker.run.transcript.secrets.randbelow", lambda bound: bounds.append(bound) or bound - 1)
     runner = runner_of(engine := ScriptedEngine(), client, "w1", cancel_poll_s=1)
     task, run = await begin(runner, engine)
     run.accept()

@@ -21,9 +21,10 @@ BYTES_PER_TOKEN = 2 * 4 * 2
 class Sequences:
     """A prefix cache over a cache whose keys are the ids themselves: what it holds can be read off."""
 
-    def __init__(self, budget_tokens: float, capacity: int = 200) -> None:
+    def __init__(self, budget_tokens: float, capacity: int = 200, own_tokens: float = 0) -> None:
         self.cache = StaticKVCache((1, 1, capacity, 2), torch.float32, CPU)
-        self.prefixes = PrefixCache(self.cache, int(budget_tokens * BYTES_PER_TOKEN))
+        budgets = (int(tokens * BYTES_PER_TOKEN) for tokens in (budget_tokens, own_tokens))
+        self.prefixes = PrefixCache(self.cache, *budgets)
 
     def begin(self, ids: list[int], salt: str | None = None) -> int:
         known = self.prefixes.begin(torch.tensor(ids), salt)
@@ -44,6 +45,11 @@ class Sequences:
         self.read(ids)
         self.prefixes.note(torch.tensor(ids))
         return known
+
+    def make_way(self, ids: list[int], run: int, salt: str | None = None) -> None:
+        """A job that is to go on from there later, as that run."""
+        self.run(ids, salt)
+        self.prefixes.park_for(run)
 
     def held(self) -> list[int]:
         keys, values = self.cache.keys[0, 0, : self.cache.length], self.cache.values[0, 0, : self.cache.length]
@@ -202,6 +208,81 @@ class TestSalt:
         sequences.cache.truncate(0)
         assert sequences.run(A) == 0
         assert sequences.run(A, "mine") == 49, "it had been parked"
+
+
+class TestARunThatMakesWay:
+    """Its sequence is its own until it goes on."""
+
+    def test_finds_all_of_it_whatever_came_in_between(self):
+        sequences = Sequences(budget_tokens=50, own_tokens=50)
+        sequences.make_way(A, run=1)
+        for ids in (B, C, D, B):
+            sequences.run(ids)
+        assert sequences.run([*A, 7]) == 50
+
+    def test_finds_what_it_shares_with_another_and_the_rest(self):
+        """Of what the next job overwrites, only a few tokens: another one may overwrite the others."""
+        sequences = Sequences(budget_tokens=0, own_tokens=100)
+        sequences.make_way(A, run=1)
+        sequences.run(A[:45] + B)
+        sequences.run(C)
+        assert sequences.run([*A, 7]) == 50
+
+    def test_costs_no_copy_where_nobody_came_in_between(self):
+        sequences = Sequences(budget_tokens=100, own_tokens=100)
+        sequences.make_way(A, run=1)
+        assert sequences.run([*A, 7]) == 50
+        assert sequences.parked() == []
+
+    def test_finds_it_also_where_common_beginnings_are_turned_off(self):
+        sequences = Sequences(budget_tokens=0, own_tokens=100)
+        sequences.make_way(A, run=1)
+        assert sequences.run(A) == 0, "a beginning of it is common, and nobody goes on there"
+        assert sequences.run(B) == 0
+        assert sequences.run([*A, 7]) == 50
+
+    def test_keeps_it_from_those_with_another_salt(self):
+        sequences = Sequences(budget_tokens=100, own_tokens=100)
+        sequences.make_way(A, run=1, salt="mine")
+        assert sequences.run([*A, 7], "yours") == 0
+        assert sequences.run([*A, 7], "mine") == 50
+
+    def test_has_a_budget_of_its_own_beyond_which_it_is_as_anybodys(self):
+        sequences = Sequences(budget_tokens=50, own_tokens=99)
+        sequences.make_way(A, run=1)
+        sequences.make_way(B, run=2)
+        sequences.prefixes.keep_for([1, 2])
+        sequences.run(C)
+        assert sequences.parked() == [A, B]
+        sequences.run(D)
+        assert sequences.parked() == [A, C], "the second is in the other budget, and goes for others"
+
+    def test_leaves_it_to_others_once_it_is_over(self):
+        sequences = Sequences(budget_tokens=50, own_tokens=100)
+        sequences.make_way(A, run=1)
+        sequences.run(B)
+        sequences.prefixes.keep_for([])
+        sequences.run(C)
+        assert sequences.parked() == [B]
+
+    def test_leaves_nothing_where_common_beginnings_are_turned_off(self):
+        sequences = Sequences(budget_tokens=0, own_tokens=100)
+        sequences.make_way(A, run=1)
+        sequences.run(B)
+        sequences.prefixes.keep_for([])
+        sequences.run(C)
+        assert sequences.prefixes.parked_bytes == 0
+
+    def test_makes_way_again_without_a_second_copy(self):
+        sequences = Sequences(budget_tokens=0, own_tokens=51)
+        sequences.make_way(A, run=1)
+        sequences.run(B)
+        sequences.prefixes.keep_for([1])
+        sequences.make_way([*A, 7], run=2)
+        sequences.prefixes.keep_for([2])
+        sequences.run(C)
+        assert sequences.parked() == [[*A, 7]]
+        assert sequences.run([*A, 7, 8]) == 51
 
 
 class TestBudget:
