@@ -1,6 +1,6 @@
 """What a generation gives, token by token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from producer.contract import TokenLogprob
@@ -18,5 +18,5 @@ class Step:
     """Set on the last step of a generation."""
     stop: str | None
     """The stop string that ended it, if one did."""
-    has_next: bool = False
+    has_next: bool = field(default=False, compare=False)
     """Whether the token after it is known, from the same pass over the model."""
