@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError
 
-from .contract.requests import Frozen
+from .contract.strict import Frozen
 from .eta import Pace, about
 from .ledger import rq_times
 from .ledger.roster import WorkerRecord

@@ -23,7 +23,9 @@ _RENAMED = {
     "max_completion_tokens": "max_new_tokens",
     "min_tokens": "min_new_tokens",
 }
-_SAME = frozenset(SamplingParams.model_fields) | {"add_special_tokens", "cache_salt", "prompt_lookup"}
+_SAME = frozenset(SamplingParams.model_fields) | {
+    "add_special_tokens", "cache_salt", "prompt_lookup", "response_format", "grammar",
+}  # fmt: skip
 _MEANINGLESS = frozenset(
     {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
      "prompt_cache_retention", "stream_options", "parallel_tool_calls"}
@@ -67,11 +69,13 @@ def request_fields(row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     fields = _prompt(given, url)
     fields.update(_logprobs(given, url))
     for name, value in given.items():
+        if value in _AS_IF_NOT_GIVEN.get(name, ()):
+            continue
         if name in _SAME:
             fields[name] = value
         elif name in _RENAMED:
             fields[_RENAMED[name]] = value
-        elif name not in _MEANINGLESS and value not in _AS_IF_NOT_GIVEN.get(name, ()):
+        elif name not in _MEANINGLESS:
             raise InvalidRequest(f"body.{name:.80}: {_why_not(name)}")
     defaults: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE}
     if url == COMPLETIONS:

@@ -23,7 +23,8 @@ from .options import (
     wait_option,
     with_options,
 )
-from .output import say, show
+from .output import EXIT_INTERRUPTED, say, show
+from .structure import structure_options, take_structure
 
 prompt_options = with_options(
     click.option("--chat", is_flag=True, help="Send PROMPT as a user's message, for the model's chat template."),
@@ -74,6 +75,8 @@ queue_options = with_options(
 @follow_options
 @prompt_options
 @sampling_options
+@structure_options
+@click.option("-n", "n", type=int, metavar="N", help="So many answers: N jobs at once, with seeds apart.")
 @queue_options
 @connection_options
 def submit(
@@ -81,6 +84,7 @@ def submit(
     prompt: tuple[str, ...],
     model_name: str | None,
     mode: str | None,
+    n: int | None,
     as_json: bool,
     wait_s: float | None,
     on_interrupt: str | None,
@@ -99,10 +103,17 @@ def submit(
         raise click.UsageError("Missing option '--model-name': the model to ask, as in --model-name tiny.")
     fields = _request_fields(_one_prompt(prompt), options)
     with producer_for(redis_url, prefix, wait_s) as producer:
-        job = producer.submit(model=model_name, **fields)
-        if not job.created:
-            say(f"job {job.job_id} exists already: nothing was enqueued")
-        return see_through(producer, job, mode, as_json=as_json, on_interrupt=on_interrupt)
+        one = [producer.submit(model=model_name, **fields)] if n is None else None
+        jobs = one or producer.submit(model=model_name, n=n or 0, **fields)
+        for job in jobs:
+            if not job.created:
+                say(f"job {job.job_id} exists already: nothing was enqueued")
+        code = 0
+        for job in jobs:
+            code = max(code, see_through(producer, job, mode, as_json=as_json, on_interrupt=on_interrupt))
+            if code == EXIT_INTERRUPTED:
+                break
+        return code
 
 
 def see_through(
@@ -130,6 +141,7 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
     messages = _messages(options.pop("message"), options.pop("messages_file"))
     token_ids = _token_ids(options.pop("prompt_token_ids"), "--prompt-token-ids")
     output_ids = _token_ids(options.pop("output_token_ids"), "--output-token-ids")
+    allowed_ids = _token_ids(options.pop("allowed_token_ids"), "--allowed-token-ids")
     prompt = _read_stdin() if prompt == "-" else prompt
     if options.pop("chat"):
         if token_ids:
@@ -143,12 +155,15 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
         raise InvalidRequest(
             "give exactly one of prompt, messages and prompt_token_ids; --chat makes PROMPT the last message"
         )
+    structure = take_structure(options)
     fields = {
         **options,
+        **structure,
         "prompt": prompt,
         "messages": messages,
         "prompt_token_ids": token_ids,
         "output_token_ids": output_ids,
+        "allowed_token_ids": allowed_ids,
     }
     return {name: value for name, value in fields.items() if value is not None and value != ()}
 

@@ -128,6 +128,13 @@ def test_an_answer_that_was_cut_off(kitchen: Kitchen) -> None:
     assert kitchen.python(script) == answer_to(GENQUEUE) + "\n"
 
 
+def test_answers_of_a_form(kitchen: Kitchen) -> None:
+    [script] = COOKBOOK.blocks("Answers of a form")
+    city, answers = kitchen.python(script).splitlines()
+    assert re.fullmatch(r"\['continent', 'name', 'population'\] \d+", city)
+    assert set(ast.literal_eval(answers)) <= {"yes", "no"}
+
+
 def test_several_users(kitchen: Kitchen) -> None:
     [script] = COOKBOOK.blocks("Several users")
     place, refusal, text = kitchen.python(script).splitlines()

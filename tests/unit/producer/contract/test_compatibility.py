@@ -22,6 +22,7 @@ def test_the_base_is_the_first_release_for_ever() -> None:
     ]  # fmt: skip
     assert BASE_REQUEST_FIELDS < REQUEST_FIELDS
     assert {"prompt_lookup", "cache_salt", "output_token_ids"} <= REQUEST_FIELDS - BASE_REQUEST_FIELDS
+    assert {"response_format", "grammar", "logit_bias", "bad_words", "allowed_token_ids"} <= REQUEST_FIELDS
 
 
 def test_nobody_is_asked_about_a_request_of_the_base() -> None:
@@ -50,6 +51,8 @@ def test_what_a_live_worker_understands_is_let_through(
     [
         ([{"prompt": "Hi", "prompt_lookup": False}], [None], "'prompt_lookup'"),
         ([{"prompt": "Hi", "output_token_ids": [1]}], [None], "'output_token_ids'"),
+        ([{"prompt": "Hi", "response_format": {"type": "json_object"}}], [None], "'response_format'"),
+        ([{"prompt": "Hi", "logit_bias": {"5": 1}, "grammar": {}}], [None], "'grammar' and 'logit_bias'"),
         ([NEWER], [None, REQUEST_FIELDS], "'reasoning'"),
         ([{"prompt": "Hi"}, NEWER], [None], "'reasoning'"),
         ([NEWEST], [None], "'reasoning' and 'tools'"),
