@@ -21,7 +21,8 @@ from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Prio
 from .contract.compatibility import fields_beyond_base
 from .contract.keys import Keys, check_job_id
 from .contract.refusals import ELSEWHERE, Names
-from .contract.requests import Frozen, faults_of, of_python
+from .contract.requests import faults_of, of_python
+from .contract.strict import Frozen
 from .ledger.submit import NewJob
 from .settings import ProducerSettings
 

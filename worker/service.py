@@ -246,6 +246,7 @@ class Service:
             await cancel((told,))
         self.metrics.engine_starts.inc()
         self.worker.chat_template = info.chat_template
+        self.worker.tool_format = info.tool_format or ""
         self.runner.engine_facts = info.facts()
         self.worker.context_length = info.context_length
         self.worker.model_state = "ready"

@@ -4,6 +4,7 @@ Knows the standard library and pydantic, and nothing of Redis, RQ or torch. Anyt
 the contract without this package; `keys` has the glossary of names, `events` the stream, `errors` the codes.
 """
 
+from .chat import Message
 from .compatibility import BASE_REQUEST_FIELDS, REQUEST_FIELDS, check_understood
 from .errors import (
     BrokerUnavailable,
@@ -58,7 +59,8 @@ from .events import (
     terminal_event,
 )
 from .keys import FUNCTION, Keys, Priority
-from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, Message, SamplingParams
+from .markup import Delta, FunctionCall, Markup, ToolCall, ToolCallDelta
+from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, SamplingParams
 from .version import VERSION
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "VERSION",
     "BrokerUnavailable",
     "Cancelled",
+    "Delta",
     "EngineError",
     "EngineFacts",
     "Entry",
@@ -81,6 +84,7 @@ __all__ = [
     "Failed",
     "FinishReason",
     "Finished",
+    "FunctionCall",
     "GenerationRequest",
     "GenerationResult",
     "GenqueueError",
@@ -92,6 +96,7 @@ __all__ = [
     "JobStranded",
     "JobTimeout",
     "Keys",
+    "Markup",
     "Message",
     "NoSuchJob",
     "OutOfMemory",
@@ -108,6 +113,8 @@ __all__ = [
     "TokenLogprob",
     "Tokens",
     "TokensData",
+    "ToolCall",
+    "ToolCallDelta",
     "UnknownEvent",
     "UnknownFunction",
     "UnknownModel",

@@ -7,38 +7,21 @@ unknown fields are refused, and every size has a bound that is checked before a 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
+from pydantic import Field, StrictBool, StrictStr, ValidationError, model_validator
 
+from .chat import MAX_PROMPT_CHARS, ChatTemplateKwargs, Message, ToolChoice, Tools, check_tool_choice
 from .errors import InvalidRequest
 from .refusals import ELSEWHERE, NONE, Names
+from .strict import Float, Frozen, Int
 from .version import VERSION
 
-MAX_PROMPT_CHARS = 4_000_000
-"""More than any context of today holds; a longer prompt is refused unread."""
 MAX_PROMPT_TOKENS = 1_000_000
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_SEED = 2**63 - 1
 DRAWN_SEEDS = 2**53
 """A seed that a worker draws is below: every reader of JSON can show it, also one whose numbers are doubles."""
-
-Strict = Field(strict=True)
-Int = Annotated[int, Strict]
-Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-
-
-class Frozen(BaseModel):
-    """Base of every model of the contract: immutable, and unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Message(Frozen):
-    """One turn of a chat, for the model's chat template."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: Annotated[StrictStr, Field(max_length=MAX_PROMPT_CHARS)]
 
 
 class SamplingParams(Frozen):
@@ -100,6 +83,13 @@ class GenerationRequest(SamplingParams):
     cache_salt: Annotated[StrictStr, Field(min_length=1, max_length=256)] | None = None
     """Only requests with the same salt share what has been read of a common beginning, which `usage.cached_tokens`
     and the time of the first token tell. None is a salt like any other. The name is vLLM's."""
+    tools: Tools | None = None
+    """Functions that the model is told of, by its chat template, and may call."""
+    tool_choice: ToolChoice | None = None
+    """none: the model is not told of the tools. required, or a function: it has to call one, or that one. None: as
+    auto, where there are tools: the model decides."""
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    """Variables for the chat template, as `enable_thinking`. The name is vLLM's."""
 
     @model_validator(mode="after")
     def _exactly_one_prompt(self) -> Self:
@@ -108,6 +98,16 @@ class GenerationRequest(SamplingParams):
             raise ValueError(
                 f"give exactly one of prompt, messages and prompt_token_ids, not {' and '.join(given) or 'none'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tools_are_of_a_chat(self) -> Self:
+        given = [
+            name for name in ("tools", "tool_choice", "chat_template_kwargs") if getattr(self, name) is not None
+        ]
+        if given and self.messages is None:
+            raise ValueError(f"{given[0]} goes through the chat template: give messages with it")
+        check_tool_choice(self.tools, self.tool_choice)
         return self
 
     @model_validator(mode="after")
@@ -124,6 +124,11 @@ class GenerationRequest(SamplingParams):
                 f"max_new_tokens counts output_token_ids, too, of which there are {given}: it must be above that"
             )
         return self
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the model is told of tools, so that there are calls in the text to be found."""
+        return self.tools is not None and self.tool_choice != "none"
 
     @classmethod
     def parse(cls, fields: Any, *, as_worker: bool = False, beside: Iterable[str] = ()) -> Self:
@@ -169,7 +174,7 @@ def faults_of(error: ValidationError, names: Names = NONE, *, by_worker: bool = 
     errors = error.errors(include_url=False, include_context=False)
     places = {fault["loc"] for fault in errors}
     for fault in errors:
-        if any(place[:-1] and fault["loc"] in (place[:-1], place[:-2]) for place in places):
+        if any(place != fault["loc"] and place[: len(fault["loc"])] == fault["loc"] for place in places):
             continue  # of a list, what pydantic says once its faulty items are left out
         where = ".".join(str(part) for part in fault["loc"])[:80]
         if by_worker and fault["type"] == "extra_forbidden":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from producer.contract import GenerationRequest
+from producer.contract import GenerationRequest, Markup
 
 from ..engine_options import EngineOptions
 from ..progress import ReportProgress, no_progress
@@ -127,6 +127,10 @@ class Engine:
         with max_new_tokens beyond the context, and PromptTooLong for one that fills the context.
         """
         return self._prompts.encode(request)
+
+    def markup(self, request: GenerationRequest, prompt_ids: Tensor) -> Markup | None:
+        """How the parts of the answer are marked in its text.  prompt_ids: as from `encode`."""
+        return self.tokenizer.markup(request, prompt_ids.tolist())
 
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()

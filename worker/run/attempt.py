@@ -171,6 +171,7 @@ class Attempt:
             resumed_tokens=len(self._resumed_ids),
             seed=self._seed,
             runs_on=self._engine_facts,
+            markup=message.markup,
         )
         self._started = Started(data=data)
         self._log.start(self._started)

@@ -69,7 +69,7 @@ class Prompts:
 
     def _encode_text(self, request: GenerationRequest) -> Tensor:
         if request.messages is not None:
-            text, add_special_tokens = self._tokenizer.apply_chat_template(request.messages), False
+            text, add_special_tokens = self._chat(request), False
         else:
             assert request.prompt is not None, "GenerationRequest holds exactly one kind of prompt"
             text, add_special_tokens = request.prompt, request.add_special_tokens
@@ -80,9 +80,27 @@ class Prompts:
             )
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
+    def _chat(self, request: GenerationRequest) -> str:
+        assert request.messages is not None, "it is a chat"
+        tools = request.tools if request.calls_tools else None
+        _check_can_be_held_to(request)
+        return self._tokenizer.chat_template.prompt(request.messages, tools, request.chat_template_kwargs)
+
     def _check_vocabulary(self, ids: Sequence[int]) -> None:
         if (highest := max(ids, default=0)) >= self._vocab_size:
             raise InvalidRequest(
                 f"token id {highest} is not in the vocabulary of this model, which has {self._vocab_size} ids "
                 f"(0 to {self._vocab_size - 1})"
             )
+
+
+def _check_can_be_held_to(request: GenerationRequest) -> None:
+    if request.tool_choice not in (None, "none", "auto"):
+        raise InvalidRequest(
+            "tool_choice: this worker cannot hold the model to a call: leave it out, and look whether there is one"
+        )
+    if any(tool.function.strict for tool in request.tools or ()):
+        raise InvalidRequest(
+            "tools: this worker cannot hold the model to a function's schema: leave `strict` out, and check the "
+            "arguments of each call"
+        )
