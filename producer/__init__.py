@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .async_client import AsyncJobHandle, AsyncProducer
-    from .client import JobHandle, Producer
+    from .async_client import AsyncProducer
+    from .client import Producer
     from .contract import (
         BrokerUnavailable,
         Cancelled,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WorkerLost,
     )
+    from .handles import AsyncJobHandle, JobHandle
     from .job_status import JobStatus, Progress, WorkerInfo
     from .many import as_completed, gather
     from .overview_values import ModelOverview, Overview
@@ -103,9 +104,9 @@ __all__ = [
 ]
 
 _WHEN_ASKED_FOR = {
-    "AsyncJobHandle": "async_client",
+    "AsyncJobHandle": "handles",
     "AsyncProducer": "async_client",
-    "JobHandle": "client",
+    "JobHandle": "handles",
     "JobStatus": "job_status",
     "ModelOverview": "overview_values",
     "Overview": "overview_values",

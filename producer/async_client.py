@@ -6,30 +6,23 @@ A thin shell, as `client` is one: what is done is in `operations`. One event loo
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import redis.asyncio
 
-from .base import BaseProducer
-from .cancelling import Cancelled, cancel_all, cancel_many
 from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
-from .deletion import deletion
+from .controls import AsyncControls
 from .ends import end_of_job
 from .following import Subscription
+from .handles import AsyncJobHandle
 from .hub import AsyncHub
 from .interrupts import CtrlC
-from .job_status import JobStatus, WorkerInfo
 from .links import AsyncLinks
-from .operations import CancelOutcome, Operation
-from .overview import overview
-from .overview_values import Overview
+from .operations import Operation
 from .patience import Patience
 from .race import Seat
-from .replies import text_in
 from .sampling import SamplingOptions
 from .settings import ProducerSettings
 from .submission import Batch, Request
@@ -41,61 +34,7 @@ _LEFT_BY = (KeyboardInterrupt, asyncio.CancelledError, BaseExceptionGroup)
 """What leaves a block after Ctrl-C: `asyncio.run` cancels its main task first."""
 
 
-@dataclass(frozen=True)
-class AsyncJobHandle:
-    """A submitted job, bound to the producer that submitted it."""
-
-    job_id: str
-    model: str
-    created: bool
-    """False when a job of that id existed already: nothing was enqueued, this is that job."""
-    _producer: "AsyncProducer" = field(repr=False, compare=False)
-    _ended: list[GenerationResult] = field(default_factory=list, init=False, repr=False, compare=False)
-    """How it ended, where `as_completed` has said that it has."""
-
-    def stream(
-        self, after: EventId | str | None = None, timeout_s: float | None = None
-    ) -> AsyncGenerator[StreamedEvent, None]:
-        """See `Producer.stream`."""
-        return self._producer.stream(self.job_id, after, timeout_s)
-
-    async def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
-        """See `Producer.result`. After `as_completed` has given the handle, nothing is asked any more."""
-        if not self._ended:
-            return await self._producer.result(self.job_id, timeout_s, check=check)
-        return self._ended[0].raise_for_status() if check else self._ended[0]
-
-    async def text(self, timeout_s: float | None = None) -> str:
-        """See `JobHandle.text`."""
-        return (await self.result(timeout_s)).text
-
-    async def text_stream(self, timeout_s: float | None = None) -> AsyncGenerator[str, None]:
-        """See `JobHandle.text_stream`. All that it raises comes while it is iterated, as that of `stream` does."""
-        async with aclosing(self.stream(timeout_s=timeout_s)) as events:
-            async for streamed in events:
-                if piece := text_in(streamed):
-                    yield piece
-
-    async def cancel(self) -> CancelOutcome:
-        """See `Producer.cancel`."""
-        return await self._producer.cancel(self.job_id)
-
-    async def continue_job(
-        self, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]
-    ) -> "AsyncJobHandle":
-        """See `Producer.continue_job`."""
-        return await self._producer.continue_job(self.job_id, max_new_tokens, **options)
-
-    async def delete(self) -> None:
-        """See `Producer.delete`."""
-        await self._producer.delete(self.job_id)
-
-    async def status(self) -> JobStatus:
-        """See `Producer.status`."""
-        return await self._producer.status(self.job_id)
-
-
-class AsyncProducer(BaseProducer):
+class AsyncProducer(AsyncControls):
     """`Producer` for asyncio: the same methods, to be awaited; `stream` is an async iterator.
 
     One event loop at a time uses it. Where each call has a loop of its own, as with `asyncio.run` in a Celery
@@ -205,40 +144,12 @@ class AsyncProducer(BaseProducer):
         self._submitted.discard(job_id)
         return ended.raise_for_status() if check else ended
 
-    async def cancel(self, job_id: str) -> CancelOutcome:
-        """See `Producer.cancel`."""
-        return await self._run(self._operations.cancel(job_id))
-
     async def continue_job(
         self, job_id: str, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]
     ) -> AsyncJobHandle:
         """See `Producer.continue_job`."""
         past = await self._run(past_of(self._keys, job_id))
         return (await self._submit(self._prepare_continued(past, max_new_tokens, options)))[0]
-
-    async def cancel_many(self, job_ids: Iterable[str]) -> dict[str, Cancelled]:
-        """See `Producer.cancel_many`."""
-        return await self._run(cancel_many(self._operations, job_ids))
-
-    async def cancel_all(self, model: str | None = None, *, queued_only: bool = False) -> dict[Cancelled, int]:
-        """See `Producer.cancel_all`."""
-        return await self._run(cancel_all(self._operations, model, queued_only=queued_only))
-
-    async def delete(self, job_id: str) -> None:
-        """See `Producer.delete`."""
-        await self._run(deletion(self._operations, job_id))
-
-    async def status(self, job_id: str) -> JobStatus:
-        """See `Producer.status`."""
-        return await self._run(self._operations.status(job_id))
-
-    async def workers(self, model: str) -> tuple[WorkerInfo, ...]:
-        """See `Producer.workers`."""
-        return await self._run(self._operations.workers(model))
-
-    async def overview(self, model: str | None = None) -> Overview:
-        """See `Producer.overview`."""
-        return await self._run(overview(self._keys, model))
 
     async def aclose(self) -> None:
         """End all streams and close the connections that are its own."""

@@ -8,28 +8,22 @@ many threads.
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import redis
 
-from .base import BaseProducer
 from .broker.connections import check_suits, connect
-from .cancelling import Cancelled, cancel_all, cancel_many
 from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
-from .deletion import deletion
+from .controls import Controls
 from .ends import end_of_job
 from .following import Subscription
-from .job_status import JobStatus, WorkerInfo
+from .handles import JobHandle
 from .links import Link
-from .operations import CancelOutcome, Operation
-from .overview import overview
-from .overview_values import Overview
+from .operations import Operation
 from .patience import Patience
 from .race import Seat
-from .replies import text_in
 from .sampling import SamplingOptions
 from .settings import ProducerSettings
 from .submission import Batch, Request
@@ -38,60 +32,7 @@ from .submitted import CANCEL_S, OnInterrupt, cancel_submitted
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class JobHandle:
-    """A submitted job, bound to the producer that submitted it."""
-
-    job_id: str
-    model: str
-    created: bool
-    """False when a job of that id existed already: nothing was enqueued, this is that job."""
-    _producer: "Producer" = field(repr=False, compare=False)
-    _ended: list[GenerationResult] = field(default_factory=list, init=False, repr=False, compare=False)
-    """How it ended, where `as_completed` has said that it has."""
-
-    def stream(
-        self, after: EventId | str | None = None, timeout_s: float | None = None
-    ) -> Generator[StreamedEvent, None, None]:
-        """See `Producer.stream`."""
-        return self._producer.stream(self.job_id, after, timeout_s)
-
-    def result(self, timeout_s: float | None = None, *, check: bool = True) -> GenerationResult:
-        """See `Producer.result`. After `as_completed` has given the handle, nothing is asked any more."""
-        if not self._ended:
-            return self._producer.result(self.job_id, timeout_s, check=check)
-        return self._ended[0].raise_for_status() if check else self._ended[0]
-
-    def text(self, timeout_s: float | None = None) -> str:
-        """The text of the answer, once the job has ended.  Raises as `Producer.result`."""
-        return self.result(timeout_s).text
-
-    def text_stream(self, timeout_s: float | None = None) -> Generator[str, None, None]:
-        """The text of the answer in pieces, as they come. Joined, they are that of `text`.
-
-        A job that fails or is cancelled raises its error after the last piece that it had: whoever joins them does
-        not take a half for the whole.  timeout_s and other errors: as `Producer.stream`.
-        """
-        return _pieces(self.stream(timeout_s=timeout_s))
-
-    def cancel(self) -> CancelOutcome:
-        """See `Producer.cancel`."""
-        return self._producer.cancel(self.job_id)
-
-    def continue_job(self, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]) -> "JobHandle":
-        """See `Producer.continue_job`."""
-        return self._producer.continue_job(self.job_id, max_new_tokens, **options)
-
-    def delete(self) -> None:
-        """See `Producer.delete`."""
-        self._producer.delete(self.job_id)
-
-    def status(self) -> JobStatus:
-        """See `Producer.status`."""
-        return self._producer.status(self.job_id)
-
-
-class Producer(BaseProducer):
+class Producer(Controls):
     """Submits jobs and follows them. A context manager; it can be shared between threads.
 
         with Producer("redis://127.0.0.1:6379/0") as producer:
@@ -237,14 +178,6 @@ class Producer(BaseProducer):
         self._submitted.discard(job_id)
         return ended.raise_for_status() if check else ended
 
-    def cancel(self, job_id: str) -> CancelOutcome:
-        """End a job early; it keeps the text it has. Harmless to repeat.
-
-        Returns "cancelled": it waited and has ended now; "requested": its worker will end it; "ended": it had
-        ended before.  Raises NoSuchJob.
-        """
-        return self._run(self._operations.cancel(job_id))
-
     def continue_job(
         self, job_id: str, max_new_tokens: int | None = None, **options: Unpack[ContinueOptions]
     ) -> JobHandle:
@@ -260,34 +193,6 @@ class Producer(BaseProducer):
         """
         past = self._run(past_of(self._keys, job_id))
         return self._submit(self._prepare_continued(past, max_new_tokens, options))[0]
-
-    def cancel_many(self, job_ids: Iterable[str]) -> dict[str, Cancelled]:
-        """Cancel them all, in a few round trips. What became of each: as `cancel`, or "no_such_job"."""
-        return self._run(cancel_many(self._operations, job_ids))
-
-    def cancel_all(self, model: str | None = None, *, queued_only: bool = False) -> dict[Cancelled, int]:
-        """Cancel all that wait or run now, of all models or of one. How many of each outcome."""
-        return self._run(cancel_all(self._operations, model, queued_only=queued_only))
-
-    def delete(self, job_id: str) -> None:
-        """Take the job away, with all that Redis has of it: request, events, result, RQ's records.
-
-        One that has not ended is cancelled first. A worker that has it is given half a minute to end it.
-        Raises NoSuchJob; WaitTimeout where the worker does not let go of it, and nothing was deleted.
-        """
-        self._run(deletion(self._operations, job_id))
-
-    def status(self, job_id: str) -> JobStatus:
-        """What is known of the job: place in line, worker, progress.  Raises NoSuchJob."""
-        return self._run(self._operations.status(job_id))
-
-    def workers(self, model: str) -> tuple[WorkerInfo, ...]:
-        """The live workers that serve a model, and whether each has loaded it."""
-        return self._run(self._operations.workers(model))
-
-    def overview(self, model: str | None = None) -> Overview:
-        """Workers, and jobs that wait, run and have ended: of all models or of one. A few commands of Redis."""
-        return self._run(overview(self._keys, model))
 
     def close(self) -> None:
         """End all streams and close the connections that are its own."""
@@ -340,10 +245,3 @@ class Producer(BaseProducer):
 
     def _run(self, operation: Operation[T]) -> T:
         return self._link.run(operation)
-
-
-def _pieces(stream: Generator[StreamedEvent, None, None]) -> Generator[str, None, None]:
-    with closing(stream):
-        for streamed in stream:
-            if piece := text_in(streamed):
-                yield piece

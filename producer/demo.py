@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from .client import JobHandle, Producer
+from .client import Producer
 from .contract import GenerationResult, GenqueueError, Tokens
 from .display import printable
+from .handles import JobHandle
 from .local import TINY, broker_at, check_installed, ended_by_signals, local_worker, say_dimly
 
 DEFAULT_PROMPT = "你好，介绍一下你自己"

@@ -7,9 +7,8 @@ import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Sequence
 from typing import Any, Literal, overload
 
-from .async_client import AsyncJobHandle
-from .client import JobHandle
 from .contract import GenerationResult, GenqueueError, InvalidRequest, WaitTimeout
+from .handles import AsyncJobHandle, JobHandle
 from .nothing import NoHandles, NoResults
 from .patience import Patience
 from .progress_bar import Bar, progress_bar

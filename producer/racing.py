@@ -7,10 +7,9 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from .async_client import AsyncJobHandle
-from .client import JobHandle
 from .contract import GenerationResult
 from .ends import ended_already
+from .handles import AsyncJobHandle, JobHandle
 from .operations import Operation
 from .race import Member, Race
 

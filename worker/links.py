@@ -21,6 +21,7 @@ from redis.retry import Retry
 from producer.broker import urls
 from producer.broker.connections import address
 
+from .one_connection import OneConnection
 from .queue.commands import HEALTH_CHECK_S
 from .queue.rq_worker import SOCKET_TIMEOUT_S
 
@@ -44,12 +45,13 @@ class OnConnect:
 
 @dataclass(frozen=True)
 class Links:
-    """rq: for calls in threads; events: for the streams; looks: for blocked reads, whose pool is their own so that
-    they keep no connection from an append; presence: one connection, which stands for the worker; commands: RQ's,
-    to this worker."""
+    """rq: for calls in threads; events: for the streams; appends: to them; looks: for blocked reads, whose pool is
+    their own so that they keep no connection from others; presence: one connection, which stands for the worker;
+    commands: RQ's, to this worker."""
 
     rq: Redis
     events: AsyncRedis
+    appends: OneConnection
     looks: AsyncRedis
     presence: AsyncRedis
     commands: AsyncRedis
@@ -71,6 +73,7 @@ class Links:
         return cls(
             rq=urls.client(url, retry=Retry(NoBackoff(), 0), **bounds),
             events=client(**bounds),
+            appends=OneConnection(client(socket_connect_timeout=SOCKET_TIMEOUT_S), SOCKET_TIMEOUT_S),
             looks=client(**longer),
             presence=client(**one),
             commands=client(**bounds, health_check_interval=HEALTH_CHECK_S),
@@ -103,7 +106,7 @@ class Links:
 
     @property
     def _for_tasks(self) -> tuple[AsyncRedis, ...]:
-        return self.events, self.looks, self.presence, self.commands
+        return self.events, self.appends.client, self.looks, self.presence, self.commands
 
     def _hang_up(self) -> None:
         pool = self.rq.connection_pool

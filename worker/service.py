@@ -71,6 +71,7 @@ class Service:
             cancel_poll_s=settings.cancel_poll_s,
             live_ttl_s=settings.max_result_ttl_s,
             outage=outage,
+            appends=links.appends,
         )
         self._links = links
         self._outage = outage

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..async_client import AsyncJobHandle, AsyncProducer
+from ..async_client import AsyncProducer
 from ..contract import (
     GenqueueError,
     InvalidRequest,
@@ -22,6 +22,7 @@ from ..contract import (
     Tokens,
     WaitTimeout,
 )
+from ..handles import AsyncJobHandle
 from .answers import Answer
 from .feed import Feed
 from .outages import Outages

@@ -124,9 +124,10 @@ class _Bounded:
 
     def _tighten(self) -> None:
         sock = self._sock
-        if sock is not None:
+        timeout_s = self.socket_timeout
+        if sock is not None and sock.gettimeout() != timeout_s:
             with contextlib.suppress(OSError):  # another thread has closed it, which the next step notices
-                sock.settimeout(self.socket_timeout)
+                sock.settimeout(timeout_s)
 
 
 class BoundedConnection(_Bounded, redis.Connection):

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from ..client import JobHandle, Producer
+from ..client import Producer
 from ..contract import InvalidRequest
+from ..handles import JobHandle
 from .follow import follow_stream, producer_for, wait_for_result
 from .options import (
     connection_options,

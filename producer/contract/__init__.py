@@ -57,6 +57,7 @@ from .events import (
     mirror_json,
     parse_entry,
     terminal_event,
+    tokens_json,
 )
 from .keys import FUNCTION, Keys, Priority
 from .markup import Delta, FunctionCall, Markup, ToolCall, ToolCallDelta
@@ -128,4 +129,5 @@ __all__ = [
     "mirror_json",
     "parse_entry",
     "terminal_event",
+    "tokens_json",
 ]

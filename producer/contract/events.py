@@ -8,8 +8,7 @@ over, an event of another type is an UnknownEvent, and a status, reason or code 
 """
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -32,6 +31,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 MAX_ID_PART = 2**64 - 1
 """Redis' own bound on either part of an entry's id."""
+_ID_DIGITS = len(str(MAX_ID_PART))
 
 
 class EventId(NamedTuple):
@@ -45,14 +45,19 @@ class EventId(NamedTuple):
         """From the form on the wire.  Raises InvalidRequest when it is not one."""
         if isinstance(text, bytes):
             text = text.decode()
-        match = re.fullmatch(r"(\d{1,20})-(\d{1,20})", text)
-        parts = tuple(map(int, match.groups())) if match else ()
-        if not parts or max(parts) > MAX_ID_PART:
-            raise InvalidRequest(f"event id {text[:40]!r} is not valid: it has the form <attempt>-<seq>, as 1-7")
-        return cls(*parts)
+        attempt, dash, seq = text.partition("-")
+        if dash and _is_id_part(attempt) and _is_id_part(seq):
+            event_id = cls(int(attempt), int(seq))
+            if event_id.attempt <= MAX_ID_PART and event_id.seq <= MAX_ID_PART:
+                return event_id
+        raise InvalidRequest(f"event id {text[:40]!r} is not valid: it has the form <attempt>-<seq>, as 1-7")
 
     def __str__(self) -> str:
         return f"{self.attempt}-{self.seq}"
+
+
+def _is_id_part(text: str) -> bool:
+    return len(text) <= _ID_DIGITS and text.isdecimal()
 
 
 BEFORE_FIRST = EventId(0, 0)
@@ -336,6 +341,15 @@ def data_json(event: Started | Tokens | Finished | Failed | Cancelled) -> str:
     # A tokens event without logprobs leaves the key out: it is the one event that is sent per token.
     unset = {name for name in ("logprobs", "runs_on", "markup") if getattr(event.data, name, 0) is None}
     return event.data.model_dump_json(exclude=unset or None)
+
+
+_text_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def tokens_json(index: int, ids: Sequence[int], text: str) -> str:
+    """The `data` of a tokens event without log-probabilities: what `data_json` makes of it, and sooner, as it is
+    made thousands of times a second."""
+    return f'{{"index":{index},"ids":[{",".join(map(str, ids))}],"text":{_text_json(text)}}}'
 
 
 def mirror_json(event_id: str, event_type: str, data: str) -> str:

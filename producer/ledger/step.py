@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import redis
-import redis.asyncio
 
 T = TypeVar("T")
 
@@ -31,6 +30,16 @@ def script(name: str) -> Script:
         encoding="utf-8"
     )
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class AsyncScripts(Protocol):
+    """What of a `redis.asyncio.Redis` a script needs."""
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """Run a script that the server knows."""
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """Run a script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ class Step(Generic[T]):
             reply = self.send(client)
         return self.read(reply)
 
-    async def run_async(self, client: redis.asyncio.Redis) -> T:
+    async def run_async(self, client: AsyncScripts) -> T:
         """As `run`."""
         try:
             reply = await client.evalsha(script(self.name).sha, len(self.keys), *self.keys, *self.args)

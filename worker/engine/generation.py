@@ -37,6 +37,8 @@ class Step:
     """Set on the last step of a generation."""
     stop: str | None
     """The stop string that ended it, if one did."""
+    has_next: bool = False
+    """Whether the token after it is known, from the same pass over the model."""
 
 
 class Generation(Iterator[Step]):
@@ -153,8 +155,8 @@ class Generation(Iterator[Step]):
         token_ids = [self._read_token()]
         self.prefill_ms = (time.perf_counter() - self._started_at) * 1000
         while True:
-            for token_id in token_ids:
-                step = self._step(token_id)
+            for count, token_id in enumerate(token_ids, 1):
+                step = self._step(token_id, has_next=count < len(token_ids))
                 yield step
                 if step.finish_reason:
                     return
@@ -250,10 +252,10 @@ class Generation(Iterator[Step]):
             self._lookup.push(token_id)
         return token_id
 
-    def _step(self, token_id: int) -> Step:
+    def _step(self, token_id: int, *, has_next: bool) -> Step:
         logprob = None if self._logprobs is None else token_logprob(self._logits, token_id, self._logprobs)
         text = self._output.push(token_id)
-        return Step(token_id, text, logprob, self.finish_reason, self.stop)
+        return Step(token_id, text, logprob, self.finish_reason, self.stop, has_next)
 
     # -- trouble
 

@@ -185,6 +185,9 @@ COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 
+_decode = json.JSONDecoder().decode  # json.loads looks for the encoding first
+
+
 def steps_line(steps: Sequence[StepMessage]) -> bytes:
     """One line for steps that leave together."""
     return json.dumps(steps).encode() + b"\n"
@@ -193,5 +196,5 @@ def steps_line(steps: Sequence[StepMessage]) -> bytes:
 def parse_answers(line: bytes) -> Sequence[Answer | StepMessage]:
     """What one line of the engine's says."""
     if line.startswith(b"["):
-        return [StepMessage(*step) for step in json.loads(line)]
+        return [StepMessage._make(step) for step in _decode(line.decode())]
     return [_ANSWERS.validate_json(line)]

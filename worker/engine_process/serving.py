@@ -41,9 +41,9 @@ from .protocol import (
 
 logger = logging.getLogger(__name__)
 
-SEND_INTERVAL_S = 0.001
-"""Waking the worker costs more than a token's bytes. Tokens that come faster than this leave together; one waits
-for the next step at most, which is then as short."""
+SEND_INTERVAL_S = 0.003
+"""A token's way wakes worker, server and subscriber, which costs more than its bytes. Tokens that come faster than
+this leave together; one waits for the next step at most, which is then as short."""
 
 READ_BYTES = 2**20
 
@@ -138,9 +138,9 @@ class EngineServer:
             if stop := self._stop_command(run):
                 return stop
         for step in generation:
-            self._unsent.append(_message(step))
-            if self._unsent[-1].sampled_at - self._sent_at >= SEND_INTERVAL_S:
-                self._sent_at = self._unsent[-1].sampled_at
+            self._unsent.append(message := _message(step))
+            if message.sampled_at - self._sent_at >= SEND_INTERVAL_S and not step.has_next:
+                self._sent_at = message.sampled_at
                 self._send_steps()
                 if stop := self._stop_command(run):
                     return stop

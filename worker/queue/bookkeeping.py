@@ -1,4 +1,4 @@
-"""What RQ hears of a job's start and end, and of nothing that is not ours to tell.
+"""What RQ hears of a job's end, and of nothing that is not ours to tell. Its start is in `running`.
 
 RQ writes what a job came to without a look at who has the job by then: each of its transactions on a job is given
 the look of `holding`. The transaction that registers an end also takes the job out of the list of taken jobs, so
@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import RLock
 from typing import Any, Literal
-from uuid import uuid4
 
 from redis import Redis
 from redis.client import Pipeline
@@ -23,16 +22,15 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
-from rq.utils import now, utcformat
-from rq.worker.base import WorkerStatus
+from rq.utils import now
 
 from producer.contract import GenerationResult, JobError, Keys
-from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..errors import BookkeepingFailed
 from ..intake import MIN_RESULT_TTL_S
 from ..settings import WorkerSettings
-from .holding import HoldingWorker, NotHeld
+from .holding import NotHeld
+from .running import RunningWorker
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +56,8 @@ class GenerationJob(Job):
         queue.schedule_job(self, at, pipeline=pipeline)
 
 
-class Bookkeeper(HoldingWorker):
-    """The part of an RQ worker that registers the starts and the ends of its jobs, while they are its own."""
+class Bookkeeper(RunningWorker):
+    """The part of an RQ worker that registers the ends of its jobs, while they are its own."""
 
     def __init__(
         self, queue_names: list[str], settings: WorkerSettings, connection: "Redis", *, name: str
@@ -83,53 +81,6 @@ class Bookkeeper(HoldingWorker):
         self._notes = RLock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours
         self._failure_noted = False
         self._called_back: set[str] = set()
-
-    def queue_of(self, job: Job) -> Queue:
-        """The queue that the job came from."""
-        return self.queue_class(job.origin, connection=self.connection, serializer=self.serializer)
-
-    # -- starts
-
-    def begin(self, job: Job, request_digest: str) -> Execution:
-        """Register the job as started. If it is not ours any more, nothing is written.
-
-        request_digest: tells this life of the job's id from one with another request.
-        """
-        self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
-        execution = Execution(uuid4().hex, job.id, self.connection, worker_name=self.name)
-        run = self._run_of(job, execution, request_digest)
-        if not begin(self.keys, self.name, job.id, self.queue_of(job).name, run).run(self.connection):
-            return Execution("superseded", job.id, self.connection, worker_name=self.name)
-        self._state = WorkerStatus.BUSY
-        self.executions[execution.id] = execution
-        return execution
-
-    def _run_of(self, job: Job, execution: Execution, request_digest: str) -> Run:
-        """What RQ does in `prepare_execution` and `Job.prepare_for_execution`."""
-        job.worker_name = self.name
-        job.last_heartbeat = job.started_at = now()
-        job._status = JobStatus.STARTED  # noqa: SLF001 - as RQ's own workers set it
-        keep_s = self.settings.keep_held_s
-        started_at = utcformat(job.started_at)
-        fields = {"last_heartbeat": started_at, "started_at": started_at, "request_digest": request_digest}
-        return Run(
-            execution.id,
-            execution.serialize(),
-            {**fields, "status": JobStatus.STARTED.value, "worker_name": self.name},
-            keep_s,
-            job.started_at.timestamp() + keep_s,
-        )
-
-    def _executions_of(self, job: Job) -> list[Execution]:
-        return [execution for execution in self.executions.values() if execution.job_id == job.id]
-
-    def _drop_executions(self, job: Job) -> None:
-        for execution in self._executions_of(job):
-            with self.connection.pipeline() as pipeline:
-                super().cleanup_execution(job, pipeline=pipeline, execution=execution)
-                pipeline.execute(raise_on_error=False)
-
-    # -- ends
 
     def succeed(self, job: Job, execution: Execution, result: GenerationResult) -> None:
         """Register the job as finished; the result is RQ's return value too."""
@@ -229,37 +180,6 @@ class Bookkeeper(HoldingWorker):
         self._drop_executions(job)
         with suppress(NotHeld):
             self._write_while_held(job.id, partial(self._set_last_status, job.key, job.get_status(refresh=False)))
-
-    def put_back(self, job: Job, execution: Execution) -> None:
-        """Put a job that has not ended at the front of its queue, in one step."""
-        self._put_at_front(job, execution, engine_died=False)
-
-    def put_back_after_death(self, job: Job, execution: Execution) -> None:
-        """Put a job over which the engine died at the front of its queue; the death counts, in the same step."""
-        self._put_at_front(job, execution, engine_died=True)
-
-    def _put_at_front(self, job: Job, execution: Execution, *, engine_died: bool) -> None:
-        step = put_back(self.keys, self.name, job.id, self.queue_of(job).name, engine_died=engine_died)
-        with self.connection.pipeline() as pipeline:
-            super().cleanup_execution(job, pipeline=pipeline, execution=execution)
-            step.send(pipeline)
-            was_ours = step.read(pipeline.execute()[-1])
-        if not was_ours:
-            self.forget(execution)
-
-    def forget(self, execution: Execution) -> None:
-        """Another worker has the job: drop our own record of it, and touch nothing that may be the other's.
-
-        If we were taken for dead, no death is counted: we live.
-        """
-        come_back(self.name, execution.job_id).run(self.connection)
-        self.executions.pop(execution.id, None)
-        with self.connection.pipeline() as pipeline:
-            pipeline.delete(execution.key)
-            pipeline.srem(self.executions_key, execution.composite_key)
-            for queue in self.queues:
-                pipeline.zrem(queue.started_job_registry.key, execution.composite_key)
-            pipeline.execute()
 
     # -- inside the transactions of RQ
 

@@ -2,7 +2,8 @@
 
 Everything here is synchronous and short, and is called in threads by the service. The taking of jobs is ours: RQ
 loses a job when a worker that serves several queues dies between the pop and the start (it uses BLPOP there). What
-RQ hears of a job's start and end is in `bookkeeping`; how the worker is known to be alive, in `presence`.
+RQ hears of a job's start is in `running`, of its end in `bookkeeping`; how the worker is known to be alive, in
+`presence`.
 """
 
 import logging

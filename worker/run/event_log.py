@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
-from redis.asyncio import Redis
 
 from producer.broker.outage import Outage
 from producer.contract import (
@@ -31,7 +30,9 @@ from producer.contract import (
     Tokens,
     TokensData,
     terminal_event,
+    tokens_json,
 )
+from producer.ledger.step import AsyncScripts
 from producer.ledger.stream import Appended, Appender
 
 logger = logging.getLogger(__name__)
@@ -54,15 +55,13 @@ class _OpenTokens:
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
-    def event(self) -> Tokens:
-        """Built without validation: its parts come from the engine, one by one, thousands of times a second."""
-        data = TokensData.model_construct(
-            index=self.index,
-            ids=tuple(self.ids),
-            text="".join(self.text),
-            logprobs=tuple(self.logprobs) or None,
-        )
-        return Tokens.model_construct(type="tokens", data=data)
+    def data(self) -> str:
+        """Of their event, as it is written."""
+        text = "".join(self.text)
+        if not self.logprobs:
+            return tokens_json(self.index, self.ids, text)
+        data = TokensData(index=self.index, ids=tuple(self.ids), text=text, logprobs=tuple(self.logprobs))
+        return data.model_dump_json()
 
 
 class EventLog:
@@ -83,7 +82,7 @@ class EventLog:
 
     def __init__(
         self,
-        client: "Redis",
+        client: AsyncScripts,
         keys: Keys,
         job_id: str,
         history: Sequence[Entry],
@@ -170,14 +169,16 @@ class EventLog:
         self._dirty.set()
 
     def _place(self, event: Any) -> None:
-        """Give the event its id, the next of the stream, and its final form."""
-        event_id = EventId(self.attempt, self._first_seq + len(self._entries))
-        self._entries.append(Entry.of(event_id, event))
+        self._entries.append(Entry.of(self._next_id, event))
 
     def _close_tokens(self) -> None:
         if self._open is not None:
-            event, self._open = self._open.event(), None
-            self._place(event)
+            tokens, self._open = self._open, None
+            self._entries.append(Entry(self._next_id, "tokens", tokens.data()))
+
+    @property
+    def _next_id(self) -> EventId:
+        return EventId(self.attempt, self._first_seq + len(self._entries))
 
     async def _append_pending(self) -> None:
         """Append the pending entries in one step, however often that takes. The engine decodes on meanwhile."""

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from producer.broker.outage import Outage
 from producer.contract import EngineFacts, JobError, Keys
 from producer.contract.assemble import assemble
+from producer.ledger.step import AsyncScripts
 from producer.ledger.stream import clear
 
 from ..engine_process.client import EngineClient
@@ -33,6 +34,7 @@ class Runner:
     live_ttl_s: how long the stream of a job that has not ended stays after its last event. It has to outlast the
     wait for another worker; after the end, the order's own `result_ttl_s` counts.
     outage: of the process, shared by all who wait for Redis.
+    appends: what appends to the streams are sent with, where that is not the client.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Runner:
         cancel_poll_s: float,
         live_ttl_s: float,
         outage: Outage | None = None,
+        appends: AsyncScripts | None = None,
     ) -> None:
         self._outage = outage or Outage()
         self.engine = engine
         self.client = client
+        self._appends = appends or client
         self.keys = keys
         self.worker_name = worker_name
         self.cancel_poll_s = cancel_poll_s
@@ -141,7 +145,7 @@ class Runner:
     def log(self, job_id: str, history: History, result_ttl_s: float, *, as_owner: bool = False) -> EventLog:
         """The job's stream, for this worker's next attempt."""
         return EventLog(
-            self.client,
+            self._appends,
             self.keys,
             job_id,
             history.entries,

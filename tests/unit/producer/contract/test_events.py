@@ -5,7 +5,7 @@ import json
 import pytest
 import redis
 from fakeredis import FakeRedis, FakeServer
-from hypothesis import given
+from hypothesis import given, strategies as st
 
 from producer.contract import (
     EngineFacts,
@@ -24,10 +24,11 @@ from producer.contract import (
     encode_entry,
     mirror_json,
     parse_entry,
+    tokens_json,
 )
 from producer.contract.errors import OutOfMemory
 
-from .strategies import event_ids, events, results
+from .strategies import event_ids, events, results, texts
 
 
 @given(event_ids, events)
@@ -184,3 +185,10 @@ def test_what_an_attempt_runs_on_may_be_of_any_form(runs_on: object, read: Engin
 
     assert isinstance(streamed, StreamedEvent)
     assert streamed.event == Started(data=StartedData(**{**data, "runs_on": read}))
+
+
+@given(st.integers(0, 2**31), st.lists(st.integers(0, 2**31), max_size=5), texts)
+def test_the_short_way_to_a_tokens_event_gives_the_same_bytes(index: int, ids: list[int], text: str) -> None:
+    event = Tokens(data=TokensData(index=index, ids=tuple(ids), text=text))
+
+    assert tokens_json(index, ids, text) == encode_entry(event)["data"]

@@ -13,7 +13,7 @@ import torch
 
 from producer.contract import GenerationRequest, OutOfMemory
 from tests.models import engine_for, random_model, save_random_model, save_tokenizer
-from worker.engine import Engine, Tokenizer
+from worker.engine import Engine, Step, Tokenizer
 from worker.engine.loading import memory
 from worker.engine_process import serving
 from worker.engine_process.card import Neighbour, Place
@@ -62,10 +62,13 @@ class Worker:
 
     def hear(self):
         if not self._heard:
-            line = self._lines.readline()
-            assert line, "the engine has gone"
-            self._heard += parse_answers(line)
+            self._heard += parse_answers(self.hear_line())
         return self._heard.pop(0)
+
+    def hear_line(self) -> bytes:
+        line = self._lines.readline()
+        assert line, "the engine has gone"
+        return line
 
     def hear_all(self) -> list:
         """What is said of a run, to its end."""
@@ -150,6 +153,33 @@ def test_a_run_says_what_the_engine_generates(worker, engine):
     assert [step.text for step in steps] == [step.text for step in expected]
     assert [step.finish_reason for step in steps] == [None] * 99 + ["length"]
     assert ended.prefill_ms > 0
+
+
+class Drafted:
+    """A generation whose passes over the model gave one, three and two tokens."""
+
+    prompt_tokens, cached_tokens, prefill_ms = 1, 0, 1.0
+    given_text, finish_reason, stop = "", None, None
+
+    def prefill(self) -> Iterator[int]:
+        return iter(())
+
+    def __iter__(self) -> Iterator[Step]:
+        for has_next in (False, True, True, False, True, False):
+            yield Step(7, "x", None, None, None, has_next)
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_one_pass_gave_leaves_together(worker, engine, monkeypatch):
+    """Else the tokens of a draft that was right would wait for the next pass, which may be long."""
+    monkeypatch.setattr(serving, "SEND_INTERVAL_S", 0.0)
+    monkeypatch.setattr(engine, "start", lambda *_, **__: Drafted())
+    worker.send(generate())
+    _begun, _accepted, *lines, _ended = (parse_answers(worker.hear_line()) for _ in range(6))
+
+    assert [len(steps) for steps in lines] == [1, 3, 2]
 
 
 def test_the_text_of_output_that_was_given_comes_before_the_steps(worker, engine):

@@ -24,7 +24,7 @@ from producer.contract import (
 )
 from worker.errors import BookkeepingFailed
 from worker.intake import MIN_RESULT_TTL_S, read_order
-from worker.queue import bookkeeping
+from worker.queue import bookkeeping, running
 from worker.queue.bookkeeping import note_end
 from worker.queue.rq_worker import GenerationWorker
 
@@ -202,7 +202,8 @@ def test_a_failure_that_may_pass_is_retried_and_one_that_will_not_is_not(client,
 @pytest.mark.parametrize("skew_s", [-900, 900])
 def test_another_try_waits_for_its_interval_whatever_this_hosts_clock_says(client, worker, monkeypatch, skew_s):
     job = taken_job_of(client, worker, retry=Retry(1, interval=600))
-    monkeypatch.setattr(bookkeeping, "now", lambda: now() + timedelta(seconds=skew_s))
+    for module in (bookkeeping, running):
+        monkeypatch.setattr(module, "now", lambda: now() + timedelta(seconds=skew_s))
     failed_at_s = client.time()[0]
     worker.fail(job, worker.begin(job, DIGEST), JobTimeout())
     due_at_s = client.zscore(f"rq:scheduled:{NORMAL}", job.id)
