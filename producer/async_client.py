@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import redis.asyncio
 
@@ -63,7 +63,7 @@ class AsyncProducer(AsyncControls):
         prompt: str | None = None,
         *,
         model: str,
-        messages: Sequence[Message | Mapping[str, str]] | None = None,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
         prompt_token_ids: Sequence[int] | None = None,
         job_id: str | None = None,
         priority: Priority = "normal",

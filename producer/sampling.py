@@ -3,8 +3,8 @@
 What each means, its bounds and its default stand in `contract.requests`; a test holds the two together.
 """
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -28,5 +28,9 @@ class SamplingOptions(TypedDict, total=False):
     add_special_tokens: bool | None
     prompt_lookup: bool | None
     cache_salt: str | None
+    tools: Sequence[Mapping[str, Any]] | None
+    """Functions that the model may call, in OpenAI's form. They need messages."""
+    tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any] | None
+    chat_template_kwargs: Mapping[str, Any] | None
     output_token_ids: Sequence[int] | None
     """The beginning of the output; see `Producer.continue_job`, which fills it in."""

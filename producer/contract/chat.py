@@ -25,7 +25,8 @@ TEMPLATE_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 NOT_OF_THE_TEMPLATE = frozenset({
     "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message",
     "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-    "return_assistant_tokens_mask", "sanitize_control_tokens", "tokenizer_kwargs", "processor_kwargs", "tool_choice",
+    "return_assistant_tokens_mask", "sanitize_control_tokens", "tokenizer_kwargs",
+    "processor_kwargs", "tool_choice",
 })  # fmt: skip
 """What is said otherwise, or not at all: fields of the request, and how transformers applies a template."""
 

@@ -13,6 +13,7 @@ _ONE_ANSWER = "a job has one answer: submit the prompt several times, with a see
 _CHOICE = "temperature says it: 0 is greedy, and above 0 tokens are sampled"
 _LENGTH = "it is called max_new_tokens, and counts the answer alone"
 _STREAM = "every job has a stream: read it with stream()"
+_TOOLS = 'they are called tools, a list of {"type": "function", "function": {"name": ...}}'
 _TEXT = "it is called prompt, or messages for a chat"
 
 ELSEWHERE = {
@@ -31,6 +32,10 @@ ELSEWHERE = {
     "user": 'give it as one of messages: {"role": "user", "content": ...}',
     "include_stop_str_in_output": "the text ends before the stop string; the result's `stop` says which it was",
     "salt": "it is called cache_salt",
+    "functions": _TOOLS,
+    "function_call": "it is called tool_choice",
+    "enable_thinking": 'give it as chat_template_kwargs={"enable_thinking": ...}',
+    "template_kwargs": "it is called chat_template_kwargs",
     # transformers
     "max_length": _LENGTH,
     "min_length": "it is called min_new_tokens, and counts the answer alone",

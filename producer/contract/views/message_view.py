@@ -2,7 +2,8 @@
 
 import hashlib
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from ..markup import Delta, FunctionCall, FunctionCallDelta, Markup, Parts, ToolCall, ToolCallDelta
 from .draft import Draft, Part
@@ -58,40 +59,40 @@ class MessageView:
 
     def _advance(self) -> Delta | None:
         next(self._reading, None)
-        delta = _delta(self._note(part) for part in self._draft.take_new())
-        return None if delta == _NOTHING else delta
+        new = list(self._draft.take_new())
+        for part in new:
+            self._note(part)
+        return self._delta(new) if new else None
 
-    def _note(self, part: Part) -> Part | ToolCallDelta:
+    def _note(self, part: Part) -> None:
         match part:
             case Part("content", text):
                 self._said.append(text)
             case Part("reasoning", text):
                 self._thought.append(text)
-            case Part("name", name, index):
+            case Part("name", name):
                 self._calls.append((name, []))
-                function = FunctionCallDelta(name=name)
-                return ToolCallDelta(
-                    index=index, id=call_id(self._job_id, index), type="function", function=function
-                )
             case Part("arguments", text, index):
                 self._calls[index][1].append(text)
-                return ToolCallDelta(index=index, function=FunctionCallDelta(arguments=text))
-        return part
 
+    def _delta(self, new: Sequence[Part]) -> Delta:
+        def text(kind: str) -> str | None:
+            return "".join(part.text for part in new if part.kind == kind) or None
 
-_NOTHING = Delta()
+        of_calls = [part for part in new if part.kind in {"name", "arguments"}]
+        calls = [self._call_delta(index, parts) for index, parts in groupby(of_calls, key=lambda part: part.call)]
+        return Delta(content=text("content"), reasoning=text("reasoning"), tool_calls=tuple(calls) or None)
 
-
-def _delta(noted: Iterator[Part | ToolCallDelta]) -> Delta:
-    said, thought, called = "", "", []
-    for each in noted:
-        if isinstance(each, ToolCallDelta):
-            called.append(each)
-        elif each.kind == "content":
-            said += each.text
-        else:
-            thought += each.text
-    return Delta(content=said or None, reasoning=thought or None, tool_calls=tuple(called) or None)
+    def _call_delta(self, index: int, parts: Iterator[Part]) -> ToolCallDelta:
+        first, *rest = parts
+        begins = first.kind == "name"
+        arguments = "".join(part.text for part in (rest if begins else [first, *rest]))
+        return ToolCallDelta(
+            index=index,
+            id=call_id(self._job_id, index) if begins else None,
+            type="function" if begins else None,
+            function=FunctionCallDelta(name=first.text if begins else None, arguments=arguments),
+        )
 
 
 def parts_of(job_id: str, markup: Markup | None, text: str) -> Parts:
