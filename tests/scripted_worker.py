@@ -102,9 +102,9 @@ class ScriptedWorker:
         self.client.lpush(f"rq:queue:{queue}", self.job_id)
         self._let_go()
 
-    def play(self, *texts: str, job_id: str | None = None) -> GenerationResult:
+    def play(self, *texts: str, job_id: str | None = None, markup: Markup | None = None) -> GenerationResult:
         """A whole job."""
-        self.take(job_id)
+        self.take(job_id, markup=markup)
         self.publish(*texts)
         return self.finish()
 
