@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, StrictStr, model_validator
 
 from .strict import Frozen
+from .structured import MAX_GRAMMAR_CHARS
 
 MAX_PROMPT_CHARS = 4_000_000
 """More than any context of today holds; a longer prompt is refused unread."""
@@ -185,3 +186,13 @@ def check_tool_choice(tools: Sequence[Tool] | None, choice: ToolChoice | None) -
         raise ValueError("tool_choice says what becomes of tools, of which there are none")
     if isinstance(choice, NamedToolChoice) and choice.function.name not in {tool.function.name for tool in tools}:
         raise ValueError(f"tool_choice names the function {choice.function.name!r}, which is not among the tools")
+
+
+def check_schemas(tools: Sequence[Tool]) -> None:
+    """Raises ValueError where the schemas are too much for what holds a model to them."""
+    size = sum(len(json.dumps(tool.function.parameters, ensure_ascii=False)) for tool in tools)
+    if size > MAX_GRAMMAR_CHARS:
+        raise ValueError(
+            f"the schemas that a call is held to may have {MAX_GRAMMAR_CHARS} characters as JSON, and these "
+            f"have {size}: leave tool_choice and strict out, or some of the tools"
+        )

@@ -9,12 +9,21 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StrictBool, StrictStr, ValidationError, model_validator
+from pydantic import Field, StrictBool, StrictStr, ValidationError, field_validator, model_validator
 
-from .chat import MAX_PROMPT_CHARS, ChatTemplateKwargs, Message, ToolChoice, Tools, check_tool_choice
+from .chat import (
+    MAX_PROMPT_CHARS,
+    ChatTemplateKwargs,
+    Message,
+    ToolChoice,
+    Tools,
+    check_schemas,
+    check_tool_choice,
+)
 from .errors import InvalidRequest
 from .refusals import ELSEWHERE, NONE, Names
 from .strict import Float, Frozen, Int
+from .structured import Grammar, ResponseFormat, TextFormat
 from .version import VERSION
 
 MAX_PROMPT_TOKENS = 1_000_000
@@ -27,8 +36,9 @@ DRAWN_SEEDS = 2**53
 class SamplingParams(Frozen):
     """How tokens are chosen and when to stop. The defaults are greedy decoding.
 
-    The order of the logits processors is transformers': repetition_penalty, (presence and frequency penalty),
-    min_new_tokens, temperature, top_k, top_p, min_p.
+    The order of the logits processors is transformers': logit_bias, repetition_penalty, (presence and frequency
+    penalty), bad_words, min_new_tokens, allowed_token_ids or the answer's structure, temperature, top_k, top_p,
+    min_p.
     """
 
     max_new_tokens: Annotated[Int, Field(ge=1)] | None = None
@@ -57,6 +67,28 @@ class SamplingParams(Frozen):
     logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     """None: none. N: each token's log-probability under the model (before any processor), and the N likeliest."""
     skip_special_tokens: StrictBool = True
+    logit_bias: (
+        Annotated[
+            dict[Annotated[int, Field(ge=0)], Annotated[Float, Field(ge=-100, le=100)]],
+            Field(min_length=1, max_length=1_024),
+        ]
+        | None
+    ) = None
+    """Added to the logits of these token ids, before anything else is (OpenAI's definition)."""
+    bad_words: (
+        Annotated[
+            tuple[Annotated[StrictStr, Field(min_length=1, max_length=256)], ...],
+            Field(min_length=1, max_length=256),
+        ]
+        | None
+    ) = None
+    """Words that are not generated: no token that would complete the tokens of one, with a space before it or
+    without."""
+    allowed_token_ids: (
+        Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+        | None
+    ) = None
+    """No others are generated, the end-of-sequence token included: name it, or the answer ends by its length."""
 
 
 class GenerationRequest(SamplingParams):
@@ -90,6 +122,28 @@ class GenerationRequest(SamplingParams):
     auto, where there are tools: the model decides."""
     chat_template_kwargs: ChatTemplateKwargs | None = None
     """Variables for the chat template, as `enable_thinking`. The name is vLLM's."""
+    response_format: ResponseFormat | None = None
+    """OpenAI's: the answer is JSON, or JSON of a schema. It ends where nothing more may follow."""
+    grammar: Grammar | None = None
+    """The answer matches a regular expression, is one of some texts, or follows a grammar."""
+
+    @field_validator("response_format")
+    @classmethod
+    def _text_is_no_format(cls, given: ResponseFormat | None) -> ResponseFormat | None:
+        return None if isinstance(given, TextFormat) else given  # it is the default, which is never sent
+
+    @model_validator(mode="after")
+    def _structure_has_one_source(self) -> Self:
+        structures = [name for name in ("response_format", "grammar") if getattr(self, name) is not None]
+        if len(structures) > 1:
+            raise ValueError("response_format and grammar say the same thing in two ways: give one of them")
+        if structures and self.calls_tools:
+            raise ValueError(f"tools and {structures[0]}: a call would not keep to it: give one of them")
+        if held := structures[0] if structures else self._held_by_tools:
+            for name in ("ignore_eos", "bad_words", "allowed_token_ids"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} and {held} may leave no token between them: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _exactly_one_prompt(self) -> Self:
@@ -108,6 +162,8 @@ class GenerationRequest(SamplingParams):
         if given and self.messages is None:
             raise ValueError(f"{given[0]} goes through the chat template: give messages with it")
         check_tool_choice(self.tools, self.tool_choice)
+        if self._held_by_tools:
+            check_schemas(self.tools or ())
         return self
 
     @model_validator(mode="after")
@@ -129,6 +185,19 @@ class GenerationRequest(SamplingParams):
     def calls_tools(self) -> bool:
         """Whether the model is told of tools, so that there are calls in the text to be found."""
         return self.tools is not None and self.tool_choice != "none"
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether the whole answer is held to a format or a grammar."""
+        return self.response_format is not None or self.grammar is not None
+
+    @property
+    def _held_by_tools(self) -> str | None:
+        """What of its tools holds the model to something."""
+        if self.calls_tools and self.tool_choice not in (None, "auto"):
+            return "tool_choice"
+        is_strict = self.calls_tools and any(tool.function.strict for tool in self.tools or ())
+        return "a strict function" if is_strict else None
 
     @classmethod
     def parse(cls, fields: Any, *, as_worker: bool = False, beside: Iterable[str] = ()) -> Self:
@@ -176,7 +245,7 @@ def faults_of(error: ValidationError, names: Names = NONE, *, by_worker: bool = 
     for fault in errors:
         if any(place != fault["loc"] and place[: len(fault["loc"])] == fault["loc"] for place in places):
             continue  # of a list, what pydantic says once its faulty items are left out
-        where = ".".join(str(part) for part in fault["loc"])[:80]
+        where = _place(fault["loc"])
         if by_worker and fault["type"] == "extra_forbidden":
             meant = names.advice(where)
             faults.append(
@@ -188,6 +257,12 @@ def faults_of(error: ValidationError, names: Names = NONE, *, by_worker: bool = 
         faults.append(f"{where}: {message}" if where else message)
     more = len(faults) - 5
     return "; ".join(faults[:5]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _place(where: tuple[int | str, ...]) -> str:
+    """Of a fault. A name that follows itself is the kind of a union and, in it, the field of the same name."""
+    parts = [part for at, part in enumerate(where) if isinstance(part, int) or (part,) != where[at - 1 : at]]
+    return ".".join(map(str, parts))[:80]
 
 
 def _message(kind: str, message: str, where: tuple[int | str, ...], value: Any, names: Names) -> str:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -15,9 +15,18 @@ from transformers import PreTrainedTokenizerBase
 from producer.contract import InvalidRequest, Markup, Message
 from producer.contract.chat import Tool
 from producer.contract.views.message_view import parts_of
-from producer.contract.views.syntaxes import END_OF_THINK, READERS, THINK
+from producer.contract.views.syntaxes import END_OF_THINK, END_OF_TOOL_CALL, READERS, THINK, TOOL_CALL, TOOL_CALLS
 
 Chat = Sequence[Mapping[str, Any]]
+
+
+class CallSpelling(NamedTuple):
+    """What stands before the function's name, between it and the arguments, and behind them."""
+
+    before: str
+    between: str
+    after: str
+
 
 _REFUSALS = (TemplateError, TypeError, ValueError)
 _ARGUMENTS = {"genqueue_argument": "genqueue"}
@@ -35,6 +44,13 @@ _TOOL = {
 }
 _ASKED: Chat = [{"role": "user", "content": "Hello"}]
 _CALL = {"id": "genqueue1", "type": "function", "function": {"name": "genqueue_tool", "arguments": _ARGUMENTS}}
+_CALL_ENDS = {
+    "hermes": (TOOL_CALL, END_OF_TOOL_CALL),
+    "llama3_json": ("{", "}"),
+    "mistral": (TOOL_CALLS, "]"),
+}
+_ID = ', "id": "genqueue1"'
+"""Mistral's writes it into each call; models leave it out."""
 _CALLED: Chat = [*_ASKED, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
 
 
@@ -88,6 +104,19 @@ class ChatTemplate:
         # Prompts that have the model think first end in what no turn of the past begins with.
         answers = {"llama3_json": _behind(prompt, called)}
         return next((name for name in READERS if _writes(name, answers.get(name, _behind(asked, called)))), None)
+
+    @cached_property
+    def call_spelling(self) -> CallSpelling:
+        """How it writes a call in its form, to the letter; it has one."""
+        called, name = self._rendered(_CALLED), str(self.tool_format)
+        before, _, rest = called.rpartition("genqueue_tool")
+        between, arguments, behind = rest.partition(json.dumps(_ARGUMENTS))
+        if not arguments:
+            between, _, behind = rest.partition(json.dumps(_ARGUMENTS, separators=(",", ":")))
+        begin, end = _CALL_ENDS[name]
+        is_listed = "{" in before[before.rindex(begin) :]
+        after = behind[: behind.index(end) + len(end)] if is_listed else ""
+        return CallSpelling(before[before.rindex(begin) :], between, after.replace(_ID, ""))
 
     @cached_property
     def has_reasoning(self) -> bool:

@@ -1,6 +1,6 @@
 """From a request to the ids of its prompt, and to how many may follow: what does not fit is refused in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Prompts:
         with max_new_tokens beyond the context, and PromptTooLong for one that fills the context, by itself or with
         the output that the request brings.
         """
-        self._check_vocabulary(request.output_token_ids or ())
+        for ids in (request.output_token_ids, request.allowed_token_ids, request.logit_bias):
+            self._check_vocabulary(ids or ())
         if request.prompt_token_ids is not None:
             self._check_vocabulary(request.prompt_token_ids)
             prompt_ids = torch.tensor(request.prompt_token_ids, dtype=torch.int64)
@@ -80,27 +81,20 @@ class Prompts:
             )
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
+    def bad_words_ids(self, request: GenerationRequest) -> list[list[int]]:
+        """The tokens of the words that are not to come: of each as it stands, and behind a space."""
+        texts = [text for word in request.bad_words or () for text in (word, f" {word}")]
+        found = [self._tokenizer.encode(text, add_special_tokens=False).tolist() for text in texts]
+        return [ids for ids in found if ids and max(ids) < self._vocab_size]
+
     def _chat(self, request: GenerationRequest) -> str:
         assert request.messages is not None, "it is a chat"
         tools = request.tools if request.calls_tools else None
-        _check_can_be_held_to(request)
         return self._tokenizer.chat_template.prompt(request.messages, tools, request.chat_template_kwargs)
 
-    def _check_vocabulary(self, ids: Sequence[int]) -> None:
+    def _check_vocabulary(self, ids: Iterable[int]) -> None:
         if (highest := max(ids, default=0)) >= self._vocab_size:
             raise InvalidRequest(
                 f"token id {highest} is not in the vocabulary of this model, which has {self._vocab_size} ids "
                 f"(0 to {self._vocab_size - 1})"
             )
-
-
-def _check_can_be_held_to(request: GenerationRequest) -> None:
-    if request.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequest(
-            "tool_choice: this worker cannot hold the model to a call: leave it out, and look whether there is one"
-        )
-    if any(tool.function.strict for tool in request.tools or ()):
-        raise InvalidRequest(
-            "tools: this worker cannot hold the model to a function's schema: leave `strict` out, and check the "
-            "arguments of each call"
-        )

@@ -116,10 +116,13 @@ class Tokenizer:
         return text
 
     def markup(self, request: GenerationRequest, prompt_ids: Sequence[int]) -> Markup | None:
-        """How the parts of the answer to that prompt are marked in its text; None where all of it is content."""
-        if request.messages is None:
+        """How the parts of the answer to that prompt are marked in its text; None where all of it is content.
+
+        An answer that is held to a structure is that, and nothing else.
+        """
+        if request.messages is None or request.has_structure:
             return None
-        shows = THINK not in map(self.content, self.special_ids) or not request.skip_special_tokens
+        shows = self.added_token_id(THINK) not in self.special_ids or not request.skip_special_tokens
         reasoning = "think" if self.chat_template.has_reasoning and shows else None
         tool_calls = self.chat_template.tool_format if request.calls_tools else None
         if reasoning is None and tool_calls is None:
@@ -131,12 +134,19 @@ class Tokenizer:
             reasoning_open=reasoning is not None and end.endswith(THINK),
         )
 
+    def added_token_id(self, content: str) -> int | None:
+        """Of the added token with that text; None where there is none."""
+        return self._added_token_ids.get(content)
+
+    @cached_property
+    def _added_token_ids(self) -> dict[str, int]:
+        return {token.content: token_id for token_id, token in self.backend.get_added_tokens_decoder().items()}
+
     @cached_property
     def call_marker_ids(self) -> frozenset[int]:
         """Of what marks a call where it is an added token."""
         markers = MARKERS.get(self.chat_template.tool_format or "", ())
-        added = self.backend.get_added_tokens_decoder()
-        return frozenset(token_id for token_id, token in added.items() if token.content in markers)
+        return frozenset(token_id for token, token_id in self._added_token_ids.items() if token in markers)
 
     def _end_of_turn(self, path: Path) -> int | None:
         if not self.has_chat_template:

@@ -98,7 +98,7 @@ generation_requests = st.one_of(
         tools=tools,
         tool_choice=st.sampled_from([None, "none", "auto", "required"]),
         chat_template_kwargs=st.none() | st.just({"enable_thinking": False, "style": None}),
-        **sampling,
+        **{**sampling, "ignore_eos": st.just(False)},  # a call that is asked for has an end
     ),
     st.builds(GenerationRequest, prompt_token_ids=token_ids.filter(bool), **sampling),
 )

@@ -102,6 +102,21 @@ for _ in range(300):
     NESTED = {"properties": NESTED}
 
 
+LARGE = {"type": "object", "description": "a" * 65_536}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [tool(parameters=LARGE)]},
+        {"tools": [tool(strict=True)], "tool_choice": "none", "ignore_eos": True},
+        {"tools": [tool()], "tool_choice": "none", "response_format": {"type": "json_object"}},
+    ],
+)
+def test_what_holds_the_model_to_nothing_excludes_nothing(fields: dict[str, Any]) -> None:
+    GenerationRequest.parse({"messages": CHAT, **fields})
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
