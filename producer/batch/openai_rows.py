@@ -24,7 +24,8 @@ _RENAMED = {
     "min_tokens": "min_new_tokens",
 }
 _SAME = frozenset(SamplingParams.model_fields) | {
-    "add_special_tokens", "cache_salt", "chat_template_kwargs", "prompt_lookup", "tool_choice", "tools",
+    "add_special_tokens", "cache_salt", "chat_template_kwargs", "grammar", "prompt_lookup", "response_format",
+    "tool_choice", "tools",
 }  # fmt: skip
 _MEANINGLESS = frozenset(
     {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -70,11 +71,13 @@ def request_fields(row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     fields.update(_logprobs(given, url))
     _leave_out_what_no_tools_need(given)
     for name, value in given.items():
+        if value in _AS_IF_NOT_GIVEN.get(name, ()):
+            continue
         if name in _SAME:
             fields[name] = value
         elif name in _RENAMED:
             fields[_RENAMED[name]] = value
-        elif name not in _MEANINGLESS and value not in _AS_IF_NOT_GIVEN.get(name, ()):
+        elif name not in _MEANINGLESS:
             raise InvalidRequest(f"body.{name:.80}: {_why_not(name)}")
     defaults: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE}
     if url == COMPLETIONS:

@@ -22,7 +22,8 @@ from .options import (
     wait_option,
     with_options,
 )
-from .output import say, show
+from .output import EXIT_INTERRUPTED, say, show
+from .structure import structure_options, take_structure
 
 prompt_options = with_options(
     click.option("--chat", is_flag=True, help="Send PROMPT as a user's message, for the model's chat template."),
@@ -88,6 +89,8 @@ queue_options = with_options(
 @follow_options
 @prompt_options
 @sampling_options
+@structure_options
+@click.option("-n", "n", type=int, metavar="N", help="So many answers: N jobs at once, with seeds apart.")
 @queue_options
 @connection_options
 def submit(
@@ -95,6 +98,7 @@ def submit(
     prompt: tuple[str, ...],
     model_name: str | None,
     mode: str | None,
+    n: int | None,
     as_json: bool,
     wait_s: float | None,
     on_interrupt: str | None,
@@ -113,10 +117,17 @@ def submit(
         raise click.UsageError("Missing option '--model-name': the model to ask, as in --model-name tiny.")
     fields = _request_fields(_one_prompt(prompt), options)
     with producer_for(redis_url, prefix, wait_s) as producer:
-        job = producer.submit(model=model_name, **fields)
-        if not job.created:
-            say(f"job {job.job_id} exists already: nothing was enqueued")
-        return see_through(producer, job, mode, as_json=as_json, on_interrupt=on_interrupt)
+        one = [producer.submit(model=model_name, **fields)] if n is None else None
+        jobs = one or producer.submit(model=model_name, n=n or 0, **fields)
+        for job in jobs:
+            if not job.created:
+                say(f"job {job.job_id} exists already: nothing was enqueued")
+        code = 0
+        for job in jobs:
+            code = max(code, see_through(producer, job, mode, as_json=as_json, on_interrupt=on_interrupt))
+            if code == EXIT_INTERRUPTED:
+                break
+        return code
 
 
 def see_through(
@@ -145,6 +156,7 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
     token_ids = _token_ids(options.pop("prompt_token_ids"), "--prompt-token-ids")
     output_ids = _token_ids(options.pop("output_token_ids"), "--output-token-ids")
     tools, kwargs = options.pop("tools"), options.pop("chat_template_kwargs")
+    allowed_ids = _token_ids(options.pop("allowed_token_ids"), "--allowed-token-ids")
     prompt = _read_stdin() if prompt == "-" else prompt
     if options.pop("chat"):
         if token_ids:
@@ -158,6 +170,7 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
         raise InvalidRequest(
             "give exactly one of prompt, messages and prompt_token_ids; --chat makes PROMPT the last message"
         )
+    structure = take_structure(options)
     fields = {
         "prompt": prompt,
         "messages": messages,
@@ -166,8 +179,13 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
         "tools": None if tools is None else _list_in(tools, "tools"),
         "tool_choice": _tool_choice(options.pop("tool_choice")),
         "chat_template_kwargs": None if kwargs is None else _object(kwargs, "--chat-template-kwargs"),
+        "allowed_token_ids": allowed_ids,
     }
-    return {name: value for name, value in {**options, **fields}.items() if value is not None and value != ()}
+    return {
+        name: value
+        for name, value in {**options, **structure, **fields}.items()
+        if value is not None and value != ()
+    }
 
 
 def _read_stdin() -> str:

@@ -159,6 +159,15 @@ class GenerationResult(Tolerant):
         return self
 
     @property
+    def parsed(self) -> Any:
+        """The answer as JSON, as `response_format` asks for.  Raises ValueError where it is none, or was cut."""
+        try:
+            return json.loads(self.text)
+        except ValueError as error:
+            why = "was cut off by max_new_tokens" if self.truncated else "is no JSON"
+            raise ValueError(f"the text of job {self.job_id} {why}: {error}") from error
+
+    @property
     def truncated(self) -> bool:
         """Whether the text was cut off at max_new_tokens, or where the context was full."""
         return self.finish_reason == "length"

@@ -192,9 +192,14 @@ class GenerationRequest(SamplingParams):
         return self.response_format is not None or self.grammar is not None
 
     @property
+    def must_call(self) -> bool:
+        """Whether the answer is a call of a tool in any case."""
+        return self.calls_tools and self.tool_choice not in (None, "auto")
+
+    @property
     def _held_by_tools(self) -> str | None:
         """What of its tools holds the model to something."""
-        if self.calls_tools and self.tool_choice not in (None, "auto"):
+        if self.must_call:
             return "tool_choice"
         is_strict = self.calls_tools and any(tool.function.strict for tool in self.tools or ())
         return "a strict function" if is_strict else None

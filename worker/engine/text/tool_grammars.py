@@ -30,7 +30,7 @@ def tool_grammar(
 
     markup: of the answer.  token_id: of an added token, by its text.
     """
-    tools, must_call = _wanted(request)
+    tools, must_call = _callable(request), request.must_call
     if not must_call and not any(tool.function.strict for tool in tools):
         return None
     tags = (THINK, END_OF_THINK, *MARKERS[str(markup.tool_calls)])
@@ -41,12 +41,12 @@ def tool_grammar(
     return grammar.text
 
 
-def _wanted(request: GenerationRequest) -> tuple[Sequence[Tool], bool]:
-    """The tools that may be called, and whether one has to be."""
-    tools = request.tools if request.calls_tools else None
+def _callable(request: GenerationRequest) -> Sequence[Tool]:
+    """The tools that may be called."""
+    tools = (request.tools or ()) if request.calls_tools else ()
     if isinstance(choice := request.tool_choice, NamedToolChoice):
-        return [tool for tool in tools or () if tool.function.name == choice.function.name], True
-    return tools or (), choice == "required"
+        return [tool for tool in tools if tool.function.name == choice.function.name]
+    return tools
 
 
 class _Grammar:

@@ -73,6 +73,13 @@ def test_what_is_not_said_is_openais_default_or_the_commands_option() -> None:
     assert request_of({"prompt": "Hi"}, COMPLETIONS).max_new_tokens == 16
 
 
+def test_what_binds_an_answer_is_taken() -> None:
+    asked = request_of({**CHAT_BODY, "response_format": {"type": "json_object"}, "logit_bias": {"5": 1}})
+    assert asked.to_wire().keys() >= {"response_format", "logit_bias"}
+    free = request_of({**CHAT_BODY, "logit_bias": {}, "response_format": {"type": "text"}})
+    assert not free.to_wire().keys() & {"response_format", "logit_bias"}
+
+
 def test_turns_of_a_chat() -> None:
     messages = [
         {"role": "developer", "content": "Be brief.", "tool_calls": None},
@@ -130,8 +137,8 @@ def test_prompts_of_a_completion(prompt: Any, field: str) -> None:
             "tool_choice says what becomes of tools, of which there are none",
         ),
         ({**CHAT_BODY, "functions": [{"name": "f"}]}, "body.functions: they are called tools"),
-        ({**CHAT_BODY, "response_format": {"type": "json_object"}}, "body.response_format"),
-        ({**CHAT_BODY, "logit_bias": {"5": 1}}, "body.logit_bias"),
+        ({**CHAT_BODY, "response_format": {"type": "xml"}}, "response_format: Input tag 'xml'"),
+        ({**CHAT_BODY, "logit_bias": {"a": 1}}, "logit_bias.a"),
         ({**CHAT_BODY, "reasoning_effort": "low"}, "body.reasoning_effort: there is no such field here"),
         ({**CHAT_BODY, "stream": True}, "body.stream: leave it out"),
         ({**CHAT_BODY, "top_logprobs": 3}, "it wants logprobs: true"),
