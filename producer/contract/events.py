@@ -143,12 +143,17 @@ class GenerationResult(Tolerant):
     @property
     def message(self) -> Message:
         """The answer as the next turn of its chat, to be appended to `messages`."""
+        # Not validated: it is what a worker wrote, who may be of a later version. Sent back, it is.
         calls = tuple(
-            ToolCallParam(id=call.id, function=FunctionCallParam(**call.function.model_dump()))
+            ToolCallParam.model_construct(
+                id=call.id, function=FunctionCallParam.model_construct(**call.function.model_dump())
+            )
             for call in self.tool_calls or ()
         )
         content = self.text if self.content is None else self.content
-        return Message(role="assistant", content=content, reasoning=self.reasoning, tool_calls=calls)
+        return Message.model_construct(
+            role="assistant", content=content, reasoning=self.reasoning, tool_calls=calls
+        )
 
     def raise_for_status(self) -> Self:
         """Return self when the job finished.  Raises JobCancelled or the JobError of its error code."""
