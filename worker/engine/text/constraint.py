@@ -8,6 +8,7 @@ tokenizer cuts that text. As many as are certain are found at once and kept unti
 that is cut anew after each token may fall into other ones.
 """
 
+import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -140,7 +141,7 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise InvalidRequest(
-                f"the grammar takes too much work after {self._count} tokens: {_first_line(self._matcher)}. "
+                f"the grammar takes too much work after {self._count} tokens: {_what_is_wrong(self._matcher)}. "
                 "Make it simpler"
             )
 
@@ -194,7 +195,7 @@ class Constraints:
     def _compile(self, grammar: str) -> LLMatcher:
         matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            raise InvalidRequest(f"the answer's structure is refused: {_first_line(matcher)}")
+            raise InvalidRequest(f"the answer's structure is refused: {_what_is_wrong(matcher)}")
         probe = matcher.deep_copy()
         words: Any = np.frombuffer(probe.compute_bitmask(), np.uint32).copy()
         if probe.is_error():
@@ -234,10 +235,19 @@ def _on_a_large_stack(action: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def _first_line(matcher: LLMatcher) -> str:
-    said: str = matcher.get_error()
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return " ".join(lines)[:300]
+_IN_OUR_WORDS = (
+    (re.compile(r"oneOf constraints are not supported.*"), "oneOf, of schemas that do not exclude each other"),
+    (re.compile(r"(Resource '\S*').*"), r"$ref: \1 is not in the schema, and nothing is fetched"),
+    (re.compile(r"Unimplemented keys:"), "keywords that are not supported:"),
+)
+"""What llguidance says of an option that is none here, or without the keyword."""
+
+
+def _what_is_wrong(matcher: LLMatcher) -> str:
+    said = " ".join(str(matcher.get_error()).split())
+    for pattern, ours in _IN_OUR_WORDS:
+        said = pattern.sub(ours, said)
+    return said[:300]
 
 
 def _set(words: Words, token_id: int) -> None:

@@ -217,11 +217,11 @@ class TestIsRefused:
     @pytest.mark.parametrize(
         ("structure", "said"),
         [
-            ({"type": "array", "uniqueItems": True}, r'Unimplemented keys: \["uniqueItems"\]'),
-            ({"properties": {"a": {"not": {"type": "null"}}}}, r'Unimplemented keys: \["not"\]'),
+            ({"type": "array", "uniqueItems": True}, r'not supported: \["uniqueItems"\]'),
+            ({"properties": {"a": {"not": {"type": "null"}}}}, r'not supported: \["not"\]'),
             ({"type": "string", "format": "colour"}, "Unknown format: colour"),
             ({"type": "objekt"}, "Invalid type: objekt"),
-            ({"$ref": "http://example.com/x"}, "is not present"),
+            ({"$ref": "http://example.com/x"}, r"\$ref: Resource .* is not in the schema"),
             ({"enum": []}, "Unsatisfiable schema"),
             ({"$ref": "#"}, "no text fits it"),
         ],
