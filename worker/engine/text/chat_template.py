@@ -49,6 +49,12 @@ _CALL_ENDS = {
     "llama3_json": ("{", "}"),
     "mistral": (TOOL_CALLS, "]"),
 }
+_USUAL = {
+    "hermes": CallSpelling(f'{TOOL_CALL}\n{{"name": "', '", "arguments": ', f"}}\n{END_OF_TOOL_CALL}"),
+    "llama3_json": CallSpelling('{"name": "', '", "parameters": ', "}"),
+    "mistral": CallSpelling(f'{TOOL_CALLS}[{{"name": "', '", "arguments": ', "}]"),
+}
+"""Where a template has more to say of a call than can be told apart."""
 _ID = ', "id": "genqueue1"'
 """Mistral's writes it into each call; models leave it out."""
 _CALLED: Chat = [*_ASKED, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
@@ -108,15 +114,18 @@ class ChatTemplate:
     @cached_property
     def call_spelling(self) -> CallSpelling:
         """How it writes a call in its form, to the letter; it has one."""
-        called, name = self._rendered(_CALLED), str(self.tool_format)
-        before, _, rest = called.rpartition("genqueue_tool")
-        between, arguments, behind = rest.partition(json.dumps(_ARGUMENTS))
-        if not arguments:
-            between, _, behind = rest.partition(json.dumps(_ARGUMENTS, separators=(",", ":")))
+        name = str(self.tool_format)
         begin, end = _CALL_ENDS[name]
-        is_listed = "{" in before[before.rindex(begin) :]
-        after = behind[: behind.index(end) + len(end)] if is_listed else ""
-        return CallSpelling(before[before.rindex(begin) :], between, after.replace(_ID, ""))
+        before, _, rest = self._rendered(_CALLED).rpartition("genqueue_tool")
+        before = before[max(0, before.rfind(begin)) :]
+        for arguments in (json.dumps(_ARGUMENTS), json.dumps(_ARGUMENTS, separators=(",", ":"))):
+            between, _, behind = rest.partition(arguments)
+            after, found, _ = behind.replace(_ID, "").partition(end)
+            spelling = CallSpelling(before, between, after + found if "{" in before else "")
+            call = f"{spelling.before}genqueue_tool{spelling.between}{arguments}{spelling.after}"
+            if _writes(name, call, and_no_more=True):
+                return spelling
+        return _USUAL[name]
 
     @cached_property
     def has_reasoning(self) -> bool:
@@ -127,7 +136,7 @@ class ChatTemplate:
         """With a tool of ours; "" where the template refuses such a chat."""
         try:
             return self.render(chat, tools=[_TOOL], **variables) if self else ""
-        except _REFUSALS:
+        except Exception:  # noqa: BLE001 - whatever it makes of our chat, it may serve others
             return ""
 
     def _source(self, tools: Sequence[Any] | None) -> str:
@@ -191,8 +200,10 @@ def _behind(before: str, text: str) -> str:
     return text[same:]
 
 
-def _writes(name: str, text: str) -> bool:
+def _writes(name: str, text: str, *, and_no_more: bool = False) -> bool:
     """Whether the call stands in that text in that form."""
-    calls = parts_of("", Markup(tool_calls=name), text).tool_calls
-    called = [call.function for call in calls if call.function.name == "genqueue_tool"]
+    parts = parts_of("", Markup(tool_calls=name), text)
+    called = [call.function for call in parts.tool_calls if call.function.name == "genqueue_tool"]
+    if and_no_more and (parts.content or len(parts.tool_calls) > 1):
+        return False
     return bool(called) and _object(called[-1].arguments) == _ARGUMENTS

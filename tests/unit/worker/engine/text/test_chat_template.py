@@ -132,6 +132,14 @@ def test_a_template_shows_how_its_model_writes(family, form, reasoning, tmp_path
     assert (template.tool_format, template.has_reasoning) == (form, reasoning)
 
 
+def test_a_template_that_stumbles_over_tools_serves_chats_without(tmp_path):
+    template = "{% if tools %}{{ 1 // 0 }}{% endif %}{{ messages[0].content }}"
+    (save_tokenizer(tmp_path) / "chat_template.jinja").write_text(template)
+    tokenizer = Tokenizer(tmp_path)
+    assert not tokenizer.chat_template.knows_tools
+    assert prompt_of(tokenizer, messages=USER) == "Wien?"
+
+
 class TestVariables:
     def test_reach_the_template(self, tmp_path):
         folder = save_tokenizer(tmp_path)

@@ -76,14 +76,20 @@ def test_a_call_is_written_as_the_template_writes_it(model, before, between, aft
     assert model.chat_template.call_spelling == (before, between, after)
 
 
-def test_without_spaces_between_arguments_too(tmp_path):
-    template = TEMPLATES["Mistral v11"].replace(
-        "| tojson }}{% endfor", "| tojson(separators=(',', ':')) }}{% endfor"
-    )
-    (tmp_path / "other").mkdir()
+def test_arguments_may_be_written_without_spaces(tmp_path):
+    compact = "| tojson(separators=(',', ':')) }}{% endfor"
+    template = TEMPLATES["Mistral v11"].replace("| tojson }}{% endfor", compact)
     tokenizer_of("Mistral v11", tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
     assert Tokenizer(tmp_path).chat_template.call_spelling == ("[TOOL_CALLS]", "[ARGS]", "")
+
+
+def test_a_template_that_goes_on_about_a_call_has_it_written_as_usual(tmp_path):
+    tokenizer_of("Qwen2.5", tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(f"{TEMPLATES['Qwen2.5']} {{{{ tools[0].function.name }}}}: done")
+    template = Tokenizer(tmp_path).chat_template
+    assert template.tool_format == "hermes"
+    assert template.call_spelling == ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED])
