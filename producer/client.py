@@ -93,6 +93,7 @@ class Producer(Controls):
         prompt_token_ids: Sequence[int] | None = None,
         job_id: str | None = None,
         priority: Priority = "normal",
+        group: str | None = None,
         queue_ttl_s: float | None = None,
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
@@ -105,10 +106,11 @@ class Producer(Controls):
                      prompt once
         job_id       an idempotency key: submitted twice, it is one job. With n, of JOB-0, JOB-1, …
         priority     high jobs are served before normal ones, low ones after
+        group        for whom it is, as a user or a tenant: the groups of a priority take turns, a job each
         queue_ttl_s  how long it may wait for a worker before it ends as expired
         timeout_s    how long a worker may take
         result_ttl_s how long events and result are kept after the end
-        max_queued   cap on the jobs that wait for this model
+        max_queued   cap on the jobs that wait for this model: those of the group, or those without one
         sampling     fields of SamplingParams, as max_new_tokens=32. Numbers of numpy are taken, too
 
         Raises InvalidRequest before anything is sent; QueueFull, and nothing is enqueued.
@@ -119,6 +121,7 @@ class Producer(Controls):
             n=n,
             job_id=job_id,
             priority=priority,
+            group=group,
             queue_ttl_s=queue_ttl_s,
             timeout_s=timeout_s,
             result_ttl_s=result_ttl_s,
@@ -134,6 +137,7 @@ class Producer(Controls):
         model: str,
         job_ids: Sequence[str] | None = None,
         priority: Priority = "normal",
+        group: str | None = None,
         queue_ttl_s: float | None = None,
         timeout_s: int | None = None,
         result_ttl_s: int | None = None,
@@ -151,6 +155,7 @@ class Producer(Controls):
             model=model,
             job_ids=job_ids,
             priority=priority,
+            group=group,
             queue_ttl_s=queue_ttl_s,
             timeout_s=timeout_s,
             result_ttl_s=result_ttl_s,

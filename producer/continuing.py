@@ -18,6 +18,7 @@ class ContinueOptions(TypedDict, total=False):
     new_job_id: str | None
     """Of the new job: an idempotency key, as `job_id` of `submit`."""
     priority: Priority | None
+    group: str | None
     queue_ttl_s: float | None
     timeout_s: int | None
     result_ttl_s: int | None

@@ -6,7 +6,7 @@ while a worker has it: what the worker wrote afterwards would bring a part of th
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from .replies import UNKNOWN_MODEL, model_of, stored_result
 DELETE_WAIT_S = 30.0
 """For a worker to end a job and to let go of it."""
 _LOOK_EVERY_S = 0.1
+_QUEUES_AT_ONCE = 100
 _HEARD_S = 0.1
 """For whoever follows the job to read its end, before that is deleted."""
 
@@ -53,11 +54,14 @@ def deletion(operations: Operations, job_id: str, wait_s: float = DELETE_WAIT_S)
         yield Pause(_HEARD_S)
     models = yield from _models(operations, job_id, origin)
     deadline = time.monotonic() + wait_s
-    step = delete(keys, job_id, models)
-    while isinstance(deleted := step.read((yield step.send)), Held):
-        if time.monotonic() >= deadline:
-            raise _still_held(job_id, deleted.worker, wait_s)
-        yield Pause(_LOOK_EVERY_S)
+    deleted: Held | bool = False
+    for groups in _chunks((yield from _groups(operations, models, origin))):
+        step = delete(keys, job_id, models, groups)
+        while isinstance(found := step.read((yield step.send)), Held):
+            if time.monotonic() >= deadline:
+                raise _still_held(job_id, found.worker, wait_s)
+            yield Pause(_LOOK_EVERY_S)
+        deleted = deleted or found
     # A command is sent again when its reply got lost, and then finds nothing any more.
     if not deleted and origin is None and outcome is None:
         raise NoSuchJob(
@@ -123,12 +127,31 @@ def _model_of_end(operations: Operations, job_id: str) -> Operation[str]:
 
 
 def _all_models(operations: Operations) -> Operation[Sequence[str]]:
+    names = yield from _all_queues()
+    return sorted({model for name in names if (model := operations.keys.model_of_queue(name))})
+
+
+def _groups(operations: Operations, models: Sequence[str], origin: str | None) -> Operation[Sequence[str]]:
+    """Queues of groups in which its id may be: those of its own, or where nothing says which that is, all."""
+    keys = operations.keys
+    if origin is not None:
+        group = keys.group_of_queue(origin)
+        return [] if group is None else [name for model in models for name in keys.queues(model, group)]
+    names = yield from _all_queues()
+    return sorted(each for each in names if keys.group_of_queue(each) and keys.model_of_queue(each) in models)
+
+
+def _all_queues() -> Operation[Iterable[str]]:
     try:
         queues = yield lambda r: r.smembers(rq_names.QUEUES)
     except redis.exceptions.NoPermissionError:
         return ()  # a producer's user may not list them; no job of theirs is without a word of its model
-    names = (queue.decode(errors="replace").removeprefix(rq_names.queue("")) for queue in queues)
-    return sorted({model for name in names if (model := operations.keys.model_of_queue(name))})
+    return [queue.decode(errors="replace").removeprefix(rq_names.queue("")) for queue in queues]
+
+
+def _chunks(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    """One at least: Redis serves nobody else while it looks through so many queues."""
+    return [names[at : at + _QUEUES_AT_ONCE] for at in range(0, max(1, len(names)), _QUEUES_AT_ONCE)]
 
 
 def _still_held(job_id: str, worker: str, wait_s: float) -> WaitTimeout:

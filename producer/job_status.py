@@ -95,8 +95,11 @@ class JobStatus(Frozen):
     is_held: bool = True
     """Whether it stands in line, waits for another job or its time, or is with a worker."""
     queue: str | None = None
+    group: str | None = None
+    """For whom it is."""
     position: int | None = None
-    """Jobs of this model that are served before it; None when it does not stand in line."""
+    """Jobs of this model that are served before it; None when it does not stand in line. Where groups take turns,
+    as far as that can be told now."""
     eta_s: float | None = None
     """Until a worker takes it, by what jobs took lately; None when it is not in line, or nobody can tell."""
     worker: str | None = None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+import redis
 from rq.utils import now, utcformat
 
 from .contract import (
@@ -22,7 +23,7 @@ from .contract import (
 )
 from .contract.assemble import assemble
 from .contract.compatibility import check_understood
-from .contract.keys import check_job_id
+from .contract.keys import PRIORITIES, check_job_id
 from .eta import start_in_s
 from .following import event_in
 from .job_status import (
@@ -38,6 +39,7 @@ from .job_status import (
 )
 from .ledger import rq_names
 from .ledger.cancel import CancelAnswer, cancel
+from .ledger.groups import ahead
 from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
 from .ledger.step import Step
 from .ledger.submit import Conflict, Full, submit
@@ -86,11 +88,13 @@ class Operations:
             jobs,
             max_queued=batch.max_queued,
             queue_ttl_s=batch.queue_ttl_s,
+            group=batch.group,
         )
         match step.read((yield step.send)):
             case Full(queued):
+                of = "" if batch.group is None else f" of group {batch.group!r}"
                 raise QueueFull(
-                    f"{queued} jobs wait for {batch.model} and max_queued is {batch.max_queued}; nothing was "
+                    f"{queued} jobs{of} wait for {batch.model} and max_queued is {batch.max_queued}; nothing was "
                     "enqueued: submit again later"
                 )
             case Conflict(job_id):
@@ -137,7 +141,11 @@ class Operations:
         if not fields:
             return (yield from self._status_without_hash(job_id, standing.newest)), standing
         model = self.keys.model_of_queue(fields["origin"]) or UNKNOWN_MODEL
-        standing, place = yield from self._place(job_id, model, fields, line_end)
+        group = self.keys.group_of_queue(fields["origin"])
+        standing, place = yield from self._place(job_id, self.keys.queues(model, group), fields, line_end)
+        position = place.position
+        if position is not None and line_end is None:
+            position = yield from self._position(model, group, place)
         workers = yield from self.workers_lately(model, roster_age_s)
         runner = fields.get("worker_name") or None
         status = JobStatus(
@@ -153,8 +161,9 @@ class Operations:
                 or (state_of(fields) == "running" and runner in {worker.name for worker in workers})
             ),
             queue=fields["origin"],
-            position=place.position,
-            eta_s=None if place.position is None else start_in_s(place.position, paces_of(workers)),
+            group=group,
+            position=position,
+            eta_s=None if position is None else start_in_s(position, paces_of(workers)),
             worker=runner,
             workers=workers,
             progress=progress_of(fields),
@@ -208,13 +217,13 @@ class Operations:
         return standing
 
     def _place(
-        self, job_id: str, model: str, fields: Mapping[str, str], line_end: int | None
+        self, job_id: str, queue_names: Sequence[str], fields: Mapping[str, str], line_end: int | None
     ) -> Operation[tuple[Standing, Place]]:
         """How it stands and where it is, asked at one moment: it must not move, nor end, between two questions.
 
         fields: of its hash, as read before. Where another worker has taken it since, it is asked once more.
         """
-        queues = [rq_names.queue(name) for name in self.keys.queues(model)]
+        queues = [rq_names.queue(name) for name in queue_names]
         while True:
             holders = [name for name in map(fields.get, HOLDERS) if name]
             lists = [self.keys.taken(name) for name in holders]
@@ -224,6 +233,17 @@ class Operations:
             asked, fields = fields, standing.fields
             if all(asked.get(name) == fields.get(name) for name in HOLDERS):
                 return standing, read_place(reply[3:], len(queues), line_end)
+
+    def _position(self, model: str, group: str | None, place: Place) -> Operation[int | None]:
+        """Of a job in a queue, among all that wait for the model.
+
+        A user of Redis whose rules are of before there were groups is told of its own queues alone.
+        """
+        step = ahead(self.keys, model, PRIORITIES[place.line], group, place.place)
+        try:
+            return place.place + step.read((yield step.send))
+        except redis.exceptions.NoPermissionError:
+            return place.position
 
     def _read_job(self, job_id: str) -> Operation[tuple[dict[str, str], int]]:
         """Fields of the RQ hash, none when it is gone or not ours; and its TTL in seconds, negative for none."""

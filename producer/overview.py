@@ -1,18 +1,20 @@
 """What goes on in all queues of a prefix: workers, jobs that wait, run and have ended. Without any I/O.
 
 Operations, as those of `operations`. Three round trips, however many jobs there are: of each queue its length, its
-first job and the newest ends are asked for, and never the queue itself.
+first job and the newest ends are asked for, and never the queue itself. Of many groups' queues it is a few more.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 
-from .contract import BrokerUnavailable, Keys, Priority
+from .contract import BrokerUnavailable, Keys
 from .contract.keys import check_model_name
 from .eta import empty_in_s
 from .job_status import (
@@ -27,14 +29,13 @@ from .job_status import (
 from .ledger import rq_names
 from .ledger.roster import FIELDS, WorkerRecord, live_workers
 from .operations import Operation
-from .overview_values import EndedJob, ModelOverview, Overview, RunningJob, WaitingJobs
+from .overview_lines import ENDED_SHOWN, Line, QueueReply, ask_queue, lines_of, text
+from .overview_values import EndedJob, ModelOverview, Overview, RunningJob, WaitingGroup, WaitingJobs
 from .replies import positive_or_none
 
-RUNNING_AT_MOST = 200
-"""Of one queue. As many as it has workers run, and what dead ones have left."""
-ENDED_SHOWN = 5
-_PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
-_ENDS = ("finished", "failed", "canceled")
+GROUPS_SHOWN = 10
+QUEUES_AT_ONCE = 500
+"""Of one round trip: Redis serves others in between."""
 _JOB_FIELDS = ("status", "worker_name", "meta", "queued_at_ms", "enqueued_at", "started_at", "ended_at")
 
 
@@ -51,10 +52,9 @@ def overview(keys: Keys, model: str | None = None) -> Operation[Overview]:
 
 def queues_of(keys: Keys, model: str | None) -> Operation[list[str]]:
     """Names of all queues of the prefix, or of those of one model.  Raises as `overview`."""
-    if model is not None:
-        return list(keys.queues(model))
     try:
-        return _ours(keys, (yield lambda r: r.smembers(rq_names.QUEUES)), None)
+        known = _ours(keys, (yield lambda r: r.smembers(rq_names.QUEUES)), model)
+        return known if model is None else list(dict.fromkeys((*keys.queues(model), *known)))
     except redis.exceptions.NoPermissionError as error:
         raise _not_allowed() from error
 
@@ -70,77 +70,49 @@ def _overview(keys: Keys, model: str | None) -> Operation[Overview]:
     worker_keys, queue_keys, suspended, now_s = yield _ask_names
     queues = _ours(keys, queue_keys, model)
     worker_keys = sorted(worker_keys)
-    replies = yield _pipelined(lambda pipeline: _ask_queues(pipeline, worker_keys, queues))
-    records = live_workers(worker_keys, replies[: len(worker_keys)])
-    per_queue = len(_QueueReply._fields)
-    rest = replies[len(worker_keys) :]
-    lines = {name: _QueueReply(*rest[at * per_queue :][:per_queue]) for at, name in enumerate(queues)}
-    job_ids = sorted({job_id for line in lines.values() for job_id in line.job_ids})
+    records, answered = yield from _read_queues(worker_keys, queues)
+    lines = lines_of(keys, answered)
+    job_ids = sorted({job_id for each in lines.values() for line in each for job_id in line.job_ids})
     values = yield _pipelined(
         lambda pipeline: [pipeline.hmget(rq_names.job(each), _JOB_FIELDS) for each in job_ids]
     )
     jobs = dict(zip(job_ids, (job_fields(each, _JOB_FIELDS) for each in values), strict=True))
-    looked = _Looked(lines, jobs, now_s)
+    looked = _Looked(lines, _groups_of(keys, answered), jobs, now_s)
     served = {name: list(group) for name, group in _by_model(keys, records) if model in (None, name)}
-    known = {keys.model_of_queue(name) or "" for name in queues}
     models = [] if model is None else [model]
-    shown = sorted({*known, *served, *models})
+    shown = sorted({*lines, *served, *models})
     return Overview(
         suspended=bool(suspended),
-        models=tuple(looked.model(keys, name, tuple(map(worker_info, served.get(name, ())))) for name in shown),
+        models=tuple(looked.model(name, tuple(map(worker_info, served.get(name, ())))) for name in shown),
     )
-
-
-class _QueueReply(NamedTuple):
-    """What was answered of one queue."""
-
-    length: int
-    first: bytes | None
-    runs: Sequence[bytes]
-    finished: int
-    failed: int
-    canceled: int
-    newest_finished: Sequence[bytes]
-    newest_failed: Sequence[bytes]
-    newest_canceled: Sequence[bytes]
-
-    @property
-    def running(self) -> list[str]:
-        """Ids. An entry of the registry is `JOB:RUN`."""
-        return [_text(run).partition(":")[0] for run in self.runs]
-
-    @property
-    def ended(self) -> list[str]:
-        """Ids of the newest ends."""
-        return [_text(each) for each in (*self.newest_finished, *self.newest_failed, *self.newest_canceled)]
-
-    @property
-    def job_ids(self) -> list[str]:
-        """All whose records are to be read."""
-        return [*([_text(self.first)] if self.first is not None else []), *self.running, *self.ended]
 
 
 class _Looked:
     """What was answered of all queues, and of the jobs that they name."""
 
-    def __init__(self, lines: dict[str, _QueueReply], jobs: dict[str, dict[str, str]], now_s: float) -> None:
-        self._lines, self._jobs, self._now_s = lines, jobs, now_s
+    def __init__(
+        self,
+        lines: dict[str, list[Line]],
+        groups: dict[str, Counter[str]],
+        jobs: dict[str, dict[str, str]],
+        now_s: float,
+    ) -> None:
+        self._lines, self._groups, self._jobs, self._now_s = lines, groups, jobs, now_s
 
-    def model(self, keys: Keys, model: str, workers: tuple[WorkerInfo, ...]) -> ModelOverview:
+    def model(self, model: str, workers: tuple[WorkerInfo, ...]) -> ModelOverview:
         """One model's part."""
-        own = {
-            priority: self._lines[name]
-            for priority in _PRIORITIES
-            if (name := keys.queue(model, priority)) in self._lines
-        }
-        lines = list(own.values())
-        waiting = tuple(self._waiting(priority, line) for priority, line in own.items() if line.length)
+        lines, groups = self._lines.get(model, []), self._groups.get(model, Counter())
+        waiting = tuple(self._waiting(line) for line in lines if line.length)
         running = tuple(self._running(dict.fromkeys(each for line in lines for each in line.running)))
         queued = sum(each.count for each in waiting)
         return ModelOverview(
             model=model,
             workers=workers,
             waiting=waiting,
+            groups=tuple(
+                WaitingGroup(group=name, count=count) for name, count in groups.most_common(GROUPS_SHOWN)
+            ),
+            groups_waiting=len(groups),
             running=running,
             finished=sum(line.finished for line in lines),
             failed=sum(line.failed for line in lines),
@@ -149,13 +121,16 @@ class _Looked:
             empty_in_s=empty_in_s(queued, paces_of(workers)) if queued or running else None,
         )
 
-    def _waiting(self, priority: Priority, line: _QueueReply) -> WaitingJobs:
-        fields = self._jobs.get(_text(line.first), {}) if line.first is not None else {}
+    def _waiting(self, line: Line) -> WaitingJobs:
+        ages = (self._waited_s(self._jobs.get(job_id, {})) for job_id in line.heads)
+        oldest_s = max((age for age in ages if age is not None), default=None)
+        return WaitingJobs(priority=line.priority, count=line.length, oldest_s=oldest_s)
+
+    def _waited_s(self, fields: Mapping[str, str]) -> float | None:
         queued_at_ms = positive_or_none(fields.get("queued_at_ms"))
-        since_s = self._since_s(times_of(fields).get("enqueued_at"))
-        if queued_at_ms is not None:
-            since_s = max(0.0, self._now_s - queued_at_ms / 1000)
-        return WaitingJobs(priority=priority, count=line.length, oldest_s=since_s)
+        if queued_at_ms is None:
+            return self._since_s(times_of(fields).get("enqueued_at"))
+        return max(0.0, self._now_s - queued_at_ms / 1000)
 
     def _running(self, job_ids: Iterable[str]) -> Iterable[RunningJob]:
         for job_id in job_ids:
@@ -201,18 +176,34 @@ def _with_clock(replies: Sequence[Any]) -> Sequence[Any]:
     return [*names, time.time() if isinstance(now, redis.RedisError) else now[0] + now[1] / 1e6]
 
 
-def _ask_queues(pipeline: Any, worker_keys: Sequence[bytes], queues: Sequence[str]) -> None:
-    """As _QueueReply has it."""
-    for key in worker_keys:
-        pipeline.hmget(key, FIELDS)
-    for name in queues:
-        line = rq_names.queue(name)
-        pipeline.llen(line).lindex(line, 0)
-        pipeline.zrange(rq_names.registry("wip", name), 0, RUNNING_AT_MOST - 1)
-        for state in _ENDS:
-            pipeline.zcard(rq_names.registry(state, name))
-        for state in _ENDS:
-            pipeline.zrevrange(rq_names.registry(state, name), 0, ENDED_SHOWN - 1)
+def _read_queues(
+    worker_keys: Sequence[bytes], queues: Sequence[str]
+) -> Operation[tuple[tuple[WorkerRecord, ...], dict[str, QueueReply]]]:
+    def ask(pipeline: Any, workers: Sequence[bytes], names: Sequence[str]) -> None:
+        for key in workers:
+            pipeline.hmget(key, FIELDS)
+        for name in names:
+            ask_queue(pipeline, name)
+
+    answered: dict[str, QueueReply] = {}
+    records: Sequence[Any] = ()
+    for at in range(0, max(1, len(queues)), QUEUES_AT_ONCE):
+        names, workers = queues[at : at + QUEUES_AT_ONCE], () if at else worker_keys
+        replies = yield _pipelined(partial(ask, workers=workers, names=names))
+        records, replies = (records, replies) if at else (replies[: len(workers)], replies[len(workers) :])
+        each = len(QueueReply._fields)
+        answered |= {name: QueueReply(*replies[place * each :][:each]) for place, name in enumerate(names)}
+    return live_workers(worker_keys, records), answered
+
+
+def _groups_of(keys: Keys, answered: Mapping[str, QueueReply]) -> dict[str, Counter[str]]:
+    """How many jobs of each group wait, by model."""
+    groups: dict[str, Counter[str]] = {}
+    for name, reply in answered.items():
+        model, group = keys.model_of_queue(name), keys.group_of_queue(name)
+        if model is not None and group is not None and reply.length:
+            groups.setdefault(model, Counter())[group] += reply.length
+    return groups
 
 
 def _pipelined(ask: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -246,10 +237,6 @@ def _by_model(keys: Keys, records: Iterable[WorkerRecord]) -> Iterable[tuple[str
 
 
 def _ours(keys: Keys, queue_keys: Iterable[bytes], model: str | None) -> list[str]:
-    names = (_text(key).removeprefix(rq_names.queue("")) for key in queue_keys)
+    names = (text(key).removeprefix(rq_names.queue("")) for key in queue_keys)
     known = ((name, keys.model_of_queue(name)) for name in names)
     return sorted(name for name, of in known if of is not None and model in (None, of))
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="replace")

@@ -14,6 +14,13 @@ class WaitingJobs(Frozen):
     """How long the first of them has waited; None where its record does not say."""
 
 
+class WaitingGroup(Frozen):
+    """Those of one group, over all priorities."""
+
+    group: str
+    count: int
+
+
 class RunningJob(Frozen):
     """A job that a worker has."""
 
@@ -40,6 +47,10 @@ class ModelOverview(Frozen):
     workers: tuple[WorkerInfo, ...] = ()
     waiting: tuple[WaitingJobs, ...] = ()
     """By priority, those alone that have any."""
+    groups: tuple[WaitingGroup, ...] = ()
+    """Groups with the most jobs that wait, the first ten."""
+    groups_waiting: int = 0
+    """How many groups have jobs that wait."""
     running: tuple[RunningJob, ...] = ()
     finished: int = 0
     """Whose records are kept still, as of the two below."""

@@ -33,11 +33,15 @@ class Place:
     """Where a job's id is: in a queue, in a worker's list, or in neither."""
 
     position: int | None
-    """Jobs of the model that are served before it; None when it is in none of the queues."""
+    """Jobs of its group, or of those without one, that are served before it; None when it is in no queue."""
     is_taken: bool
     """It is in the list of the worker that took it."""
     may_be_ahead: bool = False
     """It was not found, and a queue is longer than what was searched of it."""
+    line: int = 0
+    """Which of the queues it is in."""
+    place: int = 0
+    """Jobs before it there."""
 
     @property
     def is_held(self) -> bool:
@@ -55,9 +59,9 @@ def read_place(reply: Sequence[int | None], queues: int, line_end: int | None = 
     """What `ask_places` was answered behind how the job stands: place in each queue and its length, then lists."""
     lines, taken = reply[: 2 * queues], reply[2 * queues :]
     before = 0
-    for place, length in zip(lines[::2], lines[1::2], strict=True):
+    for line, (place, length) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
         if place is not None:
-            return Place(before + int(place), is_taken=False)
+            return Place(before + int(place), is_taken=False, line=line, place=int(place))
         before += int(length or 0)
     may_be_ahead = line_end is not None and any(int(length or 0) > line_end for length in lines[1::2])
     return Place(None, is_taken=any(place is not None for place in taken), may_be_ahead=may_be_ahead)

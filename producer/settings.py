@@ -3,9 +3,9 @@
 Each option is defined here once; the environment sets it as `GENQUEUE_<NAME>`, a keyword argument overrides it.
 """
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .broker.options import DEFAULT_REDIS_URL, AnySeconds, Prefix, RedisUrl, Seconds, WholeSeconds
@@ -36,6 +36,8 @@ class ProducerSettings(BaseSettings):
     """How long a job may wait for a worker before it ends as expired."""
     result_ttl_s: WholeSeconds = 3_600
     """How long events and result are kept after the end."""
+    group_max_queued: Annotated[int, Field(ge=0)] | None = None
+    """Cap on the jobs of one group that wait for a model, where a submission does not say; None: no cap."""
     wait_s: AnySeconds = 60
     """Longest silence of a job that runs, or of a queue that no worker serves, before a wait for it is given up;
     inf: any. A wait with a bound of its own, as `result(timeout_s=5)`, goes by that alone."""

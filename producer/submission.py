@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self, cast
 
 import redis
-from pydantic import Field, StrictInt, ValidationError
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationError
 from rq.job import Job, JobStatus as RqJobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now
@@ -19,6 +19,7 @@ from rq.utils import now
 from .broker.options import Seconds, WholeSeconds
 from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Priority, PromptTooLong
 from .contract.compatibility import fields_beyond_base
+from .contract.groups import check_group
 from .contract.keys import Keys, check_job_id
 from .contract.refusals import ELSEWHERE, Names
 from .contract.requests import faults_of, of_python
@@ -36,6 +37,15 @@ MAX_BATCH = 10_000
 """Jobs of one submit_many: one script runs for all of them, and Redis serves nobody else meanwhile."""
 HASH_TTL_NET_S = 3_600
 """RQ's own TTL deletes a job silently. It is a net only, this much behind every deadline that the worker keeps."""
+
+
+def _a_group(group: str) -> str:
+    try:
+        return check_group(group)
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
+
+
 _NO_CONNECTION = cast("redis.Redis", object())
 """Nothing is sent from here, but RQ's job wants a connection to hold."""
 
@@ -44,11 +54,14 @@ class SubmitOptions(Frozen):
     """How a job is queued and kept. What is None comes from the settings."""
 
     priority: Priority = "normal"
+    group: Annotated[StrictStr, AfterValidator(_a_group)] | None = None
+    """For whom the job is. The groups of a priority take turns."""
     queue_ttl_s: Annotated[Seconds, Field(strict=True)] | None = None
     timeout_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
     result_ttl_s: Annotated[WholeSeconds, Field(strict=True)] | None = None
     max_queued: Annotated[StrictInt, Field(ge=0)] | None = None
-    """Cap on the jobs that wait for the model, over its three queues. None: no cap."""
+    """Cap on the jobs that wait for the model, over its three queues: those of the group, or those without one.
+    None: no cap, or that of the settings for a group."""
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
@@ -85,12 +98,13 @@ class Batch:
 
     model: str
     priority: Priority
+    group: str | None
     max_queued: int | None
     queue_ttl_s: float
     submissions: Sequence[Submission]
     beyond_base: frozenset[frozenset[str]] = frozenset()
-    """Fields, request by request, that not every worker knows: `check_understood` is asked about them.  Empty for
-    requests of the base, about which nobody is asked."""
+    """Fields, request by request, that not every worker knows, and `group`: `check_understood` is asked about
+    them.  Empty for requests of the base, about which nobody is asked."""
 
     @property
     def own_ids(self) -> list[str]:
@@ -124,8 +138,13 @@ def prepare(
             check_schema(request)
             submissions.append(_prepare_one(request, job_id, model, options, settings))
     queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
-    beyond_base = frozenset(fields for request in requests if (fields := fields_beyond_base(request.to_wire())))
-    return Batch(model, options.priority, options.max_queued, queue_ttl_s, submissions, beyond_base)
+    of_the_job = frozenset({"group"} if options.group is not None else ())
+    wanted = (of_the_job | fields_beyond_base(request.to_wire()) for request in requests)
+    beyond_base = frozenset(fields for fields in wanted if fields)
+    max_queued = options.max_queued
+    if max_queued is None and options.group is not None:
+        max_queued = settings.group_max_queued
+    return Batch(model, options.priority, options.group, max_queued, queue_ttl_s, submissions, beyond_base)
 
 
 @contextmanager
@@ -212,7 +231,7 @@ def _prepare_one(
         connection=_NO_CONNECTION,
         serializer=JSONSerializer,
         id=job_id or str(uuid.uuid4()),
-        origin=Keys(settings.prefix).queue(model, options.priority),
+        origin=Keys(settings.prefix).queue(model, options.priority, options.group),
         status=RqJobStatus.QUEUED,
         # RQ's default description quotes the arguments, and RQ logs it.
         description=f"generate {model}",

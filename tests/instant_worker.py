@@ -29,6 +29,7 @@ from producer.contract import (
     terminal_event,
 )
 from producer.contract.assemble import assemble
+from producer.contract.compatibility import PUBLISHED_FIELDS
 from producer.ledger import rq_names
 from producer.ledger.stream import Appender
 from producer.ledger.take import Taken, put_down, take
@@ -58,7 +59,9 @@ class InstantWorker:
     def register(self) -> None:
         """Appear among the live workers of the model."""
         key = rq_names.worker(self.name)
-        self.client.hset(key, mapping={"birth": "2026-01-01T00:00:00Z", "model_state": "ready"})
+        known = ",".join(sorted(PUBLISHED_FIELDS))
+        record = {"birth": "2026-01-01T00:00:00Z", "model_state": "ready", "request_fields": known}
+        self.client.hset(key, mapping=record)
         for queue in self.keys.queues(self.model):
             self.client.sadd(rq_names.workers(queue), key)
 

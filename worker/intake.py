@@ -76,7 +76,7 @@ def read_order(job: Job, taken: Taken, settings: WorkerSettings, queue_names: tu
     _check_refused_features(job, settings)
     _check_fields(job)
     request = GenerationRequest.parse(_request_field(job), as_worker=True)
-    if job.origin not in queue_names:
+    if not any(job.origin == name or job.origin.startswith(f"{name}@") for name in queue_names):
         raise UnknownModel(
             f"this worker serves {settings.model_name} and not the jobs of queue {job.origin[:80]!r}: "
             "enqueue to generate.<model_name> of a model that a worker serves"

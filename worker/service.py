@@ -90,7 +90,7 @@ class Service:
         links.on_presence.listener = self.presence.connected
         self.upkeep = Upkeep(settings, worker, self.runner, self._registrar, presence=self.presence, links=links)
         self._rq = self._registrar.call
-        self._looks = Looks(links.looks, worker.queue_keys(), outage)
+        self._looks = Looks(links.looks, worker.queue_keys(), worker.keys.bell(settings.model_name), outage)
         self._in_hand = False
         self._take_fault = ""  # that stands in the log already: it is the same at each try
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -144,8 +144,8 @@ class Service:
         if taken == "suspended":
             await self._rq(self.worker.note_state, WorkerStatus.SUSPENDED)
             await self._leaving.pause(SUSPENSION_POLL_S)
-        elif taken is None:
-            await self._wait_for_work()
+        elif taken is None or taken == "limited":
+            await self._wait_for_work(bell_alone=taken == "limited")
         else:
             self.worker.pace.begin(taken_at)
             await self._see_through(taken)
@@ -222,11 +222,12 @@ class Service:
         self.upkeep.running = job
         return execution
 
-    async def _wait_for_work(self) -> None:
+    async def _wait_for_work(self, *, bell_alone: bool) -> None:
         await self._registrar.all_registered()
         await self._rq(self.worker.note_state, WorkerStatus.IDLE)
         if not self._leaving.asked.is_set():  # meanwhile: a look that has just begun is slow to be cancelled
-            await self._looks.wait(self._leaving.asked.wait(), self.engine.wait_until_dead())
+            others = self._leaving.asked.wait(), self.engine.wait_until_dead()
+            await self._looks.wait(*others, bell_alone=bell_alone)
 
     def on_stop_command(self) -> None:
         """RQ's stop command has come; called on the thread that handles it."""

@@ -73,6 +73,9 @@ class WorkerSettings(BaseSettings):
     """After SIGTERM the running job may go on for this long; then it is put back into its queue."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """A job over which workers and engines have died this often ends as `worker_lost`."""
+    group_max_running: Annotated[int, Field(ge=1)] | None = None
+    """So many jobs of one group run at a time on all workers of the model, which are to be set alike; the jobs
+    without a group are one more. None: any number."""
     engine_start_s: Seconds = 3600.0
     """An engine that has not loaded its model within this time has failed to start."""
     engine_stop_s: Seconds = 60.0

@@ -7,6 +7,7 @@ import click
 from ..settings import ProducerSettings
 from .options import (
     connection_options,
+    group_option,
     lifetime_options,
     model_name_option,
     sampling_options,
@@ -50,6 +51,7 @@ pace_options = with_options(
         show_default=True,
         help="Of these jobs among those of the model.",
     ),
+    group_option,
 )
 
 
@@ -92,7 +94,7 @@ def batch(
 
     if model_name is None:
         raise click.UsageError("Missing option '--model-name': the model to ask, as in --model-name tiny.")
-    queue = {name: options.pop(name) for name in ("priority", "queue_ttl_s", "timeout_s", "result_ttl_s")}
+    queue = {name: options.pop(name) for name in ("priority", "group", "queue_ttl_s", "timeout_s", "result_ttl_s")}
     plan = Plan(
         source=Source.of(source, input_format, template),
         target=target,

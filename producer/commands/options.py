@@ -45,6 +45,11 @@ model_name_option = click.option(
     envvar="GENQUEUE_MODEL_NAME",
     help="Which model is to answer: the name that its worker has for it. [env: GENQUEUE_MODEL_NAME]",
 )
+group_option = click.option(
+    "--group",
+    metavar="NAME",
+    help="For whom it is, as a user or a tenant: groups take turns. [default: none]",
+)
 lifetime_options = with_options(
     click.option(
         "--queue-ttl-s", type=float, help=f"How long it may wait for a worker. {setting_help('queue_ttl_s')}"

@@ -135,6 +135,8 @@ def _model(model: ModelOverview) -> Iterable[RenderableType]:
         yield _workers_table(model.workers)
     elif model.queued:
         yield _text(f"no live worker serves {model.model}", style="yellow")
+    if model.groups:
+        yield _groups_table(model)
     if model.running:
         yield _running_table(model)
     if model.ended:
@@ -172,6 +174,15 @@ def _state(worker: WorkerInfo) -> str:
     if worker.is_suspended or worker.model_state == "loading":
         return "suspended" if worker.is_suspended else "loading"
     return worker.state or worker.model_state or ""
+
+
+def _groups_table(model: ModelOverview) -> Table:
+    table = _table("GROUP", numbers=("WAITING",))
+    for each in model.groups:
+        _row(table, each.group, str(each.count))
+    if more := model.groups_waiting - len(model.groups):
+        _row(table, f"and {more} more")
+    return table
 
 
 def _running_table(model: ModelOverview) -> Table:

@@ -14,6 +14,7 @@ from ..handles import JobHandle
 from .follow import follow_stream, producer_for, wait_for_result
 from .options import (
     connection_options,
+    group_option,
     interrupt_option,
     json_option,
     lifetime_options,
@@ -78,6 +79,7 @@ queue_options = with_options(
         show_default=True,
         help="Of this job among those of its model.",
     ),
+    group_option,
     lifetime_options,
     click.option("--max-queued", type=int, help="Refuse when so many jobs wait for the model."),
 )

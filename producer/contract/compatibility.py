@@ -28,6 +28,9 @@ REQUEST_FIELDS = frozenset(GenerationRequest.model_fields).union(
 )
 """Those that this version knows, those of messages beyond the first release's included."""
 
+PUBLISHED_FIELDS = REQUEST_FIELDS | {"group"}
+"""What a worker of this version publishes: these, and what it knows of a job beside its request."""
+
 
 def fields_beyond_base(wire: Mapping[str, Any]) -> frozenset[str]:
     """Fields of a request, in its wire form, that not every worker knows. Empty: nobody needs to be asked."""

@@ -26,6 +26,14 @@ of a job in one slot.
 
     generate.MODEL.high, generate.MODEL, generate.MODEL.low    RQ queues, served in this order; with another
                                                                prefix than gen, PREFIX.generate.MODEL and so on
+    generate.MODEL.high@GROUP and so on                        a group's own, see `groups`
+
+    gen:{turns:MODEL.high} and so on
+                        zset      the groups whose jobs wait there, in the order of their turns; '' for the jobs
+                                  without a group, while others wait, too
+    gen:{bell:MODEL}    list      holds something while a group waits: what idle workers look at
+    gen:{running:MODEL} zset      `GROUP JOB` of each job that a worker has, by name
+    gen:{later:MODEL}   zset      queues of groups that have scheduled jobs, each with the time of its first, in s
 
 A job id can hold letters, digits, `_` and `-` only (RQ's rule), so that no id can reach another job's keys.
 """
@@ -35,6 +43,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidRequest
+from .groups import decode_group, encode_group
 
 Priority = Literal["high", "normal", "low"]
 
@@ -48,6 +57,8 @@ MAX_JOB_ID_CHARS = 128
 _JOB_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_JOB_ID_CHARS}}}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _SETTLING = ".settling"
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""In the order in which they are served."""
 _PRIORITY_SUFFIX: dict[Priority, str] = {"high": ".high", "normal": "", "low": ".low"}
 
 
@@ -126,20 +137,59 @@ class Keys:
         """Set: the workers that have a list of taken jobs, by the names under which they have one."""
         return f"{self.prefix}:takers"
 
-    def queue(self, model: str, priority: Priority = "normal") -> str:
-        """Name of the RQ queue for a model.  Raises InvalidRequest for a name that cannot be one."""
-        return f"{self.queue_prefix}{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
+    def turns(self, model: str, priority: Priority = "normal") -> str:
+        """Sorted set: the groups whose jobs wait for the model, in the order of their turns."""
+        return f"{self.prefix}:{{turns:{model}{_PRIORITY_SUFFIX[priority]}}}"
 
-    def queues(self, model: str) -> tuple[str, str, str]:
-        """The three RQ queues of a model, in the order in which a worker serves them."""
-        return self.queue(model, "high"), self.queue(model, "normal"), self.queue(model, "low")
+    def bell(self, model: str) -> str:
+        """List: holds something while a group's jobs wait for the model."""
+        return f"{self.prefix}:{{bell:{model}}}"
+
+    def running(self, model: str) -> str:
+        """Sorted set, by name: `GROUP JOB` of each job that a worker has."""
+        return f"{self.prefix}:{{running:{model}}}"
+
+    def later(self, model: str) -> str:
+        """Sorted set: the queues of groups that have scheduled jobs, each with the time of its first, in s."""
+        return f"{self.prefix}:{{later:{model}}}"
+
+    def queue(self, model: str, priority: Priority = "normal", group: str | None = None) -> str:
+        """Name of the RQ queue for a model, or for a group's jobs for it.
+
+        Raises InvalidRequest for a name that cannot be one.
+        """
+        line = f"{self.queue_prefix}{check_model_name(model)}{_PRIORITY_SUFFIX[priority]}"
+        return line if group is None else f"{line}@{encode_group(group)}"
+
+    def queues(self, model: str, group: str | None = None) -> tuple[str, str, str]:
+        """The three RQ queues of a model, or of a group's jobs for it, in the order in which they are served."""
+        return tuple(self.queue(model, priority, group) for priority in PRIORITIES)  # type: ignore[return-value]
 
     def model_of_queue(self, queue_name: str) -> str | None:
         """The model whose jobs stand in that queue; None for one that is none of this prefix, or of no model."""
+        parts = self._parts_of(queue_name)
+        return parts[0] if parts else None
+
+    def priority_of_queue(self, queue_name: str) -> Priority | None:
+        """Of the jobs in that queue; None as in `model_of_queue`."""
+        parts = self._parts_of(queue_name)
+        return parts[1] if parts else None
+
+    def group_of_queue(self, queue_name: str) -> str | None:
+        """The group whose jobs stand in that queue; None for the jobs without one, too."""
+        parts = self._parts_of(queue_name)
+        return parts[2] if parts else None
+
+    def _parts_of(self, queue_name: str) -> tuple[str, Priority, str | None] | None:
         if not queue_name.startswith(self.queue_prefix):
             return None
-        model = queue_name.removeprefix(self.queue_prefix).removesuffix(".high").removesuffix(".low")
-        return model if _is_model_name(model) else None
+        line, at, encoded = queue_name.removeprefix(self.queue_prefix).partition("@")
+        priority: Priority = "high" if line.endswith(".high") else "low" if line.endswith(".low") else "normal"
+        model = line.removesuffix(_PRIORITY_SUFFIX[priority])
+        group = decode_group(encoded) if at else None
+        if not _is_model_name(model) or (at and group is None):
+            return None
+        return model, priority, group
 
 
 def worker_of_taker(taker: str) -> str:

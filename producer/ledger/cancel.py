@@ -51,6 +51,8 @@ def cancel(
             taken_prefix,
             taken_suffix,
             rq_names.PREFIX,
+            keys.prefix,
+            keys.queue_prefix,
         ],
         lambda reply: reply.decode(),
     )

@@ -16,10 +16,11 @@ class Held:
     worker: str
 
 
-def delete(keys: Keys, job_id: str, models: Sequence[str]) -> Step[Held | bool]:
+def delete(keys: Keys, job_id: str, models: Sequence[str], groups: Sequence[str] = ()) -> Step[Held | bool]:
     """Delete all that stands of the job, unless a worker has it.
 
     models: in whose queues and registries its id may be. Without its hash, nothing else says that.
+    groups: queues of groups where it may be, too.
     Returns whether anything was there.
     """
     names = [
@@ -32,7 +33,8 @@ def delete(keys: Keys, job_id: str, models: Sequence[str]) -> Step[Held | bool]:
         *map(keys.deadlines, models),
     ]
     queues = [queue for model in models for queue in keys.queues(model)]
-    return Step("delete", names, [job_id, keys.takers, *keys.taken_parts, rq_names.PREFIX, *queues], _read)
+    args = [job_id, keys.takers, *keys.taken_parts, rq_names.PREFIX, keys.prefix, keys.queue_prefix]
+    return Step("delete", names, [*args, *queues, *groups], _read)
 
 
 def _read(reply: Sequence[Any]) -> Held | bool:

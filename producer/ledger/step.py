@@ -12,6 +12,12 @@ import redis
 T = TypeVar("T")
 
 GUARDS = "guards"
+TURNS = "turns"
+KNOW_OF_GROUPS = frozenset({
+    "submit", "take", "put_down", "settled", "put_back", "sweep", "cancel", "delete", "schedule",
+    "tend", "recount",
+})  # fmt: skip
+"""Scripts that come with `turns`, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +30,10 @@ class Script:
 
 @lru_cache
 def script(name: str) -> Script:
-    """The script in `lua/NAME.lua`, with the guards before it."""
+    """The script in `lua/NAME.lua`, with the guards before it, and what it has to know of groups."""
     folder = files(__package__) / "lua"
-    text = (folder / f"{GUARDS}.lua").read_text(encoding="utf-8") + (folder / f"{name}.lua").read_text(
-        encoding="utf-8"
-    )
+    parts = [GUARDS, *([TURNS] if name in KNOW_OF_GROUPS else []), name]
+    text = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

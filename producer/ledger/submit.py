@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..contract import Keys, Priority
+from ..contract.groups import encode_group
 from . import rq_names
 from .step import Step
 
@@ -49,16 +50,19 @@ def submit(
     *,
     max_queued: int | None,
     queue_ttl_s: float,
+    group: str | None = None,
 ) -> Step[Submitted]:
     """Enqueue the jobs. A job that exists with the same request is that job.
 
+    max_queued: of the group's jobs for the model, or of those without a group.
     queue_ttl_s: how long each may wait for a worker, on Redis' clock.
     """
-    names = keys.queues(model)
-    target = keys.queue(model, priority)
+    names = keys.queues(model, group)
+    target = keys.queue(model, priority, group)
     registries = [rq_names.registry(state, target) for state in ("finished", "failed", "canceled")]
     script_keys = [rq_names.QUEUES, *map(rq_names.queue, names), keys.deadlines(model)]
     args: list[Any] = [-1 if max_queued is None else max_queued, _QUEUE_KEYS[priority], round(queue_ttl_s * 1000)]
+    args += ["" if group is None else encode_group(group), keys.turns(model, priority), keys.bell(model)]
     args += [len(registries), *registries]
     for job in jobs:
         script_keys += _keys_of(keys, job.job_id)

@@ -122,6 +122,7 @@ def beat(
         len(queues),
         keep_s,
         rq_names.commands(""),
+        keys.later(model),
         *flat,
     ]
     return Step("beat", names, args, _read_beat)
@@ -156,15 +157,21 @@ def claim(keys: Keys, taker: str, worker: str, job_id: bytes, *, ttl_s: int) -> 
 
 def settled(keys: Keys, worker: str, job_id: bytes) -> Step[None]:
     """RQ has been told."""
-    return Step("settled", [keys.settling(worker), keys.takers], [job_id, keys.settler(worker)], nothing)
+    names = [keys.settling(worker), keys.takers, rq_names.job(job_id.decode(errors="replace"))]
+    args = [job_id, keys.settler(worker), keys.prefix, keys.queue_prefix, rq_names.PREFIX]
+    return Step("settled", names, args, nothing)
 
 
 def schedule(keys: Keys, model: str, *, now: str) -> Step[Scheduled]:
-    """Put scheduled jobs whose time has come into their queues, SCHEDULED_AT_ONCE of each at most."""
+    """Put scheduled jobs whose time has come into their queues.
+
+    SCHEDULED_AT_ONCE of each priority at most, and of those of all groups together.
+    """
     queues = keys.queues(model)
     pairs = [(rq_names.registry("scheduled", queue), rq_names.queue(queue)) for queue in queues]
     names = [rq_names.QUEUES, *(name for pair in pairs for name in pair)]
     args = [rq_names.JOB_PREFIX, now, SCHEDULED_AT_ONCE, rq_names.RATE_LIMITS, rq_names.RATE_LIMIT_PREFIX]
+    args += [keys.later(model), keys.prefix, keys.queue_prefix, rq_names.PREFIX]
     return Step("schedule", names, args, lambda reply: Scheduled(*reply))
 
 

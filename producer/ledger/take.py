@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..contract import Keys
-from ..contract.keys import MAX_JOB_ID_CHARS
+from ..contract.keys import MAX_JOB_ID_CHARS, PRIORITIES
 from . import rq_names
 from .step import Step, nothing
 
 FIELDS = (*rq_names.JOB_FIELDS, *rq_names.OWN_FIELDS)
+NoJob = Literal["suspended", "limited"]
+"""Why none is taken that is there: RQ has suspended the workers; or as many jobs without a group run as may."""
 DUE_AT_ONCE = 50
 """Jobs that one step takes out of their queues: Redis serves nobody else meanwhile."""
 
@@ -36,21 +38,33 @@ class Dropped:
 
 
 def take(
-    keys: Keys, worker: str, model: str, *, known: Collection[str], list_ttl_s: int, max_bytes: int
-) -> Step[Taken | Dropped | Literal["suspended"] | None]:
-    """Take the next job of the highest priority.
+    keys: Keys,
+    worker: str,
+    model: str,
+    *,
+    known: Collection[str],
+    list_ttl_s: int,
+    max_bytes: int,
+    group_max_running: int | None = None,
+) -> Step[Taken | Dropped | NoJob | None]:
+    """Take the next job of the highest priority, from the group whose turn it is.
 
     known: jobs in our list that we know of; another one there was taken, and the answer did not reach us.
+    group_max_running: of each group, and of the jobs without one. None: any number.
     """
-    script_keys, taken_parts = _names(keys, worker, model), keys.taken_parts
-    args = [worker, list_ttl_s, rq_names.SUSPENDED, rq_names.JOB_PREFIX, *taken_parts, max_bytes, MAX_JOB_ID_CHARS]
-    return Step("take", script_keys, [*args, keys.prefix, len(FIELDS), *FIELDS, *known], _read_taken)
+    taken_parts = keys.taken_parts
+    lines = [(rq_names.queue(keys.queue(model, each)), keys.turns(model, each)) for each in PRIORITIES]
+    script_keys = [*_own_names(keys, worker, model), keys.bell(model), keys.running(model)]
+    args = [worker, list_ttl_s, rq_names.SUSPENDED, rq_names.PREFIX, *taken_parts, max_bytes, MAX_JOB_ID_CHARS]
+    args += [keys.prefix, "" if group_max_running is None else group_max_running, len(FIELDS), *FIELDS, *known]
+    return Step("take", [*script_keys, *(name for line in lines for name in line)], args, _read_taken)
 
 
 def take_due(keys: Keys, worker: str, model: str, *, list_ttl_s: int) -> Step[list[bytes]]:
     """Take jobs that have waited for longer than they may, to end them.  Returns their ids."""
-    args = [worker, list_ttl_s, rq_names.JOB_PREFIX, DUE_AT_ONCE]
-    return Step("take_due", _names(keys, worker, model), args, list)
+    queues = map(rq_names.queue, keys.queues(model))
+    args = [worker, list_ttl_s, rq_names.JOB_PREFIX, DUE_AT_ONCE, rq_names.queue("")]
+    return Step("take_due", [*_own_names(keys, worker, model), *queues], args, list)
 
 
 def read_job(job_id: str, *, max_bytes: int) -> Step[tuple[int, Mapping[bytes, bytes]] | None]:
@@ -94,12 +108,14 @@ def put_back(keys: Keys, worker: str, job_id: str, queue: str, *, engine_died: b
     Tells whether it was ours.
     """
     names = [keys.taken(worker), rq_names.job(job_id), rq_names.queue(queue), rq_names.registry("failed", queue)]
-    return Step("put_back", names, [job_id, "1" if engine_died else ""], bool)
+    args = [job_id, "1" if engine_died else "", queue, keys.prefix, keys.queue_prefix, rq_names.PREFIX]
+    return Step("put_back", names, args, bool)
 
 
-def put_down(keys: Keys, worker: str, job_id: str) -> Step[None]:
-    """The job has ended, or is somebody else's."""
-    return Step("put_down", [keys.taken(worker), rq_names.job(job_id)], [job_id, worker], nothing)
+def put_down(keys: Keys, worker: str, job_id: str, queue: str = "") -> Step[None]:
+    """The job has ended, or is somebody else's.  queue: that it came from, where that is known."""
+    args = [job_id, worker, queue, keys.prefix, keys.queue_prefix, rq_names.PREFIX]
+    return Step("put_down", [keys.taken(worker), rq_names.job(job_id)], args, nothing)
 
 
 def come_back(worker: str, job_id: str) -> Step[None]:
@@ -112,16 +128,15 @@ def save_meta(keys: Keys, worker: str, job_id: str, meta: bytes) -> Step[None]:
     return Step("save_meta", [keys.taken(worker), rq_names.job(job_id)], [job_id, meta], nothing)
 
 
-def _names(keys: Keys, worker: str, model: str) -> list[str]:
-    queues = map(rq_names.queue, keys.queues(model))
-    return [keys.takers, keys.taken(worker), keys.deadlines(model), *queues]
+def _own_names(keys: Keys, worker: str, model: str) -> list[str]:
+    return [keys.takers, keys.taken(worker), keys.deadlines(model)]
 
 
-def _read_taken(reply: Any) -> Taken | Dropped | Literal["suspended"] | None:
+def _read_taken(reply: Any) -> Taken | Dropped | NoJob | None:
     if reply is None:
         return None
     if isinstance(reply, bytes):
-        return "suspended"
+        return "suspended" if reply == b"suspended" else "limited"
     if len(reply) == 2:
         return Dropped(reply[1])
     raw_id, now_ms, has_stream, size_bytes, values = reply

@@ -17,6 +17,8 @@ class Asked:
     job_id: str
     model: str
     request: GenerationRequest
+    group: str | None = None
+    """For whom it is."""
 
     @property
     def prompt(self) -> str:

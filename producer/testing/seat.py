@@ -18,13 +18,13 @@ from rq.serializers import JSONSerializer
 from rq.utils import now, utcformat
 
 from ..contract import GenerationResult, Keys
-from ..contract.compatibility import REQUEST_FIELDS
+from ..contract.compatibility import PUBLISHED_FIELDS
 from ..contract.markup import ToolFormat
 from ..contract.version import VERSION
 from ..ledger import rq_names
 from ..ledger.stream import Appender
 from ..ledger.sweep import Member, RingEntry, beat, leave, sweep
-from ..ledger.take import Run, Taken, begin, put_down, save_meta, take, take_due
+from ..ledger.take import Dropped, Run, Taken, begin, put_down, save_meta, take, take_due
 from .rq_ends import tell_rq
 
 TOOL_FORMAT: ToolFormat = "hermes"
@@ -74,7 +74,7 @@ class Seat:
             "device": "cpu",
             "chat_template": 1,
             "tool_format": TOOL_FORMAT,
-            "request_fields": ",".join(sorted(REQUEST_FIELDS)),
+            "request_fields": ",".join(sorted(PUBLISHED_FIELDS)),
         }
         beat(self.keys, self.model, RingEntry(self.name), record, ttl_s=TTL_S, keep_s=TTL_S).run(self.client)
 
@@ -101,10 +101,10 @@ class Seat:
         while True:
             step = take(self.keys, self.name, self.model, known=(), list_ttl_s=TTL_S, max_bytes=MAX_BYTES)
             taken = step.run(self.client)
-            if taken is None or taken == "suspended":
-                return None
             if isinstance(taken, Taken):
                 return Held(self._read(taken.job_id, taken.raw), taken.raw, taken.now_ms)
+            if not isinstance(taken, Dropped):
+                return None
 
     def take_late(self) -> list[Held]:
         """Those that have waited for longer than they may, to end them."""
@@ -156,7 +156,7 @@ class Seat:
         """Let go of a job. Where it has ended, RQ is told how."""
         if result is not None and held.raw:
             tell_rq(held.job, held.execution, result)
-        put_down(self.keys, self.name, held.job.id).run(self.client)
+        put_down(self.keys, self.name, held.job.id, held.job.origin or "").run(self.client)
         self.client.hset(rq_names.worker(self.name), "state", "idle")
 
     def _held_late(self, job_id: str) -> Held:

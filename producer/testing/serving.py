@@ -180,7 +180,7 @@ class Serving:
             raise WorkerLost
         if job.started_at is None and deadline.isdigit() and held.now_ms > int(deadline):
             raise JobExpired
-        return Asked(job.id, seat.model, request)
+        return Asked(job.id, seat.model, request, seat.keys.group_of_queue(job.origin))
 
     def _refuse(self, seat: Seat, held: Held, error: JobError) -> None:
         try:

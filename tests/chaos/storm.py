@@ -34,6 +34,7 @@ from .verdict import counted_by_outage, judge
 from .watchers import Watchers
 from .workload import Workload
 
+GROUPS = (None, "a", "b")
 TICK_S = 0.02
 QUIET_S = 30.0
 """How long the end may take: the sweep's patience with the last dead worker, and its bookkeeping."""
@@ -143,7 +144,9 @@ class Storm:
     def _submit(self, request: dict[str, Any]) -> str:
         """Submit one job. An id of our own makes it safe to try again after a lost answer."""
         job_id = f"storm-{len(self._requests)}"
-        self._producer.submit(**request, model="tiny", job_id=job_id, result_ttl_s=86_400)
+        # Fixed, as it may be tried again: the same job, and the same queue.
+        group = GROUPS[len(self._requests) % len(GROUPS)]
+        self._producer.submit(**request, model="tiny", job_id=job_id, group=group, result_ttl_s=86_400)
         self._requests[job_id] = request
         self._running.add(job_id)
         self._watchers.tell(job_id)

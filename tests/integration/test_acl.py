@@ -145,6 +145,28 @@ def test_a_producer_submits_follows_cancels_and_asks(
     assert refusals(operator) == []
 
 
+def test_a_producer_and_a_worker_may_do_what_groups_need(
+    serving: WorkerProcess, producer: Producer, as_role: Callable[[str], redis.Redis], operator: redis.Redis
+) -> None:
+    with serving.engine_stopped():
+        running = producer.submit(**LONG, model="tiny", group="a b")
+        wait_for(lambda: running.status().state == "running", "the job to be taken")
+        queued = [producer.submit(**LONG, model="tiny", group="a b") for _ in range(2)]
+        other = producer.submit(**SHORT, model="tiny", group="c", priority="low")
+        assert [each.status().position for each in (*queued, other)] == [0, 1, 2]
+        assert queued[0].cancel() == "cancelled"
+        queued[1].delete()
+        running.cancel()
+    assert other.result(timeout_s=100).status == "finished"
+    # What RQ does without a word, found by the maintenance.
+    queue = Queue("generate.tiny@c", connection=as_role("producer"), serializer="json")
+    by_rq = queue.enqueue(FUNCTION, request=SHORT)
+    later = queue.enqueue_in(timedelta(seconds=0), FUNCTION, request=SHORT)
+    for each in (by_rq, later):
+        wait_for(lambda each=each: each.get_status() == JobStatus.FINISHED, "RQ's bookkeeping")
+    assert refusals(operator) == []
+
+
 def test_a_producer_needs_plain_rq_and_redis_alone(
     serving: WorkerProcess, as_role: Callable[[str], redis.Redis], operator: redis.Redis
 ) -> None:

@@ -114,6 +114,15 @@ def test_jobs_are_of_low_priority_and_few_at_a_time(
     assert len(answers(target)) == 40
 
 
+def test_a_batch_waits_in_the_queue_of_its_group(
+    batch: Callable[..., int], worker: InstantWorker, target: Path, redis_client: redis.Redis
+) -> None:
+    assert batch(["a", "b", "c"], "--group", "alice") == 0
+    assert len(answers(target)) == 3
+    origins = {redis_client.hget(f"rq:job:{job_id}", "origin") for job_id in worker.jobs}
+    assert origins == {b"generate.tiny.low@alice"}
+
+
 def test_what_cannot_be_answered_is_named_and_the_others_go_on(
     batch: Callable[..., int], worker: InstantWorker, target: Path, capsys: Captured
 ) -> None:

@@ -18,17 +18,17 @@ README = (Path(__file__).parents[2] / "producer" / "contract" / "README.md").rea
 TERMINAL = {b"finished", b"failed", b"cancelled"}
 
 
-def commands(section: int) -> list[str]:
-    """The lines of the first block of commands in a section."""
+def commands(section: int, block: int = 1) -> list[str]:
+    """The lines of the first block of commands in a section, or of another one."""
     text = README.split(f"\n## {section}. ")[1].split("\n## ")[0]
-    return text.split("```redis\n")[1].split("```")[0].splitlines()
+    return text.split("```redis\n")[block].split("```")[0].splitlines()
 
 
-def run(client: redis.Redis, section: int, **values: str | bytes) -> list:
+def run(client: redis.Redis, section: int, lines: list[str] | None = None, **values: str | bytes) -> list:
     """Send the commands of a section, with the words that stand for something replaced; their replies."""
     replies = []
     with client.client() as one_connection:  # MULTI and EXEC belong to one
-        for line in commands(section):
+        for line in lines or commands(section):
             words: list[str | bytes] = []
             for word in shlex.split(line):
                 whole = values.get(word)
@@ -44,6 +44,7 @@ def enqueue(
     job_id: str | None = None,
     compressed: bool = True,
     wait_ms: int = 86_400_000,
+    group: str | None = None,
 ) -> str:
     job_id = job_id or str(uuid.uuid4())
     call = json.dumps(["worker.jobs.generate", None, [], {"request": request}]).encode()
@@ -53,7 +54,12 @@ def enqueue(
     meta = json.dumps({"expires_at": (now_ms + wait_ms) / 1000, "mine": "kept"})
     data = zlib.compress(call) if compressed else call
     times = {"NOW": now, "NOW_MS": str(now_ms), "EXPIRES_MS": str(now_ms + wait_ms)}
-    run(client, 3, JOB=job_id, DATA=data, META=meta, **times)
+    lines = commands(3)
+    if group is not None:  # as 3.10 has it
+        of_the_group = [line.replace("generate.tiny", f"generate.tiny@{group}") for line in lines[:-1]]
+        lines = [*of_the_group, *commands(3, block=2), lines[-1]]
+        times["GROUP"] = group
+    run(client, 3, lines, JOB=job_id, DATA=data, META=meta, **times)
     return job_id
 
 
@@ -105,6 +111,21 @@ def test_a_job_with_the_required_fields_alone_is_answered(client: redis.Redis) -
     client.rpush("rq:queue:generate.tiny", job_id)
 
     assert [event_type for _, event_type, _ in follow(client, job_id)][-1] == b"finished"
+
+
+def test_jobs_of_plain_commands_take_turns_by_their_groups(client: redis.Redis, serving: WorkerProcess) -> None:
+    with serving.engine_stopped():  # all are there before the second is taken
+        jobs = [enqueue(client, {"prompt": "Hi", "max_new_tokens": 2}, group="alice") for _ in range(3)]
+        jobs.append(enqueue(client, {"prompt": "Hi", "max_new_tokens": 2}, group="bob~40x.org"))
+        assert client.llen("gen:{bell:tiny}") == 1
+
+    results = [list(follow(client, job_id))[-1][2] for job_id in jobs]
+
+    assert {result["status"] for result in results} == {"finished"}
+    of_alice, of_bob = jobs[:3], jobs[3]
+    started = {job_id: client.hget(f"rq:job:{job_id}", "started_at") for job_id in jobs}
+    in_order = sorted(jobs, key=lambda job_id: started[job_id] or b"")
+    assert in_order == [*of_alice[:2], of_bob, of_alice[2]], "one runs, and one is before"
 
 
 def test_a_job_of_plain_commands_is_cancelled(client: redis.Redis, serving: WorkerProcess) -> None:

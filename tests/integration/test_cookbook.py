@@ -152,6 +152,14 @@ def test_an_answer_that_was_cut_off(kitchen: Kitchen) -> None:
     assert kitchen.python(script) == answer_to(GENQUEUE) + "\n"
 
 
+def test_several_users(kitchen: Kitchen) -> None:
+    [script] = COOKBOOK.blocks("Several users")
+    place, refusal, text = kitchen.python(script).splitlines()
+    assert place.startswith(("queued, 1st in line", "queued, 2nd in line"))
+    assert "jobs of group 'alice' wait for tiny and max_queued is 50" in refusal
+    assert text == answer_to(GENQUEUE)
+
+
 def test_asyncio(kitchen: Kitchen) -> None:
     [script] = COOKBOOK.blocks("asyncio")
     assert kitchen.python(script).splitlines() == [answer_to(prompt) for prompt in (GENQUEUE, WHO, KILL)]

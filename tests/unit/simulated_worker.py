@@ -209,13 +209,13 @@ class _Inline(ThreadPoolExecutor):
 class SimulatedWorker:
     """One worker: the Service's own loop over jobs; its side tasks run when the test says so."""
 
-    def __init__(self, server: FakeServer, name: str) -> None:
+    def __init__(self, server: FakeServer, name: str, **options: Any) -> None:
         self.loop = SteppedLoop()
         self.line = Line()
         self.engine = SteadyEngine()
         client = self.line.guard(Server(server=server))
-        asyncs = [self.line.guard(FakeAsyncRedis(server=server)) for _ in range(4)]
-        settings = WorkerSettings(model_name="tiny", name=name, heartbeat_ttl_s=3600)
+        asyncs = [self.line.guard(FakeAsyncRedis(server=server)) for _ in range(5)]
+        settings = WorkerSettings(model_name="tiny", name=name, heartbeat_ttl_s=3600, **options)
         worker = GenerationWorker(settings, client, on_stop=lambda: None)
         worker.register_birth()
         self.service = Service(

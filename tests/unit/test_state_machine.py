@@ -38,6 +38,7 @@ from producer.contract import (
     Tokens,
     parse_entry,
 )
+from producer.contract.keys import PRIORITIES
 from worker.job import AbortReason
 
 from .simulated_worker import FAULT, SimulatedWorker, undisturbed_ids, undisturbed_text
@@ -47,6 +48,9 @@ KEYS = Keys()
 EXAMPLES = int(os.environ.get("GENQUEUE_STATE_MACHINE_EXAMPLES", "0"))
 ENDED_IN_RQ = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
 
+
+GROUPS = ("a", "b")
+GROUP_MAX_RUNNING = 2
 
 ONE = st.integers(0, 9)
 """Which of the workers that are in question."""
@@ -93,11 +97,13 @@ class Jobs(RuleBasedStateMachine):
         tokens=st.integers(1, 6),
         kind=st.sampled_from(["steady", "steady", FAULT]),
         priority=st.sampled_from(["normal", "high"]),
+        group=st.sampled_from([None, None, *GROUPS]),
     )
-    def submit(self, tokens: int, kind: str, priority: Priority) -> Known:
+    def submit(self, tokens: int, kind: str, priority: Priority, group: str | None) -> Known:
         job = self._next(kind, tokens)
+        options = {"priority": priority, "group": group}
         handle = self.producer.submit(
-            job.prompt, model="tiny", max_new_tokens=tokens, job_id=job.job_id, priority=priority
+            job.prompt, model="tiny", max_new_tokens=tokens, job_id=job.job_id, **options
         )
         assert handle.created
         return job
@@ -237,6 +243,16 @@ class Jobs(RuleBasedStateMachine):
         assert lost == [], "unfinished jobs that are in no list"
         assert [error for worker in self.started for error in worker.failures()] == []
 
+    @invariant()
+    def whoever_waits_has_a_turn(self) -> None:
+        """Or as many of the group as may are said to run: whoever lets go of one lines it up."""
+        for priority in PRIORITIES:
+            turns = self.client.zrange(KEYS.turns("tiny", priority), 0, -1)
+            for group in GROUPS:
+                waits = self.client.llen(f"rq:queue:{KEYS.queue('tiny', priority, group)}")
+                said_to_run = self.client.zlexcount(KEYS.running("tiny"), f"[{group} ", f"({group}!")
+                assert not waits or group.encode() in turns or said_to_run >= GROUP_MAX_RUNNING
+
     def _follow(self, job: Known, stream: list[StreamedEvent]) -> None:
         """A subscriber has what it has: the stream can only grow, and not after its end."""
         assert stream[: len(job.seen)] == job.seen, f"the stream of {job.job_id} has changed"
@@ -275,6 +291,7 @@ class Jobs(RuleBasedStateMachine):
                 for worker in self._awake():
                     worker.turn(20)
                 healthy.sweep()
+                healthy.service.worker.maintain()
                 self.the_contract_holds()
                 if self._is_settled():
                     break
@@ -305,7 +322,8 @@ class Jobs(RuleBasedStateMachine):
         return job
 
     def _start(self) -> SimulatedWorker:
-        worker = SimulatedWorker(self.server, f"w{len(self.started)}")
+        name = f"w{len(self.started)}"
+        worker = SimulatedWorker(self.server, name, group_max_running=GROUP_MAX_RUNNING)
         self.started.append(worker)
         return worker
 
@@ -323,10 +341,14 @@ class Jobs(RuleBasedStateMachine):
     def _read(self, job_id: str) -> list[StreamedEvent]:
         return [parse_entry(*entry) for entry in self.client.xrange(KEYS.events(job_id))]
 
+    def _queues(self) -> list[str]:
+        names = [KEYS.queues("tiny", group) for group in (None, *GROUPS)]
+        return [f"rq:queue:{name}" for each in names for name in each]
+
     def _places(self) -> list[str]:
         """Ids in the queues and in the workers' lists."""
         takers = [name.decode() for name in self.client.smembers(KEYS.takers)]
-        lists = [*(f"rq:queue:{name}" for name in KEYS.queues("tiny")), *map(KEYS.taken, takers)]
+        lists = [*self._queues(), *map(KEYS.taken, takers)]
         return [raw.decode() for key in lists for raw in self.client.lrange(key, 0, -1)]
 
 

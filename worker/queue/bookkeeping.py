@@ -76,6 +76,7 @@ class Bookkeeper(RunningWorker):
         self.log_result_lifespan = False
         self.in_hand: set[str] = set()
         """Jobs in our list that we know of. Another one there was taken, and the answer did not reach us."""
+        self._origins = {}
         self._registering: set[str] = set()
         """Jobs whose end RQ is being told: nothing else is written to their hashes meanwhile."""
         self._notes = RLock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours

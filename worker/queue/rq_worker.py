@@ -24,14 +24,15 @@ from rq.worker_registration import clean_worker_registry
 
 from producer.broker.meaning import is_forbidden_key, meaning
 from producer.contract import InvalidRequest, Keys
-from producer.contract.compatibility import REQUEST_FIELDS
+from producer.contract.compatibility import PUBLISHED_FIELDS
 from producer.ledger.cancel import request_stop
-from producer.ledger.take import Dropped, Taken, put_down, read_job, save_meta, take, take_due
+from producer.ledger.take import Dropped, NoJob, Taken, put_down, read_job, save_meta, take, take_due
 
 from ..intake import check_payload_size
 from ..pace import Pace
 from ..settings import WorkerSettings
 from .bookkeeping import Bookkeeper
+from .groups import tend_groups
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class GenerationWorker(Bookkeeper):
             "model": self.settings.model_name,
             "model_state": self.model_state,
             "device": self.settings.device,
-            "request_fields": ",".join(sorted(REQUEST_FIELDS)),
+            "request_fields": ",".join(sorted(PUBLISHED_FIELDS)),
         }
 
     def get_current_job_id(self) -> str | None:
@@ -142,13 +143,13 @@ class GenerationWorker(Bookkeeper):
 
     # -- taking and putting down
 
-    def take(self) -> Taken | Literal["suspended"] | None:
+    def take(self) -> Taken | NoJob | None:
         """Take the next job of the highest priority."""
         while isinstance(taken := self._take(), Dropped):
             logger.warning("what was pushed into a queue is no job id and is dropped (%d bytes)", taken.size_bytes)
         return taken
 
-    def _take(self) -> Taken | Dropped | Literal["suspended"] | None:
+    def _take(self) -> Taken | Dropped | NoJob | None:
         with self._taking:
             taken = take(
                 self.keys,
@@ -157,9 +158,11 @@ class GenerationWorker(Bookkeeper):
                 known=tuple(self.in_hand),
                 list_ttl_s=self.settings.keep_held_s,
                 max_bytes=self.settings.max_request_bytes,
+                group_max_running=self.settings.group_max_running,
             ).run(self.connection)
             if isinstance(taken, Taken):
                 self.in_hand.add(taken.job_id)
+                self._origins[taken.job_id] = taken.raw.get(b"origin", b"").decode(errors="replace")
             return taken
 
     def take_late(self) -> list[Job | str]:
@@ -173,8 +176,9 @@ class GenerationWorker(Bookkeeper):
 
     def put_down(self, job_id: str) -> None:
         """The job has ended, or is somebody else's."""
-        put_down(self.keys, self.name, job_id).run(self.connection)
+        put_down(self.keys, self.name, job_id, self._origins.get(job_id, "")).run(self.connection)
         self.in_hand.discard(job_id)
+        self._origins.pop(job_id, None)
 
     def fetch(self, job_id: str) -> Job | None:
         """The job, or None where its hash is gone.  Raises InvalidRequest when it cannot be read as a job."""
@@ -231,6 +235,7 @@ class GenerationWorker(Bookkeeper):
                 registry_class(queue=queue, job_class=self.job_class).cleanup()
             clean_worker_registry(queue)
         self.clean_group_registries()
+        tend_groups(self.connection, self.keys, self.settings.model_name)
         self.keep_rate_limits()
 
     def keep_rate_limits(self) -> None:

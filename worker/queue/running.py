@@ -12,6 +12,7 @@ from rq.queue import Queue
 from rq.utils import now, utcformat
 from rq.worker.base import WorkerStatus
 
+from producer.ledger import rq_names
 from producer.ledger.take import Run, begin, come_back, put_back
 
 from ..settings import WorkerSettings
@@ -22,6 +23,8 @@ class RunningWorker(HoldingWorker):
     """The part of an RQ worker that registers the starts of its jobs, and puts back those that it does not end."""
 
     settings: WorkerSettings
+    _origins: dict[str, str]
+    """The queues that the jobs in hand came from: a job's hash may go before it is put down."""
 
     def queue_of(self, job: Job) -> Queue:
         """The queue that the job came from."""
@@ -90,9 +93,10 @@ class RunningWorker(HoldingWorker):
         """
         come_back(self.name, execution.job_id).run(self.connection)
         self.executions.pop(execution.id, None)
+        origins = {*self.queue_names(), self._origins.get(execution.job_id) or self.queue_names()[0]}
         with self.connection.pipeline() as pipeline:
             pipeline.delete(execution.key)
             pipeline.srem(self.executions_key, execution.composite_key)
-            for queue in self.queues:
-                pipeline.zrem(queue.started_job_registry.key, execution.composite_key)
+            for origin in origins:
+                pipeline.zrem(rq_names.registry("wip", origin), execution.composite_key)
             pipeline.execute()

@@ -3,6 +3,7 @@
 -- ARGV  1 job id  2 id of the last event known, '' for none  3 id of the terminal event
 --       4 its data, which is the result  5 its mirror  6 channel  7 result_ttl_s  8 ttl of a request to cancel, s
 --       9 now, RQ's form  10 prefix and 11 suffix of the lists of taken jobs  12 prefix of RQ's keys
+--       13 prefix of our keys  14 prefix of our queues' names
 -- Returns 'cancelled'; 'ended': it had ended; 'requested': a worker holds it; 'changed': it has newer events.
 if has_ended(KEYS[1], KEYS[2]) then return 'ended' end
 local origin, holder, runner = unpack(fields_of(KEYS[3], 'origin', 'taken_by', 'worker_name'))
@@ -24,6 +25,8 @@ redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[6], ARGV[1])
 if origin then
   redis.call('LREM', ARGV[12] .. 'queue:' .. origin, 0, ARGV[1]) -- RQ lets it stand there twice
+  local place = place_of(ARGV[13], ARGV[14], origin)
+  if place then leave_line(place, ARGV[12]) end
   for _, registry in ipairs({'deferred:', 'scheduled:', 'failed:', 'finished:'}) do
     redis.call('ZREM', ARGV[12] .. registry .. origin, ARGV[1])
   end

@@ -1,7 +1,8 @@
 -- Take away all that stands of a job, unless a worker has it: what a worker writes afterwards would stay.
 -- KEYS  1 RQ hash  2 events  3 result  4 cancel  5 waiters  6 RQ's results  7.. deadlines of the models it may be of
 -- ARGV  1 job id  2 takers: no key, as a user of before this script may not touch it  3 prefix and 4 suffix of the
---       lists of taken jobs  5 prefix of RQ's keys  6.. queues that it may be of
+--       lists of taken jobs  5 prefix of RQ's keys  6 prefix of our keys  7 prefix of our queues' names
+--       8.. queues that it may be of
 -- Returns 'held' and the name of who has it; 'deleted'; 'gone': nothing of it was there.
 local id, rq, deleted = ARGV[1], ARGV[5], 0
 local holder, runner, status, group, limit = unpack(fields_of(
@@ -32,9 +33,11 @@ for _, other in ipairs(unless_wrong_type('SMEMBERS', job .. ':dependencies') or 
   drop('SREM', rq .. 'job:' .. other .. ':dependents', id)
 end
 local runs = unless_wrong_type('ZRANGE', rq .. 'executions:' .. id, 0, -1) or {}
-for i = 6, #ARGV do
+for i = 8, #ARGV do
   local queue = ARGV[i]
   drop('LREM', rq .. 'queue:' .. queue, 0, id)
+  local place = place_of(ARGV[6], ARGV[7], queue)
+  if place then leave_line(place, rq) end
   for _, registry in ipairs({'deferred:', 'scheduled:', 'ready:', 'finished:', 'failed:', 'canceled:'}) do
     drop('ZREM', rq .. registry .. queue, id)
   end

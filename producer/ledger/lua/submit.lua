@@ -1,32 +1,35 @@
 -- Enqueue a batch of jobs as RQ does: all that are new, or none if the model's queues would exceed the cap, or if an
 -- id stands for another request already.
 -- KEYS  1    the set of all RQ queues
---       2-4  the model's queues: high, normal, low
+--       2-4  the queues of the model, or of the group's jobs for it: high, normal, low
 --       5    the model's deadlines
 --       6..  for each job: its RQ hash, events, result, cancel, RQ's results, waiters
 -- ARGV  1    max_queued, or -1 for no cap
 --       2    which of KEYS the batch goes to: 2, 3 or 4
 --       3    how long a job may wait in its queue, ms
---       4    the queue's RQ registries of ended jobs: how many follow, and their keys
+--       4    the group, as in its queues' names, '' for none; 5 its line's turns and 6 its bell, which are no KEYS: a user
+--            of before there were groups may not touch them
+--       7    the queue's RQ registries of ended jobs: how many follow, and their keys
 --       ..   for each job: id, digest of its request, model's normal queue, TTL of the hash in s, n, and n hash
 --            fields and values
 -- Returns for each job 1 (enqueued) or 0 (it existed); or {-1, jobs queued now} when over the cap; or
 -- {-2, place in the batch} when that id is another job's.
 local PER_JOB = 6
 local max_queued, queue, wait_ms = tonumber(ARGV[1]), KEYS[tonumber(ARGV[2])], tonumber(ARGV[3])
-local registries, arg = {}, 5 + tonumber(ARGV[4])
-for i = 5, arg - 1 do registries[#registries + 1] = ARGV[i] end
+local registries, arg = {}, 8 + tonumber(ARGV[7])
+for i = 8, arg - 1 do registries[#registries + 1] = ARGV[i] end
 
 local function exists(key)
   return redis.call('EXISTS', KEYS[key], KEYS[key + 1], KEYS[key + 2]) > 0
 end
 
--- The same request for the same model, by whatever priority. A hash that has expired cannot tell.
+-- The same request for the same model, by whatever priority and group. A hash that has expired cannot tell.
 local function is_same(hash, digest, home)
   local origin, stored = unpack(fields_of(hash, 'origin', 'request_digest'))
   if not origin then return true end
-  return (origin == home or origin == home .. '.high' or origin == home .. '.low')
-    and (not stored or stored == digest)
+  if string.sub(origin, 1, #home) ~= home then return false end
+  local priority = string.match(string.sub(origin, #home + 1), '^[^@]*')
+  return (priority == '' or priority == '.high' or priority == '.low') and (not stored or stored == digest)
 end
 
 local jobs, new = {}, 0
@@ -61,6 +64,7 @@ for place, job in ipairs(jobs) do
     created[place] = 1
   end
 end
+if new > 0 and ARGV[4] ~= '' then line_up(ARGV[5], ARGV[6], ARGV[4]) end
 -- As long as the longest wait: a job that may wait for less must not shorten it.
 local keep_ms = wait_ms + 86400000
 if redis.call('PTTL', KEYS[5]) < keep_ms then redis.call('PEXPIRE', KEYS[5], keep_ms) end

@@ -48,6 +48,9 @@ for _, id in ipairs(held or {}) do
     local origin = from
     if not origin or string.sub(origin, 1, #ARGV[8]) ~= ARGV[8] then origin = ARGV[9] end
     to_front(KEYS[4], ARGV[7] .. 'queue:' .. origin, id) -- without a hash, too: whoever takes it refuses it
+    local place = place_of(ARGV[6], ARGV[8], origin)
+    line_up_first(place)
+    let_go(place, ARGV[7], id)
     drop_runs(id, from and origin)
     if kind == 'hash' then
       -- A death counts only for the job that ran in the dead. What RQ has made of it meanwhile changes nothing.

@@ -1,11 +1,16 @@
 -- Take jobs that have waited for longer than they may. Whoever has taken one ends it.
 -- KEYS  1 takers  2 our list of taken jobs  3 the model's deadlines  4.. the model's queues
 -- ARGV  1 our name  2 ttl of the list, s  3 prefix of RQ's job hashes  4 how many at most
+--       5 prefix of RQ's queues
 -- Returns their ids.
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms(), 'LIMIT', 0, ARGV[4])
 local taken = {}
 
 local function queue_of(id)
+  local own = ARGV[5] .. (fields_of(ARGV[3] .. id, 'origin')[1] or '')
+  for i = 4, #KEYS do
+    if string.sub(own, 1, #KEYS[i] + 1) == KEYS[i] .. '@' and is_held(own, id) then return own end
+  end
   for i = 4, #KEYS do
     if is_held(KEYS[i], id) then return KEYS[i] end
   end

@@ -13,6 +13,7 @@ EVERY_SETTING = {
     "timeout_s": 30,
     "queue_ttl_s": 31.5,
     "result_ttl_s": 32,
+    "group_max_queued": 33,
     "wait_s": 33.5,
     "connect_timeout_s": 34.5,
     "socket_timeout_s": 35.5,

@@ -122,14 +122,30 @@ def test_a_look_that_failed_is_no_outage_once_a_job_runs(simulated):
     service = simulated.service
     look = service._looks.side_tasks()[0]
     simulated.do(lambda: service._outage.note(redis.ConnectionError("gone"), look.name, look.name))
-    simulated.turn_until(service._looks._wanted.is_set)
+    simulated.turn_until(next(iter(service._looks._wanted.values())).is_set)
     assert service._outage.is_on
-    service._looks._wanted.clear()  # a job has come
+    service._looks._stop()  # a job has come
     looking = simulated.loop.create_task(look.step())
     simulated.loop.turn()
     assert not looking.done()
     service._outage.over("presence")
     assert not service._outage.is_on
+
+
+def test_a_worker_whose_only_job_may_not_run_waits_for_the_bell_alone(fake_server):
+    """Its queue holds something all the time: a look at it would end at once, again and again."""
+    client, bell = Server(server=fake_server), KEYS.bell("tiny")
+    one, other = (SimulatedWorker(fake_server, name, group_max_running=1) for name in ("one", "other"))
+    try:
+        first, second = running_job(one, client), enqueue(client)
+        wanted = other.service._looks._wanted
+        other.turn_until(lambda: [key for key, each in wanted.items() if each.is_set()] == [bell])
+        client.set(KEYS.cancel(first.id), "1")
+        one.turn_until(lambda: client.exists(bell))
+        other.turn_until(lambda: client.hget(second.key, "status") == b"started")
+    finally:
+        one.close()
+        other.close()
 
 
 def test_an_end_counts_for_the_worker_that_wrote_it_and_for_no_other(simulated, fake_server):

@@ -41,6 +41,7 @@ EVERY_OPTION: dict[str, Any] = {
     "heartbeat_ttl_s": 7,
     "shutdown_grace_s": 30.5,
     "max_attempts": 4,
+    "group_max_running": 2,
     "engine_start_s": 60.5,
     "engine_stop_s": 61.5,
     "result_ttl_s": 3601,

@@ -79,6 +79,16 @@ def test_each_page_has_its_own_jobs(client: FlaskClient, queue: Queue, registry:
         assert pages == [expected[:8], expected[8:16], expected[16:], []]
 
 
+def test_a_groups_queue_is_shown_with_its_jobs_and_requeued(client: FlaskClient, queue: Queue) -> None:
+    of_a_group = Queue("generate.tiny.high@al~20ice", connection=queue.connection, serializer="json")
+    fail(of_a_group, "failed")
+    assert [each["name"] for each in client.get("/0/data/queues.json").get_json()["queues"]] == [of_a_group.name]
+    jobs = client.get(f"/0/data/jobs/{of_a_group.name}/failed/8/asc/1.json").get_json()["jobs"]
+    assert [job["id"] for job in jobs] == ["failed"]
+    assert client.post(f"/requeue/{of_a_group.name}").get_json() == {"status": "OK", "count": 1}
+    assert of_a_group.get_job_ids() == ["failed"]
+
+
 def test_a_list_that_is_not_there_is_404(client: FlaskClient, queue: Queue) -> None:
     finish(queue, "a")
     assert client.get("/0/data/jobs/generate.tiny/nonsense/8/asc/1.json").status_code == 404

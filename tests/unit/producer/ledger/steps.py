@@ -31,19 +31,28 @@ def submit_jobs(
     digest: str = "digest",
     model: str = "tiny",
     priority: Priority = "normal",
+    group: str | None = None,
     max_queued: int | None = None,
     queue_ttl_s: float = 100,
     keys: Keys = KEYS,
 ) -> Submitted:
     """A batch."""
-    fields = {"origin": keys.queue(model, priority), "status": "queued", "data": "{}"}
+    fields = {"origin": keys.queue(model, priority, group), "status": "queued", "data": "{}"}
     jobs = [NewJob(job_id, digest, 500, fields) for job_id in job_ids]
-    return submit(keys, model, priority, jobs, max_queued=max_queued, queue_ttl_s=queue_ttl_s).run(client)
+    step = submit(keys, model, priority, jobs, max_queued=max_queued, queue_ttl_s=queue_ttl_s, group=group)
+    return step.run(client)
 
 
-def take_next(client: redis.Redis, worker: str = "w1", known: tuple[str, ...] = (), max_bytes: int = 1000) -> Any:
+def take_next(
+    client: redis.Redis,
+    worker: str = "w1",
+    known: tuple[str, ...] = (),
+    max_bytes: int = 1000,
+    group_max_running: int | None = None,
+) -> Any:
     """A worker's next job."""
-    return take(KEYS, worker, "tiny", known=known, list_ttl_s=1000, max_bytes=max_bytes).run(client)
+    options = {"max_bytes": max_bytes, "group_max_running": group_max_running}
+    return take(KEYS, worker, "tiny", known=known, list_ttl_s=1000, **options).run(client)
 
 
 def taken(client: redis.Redis, job_id: str, worker: str = "w1") -> str:

@@ -17,8 +17,9 @@ USER, PASSWORD = "somebody", "secret"
 
 
 SCRIPTS = {path.stem: path.read_text() for path in (Path(ledger.__file__).parent / "lua").glob("*.lua")}
-GUARDS = dict(re.findall(r"^local function (\w+)(.*?)^end$", SCRIPTS.pop("guards"), re.DOTALL | re.MULTILINE))
-OF_A_PRODUCER = {"submit", "cancel", "await_end", "delete"}
+PRELUDES = SCRIPTS.pop("guards") + SCRIPTS.pop("turns")
+GUARDS = dict(re.findall(r"^local function (\w+)(.*?)^end$", PRELUDES, re.DOTALL | re.MULTILINE))
+OF_A_PRODUCER = {"submit", "cancel", "await_end", "delete", "ahead"}
 BY_A_CLIENT = {
     producer_needs: {"EVALSHA", "GET", "SUNION", "TTL", "XRANGE", "XREAD"},
     worker_needs: {"EVALSHA", "BLMOVE", "CLIENT", "HGETALL"},

@@ -1,0 +1,94 @@
+"""What was answered of queues, put together to lines: all jobs of a model and a priority, of all groups. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .contract import Keys, Priority
+from .contract.keys import PRIORITIES
+from .ledger import rq_names
+
+RUNNING_AT_MOST = 200
+"""Of one queue. As many as it has workers run, and what dead ones have left."""
+ENDED_SHOWN = 5
+HEADS_LOOKED_AT = 100
+"""Queues of groups whose first job is asked for its age: the longest."""
+_ENDS = ("finished", "failed", "canceled")
+
+Entry = tuple[bytes, float]
+"""Of a registry, with its score."""
+
+
+class QueueReply(NamedTuple):
+    """What was answered of one queue."""
+
+    length: int
+    first: bytes | None
+    runs: Sequence[bytes]
+    finished: int
+    failed: int
+    canceled: int
+    newest_finished: Sequence[Entry]
+    newest_failed: Sequence[Entry]
+    newest_canceled: Sequence[Entry]
+
+
+def ask_queue(pipeline: Any, name: str) -> None:
+    """As QueueReply has it."""
+    line = rq_names.queue(name)
+    pipeline.llen(line).lindex(line, 0)
+    pipeline.zrange(rq_names.registry("wip", name), 0, RUNNING_AT_MOST - 1)
+    for state in _ENDS:
+        pipeline.zcard(rq_names.registry(state, name))
+    for state in _ENDS:
+        pipeline.zrevrange(rq_names.registry(state, name), 0, ENDED_SHOWN - 1, withscores=True)
+
+
+class Line:
+    """The queues of one model and one priority."""
+
+    def __init__(self, priority: Priority, replies: Sequence[QueueReply]) -> None:
+        self.priority = priority
+        self.length = sum(reply.length for reply in replies)
+        self.finished = sum(reply.finished for reply in replies)
+        self.failed = sum(reply.failed for reply in replies)
+        self.canceled = sum(reply.canceled for reply in replies)
+        longest = sorted(replies, key=lambda reply: reply.length, reverse=True)[:HEADS_LOOKED_AT]
+        self.heads = [text(reply.first) for reply in longest if reply.first is not None]
+        # An entry of the registry is `JOB:RUN`.
+        self.running = [text(run).partition(":")[0] for reply in replies for run in reply.runs]
+        self.ended = [
+            *_newest(reply.newest_finished for reply in replies),
+            *_newest(reply.newest_failed for reply in replies),
+            *_newest(reply.newest_canceled for reply in replies),
+        ]
+
+    @property
+    def job_ids(self) -> list[str]:
+        """All whose records are to be read."""
+        return [*self.heads, *self.running, *self.ended]
+
+
+def lines_of(keys: Keys, replies: Mapping[str, QueueReply]) -> dict[str, list[Line]]:
+    """By model, in the order of the priorities.  replies: by the names of the queues."""
+    parts: dict[tuple[str, Priority], list[QueueReply]] = {}
+    for name, reply in replies.items():
+        model, priority = keys.model_of_queue(name), keys.priority_of_queue(name)
+        if model is not None and priority is not None:
+            parts.setdefault((model, priority), []).append(reply)
+    lines: dict[str, list[Line]] = {}
+    for priority in PRIORITIES:
+        for model, of in parts:
+            if of == priority:
+                lines.setdefault(model, []).append(Line(priority, parts[model, priority]))
+    return lines
+
+
+def text(raw: bytes) -> str:
+    """As it is shown: anybody may have written it."""
+    return raw.decode(errors="replace")
+
+
+def _newest(entries: Iterable[Sequence[Entry]]) -> list[str]:
+    """Ids of the newest ends: RQ's registries are by when a record goes."""
+    together = sorted((entry for each in entries for entry in each), key=lambda entry: entry[1], reverse=True)
+    return [text(job_id) for job_id, _ in together[:ENDED_SHOWN]]
