@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.structured --model-path FOLDER [--save NAME]
 
-Mask: how long the host takes for the bits of a place (`fill`), and to bring them to the logits (`apply`); and how much
-longer a step takes for both (`step`), beside the forward pass: the same text with and without a grammar that allows
-everything. Forced tokens: tokens a second of JSON by a schema over those of free text of the same length.
+Mask: how long the host takes for the bits of a place (`fill`), and to bring them to the logits (`apply`); and how
+much longer a step takes for both (`step`), beside the forward pass: the same text with and without a grammar that
+allows everything. Forced tokens: tokens a second of JSON by a schema over those of free text of the same length.
 
 FOLDER holds a real model: a random one has no vocabulary. The last line of stdout is a JSON object.
 """
@@ -81,7 +81,7 @@ def main() -> None:
         "dtype": options.dtype,
         "threads": torch.get_num_threads(),
         "first_grammar_s": round(first_s, 2),
-        "mask_us": masks(engine),
+        "mask_us": masks(engine, options),
         "step": steps(engine, options),
         "forced": forced(engine, options),
     }
@@ -107,10 +107,10 @@ def answer(engine: Engine, request: GenerationRequest) -> tuple[list[int], float
         return ids, time.perf_counter() - started_at
 
 
-def masks(engine: Engine) -> dict[str, Any]:
+def masks(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     """Of each place of real answers by a schema, in microseconds."""
     fill, apply = [], []
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[: options.prompts]:
         request = asking(prompt, response_format=AS_SCHEMA)
         ids, _ = answer(engine, request)
         constraint = engine._constraints.of(request, engine.eos_token_ids)
@@ -142,8 +142,9 @@ def steps(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     free, held = [], []
     for _ in range(options.rounds):
         for into, fields in ((free, {}), (held, {"grammar": ANYTHING})):
-            eos = {token_id: -100.0 for token_id in engine.eos_token_ids}
-            ids, seconds = answer(engine, asking(PROMPTS[1], logit_bias=eos, **fields))
+            bias = dict.fromkeys(engine.eos_token_ids, -100.0)  # so that both go on
+            request = asking(PROMPTS[1], logit_bias=bias, **fields)
+            ids, seconds = answer(engine, request.model_copy(update={"max_new_tokens": options.new_tokens}))
             into.append(seconds / (len(ids) - 1) * 1e6)
     more = [some - other for some, other in zip(held, free, strict=True)]
     return {
@@ -157,7 +158,7 @@ def forced(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     """JSON by a schema over free text of as many tokens."""
     gains, shares = [], []
     for _ in range(options.rounds):
-        for prompt in PROMPTS:
+        for prompt in PROMPTS[: options.prompts]:
             request = asking(prompt, response_format=AS_SCHEMA)
             ids, held_s = answer(engine, request)
             free, free_s = answer(
@@ -208,6 +209,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--new-tokens", type=int, default=60, help="of each text that shows what a step takes")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="so many of them, to be quicker")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--save", metavar="NAME", help="keep the raw figures as results/NAME.json")
     return parser.parse_args()
