@@ -52,6 +52,7 @@ class SubmitArguments(SamplingOptions, total=False):
     prompt_token_ids: Sequence[int] | None
     job_id: str | None
     priority: Priority
+    group: str | None
     queue_ttl_s: float | None
     timeout_s: int | None
     result_ttl_s: int | None
