@@ -196,8 +196,8 @@ def test_the_short_way_to_a_tokens_event_gives_the_same_bytes(index: int, ids: l
 
 
 def test_a_call_in_a_form_of_a_later_version_is_told_as_it_is() -> None:
-    """Its name would not be taken in a request of today."""
-    call = {"id": "a", "function": {"name": "ein Wetter", "arguments": "{}", "new": 1}}
+    """Neither its id nor its name would be taken in a request of today."""
+    call = {"id": "a" * 65, "function": {"name": "ein Wetter", "arguments": "{}", "new": 1}}
     fields = {"job_id": "a", "status": "finished", "model": "tiny", "finish_reason": "stop", "tool_calls": [call]}
 
     message = GenerationResult.model_validate(fields).message
