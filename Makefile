@@ -9,11 +9,13 @@ CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_STAMP := $(CUDA_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-models test-cuda captures lint mutate mutate-lua bench bench-engine
+.PHONY: help demo test test-fast test-long test-models test-cuda costs captures lint mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
 # Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+# The tests start Python some hundreds of times. Each time it would compile all of this anew where it may keep nothing.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -36,6 +38,9 @@ test-models: $(STAMP) ## The engine in every combination of its settings, where 
 test-cuda: $(CUDA_STAMP) ## The CUDA path without a GPU, on a stand-in: compiled, captured, counted, disturbed (a few minutes)
 	$(CUDA_BIN)/python -m pytest -n 2 --dist loadfile tests/cuda
 	TRITON_INTERPRET=1 $(CUDA_BIN)/python -m pytest tests/unit/worker/engine/forward/gpu
+
+costs: $(STAMP) ## What each test file costs, in processor time; COSTS="tests/unit"
+	@$(BIN)/python -m tests.costs $(COSTS)
 
 lint: $(STAMP) ## Style, types, and who may import whom
 	$(BIN)/ruff check .

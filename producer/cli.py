@@ -1,4 +1,5 @@
-"""The command line: `genqueue`, which is `python -m producer`. The commands themselves are in `commands`.
+"""The command line: `genqueue`, which is `python -m producer`. The commands themselves are in `commands`, each
+of which is imported when it is run.
 
 stdout carries the answer, the job id or JSON, and nothing else; everything for people goes to stderr.
 
@@ -16,13 +17,7 @@ from typing import NoReturn
 
 import click
 
-from .commands.again import continue_, verify
-from .commands.batch import batch
-from .commands.broker import broker
-from .commands.dashboard import dashboard
-from .commands.doctor import doctor
-from .commands.follow import result, stream
-from .commands.jobs import cancel, delete, status
+from .commands.lazy import LazyGroup, Place
 from .commands.output import (
     EXIT_BAD_INPUT,
     EXIT_BROKEN_PIPE,
@@ -34,46 +29,44 @@ from .commands.output import (
     SaidAlready,
     say,
 )
-from .commands.ps import models, ps
-from .commands.submit import submit
-from .commands.up import up
-from .commands.wrong_options import advised
 from .contract import BrokerUnavailable, GenqueueError, JobStranded, QueueFull, WaitTimeout
 from .contract.version import VERSION
 
 OF_THE_WORKER = ("run", "generate", "check")
 
 
-class _Commands(click.Group):
-    """Its help lists the commands as a person meets them, and not by name."""
+COMMANDS = {
+    "up": Place("up", "up", "Start a broker and a worker, and answer what is typed."),
+    "broker": Place("broker", "broker", "Run a Redis server on this machine, and print its URL."),
+    "submit": Place("submit", "submit", "Enqueue PROMPT, and print the job's id."),
+    "stream": Place("follow", "stream", "Print the tokens of JOB as they come."),
+    "result": Place("follow", "result", "Print the text of JOB once it has ended."),
+    "batch": Place("batch", "batch", "Answer every row of IN with a line of OUT."),
+    "continue": Place("again", "continue_", "Go on with JOB, and print the new job's id."),
+    "cancel": Place("jobs", "cancel", "Cancel JOB, or many."),
+    "status": Place("jobs", "status", "Print what is known of JOB."),
+    "ps": Place("ps", "ps", "Show workers, and jobs that wait, run and have ended."),
+    "models": Place("ps", "models", "List the models that have live workers, or jobs that wait."),
+    "delete": Place("jobs", "delete", "Take JOB away, with all that the server has of it."),
+    "dashboard": Place("dashboard", "dashboard", "Serve a dashboard of the jobs, for a browser."),
+    "doctor": Place("doctor", "doctor", "Say what is wrong here, and what to do about it."),
+    "verify": Place("again", "verify", "Run JOB again on this machine, and compare token by token."),
+}
+"""In the order in which a person meets them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Names, in the order in which they were added."""
-        return list(self.commands)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """click's; one of the other program is told so."""
-        if cmd_name in OF_THE_WORKER:
-            raise click.UsageError(f"{cmd_name} is a command of the worker's: genqueue-worker {cmd_name}", ctx)
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    places=COMMANDS,
+    of_the_worker=OF_THE_WORKER,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(VERSION, prog_name="genqueue", message="%(prog)s %(version)s")
 def cli() -> None:
     """Text generation through a job queue.
 
     First: genqueue up, which starts all there is and asks for a prompt.
     """
-
-
-COMMANDS = (
-    *(up, broker, submit, stream, result, batch, continue_, cancel, status),
-    *(ps, models, delete, dashboard, doctor, verify),
-)
-
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> NoReturn:
@@ -90,8 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(cli.main(arguments, prog_name="genqueue", standalone_mode=False) or 0)
     except click.ClickException as error:
-        shown = advised(error) if isinstance(error, click.NoSuchOption) else error
-        shown.show()
+        _advised(error).show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
@@ -104,6 +96,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _exit_code(error)
     finally:
         logger.removeHandler(said)
+
+
+def _advised(error: click.ClickException) -> click.ClickException:
+    if not isinstance(error, click.NoSuchOption):
+        return error
+    from .commands.wrong_options import advised
+
+    return advised(error)
 
 
 def _exit_code(error: GenqueueError) -> int:

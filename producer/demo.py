@@ -14,9 +14,10 @@ from rich.text import Text
 
 from .client import Producer
 from .contract import GenerationResult, GenqueueError, Tokens
-from .display import printable
 from .handles import JobHandle
-from .local import TINY, broker_at, check_installed, ended_by_signals, local_worker, say_dimly
+from .local import broker_at, check_installed, ended_by_signals, local_worker, say_dimly
+from .printable import printable
+from .settings import TINY
 
 DEFAULT_PROMPT = "你好，介绍一下你自己"
 

@@ -15,13 +15,9 @@ from rich.text import Text
 
 from .client import Producer
 from .contract import GenqueueError
+from .printable import printable
 
 REFRESH_S = 0.5
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey: control characters other than line breaks and tabs."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
 
 
 class WaitingLine:

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError
-from rq.utils import utcparse
 
 from .contract.strict import Frozen
 from .eta import Pace, about
+from .ledger import rq_times
 from .ledger.roster import WorkerRecord
 
 JobState = Literal["queued", "deferred", "scheduled", "running", "finished", "failed", "cancelled"]
@@ -217,7 +217,7 @@ def times_of(fields: Mapping[str, str]) -> dict[str, datetime]:
     times = {}
     for name in ("enqueued_at", "started_at", "ended_at"):
         with suppress(ValueError):
-            times[name] = utcparse(fields.get(name, ""))
+            times[name] = rq_times.parse(fields.get(name, ""))
     return times
 
 

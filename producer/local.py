@@ -24,11 +24,9 @@ from .broker.child import module_command, tied_command
 from .broker.embedded import EmbeddedBroker
 from .client import Producer
 from .contract import GenqueueError, InvalidRequest
-from .display import printable
 from .job_status import WorkerInfo
+from .printable import printable
 
-TINY = "tiny"
-"""The model that is trained on its first use, so that there is one to begin with."""
 POLL_S = 0.1
 STOP_TIMEOUT_S = 15.0
 

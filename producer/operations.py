@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import redis
-from rq.utils import now, utcformat
 
 from .contract import (
     JobConflict,
@@ -37,7 +36,7 @@ from .job_status import (
     times_of,
     worker_info,
 )
-from .ledger import rq_names
+from .ledger import rq_names, rq_times
 from .ledger.cancel import CancelAnswer, cancel
 from .ledger.groups import ahead
 from .ledger.roster import WorkerRecord, live_workers, read_records, worker_sets
@@ -307,5 +306,5 @@ def cancel_step(
         assemble(job_id, model, events, status="cancelled", finish_reason="cancelled"),
         result_ttl_s=positive_or_none(fields.get("result_ttl")) or settings.result_ttl_s,
         request_ttl_s=max(ttl_s, math.ceil(settings.queue_ttl_s)),
-        now=utcformat(now()),
+        now=rq_times.now(),
     )

@@ -14,6 +14,9 @@ from .contract.keys import DEFAULT_PREFIX
 from .contract.refusals import Names
 from .contract.requests import faults_of
 
+TINY = "tiny"
+"""The model that is trained on its first use, so that there is one to begin with."""
+
 
 class ProducerSettings(BaseSettings):
     """Settings of a Producer. Frozen; unknown names are refused."""

@@ -12,9 +12,6 @@ from typing import Annotated, Any, Self, cast
 
 import redis
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationError
-from rq.job import Job, JobStatus as RqJobStatus
-from rq.serializers import JSONSerializer
-from rq.utils import now
 
 from .broker.options import Seconds, WholeSeconds
 from .contract import FUNCTION, GenerationRequest, InvalidRequest, Message, Priority, PromptTooLong
@@ -221,6 +218,10 @@ def _check_ids(job_ids: Sequence[str] | None, count: int) -> list[str | None]:
 def _prepare_one(
     request: GenerationRequest, job_id: str | None, model: str, options: SubmitOptions, settings: ProducerSettings
 ) -> Submission:
+    from rq.job import Job, JobStatus as RqJobStatus  # noqa: PLC0415 - whoever does not submit does without
+    from rq.serializers import JSONSerializer  # noqa: PLC0415
+    from rq.utils import now  # noqa: PLC0415
+
     queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
     result_ttl_s = options.result_ttl_s or settings.result_ttl_s
     hash_ttl_s = int(queue_ttl_s) + result_ttl_s + HASH_TTL_NET_S

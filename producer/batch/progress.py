@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemaini
 from rich.table import Column
 from rich.text import Text
 
-from ..display import printable
+from ..printable import printable
 from .answers import Answer
 
 LOG_EVERY_S = 10.0
@@ -51,10 +51,8 @@ class Tally:
     def summary(self) -> str:
         """At the end."""
         before = f", {self.before:,} of them before" if self.before else ""
-        return (
-            f"{self.rows:,} rows{before}: {self.failed:,} failed; {self.tokens:,} tokens in "
-            f"{clock(self.seconds)}, {self.rows_per_s:.1f} rows/s"
-        )
+        figures = f"; {self.tokens:,} tokens in {clock(self.seconds)}, {self.rows_per_s:.1f} rows/s"
+        return f"{self.rows:,} rows{before}: {self.failed:,} failed{figures if self.answered else ''}"
 
     @property
     def rows_of(self) -> str:
@@ -133,7 +131,7 @@ def display(tally: Tally) -> Iterator[Display]:
         _Rows(whole.copy()),
         BarColumn(bar_width=None),
         _Figures(whole.copy()),
-        TimeRemainingColumn(table_column=whole.copy()),
+        _Left(table_column=whole.copy()),
         _Failed(whole.copy()),
     )
     with Progress(*columns, console=console, expand=True, redirect_stdout=False) as progress:
@@ -169,8 +167,15 @@ class _Figures(ProgressColumn):
         return Text(f"{speed:.{0 if speed >= 100 else 1}f} rows/s, {short(tally.tokens)} tokens,", no_wrap=True)
 
 
+class _Left(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        """How much longer. Where no row was left to begin with, rich has no speed and no end."""
+        is_done = task.total is not None and task.completed >= task.total
+        return Text("done,") if is_done else Text.assemble(super().render(task), " left,")
+
+
 class _Failed(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Rows that have no answer."""
         tally: Tally = task.fields["tally"]
-        return Text(f"left, {tally.failed:,} failed", style="red" if tally.failed else "", no_wrap=True)
+        return Text(f"{tally.failed:,} failed", style="red" if tally.failed else "", no_wrap=True)

@@ -7,7 +7,7 @@ import click
 from ..cancelling import Cancelled
 from ..client import Producer
 from ..contract import NoSuchJob
-from ..display import printable
+from ..printable import printable
 from .options import connection_options, json_option
 from .output import EXIT_BAD_INPUT, EXIT_JOB_FAILED, say, show
 

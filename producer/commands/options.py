@@ -9,8 +9,7 @@ import click
 
 from ..contract import DEFAULT_MAX_NEW_TOKENS
 from ..contract.keys import model_name_of_folder
-from ..local import TINY
-from ..settings import ProducerSettings
+from ..settings import TINY, ProducerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 

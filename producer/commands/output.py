@@ -4,11 +4,9 @@ import logging
 import sys
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from ..contract import GenqueueError
-from ..display import printable
+from ..printable import printable
 
 EXIT_JOB_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -32,6 +30,9 @@ def show(text: str | bytes) -> None:
 
 def say(text: str) -> None:
     """Write a line for people to stderr. A terminal gets it broken between words, and nobody else."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(stderr=True, highlight=False)
     console.print(Text(printable(text)), soft_wrap=not console.is_terminal)
 

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator
 
 import click
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from ..client import Producer
 from ..contract import GenqueueError
-from ..display import printable
 from ..eta import about
 from ..job_status import Progress, WorkerInfo
 from ..overview_values import ModelOverview, Overview
+from ..printable import printable
 from .options import connection_options, json_option
 from .output import say, show
 
@@ -39,7 +38,7 @@ def ps(
     redis_url: str | None,
     prefix: str | None,
 ) -> int:
-    """Show what goes on: workers, and jobs that wait, run and have ended.
+    """Show workers, and jobs that wait, run and have ended.
 
     With --json: one object, with --watch one a line.
     """
@@ -92,6 +91,8 @@ def _outage_said() -> Iterator[None]:
 
 
 def _follow_on_screen(producer: Producer, model_name: str | None, interval_s: float) -> None:
+    from rich.live import Live
+
     # The last look stays above the prompt once it is over.
     with Live(console=Console(), auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:

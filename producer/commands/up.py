@@ -14,8 +14,8 @@ import click
 from ..client import Producer
 from ..contract import BrokerUnavailable, GenerationResult, GenqueueError, InvalidRequest
 from ..interrupts import Interrupted
-from ..local import TINY, LocalWorker, broker_at, check_installed, ended_by_signals, local_worker, say_dimly
-from ..settings import ProducerSettings
+from ..local import LocalWorker, broker_at, check_installed, ended_by_signals, local_worker, say_dimly
+from ..settings import TINY, ProducerSettings
 from .follow import Follower, end_of, report
 from .options import chosen_model, model_options, prefix_option, sampling_options
 from .output import say

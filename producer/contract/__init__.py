@@ -4,65 +4,69 @@ Knows the standard library and pydantic, and nothing of Redis, RQ or torch. Anyt
 the contract without this package; `keys` has the glossary of names, `events` the stream, `errors` the codes.
 """
 
-from .chat import Message
-from .compatibility import BASE_REQUEST_FIELDS, REQUEST_FIELDS, check_understood
-from .errors import (
-    BrokerUnavailable,
-    EngineError,
-    ErrorCode,
-    GenqueueError,
-    InvalidRequest,
-    JobCancelled,
-    JobConflict,
-    JobError,
-    JobExpired,
-    JobStranded,
-    JobTimeout,
-    NoSuchJob,
-    OutOfMemory,
-    PromptTooLong,
-    QueueFull,
-    UnknownFunction,
-    UnknownModel,
-    WaitTimeout,
-    WorkerLost,
-    job_error,
-)
-from .events import (
-    BEFORE_FIRST,
-    TERMINAL_TYPES,
-    Cancelled,
-    EngineFacts,
-    Entry,
-    ErrorInfo,
-    Event,
-    EventId,
-    Failed,
-    Finished,
-    FinishReason,
-    GenerationResult,
-    Started,
-    StartedData,
-    Status,
-    StreamedEvent,
-    TerminalEvent,
-    Timings,
-    TokenLogprob,
-    Tokens,
-    TokensData,
-    UnknownEvent,
-    Usage,
-    data_json,
-    encode_entry,
-    mirror_json,
-    parse_entry,
-    terminal_event,
-    tokens_json,
-)
-from .keys import FUNCTION, Keys, Priority
-from .markup import Delta, FunctionCall, Markup, ToolCall, ToolCallDelta
-from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, SamplingParams
-from .version import VERSION
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .chat import Message
+    from .compatibility import BASE_REQUEST_FIELDS, REQUEST_FIELDS, check_understood
+    from .errors import (
+        BrokerUnavailable,
+        EngineError,
+        ErrorCode,
+        GenqueueError,
+        InvalidRequest,
+        JobCancelled,
+        JobConflict,
+        JobError,
+        JobExpired,
+        JobStranded,
+        JobTimeout,
+        NoSuchJob,
+        OutOfMemory,
+        PromptTooLong,
+        QueueFull,
+        UnknownFunction,
+        UnknownModel,
+        WaitTimeout,
+        WorkerLost,
+        job_error,
+    )
+    from .events import (
+        BEFORE_FIRST,
+        TERMINAL_TYPES,
+        Cancelled,
+        EngineFacts,
+        Entry,
+        ErrorInfo,
+        Event,
+        EventId,
+        Failed,
+        Finished,
+        FinishReason,
+        GenerationResult,
+        Started,
+        StartedData,
+        Status,
+        StreamedEvent,
+        TerminalEvent,
+        Timings,
+        TokenLogprob,
+        Tokens,
+        TokensData,
+        UnknownEvent,
+        Usage,
+        data_json,
+        encode_entry,
+        mirror_json,
+        parse_entry,
+        terminal_event,
+        tokens_json,
+    )
+    from .keys import FUNCTION, Keys, Priority
+    from .markup import Delta, FunctionCall, Markup, ToolCall, ToolCallDelta
+    from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, SamplingParams
+    from .version import VERSION
 
 __all__ = [
     "BASE_REQUEST_FIELDS",
@@ -131,3 +135,18 @@ __all__ = [
     "terminal_event",
     "tokens_json",
 ]
+
+_LIGHTEST_FIRST = ("version", "errors", "keys", "chat", "markup", "requests", "events", "compatibility")
+
+
+def __getattr__(name: str) -> Any:
+    """Import as far as what is asked for: pydantic takes its time, and errors and keys need none of it."""
+    if name in __all__:
+        for each in _LIGHTEST_FIRST:
+            if hasattr(module := import_module(f".{each}", __name__), name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,8 @@ of a job in one slot.
                                   writes it adds an entry `ended: JOB` to each
     gen:{wake:ID}       stream    of one producer process: an entry ends its blocked read, because it follows one
                                   job more, or because a job whose end it waits for has ended
+    gen:{JOB}:deleted   string    the job was deleted, a day ago at most: a worker that still believes that it has
+                                  it leaves it so
     gen:{taken:WORKER}  list      ids of the jobs that a worker has taken and not yet put down; what is left in
                                   the list of a dead worker goes back to its queue
     gen:{taken:WORKER.settling}
@@ -93,6 +95,10 @@ class Keys:
     def cancel(self, job_id: str) -> str:
         """String: present once somebody asked for the job to be cancelled."""
         return f"{self.prefix}:{{{job_id}}}:cancel"
+
+    def deleted(self, job_id: str) -> str:
+        """String: for a day after a job was deleted, so that nobody brings it back."""
+        return f"{self.prefix}:{{{job_id}}}:deleted"
 
     def waiters(self, job_id: str) -> str:
         """Set: the wake streams of those who wait for the job's end."""

@@ -49,7 +49,7 @@ JOB_FIELDS = (
 latter whatever its size."""
 
 OWN_FIELDS = ("deaths", "queued_at_ms", "expires_at_ms", "request_digest")
-"""That we keep beside RQ's. `taken_by` and `lost_by` are the scripts' own."""
+"""That we keep beside RQ's. `taken_by`, `lost_by` and `swept_from` are the scripts' own."""
 
 
 def job(job_id: str) -> str:

@@ -18,7 +18,7 @@ from tests.integration.dashboard_process import dashboard
 from tests.integration.worker_process import WorkerProcess
 from tests.models import tiny_model_paths
 
-from .scenes import PROMPT, Scene, at_work, bare, helps, wrong
+from .scenes import PROMPT, Scene, at_work, bare, helps, with_many, wrong
 from .terminal import capture
 
 COLUMNS = (80, 120)
@@ -54,7 +54,7 @@ def take_commands(to: Path, only: str, redis_url: str) -> None:
             for columns in COLUMNS:
                 waiting = producer.submit("Hi", model="nobody-serves-this")
                 ours = at_work(redis_url, ended.job_id, waiting.job_id)
-                take(to, chain(helps(), bare(), wrong(), ours), columns, only)
+                take(to, chain(helps(), bare(), wrong(), ours, with_many(redis_url, to)), columns, only)
     finally:
         worker.stop()
 

@@ -1,10 +1,14 @@
 """What is run: every command's help, every command as people use it, and what goes wrong first."""
 
+import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
+from producer import Producer
 from producer.cli import cli as producer_cli
 from worker.cli import cli as worker_cli
 
@@ -105,6 +109,37 @@ def at_work(redis_url: str, job_id: str, waiting_id: str) -> Iterator[Scene]:
     run = ("run", *tiny, "--device", "cpu")
     yield Scene("genqueue-worker", run, here, until="is ready")
     yield Scene("genqueue-worker", (*run, "--log-format", "json"), here, until="is ready")
+
+
+def with_many(redis_url: str, folder: Path) -> Iterator[Scene]:
+    """While jobs of two models run and wait; then a file of prompts, interrupted, ended, and gone through again.
+
+    folder: for the files.
+    """
+    here = (("GENQUEUE_REDIS_URL", redis_url),)
+    tiny = ("--model-name", "tiny")
+    with Producer(redis_url) as producer:
+        ended = producer.submit(PROMPT, model="tiny", max_new_tokens=4, ignore_eos=True)
+        ended.result()
+        for priority in ("normal", "low"):
+            producer.submit_many(
+                [PROMPT] * 30, model="tiny", priority=priority, max_new_tokens=900, ignore_eos=True
+            )
+    yield Scene("genqueue", ("ps",), here)
+    yield Scene("genqueue", ("ps", *tiny, "--watch"), here, until="running", limit_s=30)
+    yield Scene("genqueue", ("ps", "--json"), here)
+    yield Scene("genqueue", ("models",), here)
+    yield Scene("genqueue", ("cancel", "--queued", *tiny), here)
+    yield Scene("genqueue", ("continue", ended.job_id, "--max-new-tokens", "8", "--wait"), here)
+    yield Scene("genqueue", ("delete", ended.job_id), here)
+    rows, answers = folder / "prompts.jsonl", folder / "answers.jsonl"
+    answers.unlink(missing_ok=True)
+    first = time.time_ns()  # of no batch before, whose answers the server still has
+    rows.write_text("".join(f"{json.dumps(f'{PROMPT} {first + row}')}\n" for row in range(200)), encoding="utf-8")
+    batch = ("batch", str(rows), str(answers), *tiny, "--max-new-tokens", "64")
+    yield Scene("genqueue", batch, here, until="0:00:0", limit_s=60)
+    yield Scene("genqueue", batch, here)
+    yield Scene("genqueue", batch, here)
 
 
 def _walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

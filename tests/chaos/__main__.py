@@ -22,7 +22,7 @@ from .report import Report
 from .storm import Storm
 from .workload import Workload
 
-SHORT = {"jobs": 12, "workers": 3, "kills": 4, "server_kills": 1, "outages": 0}
+SHORT = {"jobs": 12, "workers": 3, "kills": 3, "server_kills": 1, "outages": 0}
 
 
 def main() -> int:
@@ -50,7 +50,8 @@ def main() -> int:
                 if phase == "aof":
                     report += Storm(broker, workload, plan, rng=rng, folder=own, paths=paths).run()
                 else:
-                    report += Amnesia(broker, workload, own, paths, rounds=1 if options.short else 5).run()
+                    workers, rounds = (1, 1) if options.short else (2, 5)
+                    report += Amnesia(broker, workload, own, paths, workers=workers, rounds=rounds).run()
             say(f"{phase}: {time.monotonic() - started_at:.0f} s, so far {report.summary()}")
     for recovery in report.slow:
         say(f"slow recovery: {recovery.summary()}")

@@ -22,19 +22,25 @@ from .report import Report
 from .workload import Workload
 
 WAIT_S = 60.0
-WORKERS = 2
 
 
 class Amnesia:
     """Jobs in flight, a server that forgets them, again and again."""
 
     def __init__(
-        self, broker: EmbeddedBroker, workload: Workload, folder: Path, paths: Path, *, rounds: int
+        self,
+        broker: EmbeddedBroker,
+        workload: Workload,
+        folder: Path,
+        paths: Path,
+        *,
+        workers: int,
+        rounds: int,
     ) -> None:
         self._broker, self._workload, self._rounds = broker, workload, rounds
         self._client = redis.Redis(port=broker.port)
         self._workers = [
-            WorkerProcess(broker.url, paths, folder / f"worker-{number}.log") for number in range(WORKERS)
+            WorkerProcess(broker.url, paths, folder / f"worker-{number}.log") for number in range(workers)
         ]
 
     def run(self) -> Report:
@@ -50,7 +56,9 @@ class Amnesia:
         return report
 
     def _round(self, producer: Producer, number: int) -> Report:
-        requests = {f"amnesia-{number}-{each}": self._workload.long(seed=each) for each in range(WORKERS)}
+        requests = {
+            f"amnesia-{number}-{each}": self._workload.long(seed=each) for each in range(len(self._workers))
+        }
         for job_id, request in requests.items():
             producer.submit(**request, model="tiny", job_id=job_id)
         self._wait("tokens", lambda: all(self._client.xlen(f"gen:{{{job_id}}}:events") > 5 for job_id in requests))

@@ -76,6 +76,50 @@ def start_worker(model_paths: Path, tmp_path: Path) -> Iterator[Callable[..., Wo
         worker.stop()
 
 
+class Crew:
+    """Workers of one server, for the tests of a module: whoever is alive after one test serves the next.
+
+    To start one takes longer than most tests. A test that kills one, or wants settings of its own, starts others.
+    """
+
+    def __init__(self, redis_url: str, model_paths: Path, logs: Path) -> None:
+        self._redis_url, self._model_paths, self._logs = redis_url, model_paths, logs
+        self._started: list[WorkerProcess] = []
+
+    def one(self) -> WorkerProcess:
+        """The only one that is alive, and ready."""
+        alive = [worker for worker in self._started if worker.process.poll() is None]
+        for worker in alive[:-1]:
+            worker.stop()
+        return (alive[-1] if alive else self.start()).wait_until_ready()
+
+    def start(self, **environment: str) -> WorkerProcess:
+        """Another one."""
+        log = self._logs / str(len(self._started))
+        self._started.append(WorkerProcess(self._redis_url, self._model_paths, log, **environment))
+        return self._started[-1]
+
+    def stop(self) -> None:
+        """All of them."""
+        for worker in self._started:
+            worker.stop()
+
+
+@pytest.fixture(scope="module")
+def durable() -> Iterator[EmbeddedBroker]:
+    """A server that keeps every acknowledged write, for the tests of one module."""
+    with EmbeddedBroker(append_only=True) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def crew(durable: EmbeddedBroker, model_paths: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    """Workers of the server that keeps what it has."""
+    crew = Crew(durable.url, model_paths, tmp_path_factory.mktemp("crew"))
+    yield crew
+    crew.stop()
+
+
 def joined(events: list[StreamedEvent]) -> tuple[str, list[int]]:
     """Text and ids of a whole stream. Asserts that nothing is missing, doubled, or after the end."""
     assert [streamed.id.seq for streamed in events] == list(range(len(events)))

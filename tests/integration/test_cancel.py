@@ -10,7 +10,7 @@ of Redis' return the end stands in the stream.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -27,7 +27,7 @@ from producer import GenerationResult, JobHandle, Producer
 from producer.broker.embedded import EmbeddedBroker
 from tests.models import save_tokenizer
 
-from .conftest import joined
+from .conftest import Crew, joined
 from .test_worker import wait_for, wait_for_tokens
 from .worker_process import WorkerProcess
 
@@ -309,21 +309,15 @@ def test_a_job_that_times_out_in_its_prefill(producer, client, serving, steps):
 # -- while Redis is away
 
 
-@pytest.fixture
-def durable() -> Iterator[EmbeddedBroker]:
-    """A server that keeps every acknowledged write."""
-    with EmbeddedBroker(append_only=True) as broker:
-        yield broker
-
-
 def published(client: redis.Redis, job: JobHandle) -> int:
     return client.xlen(f"gen:{{{job.job_id}}}:events")
 
 
 @pytest.mark.parametrize("how", ["cancelled as Redis goes", "cancelled as it returns", "timed out meanwhile"])
-def test_a_job_whose_redis_is_away(durable, start_worker, steps, how):
+def test_a_job_whose_redis_is_away(durable, crew: Crew, steps, how):
     """What the worker has buffered is published first; then comes the end, with all of it."""
-    worker = start_worker(durable.url).wait_until_ready()
+    worker = crew.one()
+    said_before = len(worker.text())
     with Producer(durable.url) as producer, redis.Redis(port=durable.port) as client:
         options = {"timeout_s": 1} if how == "timed out meanwhile" else {}
         job = producer.submit("hi", max_new_tokens=CONTEXT_LENGTH - 100, model="tiny", **options)
@@ -342,8 +336,8 @@ def test_a_job_whose_redis_is_away(durable, start_worker, steps, how):
         result = assert_timed_out(job) if options else assert_cancelled(job, client)
         assert len(result.token_ids) > 0
         assert published(client, job) > before
-    wait_for(lambda: "going on after" in worker.text(), "the end of the outage")
-    assert_said_once(worker.text())
+    wait_for(lambda: "going on after" in worker.text()[said_before:], "the end of the outage")
+    assert_said_once(worker.text()[said_before:])
 
 
 def assert_said_once(log: str) -> None:

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -28,14 +29,14 @@ def jobs_in_every_state(redis_client: redis.Redis) -> SimpleWorker:
     return make_jobs(redis_client)
 
 
-@pytest.fixture
-def dashboard(broker: EmbeddedBroker, request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a dashboard in a process of its own; with more options, where the test names some."""
+@contextmanager
+def started(redis_url: str, more: Sequence[str] = ()) -> Iterator[str]:
+    """URL of a dashboard in a process of its own."""
     options = ["-W", "error", "-m", "producer", "dashboard", "--port", "0", "--redis-url"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GENQUEUE_")}
     # A signal to the terminal's process group is the tests' to handle.
     with subprocess.Popen(
-        [sys.executable, *options, broker.url, *getattr(request, "param", [])],
+        [sys.executable, *options, redis_url, *more],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -50,6 +51,23 @@ def dashboard(broker: EmbeddedBroker, request: pytest.FixtureRequest) -> Iterato
             process.terminate()
             errors = process.stderr.read()
     assert "Traceback" not in errors, errors
+
+
+@pytest.fixture(scope="module")
+def plain_dashboard(_session_broker: EmbeddedBroker) -> Iterator[str]:
+    """One for all tests that name no options: it keeps nothing, and asks Redis each time."""
+    with started(_session_broker.url) as url:
+        yield url
+
+
+@pytest.fixture
+def dashboard(broker: EmbeddedBroker, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Its URL; of one with more options, where the test names some."""
+    if not hasattr(request, "param"):
+        yield request.getfixturevalue("plain_dashboard")
+        return
+    with started(broker.url, request.param) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

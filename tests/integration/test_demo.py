@@ -22,20 +22,22 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize(("arguments", "prompt"), [((), PROMPT), ((ENGLISH,), ENGLISH)])
-def test_the_demo_answers_and_leaves_nothing_running(model_paths, arguments, prompt):
-    run = demo(*arguments, GENQUEUE_MODEL_PATHS=str(model_paths))
+def test_the_demo_answers_and_leaves_nothing_running(model_paths):
+    run = demo(GENQUEUE_MODEL_PATHS=str(model_paths))
     assert run.returncode == 0, run.stderr
-    assert run.stdout == answer_to(prompt) + "\n"
+    assert run.stdout == answer_to(PROMPT) + "\n"
     worker_pid, port = re.search(r"pid (\d+)", run.stderr), re.search(r"127\.0\.0\.1:(\d+)", run.stderr)
     assert not Path(f"/proc/{worker_pid[1]}").exists()
     with pytest.raises(redis.ConnectionError):
         redis.Redis(port=int(port[1])).ping()
 
 
-def test_the_demo_uses_the_server_that_redis_url_names(model_paths, broker, redis_client):
-    run = demo(GENQUEUE_MODEL_PATHS=str(model_paths), REDIS_URL=broker.url)
+def test_the_demo_answers_what_it_is_asked_and_uses_the_server_that_redis_url_names(
+    model_paths, broker, redis_client
+):
+    run = demo(ENGLISH, GENQUEUE_MODEL_PATHS=str(model_paths), REDIS_URL=broker.url)
     assert run.returncode == 0, run.stderr
+    assert run.stdout == answer_to(ENGLISH) + "\n"
     assert redis_client.keys("gen:{*}:result")
 
 

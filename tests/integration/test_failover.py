@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -61,13 +61,15 @@ class Guarded:
         return None
 
 
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Guarded]:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """For all tests of the module: the one that kills the primary is the last."""
+    folder = tmp_path_factory.mktemp("sentinels")
     with contextlib.ExitStack() as stack:
         # Without the delay in which a primary waits for more replicas.
         primary = stack.enter_context(EmbeddedBroker(options=("--repl-diskless-sync-delay", "0")))
         replica = stack.enter_context(EmbeddedBroker(options=("--replicaof", "127.0.0.1", str(primary.port))))
-        ports = [stack.enter_context(sentinel(tmp_path / f"sentinel-{n}", primary.port)) for n in range(3)]
+        ports = [stack.enter_context(sentinel(folder / f"sentinel-{n}", primary.port)) for n in range(3)]
         servers = Guarded(primary, replica, ports)
         wait_for(servers.is_settled, "the Sentinels to find each other and the replica")
         yield servers
@@ -92,12 +94,35 @@ def sentinel(folder: Path, primary_port: int) -> Iterator[int]:
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def guarded_worker(
+    guarded: Guarded, model_paths: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess(guarded.url, model_paths, tmp_path_factory.mktemp("worker") / "log")
+    yield worker.wait_until_ready()
+    worker.stop()
+
+
+def test_every_part_finds_the_primary_through_the_sentinels(
+    guarded: Guarded, guarded_worker: WorkerProcess
+) -> None:
+    python_m("worker", "check", "--model-name", "tiny", "--redis-url", guarded.url)
+    options = ("--model-name", "tiny", "--max-new-tokens", "2", "--redis-url", guarded.url)
+    assert python_m("producer", "submit", "hi", "--wait", *options)
+    with redis_url.client(guarded.url) as client:
+        # RQ's scheduler makes a connection of its own out of the worker's.
+        queue = Queue("generate.tiny", connection=client, serializer="json")
+        request = {"prompt": "hi", "max_new_tokens": 1}
+        scheduled = queue.enqueue_in(timedelta(seconds=0), FUNCTION, request=request)
+        wait_for(lambda: scheduled.get_status() == JobStatus.FINISHED, "the scheduler")
+        wait_for(lambda: connections(guarded.sentinel_ports) == 0, "the last question to a Sentinel to be over")
+
+
 def test_a_fail_over_during_a_generation_leaves_the_stream_whole(
     guarded: Guarded,
-    start_worker: Callable[..., WorkerProcess],
+    guarded_worker: WorkerProcess,
     undisturbed: tuple[str, list[int]],  # noqa: F811
 ) -> None:
-    worker = start_worker(guarded.url).wait_until_ready()
     with Producer(guarded.url) as producer, redis.Redis(port=guarded.replica.port) as replica:
         job = producer.submit(**LONG, model="tiny")
         follower = Follower(producer, job.job_id)
@@ -110,25 +135,9 @@ def test_a_fail_over_during_a_generation_leaves_the_stream_whole(
         assert joined(follower.all()) == undisturbed
         assert replica.role()[0] == b"master"
         assert job.result().attempts == 1
-        assert worker.process.poll() is None
+        assert guarded_worker.process.poll() is None
         assert asyncio.run(result_of(guarded.url, job.job_id)) == undisturbed[0]
         wait_for(lambda: job.status().state == "finished", "RQ's bookkeeping on the new primary")
-
-
-def test_every_part_finds_the_primary_through_the_sentinels(
-    guarded: Guarded, start_worker: Callable[..., WorkerProcess]
-) -> None:
-    start_worker(guarded.url).wait_until_ready()
-    python_m("worker", "check", "--model-name", "tiny", "--redis-url", guarded.url)
-    options = ("--model-name", "tiny", "--max-new-tokens", "2", "--redis-url", guarded.url)
-    assert python_m("producer", "submit", "hi", "--wait", *options)
-    with redis_url.client(guarded.url) as client:
-        # RQ's scheduler makes a connection of its own out of the worker's.
-        queue = Queue("generate.tiny", connection=client, serializer="json")
-        request = {"prompt": "hi", "max_new_tokens": 1}
-        scheduled = queue.enqueue_in(timedelta(seconds=0), FUNCTION, request=request)
-        wait_for(lambda: scheduled.get_status() == JobStatus.FINISHED, "the scheduler")
-        wait_for(lambda: connections(guarded.sentinel_ports) == 0, "the last question to a Sentinel to be over")
 
 
 def test_sentinels_that_name_no_primary_are_said_to_be_at_fault() -> None:

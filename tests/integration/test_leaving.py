@@ -1,10 +1,10 @@
 """SIGTERM ends a worker's process in time, whatever Redis does."""
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,6 +12,7 @@ import redis
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
 
+from .conftest import Crew
 from .test_worker import wait_for
 from .worker_process import WorkerProcess
 
@@ -21,13 +22,18 @@ ENDLESS = {"max_new_tokens": 900, "ignore_eos": True}
 
 
 @pytest.fixture
-def leaving_broker() -> Iterator[EmbeddedBroker]:
-    """A server that a test takes away."""
+def place(
+    how: str, durable: EmbeddedBroker, crew: Crew, model_paths: Path, tmp_path: Path
+) -> Iterator[tuple[EmbeddedBroker, Crew]]:
+    """A server that a test takes away, and its workers. The one that is frozen thaws, and serves the next test."""
+    if how == "frozen":
+        yield durable, crew
+        os.kill(durable.pid, signal.SIGCONT)
+        return
     with EmbeddedBroker() as broker:
-        pid = broker.pid
-        yield broker
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+        own = Crew(broker.url, model_paths, tmp_path)
+        yield broker, own
+        own.stop()
 
 
 def take_away(broker: EmbeddedBroker, how: str) -> None:
@@ -40,39 +46,46 @@ def ended_within(worker: WorkerProcess, bound_s: float) -> None:
     assert time.monotonic() - at < bound_s + SLACK_S
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_an_idle_worker_leaves_without_redis(leaving_broker, start_worker: Callable[..., WorkerProcess], how):
-    worker = start_worker(leaving_broker.url).wait_until_ready()
-    take_away(leaving_broker, how)
-    worker.send(signal.SIGTERM)
-    ended_within(worker, 0)
-
-
 @pytest.mark.parametrize(("how", "signals"), [("killed", 1), ("frozen", 1), ("frozen", 2)])
 def test_a_busy_worker_leaves_without_redis_and_its_job_goes_on_elsewhere(
-    leaving_broker, start_worker: Callable[..., WorkerProcess], how, signals
+    place: tuple[EmbeddedBroker, Crew], how: str, signals: int
 ):
     """With one signal within grace and engine stop, with a second one at once."""
-    bounds = {"GENQUEUE_SHUTDOWN_GRACE_S": "1", "GENQUEUE_ENGINE_STOP_S": "2"} if signals == 1 else {}
-    worker = start_worker(leaving_broker.url, **bounds).wait_until_ready()
-    with Producer(leaving_broker.url) as producer, redis.Redis(port=leaving_broker.port) as client:
+    broker, crew = place
+    if signals == 1:
+        crew.stop()
+        worker = crew.start(GENQUEUE_SHUTDOWN_GRACE_S="1", GENQUEUE_ENGINE_STOP_S="2").wait_until_ready()
+    else:
+        worker = crew.one()
+    with Producer(broker.url) as producer, redis.Redis(port=broker.port) as client:
         with worker.engine_stopped():
             job = producer.submit("hi", model="tiny", **ENDLESS)
             wait_for(lambda: client.hget(f"rq:job:{job.job_id}", "status") == b"started", "the job to start")
-            take_away(leaving_broker, how)
+            take_away(broker, how)
         for number in range(signals):
             worker.send(signal.SIGTERM)
             wait_for(lambda number=number: worker.text().count("SIGTERM") > number, "the signal to be heard")
         ended_within(worker, 3 if signals == 1 else 2)
         if how == "frozen":
-            os.kill(leaving_broker.pid, signal.SIGCONT)
-            start_worker(leaving_broker.url)
+            os.kill(broker.pid, signal.SIGCONT)
+            crew.start()
             assert job.result(timeout_s=90).status == "finished"
 
 
-def test_a_worker_that_waits_for_redis_leaves_at_once(leaving_broker, start_worker: Callable[..., WorkerProcess]):
-    take_away(leaving_broker, "frozen")
-    worker = start_worker(leaving_broker.url, GENQUEUE_BROKER_WAIT_S="600")
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+def test_an_idle_worker_leaves_without_redis(place: tuple[EmbeddedBroker, Crew], how: str):
+    broker, crew = place
+    worker = crew.one()
+    take_away(broker, how)
+    worker.send(signal.SIGTERM)
+    ended_within(worker, 0)
+
+
+@pytest.mark.parametrize("how", ["frozen"])
+def test_a_worker_that_waits_for_redis_leaves_at_once(place: tuple[EmbeddedBroker, Crew], how: str):
+    broker, crew = place
+    take_away(broker, how)
+    worker = crew.start(GENQUEUE_BROKER_WAIT_S="600")
     wait_for(lambda: "for Redis at" in worker.text(), "the worker to have begun")
     worker.send(signal.SIGTERM)
     ended_within(worker, 0)

@@ -51,9 +51,11 @@ def test_a_job_is_one_line_and_every_line_is_json(broker: EmbeddedBroker, start_
 
 
 def test_an_engine_that_cannot_start_says_so_in_json(broker: EmbeddedBroker, start_worker: StartWorker) -> None:
-    worker = start_worker(broker.url, "--log-format", "json", "--device", "cuda:99")
+    worker = start_worker(broker.url, "--log-format", "json", "--device", "abacus")
     assert worker.wait(300) == 2
     engine, last = lines(worker)[-2:]
     assert (engine["logger"], engine["level"]) == ("worker.engine_process.server", "ERROR")
+    assert "abacus" in engine["message"]
+    assert "--device cuda:0" in engine["message"]
     assert last["logger"] == "worker.logs"
     assert "the engine could not start" in last["message"]

@@ -128,7 +128,9 @@ async def test_nine_hundred_jobs_are_awaited_at_once_and_nobody_gives_up(
     workers = [ScriptedWorker(redis_client, name=name) for name in ("w1", "w2")]
     for worker in workers:
         worker.register()
-    async with AsyncProducer(broker.url, settings=ProducerSettings.load(wait_s=1)) as producer:
+    # The tests' own work holds the loop up, on a busy machine for longer than a connection may take by itself.
+    settings = ProducerSettings.load(wait_s=1, connect_timeout_s=60, socket_timeout_s=60)
+    async with AsyncProducer(broker.url, settings=settings) as producer:
         handles = await producer.submit_many([f"prompt {number}" for number in range(900)], model="tiny")
         to_look, real_look = {handle.job_id for handle in handles}, producer._operations.look
 

@@ -16,15 +16,8 @@ from producer.broker.embedded import EmbeddedBroker
 from worker.engine import Engine
 from worker.models.config_loader import locate_model
 
-from .conftest import joined
+from .conftest import Crew, joined
 from .test_worker import LONG, wait_for, wait_for_tokens
-
-
-@pytest.fixture
-def durable(tmp_path):
-    """A server that keeps every acknowledged write."""
-    with EmbeddedBroker(append_only=True) as broker:
-        yield broker
 
 
 @pytest.fixture
@@ -66,9 +59,22 @@ class Follower:
         return self.events
 
 
+def test_a_job_popped_by_a_worker_that_died_before_it_started_is_not_lost(durable, crew: Crew):
+    crew.stop()
+    with Producer(durable.url) as producer, client_of(durable) as client:
+        job = producer.submit("hi", model="tiny", max_new_tokens=2)
+        client.lmove("rq:queue:generate.tiny", "gen:{taken:dead-worker}", "LEFT", "RIGHT")
+        client.hset(f"rq:job:{job.job_id}", "taken_by", "dead-worker")
+        client.sadd("gen:takers", "dead-worker")
+        crew.start()
+        assert job.result(timeout_s=100).status == "finished"
+        wait_for(lambda: not client.sismember("gen:takers", "dead-worker"), "the dead worker to be buried")
+        assert not client.exists("gen:{taken:dead-worker}")
+
+
 @pytest.mark.parametrize("kill", [True, False], ids=["kill -9", "orderly"])
-def test_redis_restarted_during_a_generation(durable, start_worker, undisturbed, kill):
-    worker = start_worker(durable.url).wait_until_ready()
+def test_redis_restarted_during_a_generation(durable, crew: Crew, undisturbed, kill):
+    worker = crew.one()
     with Producer(durable.url) as producer:
         job = producer.submit(**LONG, model="tiny")
         follower = Follower(producer, job.job_id)
@@ -82,6 +88,84 @@ def test_redis_restarted_during_a_generation(durable, start_worker, undisturbed,
     assert result.attempts == 1
     assert worker.process.poll() is None
     wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "RQ's bookkeeping after the restart")
+
+
+def test_an_end_that_rq_has_not_heard_of_is_registered_by_the_sweep(durable, crew: Crew):
+    """The worker died between the terminal event and RQ's bookkeeping."""
+    with Producer(durable.url) as producer, client_of(durable) as client:
+        worker = crew.one()
+        job = producer.submit("hi", model="tiny", max_new_tokens=2)
+        job.result(timeout_s=100)
+        wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "RQ's bookkeeping")
+        client.hset(f"rq:job:{job.job_id}", "status", "started")
+        client.rpush("gen:{taken:dead-worker}", job.job_id)
+        client.sadd("gen:takers", "dead-worker")
+        wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "the sweep")
+        assert joined(list(job.stream()))[1] == list(job.result().token_ids)
+        assert worker.process.poll() is None
+
+
+def test_an_engine_killed_during_a_generation_is_replaced_and_the_job_goes_on(durable, crew: Crew, undisturbed):
+    worker = crew.one()
+    with Producer(durable.url) as producer:
+        job = producer.submit(**LONG, model="tiny")
+        follower = Follower(producer, job.job_id)
+        wait_for_tokens(client_of(durable), job.job_id)
+        os.kill(worker.engine_pid(), signal.SIGKILL)
+        assert joined(follower.all()) == undisturbed
+        assert job.result().attempts == 2
+
+
+def test_a_worker_killed_during_a_generation_is_replaced_and_the_job_goes_on(durable, crew: Crew, undisturbed):
+    first = crew.one()
+    crew.start()
+    with Producer(durable.url) as producer:
+        job = producer.submit(**LONG, model="tiny")
+        follower = Follower(producer, job.job_id)
+        wait_for_tokens(client_of(durable), job.job_id)
+        first.send(signal.SIGKILL)
+        assert joined(follower.all()) == undisturbed
+        assert job.result().attempts == 2
+    wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "RQ's bookkeeping")
+
+
+@pytest.mark.parametrize("how", ["second SIGTERM", "grace over"])
+def test_a_job_that_outlasts_the_grace_is_put_back_and_goes_on_elsewhere(durable, crew: Crew, undisturbed, how):
+    if how == "grace over":
+        crew.stop()
+        first = crew.start(GENQUEUE_SHUTDOWN_GRACE_S="0.05").wait_until_ready()
+    else:
+        first = crew.one()
+    with Producer(durable.url) as producer:
+        job = producer.submit(**LONG, model="tiny")
+        behind = producer.submit("hi", model="tiny", max_new_tokens=1)
+        follower = Follower(producer, job.job_id)
+        wait_for_tokens(client_of(durable), job.job_id)
+        first.send(signal.SIGTERM)
+        if how == "second SIGTERM":
+            wait_for(lambda: "SIGTERM" in first.text(), "the first to be heard")
+            first.send(signal.SIGTERM)
+        assert first.wait() == 0
+        assert job.status().position == 0, "it goes before the one that came later"
+        crew.start()
+        assert joined(follower.all()) == undisturbed
+        result = job.result(timeout_s=100)
+        assert result.attempts == 2
+        assert behind.result(timeout_s=100).status == "finished"
+
+
+def test_sigterm_finishes_the_running_job(durable, crew: Crew, undisturbed):
+    worker = crew.one()
+    key = f"rq:worker:{worker.name}".encode()
+    with Producer(durable.url) as producer:
+        job = producer.submit(**LONG, model="tiny")
+        waiting = producer.submit(**LONG, model="tiny")
+        wait_for_tokens(client_of(durable), job.job_id)
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+        assert joined(list(job.stream())) == undisturbed
+        assert waiting.cancel() == "cancelled", "nobody has taken it"
+    assert key not in client_of(durable).smembers("rq:workers")
 
 
 def test_redis_that_comes_back_empty_gets_the_stream_again(forgetful, start_worker, undisturbed):
@@ -98,92 +182,6 @@ def test_redis_that_comes_back_empty_gets_the_stream_again(forgetful, start_work
         # The worker is back in the registries, and serves.
         assert producer.submit("hi", model="tiny", max_new_tokens=2).result(timeout_s=100).status == "finished"
     assert worker.process.poll() is None
-
-
-def test_sigterm_finishes_the_running_job(durable, start_worker, undisturbed):
-    worker = start_worker(durable.url).wait_until_ready()
-    with Producer(durable.url) as producer:
-        job = producer.submit(**LONG, model="tiny")
-        waiting = producer.submit(**LONG, model="tiny")
-        wait_for_tokens(client_of(durable), job.job_id)
-        worker.send(signal.SIGTERM)
-        assert worker.wait() == 0
-        assert joined(list(job.stream())) == undisturbed
-        assert waiting.status().state == "queued"
-    assert client_of(durable).smembers("rq:workers") == set()
-
-
-@pytest.mark.parametrize("how", ["grace over", "second SIGTERM"])
-def test_a_job_that_outlasts_the_grace_is_put_back_and_goes_on_elsewhere(durable, start_worker, undisturbed, how):
-    grace_s = "0.05" if how == "grace over" else "60"
-    first = start_worker(durable.url, GENQUEUE_SHUTDOWN_GRACE_S=grace_s).wait_until_ready()
-    with Producer(durable.url) as producer:
-        job = producer.submit(**LONG, model="tiny")
-        behind = producer.submit("hi", model="tiny", max_new_tokens=1)
-        follower = Follower(producer, job.job_id)
-        wait_for_tokens(client_of(durable), job.job_id)
-        first.send(signal.SIGTERM)
-        if how == "second SIGTERM":
-            wait_for(lambda: "SIGTERM" in first.text(), "the first to be heard")
-            first.send(signal.SIGTERM)
-        assert first.wait() == 0
-        assert job.status().position == 0, "it goes before the one that came later"
-        start_worker(durable.url).wait_until_ready()
-        assert joined(follower.all()) == undisturbed
-        result = job.result(timeout_s=100)
-        assert result.attempts == 2
-        assert behind.result(timeout_s=100).status == "finished"
-
-
-def test_an_engine_killed_during_a_generation_is_replaced_and_the_job_goes_on(durable, start_worker, undisturbed):
-    worker = start_worker(durable.url).wait_until_ready()
-    with Producer(durable.url) as producer:
-        job = producer.submit(**LONG, model="tiny")
-        follower = Follower(producer, job.job_id)
-        wait_for_tokens(client_of(durable), job.job_id)
-        os.kill(worker.engine_pid(), signal.SIGKILL)
-        assert joined(follower.all()) == undisturbed
-        assert job.result().attempts == 2
-
-
-def test_a_worker_killed_during_a_generation_is_replaced_and_the_job_goes_on(durable, start_worker, undisturbed):
-    first = start_worker(durable.url).wait_until_ready()
-    start_worker(durable.url)
-    with Producer(durable.url) as producer:
-        job = producer.submit(**LONG, model="tiny")
-        follower = Follower(producer, job.job_id)
-        wait_for_tokens(client_of(durable), job.job_id)
-        first.send(signal.SIGKILL)
-        assert joined(follower.all()) == undisturbed
-        assert job.result().attempts == 2
-    wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "RQ's bookkeeping")
-
-
-def test_a_job_popped_by_a_worker_that_died_before_it_started_is_not_lost(durable, start_worker):
-    with Producer(durable.url) as producer, client_of(durable) as client:
-        job = producer.submit("hi", model="tiny", max_new_tokens=2)
-        client.lmove("rq:queue:generate.tiny", "gen:{taken:dead-worker}", "LEFT", "RIGHT")
-        client.hset(f"rq:job:{job.job_id}", "taken_by", "dead-worker")
-        client.sadd("gen:takers", "dead-worker")
-        start_worker(durable.url).wait_until_ready()
-        assert job.result(timeout_s=100).status == "finished"
-        wait_for(lambda: not client.sismember("gen:takers", "dead-worker"), "the dead worker to be buried")
-        assert not client.exists("gen:{taken:dead-worker}")
-
-
-def test_an_end_that_rq_has_not_heard_of_is_registered_by_the_sweep(durable, start_worker):
-    """The worker died between the terminal event and RQ's bookkeeping."""
-    with Producer(durable.url) as producer, client_of(durable) as client:
-        worker = start_worker(durable.url).wait_until_ready()
-        job = producer.submit("hi", model="tiny", max_new_tokens=2)
-        job.result(timeout_s=100)
-        wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "RQ's bookkeeping")
-        client.hset(f"rq:job:{job.job_id}", "status", "started")
-        client.rpush("gen:{taken:dead-worker}", job.job_id)
-        client.sadd("gen:takers", "dead-worker")
-        wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "the sweep")
-        assert joined(list(job.stream()))[1] == list(job.result().token_ids)
-        assert worker.process.poll() is None
 
 
 def _status(broker: EmbeddedBroker, job_id: str) -> JobStatus | None:

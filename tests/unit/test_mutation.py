@@ -1,6 +1,7 @@
 """The list of faults for the Lua scripts fits the scripts, and a fault is judged by its test."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,16 @@ def names_in(node: ast.AST) -> set[str]:
     return names
 
 
+@cache
+def names_of(file: Path) -> set[str]:
+    return names_in(ast.parse(file.read_text()))
+
+
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_a_listed_fault_fits_its_script_and_names_a_test(edit: Edit) -> None:
     assert (ROOT / edit.file).read_text().count(edit.old) == 1
     file, _, name = edit.test.partition("::")
-    assert name.partition("[")[0] in names_in(ast.parse((ROOT / file).read_text()))
+    assert name.partition("[")[0] in names_of(ROOT / file)
 
 
 def test_the_module_of_a_test_is_found_by_its_name() -> None:
@@ -49,7 +55,8 @@ def test_a_mutant_that_is_no_fault_is_one_of_a_line_that_is_there(module: str) -
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # to load them takes longer than to run
     (tmp_path / "script.lua").write_text("return 1\n")
     (tmp_path / "test_it.py").write_text(
         "from pathlib import Path\n"

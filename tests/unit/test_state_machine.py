@@ -4,7 +4,7 @@ The code is the real one, from `Producer.submit` to the worker's Service; Redis 
 (`simulated_worker`). After each step the streams are held against the contract and against what they held before;
 at the end the zombies wake up, one healthy worker starts, and every job must come to its one end.
 
-GENQUEUE_STATE_MACHINE_EXAMPLES=2000 looks further, and elsewhere each time.
+`make test-long` looks at ten times as many; GENQUEUE_STATE_MACHINE_EXAMPLES=2000 further, and elsewhere each time.
 """
 
 import logging
@@ -361,11 +361,12 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_quiet")
-def test_no_interleaving_breaks_the_contract() -> None:
+@pytest.mark.parametrize("examples", [30, pytest.param(300, marks=pytest.mark.long)])
+def test_no_interleaving_breaks_the_contract(examples: int) -> None:
     run_state_machine_as_test(
         Jobs,
         settings=settings(
-            max_examples=EXAMPLES or 60,
+            max_examples=EXAMPLES or examples,
             stateful_step_count=40,
             derandomize=not EXAMPLES,
             database=None,

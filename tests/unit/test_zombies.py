@@ -52,7 +52,9 @@ def test_a_zombie_that_had_published_nothing_does_not_take_the_next_workers_atte
     """Both believed to be attempt 1. The zombie's event fenced off the worker that had the job in its list, which
     let go of it; when the zombie died, the job was in no list at all, and lost."""
     world = begin("steady")
-    world.zombie.turn_until(lambda: world.zombie.service.runner.attempt)
+    world.zombie.turn_until(lambda: world.client.zcard(KEYS.beats))  # else nobody would notice its death
+    assert world.zombie.service.runner.attempt
+    assert world.stream() == []
     world.bury()
     world.other.turn_until(lambda: world.other.service.runner.attempt)
     world.zombie.turn(100)

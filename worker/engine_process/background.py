@@ -21,14 +21,20 @@ class Background:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
+        self._last: Future[Any] | None = None
 
     def fileno(self) -> int:
         """A descriptor that can be read from when something has been done, for `select.poll`."""
         return self._woken.fileno()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, or waits for its turn."""
+        return self._last is None or self._last.done()
+
     def begin(self, work: Callable[[], T]) -> "Future[T]":
         """Do this as soon as what came before is done. To give it up, cancel it."""
-        future = self._executor.submit(work)
+        self._last = future = self._executor.submit(work)
         future.add_done_callback(self._notify)
         return future
 

@@ -7,6 +7,7 @@ also means that a crash of the device takes down the engine and not the worker, 
 Here it becomes one that ends with its worker; what it does then is in `serving`.
 """
 
+import gc
 import logging
 import os
 import socket
@@ -63,6 +64,7 @@ def _serve(connection: socket.socket, config: EngineConfig) -> None:
     with worker_extra():
         # Only now: to import torch takes seconds, in which the worker may die.
         from .serving import EngineServer, load_engine  # noqa: PLC0415
+    gc.freeze()  # what was imported stays: to look through it for garbage is a pause in the middle of a text
     logs.adopt()
     EngineServer(connection).serve(partial(load_engine, config))
 

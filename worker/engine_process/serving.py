@@ -47,6 +47,9 @@ this leave together; one waits for the next step at most, which is then as short
 
 READ_BYTES = 2**20
 
+SHORT_PROMPT_CHARS = 4_000
+"""A prompt of no more is tokenized within milliseconds, and a thread for it would cost a good part of that."""
+
 
 class EngineServer:
     """Answers the commands that come over a socket, until the other end closes it."""
@@ -120,6 +123,8 @@ class EngineServer:
 
         A tokenization that is given up runs on to its end, and the next one waits for it.
         """
+        if _prompt_chars(request) <= SHORT_PROMPT_CHARS and self._background.is_idle:
+            return engine.encode(request)
         encoding = self._background.begin(partial(engine.encode, request))
         while not encoding.done():
             if stop := self._stop_command(run):
@@ -176,6 +181,10 @@ class EngineServer:
         if self._unsent:
             self._socket.sendall(steps_line(self._unsent))
             self._unsent.clear()
+
+
+def _prompt_chars(request: GenerationRequest) -> int:
+    return len(request.prompt or "") + sum(len(message.content) for message in request.messages or ())
 
 
 def _failure(error: Exception) -> RunFailed:

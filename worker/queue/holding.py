@@ -33,6 +33,7 @@ class HoldingWorker(BaseWorker):
         """Whether a sweep has taken us for dead and moved the job on: what RQ knows of it is not ours to write.
 
         A Redis that came back empty has no list of ours either. But it has no job: nobody else can run it.
+        One that was deleted is lost, too, and so it stays.
         Where another kind of key stands in place of list or job, it is lost to RQ, which can read it no more and
         would refuse each write. To the stream it is ours (`append.lua`): the job must have its end.
         The scripts ask by `is_ours` in guards.lua. RQ's transactions ask here: they know two lists of ours.
@@ -44,11 +45,13 @@ class HoldingWorker(BaseWorker):
             if any(command("LPOS", key, job_id) is not None for key in self._own_lists):
                 return False
             status, worker_name = command("HMGET", self.job_class.key_for(job_id), "status", "worker_name")
+            if status is None:
+                return bool(command("EXISTS", self.keys.deleted(job_id)))
         except redis.ResponseError as error:
             if not is_wrong_type(error):
                 raise
             return True
-        return status is not None and not (status == b"started" and worker_name == self.name.encode())
+        return not (status == b"started" and worker_name == self.name.encode())
 
     @property
     def _own_lists(self) -> tuple[str, str]:

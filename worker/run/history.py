@@ -85,14 +85,12 @@ async def read_or_discard_history(
     *,
     max_bytes: int = MAX_BYTES,
     max_entries: int = MAX_ENTRIES,
-    may_be_large: bool = True,
 ) -> History:
     """A job's past. What cannot be its stream is deleted. Waits for Redis as long as it takes.
 
     max_bytes, max_entries: a stream above either is not read; the history's `fault` says so.
-    may_be_large: False for one that was not there a moment ago, which saves the look at its size.
     """
-    stream = _Stream(client, keys, worker_name, job_id, max_bytes, max_entries, may_be_large)
+    stream = _Stream(client, keys, worker_name, job_id, max_bytes, max_entries)
     return await outage.wait_out(stream.read, f"reading the stream of job {job_id!r:.80}")
 
 
@@ -106,7 +104,6 @@ class _Stream:
     job_id: str
     max_bytes: int
     max_entries: int
-    may_be_large: bool
 
     @property
     def events(self) -> str:
@@ -120,7 +117,7 @@ class _Stream:
 
     async def read(self) -> History:
         """What stands there. What cannot be a job's stream is deleted."""
-        if self.may_be_large and (fault := await self._too_large()):
+        if fault := await self._too_large():
             return await self._unread(fault)
         async with self.client.pipeline(transaction=False) as pipeline:
             pipeline.xrange(self.events)

@@ -64,10 +64,11 @@ class Runner:
     async def run(self, order: Order) -> Outcome:
         """Take the job to its end, or as far as this worker gets."""
         about = {"job_id": order.job_id}
-        may_be_large = order.has_stream
+        # Whoever took the job has seen whether it has a past. Should one come up meanwhile, an append hears of it.
+        has_past = order.has_stream
         while True:
-            history = await self._history(order.job_id, may_be_large=may_be_large)
-            may_be_large = True
+            history = await self._history(order.job_id) if has_past else History()
+            has_past = True
             if not history.held:
                 logger.warning("job %s has been taken over before it began", order.job_id, extra=about)
                 return Superseded()
@@ -106,10 +107,8 @@ class Runner:
         if self.attempt is not None:
             self.attempt.look_for_cancel()
 
-    async def _history(self, job_id: str, *, may_be_large: bool = True) -> History:
-        return await read_or_discard_history(
-            self.client, self.keys, job_id, self.worker_name, self._outage, may_be_large=may_be_large
-        )
+    async def _history(self, job_id: str) -> History:
+        return await read_or_discard_history(self.client, self.keys, job_id, self.worker_name, self._outage)
 
     async def _clear(self, job_id: str) -> bool:
         """Begin the job's life anew. The stream keeps its last id, so that nothing older gets in.

@@ -1,12 +1,13 @@
--- Take away all that stands of a job, unless a worker has it: what a worker writes afterwards would stay.
+-- Take away all that stands of a job, unless a worker has it: what a worker writes afterwards would stay. One that was
+-- taken for dead over it, and lives, may do so all the same: a mark tells it for a day that the job is to stay away.
 -- KEYS  1 RQ hash  2 events  3 result  4 cancel  5 waiters  6 RQ's results  7.. deadlines of the models it may be of
 -- ARGV  1 job id  2 takers: no key, as a user of before this script may not touch it  3 prefix and 4 suffix of the
 --       lists of taken jobs  5 prefix of RQ's keys  6 prefix of our keys  7 prefix of our queues' names
 --       8.. queues that it may be of
 -- Returns 'held' and the name of who has it; 'deleted'; 'gone': nothing of it was there.
 local id, rq, deleted = ARGV[1], ARGV[5], 0
-local holder, runner, status, group, limit = unpack(fields_of(
-  KEYS[1], 'taken_by', 'worker_name', 'status', 'group_id', 'rate_limit_key'))
+local holder, runner, status, group, limit, swept_from = unpack(fields_of(
+  KEYS[1], 'taken_by', 'worker_name', 'status', 'group_id', 'rate_limit_key', 'swept_from'))
 
 -- An end that a dead worker has left may be in the list of any other, which tells RQ of it.
 local names = unless_wrong_type('SMEMBERS', ARGV[2]) or {}
@@ -62,4 +63,6 @@ for i = 7, #KEYS do drop('ZREM', KEYS[i], id) end
 tell_waiters(KEYS[5], id, 60) -- they look, and find no job
 drop('DEL', job .. ':dependents', job .. ':dependencies', rq .. 'executions:' .. id)
 drop('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6])
-return deleted > 0 and {'deleted'} or {'gone'}
+if deleted == 0 then return {'gone'} end
+if swept_from then redis.pcall('SET', deleted_mark(ARGV[3], id), '', 'EX', 86400) end
+return {'deleted'}

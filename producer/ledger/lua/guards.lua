@@ -46,14 +46,22 @@ local function fields_of(hash, ...)
   return unless_wrong_type('HMGET', hash, ...) or {}
 end
 
+-- What stays of a job that was deleted, for a day. No key of a script: a user of before it may not touch it.
+-- taken: of any worker, whose key begins with our prefix.
+local function deleted_mark(taken, job_id)
+  return string.match(taken, '^(.-):{') .. ':{' .. job_id .. '}:deleted'
+end
+
 -- Whether a job is the worker's, by its list of taken jobs; nil where another kind of key stands in place of list or
--- hash, and nobody can tell. A Redis that came back empty knows neither: nobody else can run it.
+-- hash, and nobody can tell. A Redis that came back empty knows neither: nobody else can run it. One that was deleted
+-- is nobody's.
 local function is_ours(taken, job, job_id, worker)
   local place = unless_wrong_type('LPOS', taken, job_id)
   if place ~= false then return place and true end
   local known = unless_wrong_type('HMGET', job, 'status', 'worker_name')
   if not known then return nil end
-  return not known[1] or (known[1] == 'started' and known[2] == worker)
+  if not known[1] then return redis.pcall('EXISTS', deleted_mark(taken, job_id)) ~= 1 end
+  return known[1] == 'started' and known[2] == worker
 end
 
 -- How many bytes some fields of a hash have, and their values; no values where it is more than that.

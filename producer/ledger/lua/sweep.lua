@@ -38,6 +38,7 @@ for _, id in ipairs(held or {}) do
   local own, job = ARGV[6] .. ':{' .. id .. '}:', ARGV[7] .. 'job:' .. id
   local kind = redis.call('TYPE', job).ok
   local over = #id <= 128 and has_ended(own .. 'events', own .. 'result')
+  if kind == 'hash' then redis.call('HSET', job, 'swept_from', worker) end -- it may wake up, also after a deletion
   if over and kind == 'hash' then
     ended[#ended + 1] = id
   elseif over or name ~= worker then

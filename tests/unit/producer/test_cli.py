@@ -12,7 +12,8 @@ import pytest
 from fakeredis import FakeRedis, FakeServer
 
 from producer import JobStatus, client as producer_client, dashboard
-from producer.cli import run, submit
+from producer.cli import run
+from producer.commands.submit import submit
 from producer.contract import (
     DEFAULT_MAX_NEW_TOKENS,
     ErrorInfo,

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.status import Status
 
 from producer import Producer
-from producer.display import NoLine, WaitingLine, printable, waiting_line
+from producer.display import NoLine, WaitingLine, waiting_line
+from producer.printable import printable
 from tests.scripted_worker import ScriptedWorker
 
 

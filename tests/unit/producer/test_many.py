@@ -282,7 +282,7 @@ def test_the_bound_is_that_of_the_whole(side: Side, worker: ScriptedWorker) -> N
     with pytest.raises(WaitTimeout, match=r"^2 of 3 jobs have not ended within 0\.05 s\. One of") as error:
         side.get(gather(handles, timeout_s=0.05, return_exceptions=True))
 
-    assert error.value.job_id == handles[1].job_id
+    assert error.value.job_id in {handle.job_id for handle in handles[1:]}
     assert followed(side) == 0
     with pytest.raises(WaitTimeout):
         side.all(as_completed(handles, timeout_s=0))

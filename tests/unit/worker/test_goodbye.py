@@ -10,7 +10,7 @@ from worker.engine_process import process
 from worker.engine_process.process import EngineProcess
 from worker.engine_process.protocol import EngineConfig
 
-from .engine_process.test_process import Undying
+from .engine_process.hearing import Undying
 
 TIMEOUT_S = 100
 

@@ -322,6 +322,7 @@ class Address:
             server.close()
             for pipe in self._pipes:
                 pipe.cancel()
+            await asyncio.gather(*self._pipes, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         theirs, to_them = await asyncio.open_connection("127.0.0.1", self.target)
@@ -330,11 +331,14 @@ class Address:
 
     @staticmethod
     async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        except OSError:
+            pass
+        finally:
+            writer.close()
 
 
 class TestAtWork:

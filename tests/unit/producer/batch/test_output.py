@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from producer.batch.answers import Answer, own_line
 from producer.batch.identity import Identity, JobName, job_id
@@ -13,7 +15,7 @@ from producer.batch.openai_answers import openai_line
 from producer.batch.openai_rows import CHAT
 from producer.batch.outbox import Outbox
 from producer.batch.output import OutputFile, encode
-from producer.batch.progress import Tally, clock, display, short
+from producer.batch.progress import Tally, _Left, clock, display, short
 from producer.batch.rows import Row
 from producer.contract import GenerationResult, GenqueueError
 
@@ -150,6 +152,15 @@ def test_a_log_gets_a_line_now_and_then(
     assert said[0].startswith("3 of 10 rows, 1 failed, 0 tokens, ")
     assert said[0].endswith(" left")
     assert said[1] == "[red]\ufffd[2J"
+
+
+def test_where_no_row_was_left_no_speed_is_shown() -> None:
+    tally = Tally(3, 3, 1)
+    assert tally.summary() == "3 rows, 3 of them before: 1 failed"
+    console = Console(width=80, force_terminal=True, file=io.StringIO())
+    with Progress(_Left(), console=console) as progress:
+        progress.add_task("", total=tally.total, completed=tally.before)
+    assert "done," in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_numbers_stay_short() -> None:

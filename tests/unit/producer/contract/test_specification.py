@@ -112,7 +112,8 @@ def test_each_code_stands_there() -> None:
 
 def test_the_names_are_those_of_the_code() -> None:
     keys = Keys()
-    ours = {keys.events("JOB"), keys.result("JOB"), keys.tokens("JOB"), keys.cancel("JOB"), "gen:{JOB}:waiters"}
+    ours = {keys.events("JOB"), keys.result("JOB"), keys.tokens("JOB"), keys.cancel("JOB"), keys.waiters("JOB")}
+    ours.add(keys.deleted("JOB"))
     queues = README.split("| prefix | high | normal | low |\n|---|---|---|---|\n")[1].split("\n\n")[0]
 
     assert rows("name | type | holds | who writes it").keys() == ours

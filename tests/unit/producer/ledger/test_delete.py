@@ -7,7 +7,7 @@ import redis
 
 from producer.ledger.delete import Held, delete
 from producer.ledger.stream import clear
-from producer.ledger.sweep import claim, settled
+from producer.ledger.sweep import Member, claim, settled, sweep
 from producer.ledger.take import Run, begin, put_back, put_down
 from producer.ledger.waiting import await_end
 
@@ -15,6 +15,8 @@ from .steps import KEYS, NOW, append, cancel_job, entry, field, finish, ids, run
 
 QUEUE = KEYS.queue("tiny")
 STARTED = '{"attempt":1,"worker":"w1","model":"tiny","prompt_tokens":3,"seed":7}'
+MARK = [KEYS.deleted("a")]
+"""That it was deleted, after a worker had been taken for dead over it."""
 OTHER = "other"
 """A job beside it, of which nothing may go."""
 
@@ -96,6 +98,13 @@ def settled_job(client: redis.Redis) -> None:
     client.xadd("rq:results:a", {"type": "1"})
     client.zadd(f"rq:finished:{QUEUE}", {"a": 2e9, OTHER: 2e9})
     put_down(KEYS, "w1", "a").run(client)
+
+
+def settled_elsewhere(client: redis.Redis) -> None:
+    """The worker before was taken for dead."""
+    taken(client, "a", "frozen")
+    sweep(KEYS, "frozen", Member("frozen", "tiny"), "overdue", now=NOW).run(client)
+    settled_job(client)
 
 
 def cancelled(client: redis.Redis) -> None:
@@ -280,3 +289,23 @@ def test_whoever_had_it_adds_nothing_afterwards(client):
     delete_job(client)
     put_down(KEYS, "w1", "a").run(client)
     assert left_of(client, "a") == []
+
+
+def test_a_worker_that_was_taken_for_dead_does_not_bring_a_deleted_job_back(client):
+    """It was stopped, another one had the job, and it was deleted there. Then it goes on."""
+    settled_elsewhere(client)
+    delete_job(client)
+    assert client.get(KEYS.deleted("a")) == b""
+    assert 86_000 < client.ttl(KEYS.deleted("a")) <= 86_400
+    assert append(client, "a", "1-0", entry("1-1"), worker="frozen").answer == "fenced"
+    assert append(client, "a", "0-0", entry("1-0", STARTED, "started"), worker="frozen").answer == "fenced"
+    assert not begin(KEYS, "frozen", "a", QUEUE, a_run()).run(client)
+    assert left_of(client, "a") == MARK
+
+
+def test_the_mark_of_a_deleted_job_does_not_hold_up_the_next_of_its_id(client):
+    settled_elsewhere(client)
+    delete_job(client)
+    finish(client, running(client, "a"))
+    assert field(client, "a", "status") == "started"
+    assert ids(client, "a") == ["1-0"]

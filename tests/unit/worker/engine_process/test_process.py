@@ -3,9 +3,7 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,17 +11,14 @@ import pytest
 import pytest_asyncio
 
 from tests.models import save_random_model
-from worker.engine_process import process
 from worker.engine_process.client import EngineDied, EngineNotRunning
-from worker.engine_process.process import EngineProcess, ProcessRun
-from worker.engine_process.protocol import Accepted, Begun, Ended, EngineConfig, Loading, RunFailed, StepMessage
+from worker.engine_process.process import EngineProcess
+from worker.engine_process.protocol import Accepted, Begun, Ended, EngineConfig, RunFailed, StepMessage
 from worker.errors import ConfigError
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
+from .hearing import begin, hear, hear_steps, kill, pid_of
 
-TIMEOUT_S = 200
-LONG = {"prompt": "hi", "max_new_tokens": 4000}
-"""Long enough not to end by itself before a test has done something about it."""
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -55,32 +50,6 @@ async def engine(one_engine) -> EngineProcess:
     if one_engine.died:
         await one_engine.start()
     return one_engine
-
-
-async def hear(run: ProcessRun) -> list:
-    async with asyncio.timeout(TIMEOUT_S):
-        return [message async for batch in run.batches() for message in batch]
-
-
-async def hear_steps(run: ProcessRun) -> None:
-    """Until the first token."""
-    async with asyncio.timeout(TIMEOUT_S):
-        async for batch in run.batches():
-            if any(isinstance(message, StepMessage) for message in batch):
-                return
-
-
-def begin(engine: EngineProcess, request: dict = LONG) -> ProcessRun:
-    return engine.generate(request, seed=0, resumed_ids=[])
-
-
-def pid_of(engine: EngineProcess) -> int:
-    assert engine._process is not None
-    return engine._process.pid
-
-
-def kill(engine: EngineProcess, number: int) -> None:
-    os.kill(pid_of(engine), number)
 
 
 async def test_one_run_after_another_and_a_stop_between(engine, model):
@@ -125,40 +94,6 @@ async def test_a_killed_engine_is_noticed_at_once_and_another_is_started(engine)
     assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 6
 
 
-async def test_the_death_of_an_idle_engine_is_noticed_at_once(engine):
-    """It was noticed at the next job, which was blamed for it."""
-    death = asyncio.create_task(engine.wait_until_dead())
-    await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))
-    assert not death.done()
-    kill(engine, signal.SIGKILL)
-    await asyncio.wait_for(death, TIMEOUT_S)
-    assert engine.died
-
-
-async def test_a_run_has_no_part_in_a_death_that_came_before_it(engine):
-    """Not even where the loop has not come to hear of it."""
-    kill(engine, signal.SIGKILL)
-    while Path(f"/proc/{pid_of(engine)}").exists():  # the loop's child watcher, which is a thread, reaps it
-        time.sleep(0.001)
-    assert not engine.died, "the loop has had no turn"
-    run = begin(engine)
-    run.stop(flush=True)  # harmless
-    with pytest.raises(EngineNotRunning):
-        await hear(run)
-    await run.finish()  # harmless
-    await asyncio.wait_for(engine.wait_until_dead(), TIMEOUT_S)
-
-
-async def test_a_run_has_no_part_in_a_death_that_was_on_its_way(engine):
-    """A killed process with much memory takes a while to go, and its socket takes what is sent to it meanwhile."""
-    kill(engine, signal.SIGSTOP)
-    run = begin(engine)
-    assert not engine.died
-    kill(engine, signal.SIGKILL)
-    with pytest.raises(EngineNotRunning):
-        await hear(run)
-
-
 async def test_what_tells_the_worker_to_stop_does_not_end_the_engine(engine):
     """A supervisor may signal every process of the service: the running job is finished all the same."""
     run = begin(engine)
@@ -168,56 +103,6 @@ async def test_what_tells_the_worker_to_stop_does_not_end_the_engine(engine):
     run.stop(flush=False)
     assert isinstance((await hear(run))[-1], Ended)
     assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 6
-
-
-class Undying:
-    """A process as one that sleeps in a driver: it can be killed, and is still there."""
-
-    returncode = None
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
-    async def wait(self) -> int:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-
-class TestAnEngineThatCannotDie:
-    """SIGKILL does not end what a driver holds; nobody waits for that."""
-
-    @pytest.fixture(autouse=True)
-    def _soon(self, monkeypatch):
-        monkeypatch.setattr(process, "KILL_WAIT_S", 0.01)
-
-    async def test_is_killed_and_left_behind_at_the_end(self, model, caplog):
-        with subprocess.Popen(["sleep", "600"], start_new_session=True) as sleeper:
-            engine = EngineProcess(config(model), start_s=60, stop_s=1)
-            engine._process = Undying(sleeper.pid)
-            async with asyncio.timeout(TIMEOUT_S):
-                await engine.close()
-            assert sleeper.wait(TIMEOUT_S) == -signal.SIGKILL, "it has been killed"
-        assert f"the engine (process {sleeper.pid}) was killed and is still there" in caplog.text
-
-    async def test_makes_place_for_another_one(self, engine, caplog):
-        run = begin(engine)
-        await hear_steps(run)
-        engine._process = Undying(pid_of(engine))
-        await engine.start()
-        assert "was killed and is still there" in caplog.text
-        assert len(await hear(begin(engine, {"prompt": "hi", "max_new_tokens": 3}))) == 6
-
-    async def test_at_its_start_is_no_engine(self, monkeypatch):
-        start = asyncio.create_subprocess_exec
-
-        async def start_undying(*_command: str, **options) -> Undying:
-            return Undying((await start("true", **options)).pid)  # which ends, and closes its end of the socket
-
-        monkeypatch.setattr(asyncio, "create_subprocess_exec", start_undying)
-        engine = EngineProcess(config(Path("/no")), start_s=60, stop_s=1)
-        with pytest.raises(ConfigError, match=r"could not start \(it does not end\)"):
-            await engine.start()
-        await engine.close()
 
 
 async def test_an_engine_without_the_packages_of_the_worker_names_the_extra(model, tmp_path, monkeypatch, capfd):
@@ -279,45 +164,6 @@ async def test_after_a_fault_of_the_device_the_run_goes_on_in_another_engine(
     assert steps + [step.token_id for step in resumed if isinstance(step, StepMessage)] == whole
 
 
-async def test_an_engine_that_does_not_stop_is_killed(engine):
-    run = begin(engine)
-    await hear_steps(run)
-    kill(engine, signal.SIGSTOP)
-    run.stop(flush=False)
-    with pytest.raises(EngineDied):
-        await hear(run)
-
-
-async def test_an_engine_that_cannot_even_be_killed_is_waited_for_no_longer(engine, monkeypatch):
-    """As one that a driver holds: its end of the socket stays open."""
-    run = begin(engine)
-    await hear_steps(run)
-    kill(engine, signal.SIGSTOP)
-    with monkeypatch.context() as patch:
-        patch.setattr(process, "KILL_WAIT_S", 0.01)
-        patch.setattr(engine, "kill", lambda: None)
-        run.stop(flush=False)
-        with pytest.raises(EngineDied):
-            await hear(run)
-        await asyncio.wait_for(run.finish(), TIMEOUT_S)
-
-
-async def test_a_run_has_begun_once_the_engine_says_so_and_not_before():
-    class Dying:
-        """Says that it loads, and dies."""
-
-        def __init__(self) -> None:
-            self.said = [[Loading(stage="loading weights")]]
-
-        async def take(self) -> list:
-            if not self.said:
-                raise EngineDied
-            return self.said.pop()
-
-    with pytest.raises(EngineNotRunning):
-        await hear(ProcessRun(Dying(), 1))
-
-
 async def test_an_engine_that_is_slow_to_load_is_given_up(model):
     engine = EngineProcess(config(model), start_s=0.05, stop_s=1)
     with pytest.raises(ConfigError, match=r"within 0\.05 s: raise engine_start_s"):
@@ -326,24 +172,9 @@ async def test_an_engine_that_is_slow_to_load_is_given_up(model):
 
 
 async def test_an_engine_that_cannot_load_says_why_on_stderr(model, capfd):
-    mistakes = [
-        EngineProcess(config(model, **fields), start_s=60, stop_s=1)
-        for fields in ({"device": "cuda:99"}, {"model_path": Path("/no")})
-    ]
-    for error in await asyncio.gather(*(engine.start() for engine in mistakes), return_exceptions=True):
-        assert isinstance(error, ConfigError)
-        assert "exit code 2" in str(error)
-    said = capfd.readouterr().err
-    assert "cuda:99" in said
-    assert "/no" in said
-    for engine in mistakes:
-        await engine.close()
-
-
-async def test_the_death_of_an_idle_engine_is_noticed(engine):
-    """Nobody reads from an engine that has nothing to do: its worker said ready for ever."""
-    waiting = asyncio.create_task(engine.wait_until_dead())
-    kill(engine, signal.SIGKILL)
-    async with asyncio.timeout(TIMEOUT_S):
-        await waiting
-    assert engine.died
+    """A device that is not there: tests/integration/test_bad_input.py and test_logs.py."""
+    engine = EngineProcess(config(model, model_path=Path("/no")), start_s=60, stop_s=1)
+    with pytest.raises(ConfigError, match="exit code 2"):
+        await engine.start()
+    assert "/no" in capfd.readouterr().err
+    await engine.close()

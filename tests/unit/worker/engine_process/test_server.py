@@ -1,13 +1,16 @@
-"""How an engine process ends: seen by its worker, and at once."""
+"""How an engine process begins, and how it ends: seen by its worker, and at once."""
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from worker.engine_process import server, serving
 from worker.engine_process.protocol import EngineConfig
 
 TIMEOUT_S = 200
@@ -53,3 +56,17 @@ def test_nothing_that_tidies_up_is_waited_for(error: str, code: int, said: str):
     assert engine.returncode == code
     assert said in stderr
     assert ("CUDA error: device-side assert" in stderr) == (code == 1), "the log has what it was"
+
+
+def test_what_it_has_imported_is_searched_for_no_garbage_while_it_serves(monkeypatch: pytest.MonkeyPatch):
+    frozen: list[int] = []
+    monkeypatch.setattr(server.logs, "adopt", lambda: None)
+    monkeypatch.setattr(
+        serving, "EngineServer", lambda _: SimpleNamespace(serve=lambda _: frozen.append(gc.get_freeze_count()))
+    )
+    gc.unfreeze()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        server._serve(theirs, EngineConfig(model_path=Path("/no"), device="cpu"))
+    assert frozen[0] > 0
+    assert gc.isenabled(), "what is made from now on is collected"

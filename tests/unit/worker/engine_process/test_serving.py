@@ -262,11 +262,12 @@ class TestTokenizing:
         self.begun = []
 
         def slow(request: GenerationRequest):
-            self.begun.append(request)
+            self.begun.append(threading.current_thread().name.partition("_")[0])
             assert go_on.wait(TIMEOUT_S)
             return encode(request)
 
         monkeypatch.setattr(engine, "encode", slow)
+        monkeypatch.setattr(serving, "SHORT_PROMPT_CHARS", len("s"))
         yield go_on
         go_on.set()
 
@@ -292,6 +293,20 @@ class TestTokenizing:
         assert worker.hear_all() == [Begun(), Ended()]
         held.set()
         assert len(token_ids(worker.hear_all())) == 100
+
+    def test_a_short_prompt_is_tokenized_at_once_where_nothing_else_is(self, worker, held):
+        """A thread would cost its first token a good part of a millisecond."""
+        short = {"prompt": "s", "max_new_tokens": 2}
+        worker.send(generate(1))
+        while not self.begun:
+            time.sleep(0.001)
+        worker.send(Stop(run=1, flush=False), generate(2, short))
+        assert worker.hear_all() == [Begun(), Ended()]
+        held.set()
+        assert len(token_ids(worker.hear_all())) == 2
+        worker.send(generate(3, short))
+        assert len(token_ids(worker.hear_all())) == 2
+        assert [name == "background" for name in self.begun] == [True, True, False]
 
     def test_text_that_an_earlier_attempt_held_back_is_handed_over(self, worker, held):
         held.set()

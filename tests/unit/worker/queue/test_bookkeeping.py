@@ -22,6 +22,7 @@ from producer.contract import (
     Usage,
     WorkerLost,
 )
+from producer.ledger.delete import delete
 from worker.errors import BookkeepingFailed
 from worker.intake import MIN_RESULT_TTL_S, read_order
 from worker.queue import bookkeeping, running
@@ -286,6 +287,17 @@ def test_a_job_is_lost_once_a_sweep_has_moved_it_and_not_when_redis_has_lost_eve
     assert not worker.has_lost(job.id)
     client.set(job.key, "foreign")
     assert worker.has_lost(job.id)
+
+
+def test_a_job_that_was_deleted_is_lost_and_no_end_brings_it_back(client, worker, job):
+    """We were stopped and taken for dead; it was deleted meanwhile, and then we had its end registered."""
+    execution = worker.begin(job, DIGEST)
+    client.delete(KEYS.taken(worker.name))
+    client.hset(job.key, mapping={"status": "queued", "worker_name": "", "swept_from": worker.name})
+    assert delete(KEYS, job.id, ["tiny"]).run(client) is True
+    assert worker.has_lost(job.id)
+    worker.succeed(job, execution, result(job))
+    assert [key for key in client.keys("*") if job.id.encode() in key] == [KEYS.deleted(job.id).encode()]
 
 
 # -- beside the registering of an end

@@ -6,6 +6,7 @@ When a new RQ breaks one of these, the worker breaks: see what has become of it 
 import ast
 import inspect
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,12 @@ from rq.registry import (
 )
 from rq.results import Result
 from rq.timeouts import TimerDeathPenalty
+from rq.utils import now, utcformat, utcparse
 from rq.worker.base import BaseWorker
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 import producer.ledger
-from producer.ledger import rq_names
+from producer.ledger import rq_names, rq_times
 from worker.queue.bookkeeping import Bookkeeper, GenerationJob
 from worker.queue.holding import ENDED
 from worker.queue.rq_worker import GenerationWorker
@@ -70,6 +72,16 @@ def test_names_of_keys():
 @pytest.mark.parametrize("state", REGISTRIES)
 def test_names_of_registries(state):
     assert rq_names.registry(state, "a") == REGISTRIES[state].key_template.format("a")
+
+
+def test_times_are_written_and_read_as_by_rq():
+    at = utcparse(rq_times.now())
+    assert abs(at - now()) < timedelta(minutes=1)
+    assert rq_times.parse(utcformat(at)) == at
+    old = "2026-01-02T03:04:05Z"  # of early versions of RQ
+    assert rq_times.parse(old) == utcparse(old)
+    with pytest.raises(ValueError, match="yesterday"):
+        rq_times.parse("yesterday")
 
 
 def test_names_that_the_scripts_build_themselves():

@@ -46,13 +46,6 @@ def bytes_sent(client: redis.Redis) -> int:
     return int(client.info("stats")["total_net_output_bytes"])
 
 
-async def test_a_stream_that_was_not_there_is_not_asked_for_its_size(client):
-    """Which saves a job that nobody has run a round trip."""
-    await put(client, *(entry(f"1-{seq}", "tokens", TOKENS) for seq in range(2)))
-    assert (await read(client, max_entries=1)).fault is not None
-    assert len((await read(client, max_entries=1, may_be_large=False)).events) == 2
-
-
 @pytest.mark.parametrize("bounds", [{"max_bytes": 2**20}, {"max_entries": 40}], ids=["bytes", "entries"])
 async def test_a_stream_of_absurd_size_fails_its_job_unread(real_client, redis_client, bounds):
     """Also where the entry that would be read to see the last id is the one that is too large."""

@@ -193,6 +193,40 @@ async def test_a_worker_that_lost_its_job_before_it_began_does_not_begin(client,
     assert [record.job_id for record in caplog.records] == [JOB]
 
 
+async def test_a_job_that_had_no_stream_is_begun_without_a_look_at_one(client, runner, engine, monkeypatch):
+    """Which saves each new job a round trip before its first token."""
+    monkeypatch.setattr(runner, "_history", None)
+    task, run = await begin(runner, engine, order(has_stream=False))
+    run.accept()
+    run.steps("a", finish="stop")
+    run.end()
+    assert (await task).result.text == "a"
+    assert [event.type for event in await events(client)] == ["started", "tokens", "finished"]
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_a_worker_that_lost_a_new_job_writes_nothing(client, runner, engine, has_begun):
+    """Stopped after the take, when there was no stream yet; the next worker has taken the job, or begun it."""
+    await client.lrem(KEYS.taken("w1"), 1, JOB)
+    await client.hset(f"rq:job:{JOB}", mapping={"status": "queued", "worker_name": ""})  # as a sweep leaves it
+    heir = runner_of(ScriptedEngine(), client, "w2", cancel_poll_s=1)
+    if has_begun:
+        takeover, its_run = await begin(heir, heir.engine, order(has_stream=False))
+        its_run.accept()
+        await until_written(client, 1)
+    task, run = await begin(runner, engine, order(has_stream=False))
+    run.accept()
+    run.steps("late")
+    assert isinstance(await task, Superseded)
+    if not has_begun:
+        takeover, its_run = await begin(heir, heir.engine, order(has_stream=False))
+        its_run.accept()
+    its_run.steps("b", finish="stop")
+    its_run.end()
+    assert (await takeover).result.attempts == 1
+    assert joined(await events(client))[0] == "b"
+
+
 async def test_an_engine_that_is_killed_because_the_worker_leaves_has_not_died_over_the_job(
     client, runner, engine
 ):

@@ -190,6 +190,23 @@ PATHS = {
 }
 
 
+everywhere = pytest.mark.parametrize(
+    ("engine", "fields"),
+    [
+        pytest.param(
+            path,
+            fields,
+            id=f"{path}-{name}",
+            marks=[] if path == "static" or name in ("greedy", "everything") else pytest.mark.matrix,
+        )
+        for path in PATHS
+        for name, fields in FIELDS.items()
+    ],
+    indirect=["engine"],
+)
+"""Every path with no field and with all of them, and one path with each: the others are in the whole matrix."""
+
+
 @pytest.fixture(scope="module")
 def model():
     return random_model(vocab_size=VOCAB_SIZE, seed=6, context_length=256)
@@ -217,7 +234,7 @@ def resting_places(engine: Engine, asked, clock: ForwardClock, *, seed: int = 0)
 
 
 class TestSameText:
-    @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+    @everywhere
     def test_with_and_without_drafts(self, engine, clock, reference, fields):
         asked = request(PROMPT, max_new_tokens=200, **fields)
         assert answer(engine, asked, seed=5) == reference(asked, seed=5)
@@ -238,7 +255,7 @@ class TestSameText:
             assert [step.finish_reason for step in steps] == [None] * (limit - 1) + ["length"]
             assert engine.path.length in {0, len(PROMPT) + limit - 1}
 
-    @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+    @everywhere
     def test_of_a_job_that_is_resumed(self, engine, clock, reference, fields):
         asked = request(PROMPT, max_new_tokens=100, **fields)
         whole = reference(asked, seed=3)
@@ -246,7 +263,7 @@ class TestSameText:
             assert answer(engine, asked, seed=3, resumed_ids=ids_of(whole[:split])) == whole[split:]
         assert clock.drafts
 
-    @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+    @everywhere
     def test_after_a_stop_in_the_middle_of_a_draft(self, engine, clock, reference, fields):
         """Invariant 2: what was published is the text of the ids that were published, and of no other."""
         stop = ["never to be seen"]
