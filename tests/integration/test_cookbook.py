@@ -128,7 +128,7 @@ def test_a_chat(kitchen: Kitchen) -> None:
 
 def test_tools(kitchen: Kitchen, broker: EmbeddedBroker, redis_client: redis.Redis) -> None:
     """`tiny` knows none: the worker is one that answers as it is told."""
-    [script] = README.blocks("Tools")
+    [script] = COOKBOOK.blocks("Tools")
     kitchen.environment["REDIS_URL"] = broker.url
     worker = ScriptedWorker(redis_client, model="Qwen2.5-0.5B-Instruct")
     with ThreadPoolExecutor(1) as pool:
@@ -150,6 +150,13 @@ def test_a_script_that_is_started_again(kitchen: Kitchen) -> None:
 def test_an_answer_that_was_cut_off(kitchen: Kitchen) -> None:
     [script] = COOKBOOK.blocks("An answer that was cut off")
     assert kitchen.python(script) == answer_to(GENQUEUE) + "\n"
+
+
+def test_answers_of_a_form(kitchen: Kitchen) -> None:
+    [script] = COOKBOOK.blocks("Answers of a form")
+    city, answers = kitchen.python(script).splitlines()
+    assert re.fullmatch(r"\['continent', 'name', 'population'\] \d+", city)
+    assert set(ast.literal_eval(answers)) <= {"yes", "no"}
 
 
 def test_several_users(kitchen: Kitchen) -> None:

@@ -28,6 +28,12 @@ def ask(prompt: str) -> str:
     return result.text if not result.truncated else result.text + "..."
 
 
+def ask_several(producer: Producer, prompt: str) -> list[str]:
+    as_json = {"type": "json_object"}
+    jobs = producer.submit(prompt, model="tiny", n=3, seed=1, response_format=as_json, job_id="mine", group="ours")
+    return [job.text() for job in jobs]
+
+
 def ask_as_always(producer: Producer, prompt: str, **options: Unpack[SamplingOptions]) -> str:
     return producer.submit(prompt, model="tiny", **options).result().text
 

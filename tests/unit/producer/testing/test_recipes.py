@@ -64,7 +64,7 @@ def test_a_chat(cook, genqueue_worker: ScriptedWorker) -> None:
 
 @pytest.mark.parametrize("crashes", [0, 2])
 def test_tools(cook, genqueue_worker: ScriptedWorker, crashes: int) -> None:
-    [script] = README.blocks("Tools")
+    [script] = COOKBOOK.blocks("Tools")
     call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Vienna"}}\n</tool_call>'
     genqueue_worker.answers("How is the weather in Vienna?", call)
     for _ in range(crashes):
