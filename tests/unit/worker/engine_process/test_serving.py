@@ -306,7 +306,8 @@ class TestTokenizing:
         assert len(token_ids(worker.hear_all())) == 2
         worker.send(generate(3, short))
         assert len(token_ids(worker.hear_all())) == 2
-        assert [name == "background" for name in self.begun] == [True, True, False]
+        first, _, last = (name == "background" for name in self.begun)  # the second meets an idle one or not
+        assert (first, last) == (True, False)
 
     def test_text_that_an_earlier_attempt_held_back_is_handed_over(self, worker, held):
         held.set()
