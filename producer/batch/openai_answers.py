@@ -32,6 +32,18 @@ def _chat_completion(result: GenerationResult, answer: Answer) -> dict[str, Any]
     return _body(result, "chat.completion", "chatcmpl-", chat_choice(0, result, answer.logprobs))
 
 
+def _message(result: GenerationResult) -> dict[str, Any]:
+    """OpenAI's: `content` is null where there are calls alone. The reasoning is called as by vLLM."""
+    content = result.text if result.content is None else result.content
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if result.reasoning is not None:
+        message["reasoning"] = result.reasoning
+    if result.tool_calls:
+        message["content"] = content or None
+        message["tool_calls"] = [call.model_dump() for call in result.tool_calls]
+    return message
+
+
 def _completion(result: GenerationResult, answer: Answer) -> dict[str, Any]:
     return _body(result, "text_completion", "cmpl-", completion_choice(0, result, answer.logprobs))
 
@@ -40,7 +52,7 @@ def chat_choice(index: int, result: GenerationResult, logprobs: Sequence[TokenLo
     """A choice of a chat completion."""
     return {
         "index": index,
-        "message": {"role": "assistant", "content": result.text, "refusal": None},
+        "message": _message(result),
         "logprobs": None if logprobs is None else chat_logprobs(result.token_ids, logprobs),
         "finish_reason": finish_reason(result),
     }
@@ -86,7 +98,7 @@ def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
 
 def finish_reason(result: GenerationResult) -> str:
     """OpenAI's word for why it ended."""
-    return "length" if result.truncated else "stop"
+    return "length" if result.truncated else "tool_calls" if result.finish_reason == "tool_calls" else "stop"
 
 
 def chat_logprobs(token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..contract import (
     Tokens,
     TokensData,
 )
+from ..contract.views.stream_view import StreamView
 from .calls import Call
 from .errors import ApiError, api_error
 from .sse import DONE, sse
@@ -59,6 +60,7 @@ class Chunks:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._results: dict[int, GenerationResult] = {}
+        self._views = [StreamView(job_id) for job_id in call.job_ids]
         self._frame: dict[str, Any] = {
             "id": call.public_id,
             "object": OBJECT[call.kind],
@@ -73,20 +75,21 @@ class Chunks:
         yield from ()
 
     def of(self, number: int, streamed: StreamedEvent) -> Iterator[dict[str, Any]]:
-        """The chunk that an event of that answer makes, if any.  Raises ApiError where the job has failed."""
-        if (chunk := self._chunk(number, streamed)) is not None:
-            yield chunk
-
-    def _chunk(self, number: int, streamed: StreamedEvent) -> dict[str, Any] | None:
+        """The chunks that an event of that answer makes, if any.  Raises ApiError where the job has failed."""
         event = streamed.event
-        if isinstance(event, Started):
-            is_first = streamed.id.seq == 0 and self._call.kind == "chat"
-            return self._chat(number, {"role": "assistant", "content": "", "refusal": None}) if is_first else None
-        if isinstance(event, Tokens):
-            return self._tokens(number, event.data)
+        if isinstance(event, Started | Tokens):
+            if self._call.kind == "chat":
+                yield from self._said(number, streamed)
+            elif isinstance(event, Tokens):
+                yield from self._text(number, event.data)
+            return
         self._results[number] = ended_well(event.data)
         reason = finish_reason(event.data)
-        return self._chat(number, {}, reason) if self._call.kind == "chat" else self._text(number, "", reason)
+        if self._call.kind == "chat":
+            yield from self._said(number, streamed)
+            yield self._delta(number, {}, reason)
+        else:
+            yield self._choice({"index": number, "text": "", "logprobs": None, "finish_reason": reason})
 
     def tail(self) -> Iterator[Any]:
         """What comes behind all answers: what they have cost, if that was asked for, and `[DONE]`."""
@@ -103,23 +106,35 @@ class Chunks:
         """As openai-python reads it."""
         return sse(error.body)
 
-    def _tokens(self, number: int, data: TokensData) -> dict[str, Any] | None:
-        if not data.text and not (data.logprobs and self._call.logprobs):
-            return None
-        if self._call.kind == "chat":
-            logprobs = chat_logprobs(data.ids, data.logprobs) if data.logprobs else None
-            return self._chat(number, {"content": data.text}, None, logprobs)
-        logprobs = completion_logprobs(data.ids, data.logprobs) if data.logprobs else None
-        return self._text(number, data.text, None, logprobs)
+    def _said(self, number: int, streamed: StreamedEvent) -> Iterator[dict[str, Any]]:
+        """Of a chat: more of what is said, thought and called."""
+        event = streamed.event
+        if isinstance(event, Started) and streamed.id.seq == 0:
+            yield self._delta(number, {"role": "assistant", "content": "", "refusal": None})
+        more = self._views[number].hear(event)
+        logprobs = self._logprobs_of(event.data) if isinstance(event, Tokens) else None
+        if more is not None:
+            yield self._delta(number, more.model_dump(exclude_none=True), None, logprobs)
+        elif logprobs is not None:
+            yield self._delta(number, {"content": ""}, None, logprobs)
 
-    def _chat(
+    def _text(self, number: int, data: TokensData) -> Iterator[dict[str, Any]]:
+        logprobs = self._logprobs_of(data)
+        if data.text or logprobs is not None:
+            yield self._choice({"index": number, "text": data.text, "logprobs": logprobs, "finish_reason": None})
+
+    def _logprobs_of(self, data: TokensData) -> dict[str, Any] | None:
+        if not data.logprobs or not self._call.logprobs:
+            return None
+        made = chat_logprobs if self._call.kind == "chat" else completion_logprobs
+        return made(data.ids, data.logprobs)
+
+    def _delta(
         self, number: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None
     ) -> dict[str, Any]:
-        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return {**self._frame, "choices": [choice]}
+        return self._choice({"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
 
-    def _text(self, number: int, text: str, reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
-        choice = {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    def _choice(self, choice: dict[str, Any]) -> dict[str, Any]:
         return {**self._frame, "choices": [choice]}
 
 

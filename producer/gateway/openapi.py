@@ -38,6 +38,16 @@ _COMMON: dict[str, Any] = {
     "metadata": _METADATA,
     "user": _TEXT,
     "service_tier": _TIER,
+    "logit_bias": {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
+    "response_format": {
+        "type": "object",
+        "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
+    },
+}
+_TOOL = {
+    "type": "object",
+    "properties": {"type": {"const": "function"}, "function": {"type": "object", "properties": {"name": _TEXT}}},
+    "required": ["type", "function"],
 }
 _PART = {"type": "object", "properties": {"type": _TEXT, "text": _TEXT}, "required": ["type", "text"]}
 _TURN = {
@@ -92,7 +102,8 @@ def _bodies() -> dict[str, Any]:
     chat = {
         **_COMMON, **sampling, "messages": _TURNS, "max_completion_tokens": _COUNT, "logprobs": _FLAG,
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, "prompt_cache_key": _TEXT,
-        "safety_identifier": _TEXT,
+        "safety_identifier": _TEXT, "tools": {"type": "array", "items": _TOOL, "maxItems": 128},
+        "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, _TOOL]},
     }  # fmt: skip
     prompt = {"anyOf": [_TEXT, _IDS, {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}, "minItems": 1}]}
     completion = {
@@ -101,13 +112,14 @@ def _bodies() -> dict[str, Any]:
         "prompt": prompt,
         "logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
     }
-    of_both = ("model", "stream", "stop", "min_tokens", "store", "metadata", "user", "service_tier")
+    of_both = ("model", "stream", "stop", "min_tokens", "store", "metadata", "user", "service_tier", "logit_bias")
     response = {
         **{name: _COMMON[name] for name in of_both}, **sampling, "input": {"anyOf": [_TEXT, _TURNS]},
         "instructions": _TEXT, "previous_response_id": _TEXT, "background": _FLAG, "max_output_tokens": _COUNT,
         "include": {"type": "array", "items": {"const": "message.output_text.logprobs"}},
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, "prompt_cache_key": _TEXT,
         "safety_identifier": _TEXT, "parallel_tool_calls": _FLAG,
+        "text": {"type": "object", "properties": {"format": _COMMON["response_format"]}},
     }  # fmt: skip
     return {
         "ChatCompletion": _object(chat, "model", "messages"),

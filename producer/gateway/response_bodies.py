@@ -78,6 +78,7 @@ class AskedResponse:
             body["cache_salt"] = salt
         options = {} if settings.max_tokens is None else {"max_new_tokens": settings.max_tokens}
         names = {"max_new_tokens": "max_output_tokens", "messages": "input", "logprobs": "top_logprobs"}
+        names["response_format"] = "text.format"
         return translated(lambda: body_fields(body, CHAT, options), names)
 
 
@@ -93,6 +94,8 @@ def read_response(body: Mapping[str, Any]) -> AskedResponse:
     logprobs = _wants_logprobs(given)
     chat = {name: given[name] for name in OF_THE_CHAT & given.keys()}
     chat |= {"logprobs": True, "top_logprobs": given.get("top_logprobs", 0)} if logprobs else {}
+    if (form := _response_format(given)) is not None:
+        chat["response_format"] = form
     if "max_output_tokens" in given:
         chat["max_completion_tokens"] = given["max_output_tokens"]
     store, background = flag_in(given, "store", default=True), flag_in(given, "background")
@@ -162,9 +165,19 @@ def _check_known(given: Mapping[str, Any]) -> None:
     if not isinstance(form, dict):
         raise refused("text", "an object", code="invalid_value")
     for name, value in form.items():
-        values = {"format": (None, {"type": "text"}), "verbosity": (None, "medium")}.get(name, ())
-        if value not in values:
-            raise refused(f"text.{name}", "plain text of the model's own length is what is served here")
+        if name == "format" and isinstance(value, dict | None):
+            continue  # which is read as response_format
+        if name != "verbosity" or value not in (None, "medium"):
+            raise refused(f"text.{name}", "not to be had here: leave it out")
+
+
+def _response_format(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """That of a chat completion, which has the fields of a schema in an object of their own."""
+    form: dict[str, Any] = dict((given.get("text") or {}).get("format") or {})
+    if form.get("type") != "json_schema":
+        return form or None
+    kind = form.pop("type")
+    return {"type": kind, kind: form}
 
 
 def _check_stream_options(given: Mapping[str, Any]) -> None:
@@ -201,6 +214,7 @@ def _shown(given: Mapping[str, Any], *, store: bool, background: bool) -> dict[s
         "parallel_tool_calls": given.get("parallel_tool_calls", True),
         "tool_choice": given.get("tool_choice", "auto"),
         "metadata": metadata_in(given) or {},
+        "text": {"format": (given.get("text") or {}).get("format") or {"type": "text"}},
         "service_tier": given.get("service_tier", "default"),
         "safety_identifier": given.get("safety_identifier"),
         "prompt_cache_key": given.get("prompt_cache_key"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..contract import GenerationResult, InvalidRequest, Started, StreamedEvent, TokenLogprob, Tokens, TokensData
+from ..contract.views.stream_view import StreamView
 from .calls import Call
 from .chunks import ended_well
 from .errors import ApiError
@@ -50,7 +51,7 @@ def ended_object(
     if has_begun is None:
         has_begun = result.status == "finished" or bool(result.token_ids)
     item = message_item(
-        call, result.text, logprobs_of(result.token_ids, logprobs), _ITEM_STATUS.get(status, INCOMPLETE)
+        call, said_by(result), logprobs_of(result.token_ids, logprobs), _ITEM_STATUS.get(status, INCOMPLETE)
     )
     return response_object(
         call,
@@ -64,6 +65,11 @@ def ended_object(
 
 
 _ITEM_STATUS = {COMPLETED: COMPLETED}
+
+
+def said_by(result: GenerationResult) -> str:
+    """What is said, without what was thought before."""
+    return result.text if result.content is None else result.content
 
 
 def status_of(result: GenerationResult) -> str:
@@ -140,7 +146,7 @@ class ResponseEvents:
     def __init__(self, call: Call, *, is_eager: bool) -> None:
         self._call = call
         self.is_eager = is_eager
-        self._text: list[str] = []
+        self._view = StreamView(call.id)
         self._logprobs: list[TokenLogprob] = []
         self._has_begun = False
         self._result: GenerationResult | None = None
@@ -154,12 +160,16 @@ class ResponseEvents:
         """What an event of the job makes."""
         event = streamed.event
         if isinstance(event, Started):
+            self._view.hear(event)
             yield from self._begin() if streamed.id.seq == 0 else ()
         elif isinstance(event, Tokens):
-            yield from self._delta(event.data)
+            more = self._view.hear(event)
+            yield from self._delta(more.content if more else None, event.data)
         else:
             if not self._has_begun and not self.is_eager:
                 ended_well(event.data)
+            more = self._view.hear(event)
+            yield from self._delta(more.content if more else None, None) if self._has_begun else ()
             yield from self._end(event.data)
 
     def tail(self) -> Iterator[Any]:
@@ -182,13 +192,14 @@ class ResponseEvents:
         yield {"type": "response.output_item.added", "output_index": 0, "item": item}
         yield {"type": "response.content_part.added", **self._place(), "part": text_part("", [])}
 
-    def _delta(self, data: TokensData) -> Iterator[dict[str, Any]]:
-        self._text.append(data.text)
-        logprobs = logprobs_of(data.ids, data.logprobs) if self._call.logprobs else []
-        self._logprobs += data.logprobs or () if self._call.logprobs else ()
-        if data.text or logprobs:
+    def _delta(self, text: str | None, data: TokensData | None) -> Iterator[dict[str, Any]]:
+        """More of what is said.  data: the tokens that it came with."""
+        tokens = data.logprobs or () if data is not None and self._call.logprobs else ()
+        self._logprobs += tokens
+        logprobs = logprobs_of(data.ids, tokens) if data is not None else []
+        if text or logprobs:
             place = self._place()
-            yield {"type": "response.output_text.delta", **place, "delta": data.text, "logprobs": logprobs}
+            yield {"type": "response.output_text.delta", **place, "delta": text or "", "logprobs": logprobs}
 
     def _end(self, result: GenerationResult) -> Iterator[dict[str, Any]]:
         logprobs = self._logprobs if self._call.logprobs else None

@@ -15,7 +15,7 @@ from .cursors import seen_before, seen_by
 from .errors import ApiError, refused
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .response_bodies import AskedResponse, not_over, read_response
-from .response_objects import ResponseEvents, ended_object, response_object
+from .response_objects import ResponseEvents, ended_object, response_object, said_by
 from .taking_in import call_id_for, take_in
 
 CANCEL_S = 10.0
@@ -145,7 +145,7 @@ async def _conversation(gateway: Gateway, previous_id: str | None, owner: str) -
         raise not_over(previous_id)
     turns = [turn.model_dump(mode="json", exclude_defaults=True) for turn in past.request.messages or ()]
     has_instructions = (call.response or {}).get("instructions") is not None
-    return [*turns[has_instructions:], {"role": "assistant", "content": past.result.text}]
+    return [*turns[has_instructions:], {"role": "assistant", "content": said_by(past.result)}]
 
 
 async def _now(gateway: Gateway, call: Call) -> dict[str, Any]:

@@ -29,7 +29,12 @@ def test_the_fields_of_a_body_are_those_that_are_served(name: str, kind: str):
     hints = test_fields.BODIES[kind][1]
     served = {field for field in hints if test_fields.outcome(kind, field) == "served"}
     assert _fields(name) & hints.keys() - {"prompt_cache_key"} == served
-    assert _fields(name) - hints.keys() <= OF_VLLM_AND_OURS | {"store", "metadata", "service_tier"}
+    assert _fields(name) - hints.keys() <= OF_VLLM_AND_OURS | {
+        "store",
+        "metadata",
+        "service_tier",
+        "response_format",
+    }
 
 
 def test_the_fields_of_a_response_are_those_that_are_served():
@@ -37,6 +42,7 @@ def test_the_fields_of_a_response_are_those_that_are_served():
     assert _fields("Response") - OF_VLLM_AND_OURS == served | {
         "stop",
         "seed",
+        "logit_bias",
         "presence_penalty",
         "frequency_penalty",
     }
@@ -50,7 +56,7 @@ def _fields(name: str) -> set[str]:
     ("name", "body", "is_valid"),
     [
         ("ChatCompletion", Door.body("Hi", temperature=0.5, stop=None, stream=True, n=2), True),
-        ("ChatCompletion", Door.body("Hi", tools=[]), False),
+        ("ChatCompletion", Door.body("Hi", audio={}), False),
         ("ChatCompletion", {"model": "tiny"}, False),
         ("Completion", {"model": "tiny", "prompt": [[1, 2], "a"], "logprobs": 3}, True),
         ("Response", {"model": "tiny", "input": [{"role": "user", "content": "Hi"}], "background": True}, True),

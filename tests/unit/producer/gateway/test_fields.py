@@ -34,11 +34,15 @@ VALUES: dict[str, Any] = {
     "prompt_cache_retention": "24h",
     "reasoning_effort": "high",
     "modalities": ["audio"],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "response_format": {"type": "json_object"},
+    "logit_bias": {"5": 2},
     "function_call": {"name": "f"},
     "tool_choice": "required",
 }
 """In place of the first that the type has."""
-BESIDE = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+BESIDE = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}, "tool_choice": {"tools": TOOLS}}
 WITHOUT_EFFECT = {
     "prompt_cache_key": "what was read of a prompt is used again without one",
     "parallel_tool_calls": "says nothing where there are no tools",
