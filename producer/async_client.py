@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import redis.asyncio
 
@@ -23,7 +23,7 @@ from .links import AsyncLinks
 from .operations import Operation
 from .patience import Patience
 from .race import Seat
-from .sampling import SamplingOptions
+from .sampling import SamplingOptions, SubmitArguments
 from .settings import ProducerSettings
 from .submission import Batch, Request
 from .submitted import CANCEL_S, OnInterrupt, cancel_submitted
@@ -58,12 +58,23 @@ class AsyncProducer(AsyncControls):
         self._ctrl_c = CtrlC()
         self._links = AsyncLinks(self.settings, connection, self._check_usable)
 
+    @overload
+    async def submit(
+        self, prompt: str | None = None, *, model: str, n: None = None, **options: Unpack[SubmitArguments]
+    ) -> AsyncJobHandle: ...
+
+    @overload
+    async def submit(
+        self, prompt: str | None = None, *, model: str, n: int, **options: Unpack[SubmitArguments]
+    ) -> list[AsyncJobHandle]: ...
+
     async def submit(
         self,
         prompt: str | None = None,
         *,
         model: str,
-        messages: Sequence[Message | Mapping[str, str]] | None = None,
+        n: int | None = None,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
         prompt_token_ids: Sequence[int] | None = None,
         job_id: str | None = None,
         priority: Priority = "normal",
@@ -73,11 +84,12 @@ class AsyncProducer(AsyncControls):
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
         **sampling: Unpack[SamplingOptions],
-    ) -> AsyncJobHandle:
+    ) -> AsyncJobHandle | list[AsyncJobHandle]:
         """See `Producer.submit`."""
         batch = self._prepare_one(
             {"prompt": prompt, "messages": messages, "prompt_token_ids": prompt_token_ids, **sampling},
             model=model,
+            n=n,
             job_id=job_id,
             priority=priority,
             group=group,
@@ -86,7 +98,8 @@ class AsyncProducer(AsyncControls):
             result_ttl_s=result_ttl_s,
             max_queued=max_queued,
         )
-        return (await self._submit(batch))[0]
+        jobs = await self._submit(batch)
+        return jobs[0] if n is None else jobs
 
     async def submit_many(
         self,

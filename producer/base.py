@@ -6,6 +6,7 @@ from typing import Any
 
 from .continuing import ContinueOptions, going_on
 from .contract import Keys
+from .copies import copies, count_of, ids_of_copies
 from .ledger.past import Past
 from .operations import Operations
 from .settings import ProducerSettings
@@ -55,13 +56,16 @@ class BaseProducer:
         """Whether to cancel what was submitted, now that Ctrl-C was pressed."""
         return self._submitted.is_kept and not self._closed and self._pid == os.getpid()
 
-    def _prepare_one(self, fields: Mapping[str, Any], *, model: str, job_id: str | None, **options: Any) -> Batch:
+    def _prepare_one(
+        self, fields: Mapping[str, Any], *, model: str, n: int | None, job_id: str | None, **options: Any
+    ) -> Batch:
+        n = count_of(n)
         return prepare(
-            [parse_request(fields, {})],
+            copies(parse_request(fields, {}), n),
             model=model,
             options=SubmitOptions.parse(options),
             settings=self.settings,
-            job_ids=None if job_id is None else [job_id],
+            job_ids=ids_of_copies(job_id, n),
         )
 
     def _prepare_continued(self, past: Past, max_new_tokens: int | None, options: ContinueOptions) -> Batch:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import redis
 
@@ -24,7 +24,7 @@ from .links import Link
 from .operations import Operation
 from .patience import Patience
 from .race import Seat
-from .sampling import SamplingOptions
+from .sampling import SamplingOptions, SubmitArguments
 from .settings import ProducerSettings
 from .submission import Batch, Request
 from .submitted import CANCEL_S, OnInterrupt, cancel_submitted
@@ -73,12 +73,23 @@ class Producer(Controls):
         )
         self._hub = self._link.hub
 
+    @overload
+    def submit(
+        self, prompt: str | None = None, *, model: str, n: None = None, **options: Unpack[SubmitArguments]
+    ) -> JobHandle: ...
+
+    @overload
+    def submit(
+        self, prompt: str | None = None, *, model: str, n: int, **options: Unpack[SubmitArguments]
+    ) -> list[JobHandle]: ...
+
     def submit(
         self,
         prompt: str | None = None,
         *,
         model: str,
-        messages: Sequence[Message | Mapping[str, str]] | None = None,
+        n: int | None = None,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
         prompt_token_ids: Sequence[int] | None = None,
         job_id: str | None = None,
         priority: Priority = "normal",
@@ -88,10 +99,12 @@ class Producer(Controls):
         result_ttl_s: int | None = None,
         max_queued: int | None = None,
         **sampling: Unpack[SamplingOptions],
-    ) -> JobHandle:
+    ) -> JobHandle | list[JobHandle]:
         """Enqueue one prompt: exactly one of prompt, messages and prompt_token_ids.
 
-        job_id       an idempotency key: submitted twice, it is one job
+        n            so many answers: a list of jobs, with seeds apart. A worker that takes them in a row reads the
+                     prompt once
+        job_id       an idempotency key: submitted twice, it is one job. With n, of JOB-0, JOB-1, …
         priority     high jobs are served before normal ones, low ones after
         group        for whom it is, as a user or a tenant: the groups of a priority take turns, a job each
         queue_ttl_s  how long it may wait for a worker before it ends as expired
@@ -105,6 +118,7 @@ class Producer(Controls):
         batch = self._prepare_one(
             {"prompt": prompt, "messages": messages, "prompt_token_ids": prompt_token_ids, **sampling},
             model=model,
+            n=n,
             job_id=job_id,
             priority=priority,
             group=group,
@@ -113,7 +127,8 @@ class Producer(Controls):
             result_ttl_s=result_ttl_s,
             max_queued=max_queued,
         )
-        return self._submit(batch)[0]
+        jobs = self._submit(batch)
+        return jobs[0] if n is None else jobs
 
     def submit_many(
         self,

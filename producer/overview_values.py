@@ -1,7 +1,7 @@
 """What goes on in the queues, as `overview` finds it. Values, and nothing that acts."""
 
 from .contract import Priority
-from .contract.requests import Frozen
+from .contract.strict import Frozen
 from .job_status import JobState, Progress, WorkerInfo
 
 

@@ -19,8 +19,10 @@ from .contract.compatibility import fields_beyond_base
 from .contract.groups import check_group
 from .contract.keys import Keys, check_job_id
 from .contract.refusals import ELSEWHERE, Names
-from .contract.requests import Frozen, faults_of, of_python
+from .contract.requests import faults_of, of_python
+from .contract.strict import Frozen
 from .ledger.submit import NewJob
+from .schemas import check_schema
 from .settings import ProducerSettings
 
 Request = GenerationRequest | Mapping[str, Any] | str
@@ -130,6 +132,7 @@ def prepare(
     submissions = []
     for row, (request, job_id) in enumerate(zip(requests, ids, strict=True)):
         with naming(row if len(requests) > 1 else None):
+            check_schema(request)
             submissions.append(_prepare_one(request, job_id, model, options, settings))
     queue_ttl_s = options.queue_ttl_s or settings.queue_ttl_s
     of_the_job = frozenset({"group"} if options.group is not None else ())
@@ -189,12 +192,13 @@ def parse_request(request: Request, sampling: Mapping[str, Any]) -> GenerationRe
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is None, which means not given; with messages as mappings, and one stop string as a list."""
+    """Without what is None, which means not given; with messages as mappings, and one string as a list."""
     given = {name: value for name, value in fields.items() if value is not None}
     if isinstance(messages := given.get("messages"), (list, tuple)):
         given["messages"] = [turn.model_dump() if isinstance(turn, Message) else turn for turn in messages]
-    if isinstance(stop := given.get("stop"), str):
-        given["stop"] = [stop]
+    for name in ("stop", "bad_words"):
+        if isinstance(word := given.get(name), str):
+            given[name] = [word]
     return given
 
 

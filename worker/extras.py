@@ -9,6 +9,7 @@ from .errors import ConfigError
 WORKER_PACKAGES = frozenset(
     [
         "jinja2",
+        "llguidance",
         "numpy",
         "prometheus_client",
         "psutil",

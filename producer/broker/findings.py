@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from ..contract.requests import Frozen
+from ..contract.strict import Frozen
 
 State = Literal["ok", "warning", "wrong"]
 

@@ -23,7 +23,8 @@ from .options import (
     wait_option,
     with_options,
 )
-from .output import say, show
+from .output import EXIT_INTERRUPTED, say, show
+from .structure import structure_options, take_structure
 
 prompt_options = with_options(
     click.option("--chat", is_flag=True, help="Send PROMPT as a user's message, for the model's chat template."),
@@ -38,6 +39,22 @@ prompt_options = with_options(
         "--messages-file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help='A chat as JSON: [{"role": ..., "content": ...}, ...]',
+    ),
+    click.option(
+        "--tools",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Functions that the model may call, as JSON in OpenAI's form; with a chat. [default: none]",
+    ),
+    click.option(
+        "--tool-choice",
+        metavar="auto|none|required|NAME",
+        help="Whether it calls one of them, or which. [default: auto, the model decides]",
+    ),
+    click.option(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="Variables for the chat template, as '{\"enable_thinking\": false}'.",
     ),
     click.option("--prompt-token-ids", metavar="ID,ID,...", help="A prompt that is tokenized already."),
     click.option(
@@ -74,6 +91,8 @@ queue_options = with_options(
 @follow_options
 @prompt_options
 @sampling_options
+@structure_options
+@click.option("-n", "n", type=int, metavar="N", help="So many answers: N jobs at once, with seeds apart.")
 @queue_options
 @connection_options
 def submit(
@@ -81,6 +100,7 @@ def submit(
     prompt: tuple[str, ...],
     model_name: str | None,
     mode: str | None,
+    n: int | None,
     as_json: bool,
     wait_s: float | None,
     on_interrupt: str | None,
@@ -99,10 +119,17 @@ def submit(
         raise click.UsageError("Missing option '--model-name': the model to ask, as in --model-name tiny.")
     fields = _request_fields(_one_prompt(prompt), options)
     with producer_for(redis_url, prefix, wait_s) as producer:
-        job = producer.submit(model=model_name, **fields)
-        if not job.created:
-            say(f"job {job.job_id} exists already: nothing was enqueued")
-        return see_through(producer, job, mode, as_json=as_json, on_interrupt=on_interrupt)
+        one = [producer.submit(model=model_name, **fields)] if n is None else None
+        jobs = one or producer.submit(model=model_name, n=n or 0, **fields)
+        for job in jobs:
+            if not job.created:
+                say(f"job {job.job_id} exists already: nothing was enqueued")
+        code = 0
+        for job in jobs:
+            code = max(code, see_through(producer, job, mode, as_json=as_json, on_interrupt=on_interrupt))
+            if code == EXIT_INTERRUPTED:
+                break
+        return code
 
 
 def see_through(
@@ -130,6 +157,8 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
     messages = _messages(options.pop("message"), options.pop("messages_file"))
     token_ids = _token_ids(options.pop("prompt_token_ids"), "--prompt-token-ids")
     output_ids = _token_ids(options.pop("output_token_ids"), "--output-token-ids")
+    tools, kwargs = options.pop("tools"), options.pop("chat_template_kwargs")
+    allowed_ids = _token_ids(options.pop("allowed_token_ids"), "--allowed-token-ids")
     prompt = _read_stdin() if prompt == "-" else prompt
     if options.pop("chat"):
         if token_ids:
@@ -143,14 +172,22 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
         raise InvalidRequest(
             "give exactly one of prompt, messages and prompt_token_ids; --chat makes PROMPT the last message"
         )
+    structure = take_structure(options)
     fields = {
-        **options,
         "prompt": prompt,
         "messages": messages,
         "prompt_token_ids": token_ids,
         "output_token_ids": output_ids,
+        "tools": None if tools is None else _list_in(tools, "tools"),
+        "tool_choice": _tool_choice(options.pop("tool_choice")),
+        "chat_template_kwargs": None if kwargs is None else _object(kwargs, "--chat-template-kwargs"),
+        "allowed_token_ids": allowed_ids,
     }
-    return {name: value for name, value in fields.items() if value is not None and value != ()}
+    return {
+        name: value
+        for name, value in {**options, **structure, **fields}.items()
+        if value is not None and value != ()
+    }
 
 
 def _read_stdin() -> str:
@@ -164,21 +201,38 @@ def _messages(turns: Sequence[str], path: Path | None) -> list[Any] | None:
     if turns and path:
         raise InvalidRequest("give --message or --messages-file, not both")
     if path:
-        return _messages_in(path)
+        return _list_in(path, '{"role": ..., "content": ...}')
     faulty = [turn for turn in turns if ":" not in turn]
     if faulty:
         raise InvalidRequest("--message has the form ROLE:TEXT, as in --message 'user:Hello'")
     return [{"role": role, "content": text} for role, _, text in (turn.partition(":") for turn in turns)] or None
 
 
-def _messages_in(path: Path) -> list[Any]:
+def _list_in(path: Path, what: str) -> list[Any]:
     try:
-        messages = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(messages, list):
-        raise InvalidRequest(f'{path} must hold a list of {{"role": ..., "content": ...}}')
-    return messages
+    if not isinstance(found, list):
+        raise InvalidRequest(f"{path} must hold a list of {what}")
+    return found
+
+
+def _object(text: str, option: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{option} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidRequest(f'{option} takes an object, as {{"enable_thinking": false}}')
+    return found
+
+
+def _tool_choice(text: str | None) -> Any:
+    """A word of the contract's, or the name of a function."""
+    if text is None or text in {"none", "auto", "required"}:
+        return text
+    return {"type": "function", "function": {"name": text}}
 
 
 def _token_ids(text: str | None, option: str) -> list[int] | None:

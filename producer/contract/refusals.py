@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 _STOPS = "it is called stop, and takes the strings themselves"
-_ONE_ANSWER = "a job has one answer: submit the prompt several times, with a seed each (submit_many)"
+_ONE_ANSWER = "a job has one answer: submit(n=...) makes several jobs of one prompt"
 _CHOICE = "temperature says it: 0 is greedy, and above 0 tokens are sampled"
 _LENGTH = "it is called max_new_tokens, and counts the answer alone"
 _STREAM = "every job has a stream: read it with stream()"
+_TOOLS = 'they are called tools, a list of {"type": "function", "function": {"name": ...}}'
 _TEXT = "it is called prompt, or messages for a chat"
 
 ELSEWHERE = {
@@ -25,6 +26,12 @@ ELSEWHERE = {
     "best_of": _ONE_ANSWER,
     "stream": _STREAM,
     "top_logprobs": "logprobs says it: the number of likeliest tokens to list with each",
+    "json_schema": 'it is a part of response_format: {"type": "json_schema", "json_schema": {"name", "schema"}}',
+    "guided_json": 'response_format says it: {"type": "json_schema", "json_schema": {"name", "schema"}}',
+    "guided_regex": 'grammar says it: {"type": "regex", "regex": ...}',
+    "guided_choice": 'grammar says it: {"type": "choice", "choice": [...]}',
+    "guided_grammar": 'grammar says it: {"type": "lark", "lark": ...}',
+    "structured_outputs": "response_format and grammar say it",
     "system": 'give it as the first of messages: {"role": "system", "content": ...}',
     "instructions": 'give it as the first of messages: {"role": "system", "content": ...}',
     "input": _TEXT,
@@ -33,6 +40,10 @@ ELSEWHERE = {
     "group_id": "it is called group",
     "include_stop_str_in_output": "the text ends before the stop string; the result's `stop` says which it was",
     "salt": "it is called cache_salt",
+    "functions": _TOOLS,
+    "function_call": "it is called tool_choice",
+    "enable_thinking": 'give it as chat_template_kwargs={"enable_thinking": ...}',
+    "template_kwargs": "it is called chat_template_kwargs",
     # transformers
     "max_length": _LENGTH,
     "min_length": "it is called min_new_tokens, and counts the answer alone",
@@ -40,6 +51,9 @@ ELSEWHERE = {
     "num_return_sequences": _ONE_ANSWER,
     "num_beams": "there is no beam search here: tokens are chosen greedily, or sampled",
     "stop_strings": _STOPS,
+    "bad_words_ids": "it is called bad_words, and takes the words themselves",
+    "sequence_bias": "it is called logit_bias, and takes single tokens",
+    "suppress_tokens": "logit_bias of -100 keeps a token out",
     "stop_sequences": _STOPS,
     "stop_token_ids": _STOPS,
     "eos_token_id": "the model's own ends the text; stop takes strings that do, and ignore_eos goes on past it",

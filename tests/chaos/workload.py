@@ -25,6 +25,34 @@ STOPS = ((), (), (), ("genqueue", "the whole"), ("缓存",), ("🔧 ", "。\n"))
 """Most requests have none; some have one that comes, and some one of which only the beginning comes."""
 
 
+STRUCTURES: tuple[dict[str, Any], ...] = (
+    {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "jobs",
+                "schema": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "prompt": {"type": "string", "maxLength": 20},
+                            "tokens": {"type": "integer", "minimum": 0, "maximum": 900},
+                            "state": {"enum": ["queued", "running", "finished"]},
+                        },
+                        "required": ["prompt", "tokens", "state"],
+                        "additionalProperties": False,
+                    },
+                    "minItems": 20,
+                },
+            },
+        }
+    },
+    {"grammar": {"type": "regex", "regex": "([a-z]{3,9} (kill|cancel) -[0-9]; ){9,90}"}},
+)
+"""An answer that keeps to one of these is replayed through it by whoever goes on with the job."""
+
+
 class Reference(NamedTuple):
     """How a request ends in an undisturbed run."""
 
@@ -55,6 +83,8 @@ class Workload:
                 request["seed"] = rng.randrange(2**31)
         if rng.random() < 0.3:
             request |= {"repetition_penalty": 1.1, "frequency_penalty": 0.2}
+        if rng.random() < 0.25:
+            request |= {**rng.choice(STRUCTURES), "ignore_eos": False}
         if stop := rng.choice(STOPS):
             request["stop"] = list(stop)
         return request

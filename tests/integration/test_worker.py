@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.request
 
+import jsonschema
 import pytest
 import redis
 from rq import Callback, Retry
@@ -15,10 +16,11 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.suspension import resume, suspend
 from rq.worker import BaseWorker
 
-from producer.contract import FUNCTION, GenerationResult
+from producer.contract import FUNCTION, GenerationResult, InvalidRequest
 from worker.models.tiny_corpus import LESSONS
 
 from .conftest import joined
+from .test_structured import PERSON, by
 
 PROMPT = "你好，介绍一下你自己"
 LONG = {
@@ -280,3 +282,26 @@ def test_a_finished_job_leaves_nothing_in_the_workers_list(producer, client, ser
     producer.submit(PROMPT, model="tiny", max_new_tokens=2).result(timeout_s=100)
     wait_for(lambda: not client.exists(f"gen:{{taken:{serving.name}}}"), "the list to be empty")
     assert StartedJobRegistry("generate.tiny", connection=client, serializer="json").get_job_ids() == []
+
+
+def test_an_answer_validates_and_is_streamed_as_any_other(producer):
+    job = producer.submit("Who?", model="tiny", response_format=by(PERSON), temperature=1.0, seed=3)
+    text, ids = joined(list(job.stream(timeout_s=100)))
+    result = job.result()
+    jsonschema.validate(result.parsed, PERSON)
+    assert (text, ids, result.finish_reason) == (result.text, list(result.token_ids), "stop")
+
+
+def test_a_keyword_that_cannot_be_kept_to_is_named(producer):
+    job = producer.submit("Who?", model="tiny", response_format=by({"type": "array", "uniqueItems": True}))
+    with pytest.raises(InvalidRequest, match="uniqueItems"):
+        job.result(timeout_s=100)
+
+
+def test_several_answers_read_their_prompt_once(producer):
+    jobs = producer.submit("What is genqueue?" * 4, model="tiny", n=3, seed=1, temperature=1.5, max_new_tokens=20)
+    results = [job.result(timeout_s=100) for job in jobs]
+    assert len({result.text for result in results}) == 3
+    assert [result.seed for result in results] == [1, 2, 3]
+    prompt_tokens = results[0].usage.prompt_tokens
+    assert all(result.usage.cached_tokens >= prompt_tokens - 2 for result in results[1:])

@@ -28,6 +28,12 @@ def ask(prompt: str) -> str:
     return result.text if not result.truncated else result.text + "..."
 
 
+def ask_several(producer: Producer, prompt: str) -> list[str]:
+    as_json = {"type": "json_object"}
+    jobs = producer.submit(prompt, model="tiny", n=3, seed=1, response_format=as_json, job_id="mine", group="ours")
+    return [job.text() for job in jobs]
+
+
 def ask_as_always(producer: Producer, prompt: str, **options: Unpack[SamplingOptions]) -> str:
     return producer.submit(prompt, model="tiny", **options).result().text
 
@@ -48,6 +54,22 @@ async def chat(producer: AsyncProducer) -> str | None:
     except JobError as error:
         print(error.code, error.job_id, error.hint)
         return None
+
+
+def call_tools(producer: Producer) -> list[Message]:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    chat = [Message(role="user", content="Hi")]
+    job = producer.submit(
+        model="tiny", messages=chat, tools=[tool], tool_choice="auto", chat_template_kwargs={"a": 1}
+    )
+    for delta in job.deltas(timeout_s=60):
+        for piece in delta.tool_calls or ():
+            print(piece.index, piece.function.name or "", piece.function.arguments)
+    message = job.message()
+    answers = [Message(role="tool", tool_call_id=call.id, content="1") for call in message.tool_calls]
+    chosen = {"type": "function", "function": {"name": "f"}}
+    print(producer.submit(model="tiny", messages=[{"role": "user", "content": "a"}], tool_choice=chosen).text())
+    return [*chat, message, *answers]
 
 
 def ask_all(producer: Producer, prompts: list[str]) -> list[str]:

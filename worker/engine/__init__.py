@@ -13,9 +13,10 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from .engine import Engine
 from .forward.choice import SMALL_MODEL_PARAMETERS
-from .generation import Generation, Step
+from .generation import Generation
 from .loading.device import resolve_device, set_threads
 from .loading.model_loader import ModelLoader
+from .step import Step
 from .text.tokenizer import TokenIds, Tokenizer
 
 __all__ = [

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from producer.contract import GenerationRequest
+from producer.contract import GenerationRequest, Markup
 
 from ..engine_options import EngineOptions
 from ..progress import ReportProgress, no_progress
-from .forward.choice import choose_path, prepare
+from .constrained import Masks
+from .forward.choice import SMALL_MODEL_PARAMETERS, choose_path, prepare
 from .forward.static_path import StaticPath
 from .generation import Generation
 from .loading.device import set_up_device
@@ -32,6 +33,7 @@ from .loading.model_loader import ModelLoader
 from .reuse.prefix_cache import PrefixCache
 from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .sampling.sampler import Sampler
+from .text.constraint import Constraints
 from .text.output import Output
 from .text.prompts import Prompts
 from .text.tokenizer import Tokenizer
@@ -82,8 +84,11 @@ class Engine:
             if isinstance(self.path, StaticPath)
             else None
         )
+        self._constraints = Constraints(tokenizer, self.vocab_size)
         self._prompts = Prompts(tokenizer, self.memory.context_length, self.vocab_size)
         self._model = model
+        on_cpu = device.type == "cpu"
+        self._masks = Masks(self.vocab_size, device, beside=on_cpu and self.parameters >= SMALL_MODEL_PARAMETERS)
         self._sequence = 0
 
     @classmethod
@@ -126,9 +131,16 @@ class Engine:
         """The prompt's token ids, (seq_len,) int64 on the CPU.
 
         Raises InvalidRequest for a prompt that the tokenizer, the vocabulary or the chat template refuses, or
-        with max_new_tokens beyond the context, and PromptTooLong for one that fills the context.
+        with max_new_tokens beyond the context, or whose answer is asked for in a form that cannot be had; and
+        PromptTooLong for one that fills the context.
         """
-        return self._prompts.encode(request)
+        prompt_ids = self._prompts.encode(request)
+        self._constraints.prepare(request, self.markup(request, prompt_ids))
+        return prompt_ids
+
+    def markup(self, request: GenerationRequest, prompt_ids: Tensor) -> Markup | None:
+        """How the parts of the answer are marked in its text.  prompt_ids: as from `encode`."""
+        return self.tokenizer.markup(request, prompt_ids.tolist())
 
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()
@@ -143,17 +155,28 @@ class Engine:
         """
         max_new_tokens = self._prompts.max_new_tokens(request, len(prompt_ids))
         ends = self._ends_of(request)
-        output = Output(request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=ends)
+        constraint = self._constraints.of(request, ends, self.markup(request, prompt_ids))
+        output = Output(
+            request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=ends, constraint=constraint
+        )
         sampler = Sampler(
             request,
             seed=seed,
             prompt_length=len(prompt_ids),
-            eos_token_ids=ends,
+            # Where there is a constraint, it lets the answer end when it may.
+            eos_token_ids=ends if constraint is None else frozenset(),
+            bad_words_ids=self._prompts.bad_words_ids(request),
             device=self.device,
             may_wait=not self.lookahead,
         )
         return Generation(
-            self, request, output=output, sampler=sampler, prompt_ids=prompt_ids.tolist(), resumed_ids=resumed_ids
+            self,
+            request,
+            output=output,
+            sampler=sampler,
+            constrained=self._masks.of(constraint),
+            prompt_ids=prompt_ids.tolist(),
+            resumed_ids=resumed_ids,
         )
 
     def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:
@@ -197,6 +220,15 @@ class Engine:
     def decode(self, token: Tensor) -> Tensor:
         """Advance one step.  token: (1, 1) int64 on the engine's device.  Returns logits, (1, vocab) float32."""
         return self.path.decode(token)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Advance by several tokens that are known.  ids: (1, n) int64 on the engine's device.
+
+        Returns the logits after the last of them, (1, vocab) float32.
+        """
+        for piece in ids.split(self.prefill_chunk, dim=1):
+            logits = self.path.read(piece)
+        return logits
 
     @property
     def prompt_lookup(self) -> bool:

@@ -11,10 +11,13 @@ c10/core/impl/alloc_cpu.cpp; triton, third_party/nvidia/backend/driver.c.
 
 import errno
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from producer.contract import OutOfMemory
 
 from ..errors import ConfigError
 
@@ -30,6 +33,15 @@ _FAULT = re.compile(r"(CUDA|HIP)( driver)? error|Triton Error \[(CUDA|HIP)\]|CU[
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory for a tensor, on the device or in host memory; also as a cause."""
     return any(map(_is_no_memory, chain(error)))
+
+
+def out_of_memory(error: Exception, tokens: int) -> OutOfMemory:
+    """What is said of a generation that had no memory at so many tokens. Lets go of the memory that it holds."""
+    traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step that failed
+    torch.cuda.empty_cache()  # fragments may be what was in the way; without a GPU this does nothing
+    return OutOfMemory(
+        f"the device ran out of memory at {tokens} tokens: shorten the prompt or lower max_new_tokens"
+    )
 
 
 def is_device_fault(error: BaseException) -> bool:

@@ -4,41 +4,26 @@ Knows the engine by what it does with rows of tokens, and neither models nor cac
 """
 
 import time
-import traceback
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from producer.contract import EngineError, GenerationRequest, OutOfMemory, TokenLogprob
+from producer.contract import EngineError, GenerationRequest
 
-from .faults import is_out_of_memory
+from .constrained import Constrained
+from .faults import is_out_of_memory, out_of_memory
 from .model_runner import ModelRunner
 from .reuse.prompt_lookup import PromptLookup
-from .sampling.sampler import NOT_A_TOKEN, Sampler, token_logprob
+from .sampling.sampler import NOT_A_TOKEN, Sampler, token_logprob, why_no_token
+from .step import Step
 from .text.output import Output
 from .text.replaying import begin_with, replay
 from .token_ring import TokenRing
+from .token_sequence import TokenSequence
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One generated token."""
-
-    token_id: int
-    text: str
-    """Text that this token released; "" while it is held back."""
-    logprob: TokenLogprob | None
-    finish_reason: Literal["stop", "length"] | None
-    """Set on the last step of a generation."""
-    stop: str | None
-    """The stop string that ended it, if one did."""
-    has_next: bool = False
-    """Whether the token after it is known, from the same pass over the model."""
 
 
 class Generation(Iterator[Step]):
@@ -57,11 +42,13 @@ class Generation(Iterator[Step]):
         *,
         output: Output,
         sampler: Sampler,
+        constrained: Constrained,
         prompt_ids: list[int],
         resumed_ids: Sequence[int],
     ) -> None:
         """Made by `Engine.start`.  `output` and `sampler` are this request's, at their beginnings.
 
+        `constrained`: what may come next, where that is not for the model alone to say.
         `resumed_ids`, or else the request's `output_token_ids`, are replayed at once, without the model.
         """
         self.prompt_tokens = len(prompt_ids)
@@ -72,6 +59,7 @@ class Generation(Iterator[Step]):
         self._engine = engine
         self._output = output
         self._sampler = sampler
+        self._constrained = constrained
         self._logprobs = request.logprobs
         self._cache_salt = request.cache_salt
         given_ids = () if resumed_ids else request.output_token_ids or ()
@@ -79,11 +67,15 @@ class Generation(Iterator[Step]):
         """Text of the request's `output_token_ids`, as far as it is certain; empty where an attempt had gone on
         from them already."""
         replay(output, resumed_ids, engine.vocab_size)
-        self._ids = [*prompt_ids, *given_ids, *resumed_ids]
-        """Every token whose id is known here, on the host."""
+        self._tokens = TokenSequence(prompt_ids, [*given_ids, *resumed_ids], output.max_new_tokens, engine.device)
+        self._many_at_once = engine.takes_drafts and self._logprobs is None
+        """Whether several tokens may be known, or guessed, before the model reads the first of them."""
         drafts = engine.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
-        can_draft = engine.takes_drafts and self._logprobs is None
-        self._lookup = PromptLookup(self._ids, engine.speculation_cost) if drafts and can_draft else None
+        if drafts and self._many_at_once:
+            self._tokens.lookup = PromptLookup(self._tokens.ids, engine.speculation_cost)
+        self._first: list[int] = []
+        """Tokens of the answer that are known before the first is chosen."""
+        self._has_begun = False
         self._sequence = -1
         self._started_at: float | None = None
         self._ring = TokenRing(engine.device)
@@ -126,7 +118,7 @@ class Generation(Iterator[Step]):
         self._note_prefill()
         self._chunks.close()
         self._steps.close()
-        self._engine.end(self._sequence, self._ids)
+        self._engine.end(self._sequence, self._tokens.ids)
 
     def park(self, run: int) -> None:
         """Once closed: that run goes on from here later, and what the cache holds is kept for it."""
@@ -138,20 +130,22 @@ class Generation(Iterator[Step]):
         if self.finish_reason:
             return
         self._started_at = time.perf_counter()
-        done = self._engine.begin(self._ids, self._cache_salt)
+        tokens = self._tokens
+        done = self._engine.begin(tokens.ids, self._cache_salt)
         self._sequence = self._engine.sequence
         self.cached_tokens = min(done, self.prompt_tokens)
-        # On the device with room for the answer, as the sampler's penalties look at it.
-        length = len(self._ids)
-        self._device_ids = torch.empty((1, self.prompt_tokens + self._output.max_new_tokens), dtype=torch.int64)
-        self._device_ids[0, :length] = torch.tensor(self._ids)
-        self._device_ids = self._device_ids.to(self._engine.device)
+        self._first = self._take_forced()  # they are read along with the prompt
+        length = len(tokens)
+        tokens.place_on_device()
         while (end := self._engine.piece_end(done, self.prompt_tokens, length)) < length:
-            self._engine.prefill(self._device_ids[:, done:end], rows=0)
+            self._engine.prefill(tokens.on_device[:, done:end], rows=0)
             done = end
             yield done
             self._check_cache_is_ours()
-        self._choose(self._engine.prefill(self._device_ids[:, done:length]))
+        if not self._is_settled:
+            self._constrained.begin()
+            self._choose(self._engine.prefill(tokens.on_device[:, done:length]))
+        self._has_begun = True
 
     def _note_prefill(self) -> None:
         if self.prefill_ms is None and self._started_at is not None:
@@ -160,9 +154,9 @@ class Generation(Iterator[Step]):
     # -- decode
 
     def _decode(self) -> Generator[Step, None, None]:
-        if not self._ring:  # there is nothing to generate, or prefill has failed
+        if not self._has_begun:  # there is nothing to generate, or prefill has failed
             return
-        token_ids = [self._read_token()]
+        token_ids = [*self._first, *([self._read_token()] if self._ring else [])]
         self._note_prefill()
         while True:
             for count, token_id in enumerate(token_ids, 1):
@@ -175,23 +169,49 @@ class Generation(Iterator[Step]):
 
     def _next_tokens(self) -> list[int]:
         """One token, or several where a draft was right."""
-        started_at = time.perf_counter()
-        if self._lookup is None:
+        if forced := self._take_forced():
+            return forced
+        started_at, unread = time.perf_counter(), self._tokens.unread
+        if (lookup := self._tokens.lookup) is None:
             return [self._decode_one()]
-        if not self._ring and (draft := self._lookup.draft(room=self._room - 1)):
+        if not self._ring and unread == 1 and (draft := self._draft()):
             token_ids = self._check(draft)
-            self._lookup.note_check(len(draft), len(token_ids) - 1, time.perf_counter() - started_at)
+            lookup.note_check(len(draft), len(token_ids) - 1, time.perf_counter() - started_at)
         else:
             token_ids = [self._decode_one()]
-            self._lookup.note_step(time.perf_counter() - started_at)
+            if unread == 1:
+                lookup.note_step(time.perf_counter() - started_at)
         return token_ids
+
+    def _take_forced(self) -> list[int]:
+        """The tokens that come next whatever the model would say. They are read with the next step."""
+        forced = self._constrained.take_forced(self._tokens.room) if self._many_at_once else []
+        self._tokens.append_forced(forced)
+        return forced
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether all of the answer is known."""
+        return self._constrained.is_over or not self._tokens.room
 
     def _decode_one(self) -> int:
         if not self._ring:
-            self._choose(self._engine.decode(self._last))
+            self._choose(self._read_unread())
         while self._may_run_ahead():
             self._choose(self._engine.decode(self._last))
         return self._read_token()
+
+    def _read_unread(self) -> Tensor:
+        """The logits after the last token, (1, vocab) float32."""
+        self._constrained.begin()
+        if self._tokens.unread == 1:
+            return self._engine.decode(self._last)
+        return self._engine.read(self._tokens.unread_ids())
+
+    def _draft(self) -> list[int]:
+        """Tokens that may come next; none where there is no draft, or not even its first one may come."""
+        draft = self._tokens.draft()
+        return draft if draft and self._constrained.allows(draft[0]) else []
 
     def _may_run_ahead(self) -> bool:
         """Whether to launch the step after the one that is waited for. It is wasted if that one is the last."""
@@ -199,17 +219,19 @@ class Generation(Iterator[Step]):
             len(self._ring) <= self._engine.lookahead
             and self._engine.lookahead > 0
             and self._logprobs is None  # they need the logits, which the next step overwrites
-            and self._room > len(self._ring)
+            and not self._constrained  # what may come depends on the token
+            and self._tokens.room > len(self._ring)
             # A draft needs to know the token before it.
-            and not (self._lookup and self._lookup.draft(room=self._room - 1))
+            and not self._draft()
         )
 
     def _check(self, draft: list[int]) -> list[int]:
         """Read a draft in one pass.  Returns what the model chose: the draft as far as it agrees, and one more."""
-        rows = torch.tensor([[self._ids[-1], *draft]], device=self._engine.device)
+        rows = torch.tensor([[self._tokens.ids[-1], *draft]], device=self._engine.device)
         logits = self._engine.read_draft(rows)
-        chosen = self._choose_all(logits, draft) if self._sampler.takes_rows else self._choose_each(logits, draft)
-        self._engine.keep(len(self._ids) - 1)
+        at_once = self._sampler.takes_rows and not self._constrained
+        chosen = self._choose_all(logits, draft) if at_once else self._choose_each(logits, draft)
+        self._engine.keep(len(self._tokens) - 1)
         return chosen
 
     def _choose_each(self, logits: Tensor, draft: list[int]) -> list[int]:
@@ -217,33 +239,30 @@ class Generation(Iterator[Step]):
         for row, guess in zip(logits.split(1), [*draft, None], strict=True):
             self._choose(row)
             chosen.append(self._read_token())
-            if chosen[-1] != guess:
+            if chosen[-1] != guess or self._is_settled:
                 break
         return chosen
 
     def _choose_all(self, logits: Tensor, draft: list[int]) -> list[int]:
         """With one wait for the device."""
-        tokens = self._sampler.choose(logits, self._device_ids, len(self._ids) - self.prompt_tokens)
+        tokens = self._sampler.choose(logits, self._tokens.on_device, len(self._tokens) - self.prompt_tokens)
         chosen = tokens.flatten().tolist()
         guesses = zip(chosen, draft, strict=False)
         count = next((at for at, (token_id, guess) in enumerate(guesses) if token_id != guess), len(draft)) + 1
-        self._last = tokens[count - 1 : count]
+        self._last, self._logits = tokens[count - 1 : count], logits
         return [self._note(token_id) for token_id in chosen[:count]]
-
-    @property
-    def _room(self) -> int:
-        """Tokens that may still come, beyond those known."""
-        return self.prompt_tokens + self._output.max_new_tokens - len(self._ids)
 
     def _choose(self, logits: Tensor) -> None:
         """Choose a token, and send it on its way to the host.  logits: (1, vocab) float32."""
-        length = len(self._ids) + len(self._ring)
-        token = self._sampler.choose(logits, self._device_ids[:, :length], length - self.prompt_tokens)
+        length = len(self._tokens) + len(self._ring)
+        ids, bias = self._tokens.on_device[:, :length], self._constrained.bias()
+        token = self._sampler.choose(logits, ids, length - self.prompt_tokens, bias)
         self._ring.push(token)
+        self._tokens.unread = 1
         # A step may be launched before anybody has seen that this is no token, which nothing could look up.
         self._last = token.clamp(min=0) if self._engine.lookahead else token
-        if self._sampler.needs_ids and length < self._device_ids.shape[1]:
-            self._device_ids[0, length] = self._last[0, 0]
+        if self._sampler.needs_ids:
+            self._tokens.note(length, self._last)
         self._logits = logits
 
     def _read_token(self) -> int:
@@ -253,13 +272,9 @@ class Generation(Iterator[Step]):
     def _note(self, token_id: int) -> int:
         """Take a token for the next one of the sequence."""
         if token_id == NOT_A_TOKEN:
-            raise EngineError(
-                f"the logits hold NaN or infinity at token {len(self._ids)}: the weights are damaged, or overflow "
-                "in this dtype (try bfloat16 or float32)"
-            )
-        self._ids.append(token_id)
-        if self._lookup:
-            self._lookup.push(token_id)
+            raise why_no_token(self._logits, len(self._tokens))
+        self._constrained.push(token_id)
+        self._tokens.append(token_id)
         return token_id
 
     def _step(self, token_id: int, *, has_next: bool) -> Step:
@@ -278,12 +293,7 @@ class Generation(Iterator[Step]):
             self._ring.clear()
             self._engine.abandon(self._sequence)
             if isinstance(error, Exception) and is_out_of_memory(error):
-                traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step that failed
-                torch.cuda.empty_cache()  # fragments may be what was in the way; without a GPU this does nothing
-                raise OutOfMemory(
-                    f"the device ran out of memory at {len(self._ids)} tokens: shorten the prompt or lower "
-                    "max_new_tokens"
-                ) from error
+                raise out_of_memory(error, len(self._tokens)) from error
             raise
 
     def _check_cache_is_ours(self) -> None:

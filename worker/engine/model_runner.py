@@ -65,6 +65,13 @@ class ModelRunner(Protocol):
     def decode(self, token: Tensor) -> Tensor:
         """Advance one step.  token: (1, 1) int64 on the device.  Returns logits, (1, vocab) float32."""
 
+    def read(self, ids: Tensor) -> Tensor:
+        """Advance by several tokens that are known.  ids: (1, n) int64 on the device.
+
+        Returns the logits after the last of them, (1, vocab) float32. Needs `takes_drafts`, as what is read in
+        pieces of any size may be.
+        """
+
     def read_draft(self, ids: Tensor) -> Tensor:
         """Read a token and the draft after it.  ids: (1, n) int64 on the device.
 

@@ -107,7 +107,67 @@ def test_every_option_reaches_therequest_of(capsys: Captured, client: FakeRedis)
             "prompt_lookup": False,
         }
     )
-    assert set(options) | {"stop", "ignore_eos", "skip_special_tokens"} == set(SamplingParams.model_fields)
+    others = {"stop", "ignore_eos", "skip_special_tokens", "logit_bias", "bad_words", "allowed_token_ids"}
+    assert set(options) | others == set(SamplingParams.model_fields)
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a person.json").write_text(json.dumps(SCHEMA))
+    Path("whole.json").write_text('{"type": "json_object"}')
+    Path("g.lark").write_text('start: "a"')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (["--response-format", "json_object"], {"response_format": {"type": "json_object"}}),
+        (
+            ["--response-format", "a person.json"],
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a_person", "schema": SCHEMA}}},
+        ),
+        (["--response-format", "whole.json"], {"response_format": {"type": "json_object"}}),
+        (["--regex", "a+"], {"grammar": {"type": "regex", "regex": "a+"}}),
+        (["--choice", "a", "--choice", "b"], {"grammar": {"type": "choice", "choice": ["a", "b"]}}),
+        (["--grammar", "g.lark"], {"grammar": {"type": "lark", "lark": 'start: "a"'}}),
+        (["--logit-bias", "5=-1.5", "--logit-bias", "7=2"], {"logit_bias": {5: -1.5, 7: 2.0}}),
+        (["--bad-word", "a", "--bad-word", "b"], {"bad_words": ["a", "b"]}),
+        (["--allowed-token-ids", "1,2"], {"allowed_token_ids": [1, 2]}),
+    ],
+)
+def test_an_answer_is_bound_by_options_and_files(
+    capsys: Captured, client: FakeRedis, files: None, arguments: list[str], fields: dict[str, object]
+) -> None:
+
+    assert run(["submit", "Hi", "--model-name", "tiny", *arguments]) == 0
+
+    assert request_of(client, _submitted(capsys)) == GenerationRequest.parse({"prompt": "Hi", **fields})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--response-format", "nowhere.json"], "--response-format takes json_object, or a file"),
+        (["--regex", "a", "--choice", "b"], "give one of --response-format, --regex, --choice and --grammar"),
+        (["--logit-bias", "5"], "--logit-bias has the form ID=BIAS"),
+        (["-n", "0"], "n: it takes the number of answers"),
+    ],
+)
+def test_what_binds_an_answer_wrongly_is_said(capsys: Captured, arguments: list[str], said: str) -> None:
+    assert run(["submit", "Hi", "--model-name", "tiny", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_n_answers_are_n_jobs_with_seeds_apart(capsys: Captured, client: FakeRedis) -> None:
+    assert run(["submit", "Hi", "--model-name", "tiny", "-n", "3", "--seed", "7", "--job-id", "mine"]) == 0
+
+    job_ids = capsys.readouterr().out.split()
+    assert job_ids == ["mine-0", "mine-1", "mine-2"]
+    assert [request_of(client, job_id).seed for job_id in job_ids] == [7, 8, 9]
 
 
 def test_queue_options_reach_the_job(capsys: Captured, client: FakeRedis) -> None:

@@ -33,6 +33,7 @@ def setting(**options: Any) -> Callable[[Producer], object]:
     return lambda _: Producer(settings=ProducerSettings.load(**options))
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}
 MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
     # OpenAI's names
     "max_tokens=3": (
@@ -40,9 +41,32 @@ MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
         "max_tokens: there is no such option: it is called max_new_tokens",
     ),
     "max_completion_tokens=3": (submitting("Hi", max_completion_tokens=3), "it is called max_new_tokens"),
-    "n=3": (
-        submitting("Hi", n=3),
-        "n: there is no such option: a job has one answer: submit the prompt several times",
+    "best_of=3": (submitting("Hi", best_of=3), "a job has one answer: submit(n=...) makes several jobs"),
+    "n=0": (submitting("Hi", n=0), "n: it takes the number of answers, from 1 to 1,000"),
+    "guided_json=": (submitting("Hi", guided_json={}), "response_format says it"),
+    "a schema that is none": (
+        submitting(
+            "Hi", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 1}}}
+        ),
+        "response_format.json_schema.schema is no JSON Schema: $.type: 1 is not valid",
+    ),
+    "a format of its own": (submitting("Hi", response_format={"type": "xml"}), "response_format: Input tag 'xml'"),
+    "two structures": (
+        submitting("Hi", response_format={"type": "json_object"}, grammar={"type": "regex", "regex": "a"}),
+        "response_format and grammar say the same thing in two ways",
+    ),
+    "ignore_eos with a structure": (
+        submitting("Hi", response_format={"type": "json_object"}, ignore_eos=True),
+        "ignore_eos and response_format may leave no token between them",
+    ),
+    "a regex without its pattern": (submitting("Hi", grammar={"type": "regex"}), "grammar.regex: it is missing"),
+    "function_call=": (submitting("Hi", function_call="auto"), "it is called tool_choice"),
+    "functions=": (submitting("Hi", functions=[]), "they are called tools, a list of"),
+    "enable_thinking=": (submitting("Hi", enable_thinking=False), "give it as chat_template_kwargs="),
+    "tools with a prompt": (submitting("Hi", tools=[TOOL]), "tools goes through the chat template: give messages"),
+    "a tool whose schema is none": (
+        submitting(messages=[USER], tools=[TOOL], tool_choice="required"),
+        "tools.0.function.parameters is no JSON Schema: $.type: 1 is not valid",
     ),
     "top_logprobs=5": (submitting("Hi", logprobs=1, top_logprobs=5), "logprobs says it: the number of likeliest"),
     "logprobs=True": (submitting("Hi", logprobs=True), "logprobs: it takes a number: 0 for each token's"),

@@ -1,5 +1,6 @@
 """Type checkers know the options of a request: mypy accepts what is right and refuses what is wrong."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from typing import get_type_hints
 
 import pytest
 
+from producer import AsyncProducer, Producer
 from producer.contract import GenerationRequest
-from producer.sampling import SamplingOptions
+from producer.sampling import SamplingOptions, SubmitArguments
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "tests" / "typing"
@@ -19,6 +21,18 @@ ARGUMENTS = {"prompt", "messages", "prompt_token_ids"}
 
 def test_the_options_are_the_fields_of_a_request() -> None:
     assert get_type_hints(SamplingOptions).keys() == GenerationRequest.model_fields.keys() - ARGUMENTS
+
+
+@pytest.mark.parametrize("producer", [Producer, AsyncProducer])
+def test_the_overloads_of_submit_take_what_it_takes(producer: type) -> None:
+    parameters = inspect.signature(producer.submit).parameters.keys() - {
+        "self",
+        "prompt",
+        "model",
+        "n",
+        "sampling",
+    }
+    assert parameters == get_type_hints(SubmitArguments).keys() - get_type_hints(SamplingOptions).keys()
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ class Candidates:
         values = best.tolist()[0]
         if len(values) <= self._top_k:
             kept = self._count(values)
-        elif values[-1] != values[-2]:
+        elif values[-1] != values[-2] or values[-1] == -math.inf:
             kept = self._count(values[:-1])
         else:  # those that equal the last one all stay
             best, tokens = scores.topk(int((scores >= values[-1]).count_nonzero()))
@@ -55,7 +55,7 @@ class Candidates:
         return best.numpy()[0, :kept], tokens.numpy()[0, :kept]
 
     def _count(self, scores: Sequence[float], total: float | None = None) -> int:
-        """How many top_p and min_p leave.  scores: highest first.
+        """How many top_p and min_p leave, without those that cannot come at all.  scores: highest first.
 
         `total`: the sum over the whole draw of exp(score - the highest), where there are more than these scores.
         """
@@ -63,7 +63,7 @@ class Candidates:
         enough = self._top_p * (sum(weights) if total is None else total) if self._top_p < 1 else math.inf
         above = 0.0
         for count, weight in enumerate(weights):
-            if count and (above >= enough or weight < self._min_p):
+            if count and (above >= enough or weight < self._min_p or not weight):
                 return count
             above += weight
         return len(weights)

@@ -7,12 +7,13 @@ Where it may not wait, nothing here waits for the device.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from producer.contract import SamplingParams, TokenLogprob
+from producer.contract import EngineError, InvalidRequest, JobError, SamplingParams, TokenLogprob
 
 from .candidates import Candidates, Floats, Ids
 from .noise import GumbelNoise
@@ -33,11 +34,18 @@ class Sampler:
         prompt_length: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
+        bad_words_ids: Sequence[Sequence[int]] = (),
         may_wait: bool = True,
     ) -> None:
-        """`may_wait`: numbers may be looked at, as costs nothing on a CPU; on a GPU a step could not run ahead."""
+        """`bad_words_ids`: of the request's `bad_words`, as the tokenizer has them.
+
+        `may_wait`: numbers may be looked at, as costs nothing on a CPU; on a GPU a step could not run ahead."""
         self._processors = build_processors(
-            params, prompt_length=prompt_length, eos_token_ids=eos_token_ids, device=device
+            params,
+            prompt_length=prompt_length,
+            eos_token_ids=eos_token_ids,
+            device=device,
+            bad_words_ids=bad_words_ids,
         )
         self._may_wait = may_wait
         self._cutoffs = build_cutoffs(params)
@@ -49,14 +57,17 @@ class Sampler:
         self.takes_rows = not may_wait and all(map(is_alike_everywhere, self._processors))
         """Whether the tokens at several positions can be chosen at once, with one wait for all."""
 
-    def choose(self, logits: Tensor, ids: Tensor, position: int) -> Tensor:
-        """The next token, (1, 1) int64 on the device of the logits, or NOT_A_TOKEN.
+    def choose(self, logits: Tensor, ids: Tensor, position: int, bias: Tensor | None = None) -> Tensor:
+        """The next token, (1, 1) int64 on the device of the logits, or NOT_A_TOKEN, also where none is left.
 
         logits: (1, vocab) float32.  ids: (1, seq_len) int64, the prompt and the output so far.
         position: how many tokens the output has so far.
+        bias: (1, vocab) float32 on the device of the logits, -inf for tokens that may not come; None: none.
         With `takes_rows`, also (rows, vocab) of consecutive positions from there on; returns (rows, 1), then.
         """
         scores = apply(self._processors, ids, logits)
+        if bias is not None:
+            scores = scores + bias
         if self._candidates is not None:
             return self._draw(*self._candidates(scores), position, logits.shape[-1])
         scores = apply(self._cutoffs, ids, scores)
@@ -74,6 +85,19 @@ class Sampler:
         scores = scores + self._noise.of(tokens, position, vocab_size)
         best = scores.argmax()  # NaN wins here, too
         return torch.from_numpy(tokens[best : best + 1, None]) if np.isfinite(scores[best]) else self._not_a_token
+
+
+def why_no_token(logits: Tensor, place: int) -> JobError:
+    """Why NOT_A_TOKEN was chosen, at that place of prompt and output.  logits: (1, vocab), those of the choice."""
+    if logits.isfinite().all():
+        return InvalidRequest(
+            f"no token is left for place {place} of prompt and answer: each that the request allows there is "
+            "excluded by something else that it asks for"
+        )
+    return EngineError(
+        f"the logits hold NaN or infinity at token {place}: the weights are damaged, or overflow in this dtype "
+        "(try bfloat16 or float32)"
+    )
 
 
 def token_logprob(logits: Tensor, token_id: int, top: int) -> TokenLogprob:

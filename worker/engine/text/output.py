@@ -8,6 +8,7 @@ from typing import Literal
 
 from producer.contract import GenerationRequest
 
+from .constraint import Constraint
 from .detokenizer import Detokenizer
 from .stop_strings import StopStrings
 from .tokenizer import Tokenizer
@@ -23,15 +24,20 @@ class Output:
         *,
         max_new_tokens: int,
         eos_token_ids: frozenset[int],
+        constraint: Constraint | None = None,
     ) -> None:
-        """`eos_token_ids`: of this request, those that end a turn of a chat with them."""
+        """`eos_token_ids`: of this request, those that end a turn of a chat with them.
+
+        `constraint`: what the answer is held to. Whoever pushes a token here has pushed it there before.
+        """
+        self.constraint = constraint
         self._hidden_ids = _hidden_ids(request, tokenizer)
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._stop_strings = StopStrings(request.stop)
         self._min_new_tokens = request.min_new_tokens
         self.max_new_tokens = max_new_tokens
-        self._eos_token_ids = frozenset[int]() if request.ignore_eos else eos_token_ids
+        self.eos_token_ids = frozenset[int]() if request.ignore_eos else eos_token_ids
         self.token_count = 0
         self.finish_reason: Literal["stop", "length"] | None = None
         self.stop: str | None = None
@@ -70,16 +76,23 @@ class Output:
         """Whether a stop string may end in the token that came last.  Source: vLLM, v1/engine/detokenizer.py."""
         return self.token_count > self._min_new_tokens
 
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the structure that the answer is held to lets nothing follow. The constraint may be ahead."""
+        ends_at = None if self.constraint is None else self.constraint.ends_at
+        return ends_at is not None and self.token_count >= ends_at
+
     def _reason_to_end(self, token_id: int) -> Literal["stop", "length"] | None:
-        if token_id in self._eos_token_ids:
+        if token_id in self.eos_token_ids or self._is_whole:
             return "stop"
         return "length" if self.token_count >= self.max_new_tokens else None
 
 
 def _hidden_ids(request: GenerationRequest, tokenizer: Tokenizer) -> frozenset[int]:
     """Tokens that show nothing. What ends the turn of a chat is one of them, also where the tokenizer has it as a
-    token like any other."""
+    token like any other. What marks a call is text where calls are looked for: without it there would be none."""
     if not request.skip_special_tokens:
         return frozenset()
     end_of_turn = tokenizer.end_of_turn_id if request.messages is not None else None
-    return tokenizer.special_ids if end_of_turn is None else tokenizer.special_ids | {end_of_turn}
+    hidden = tokenizer.special_ids if end_of_turn is None else tokenizer.special_ids | {end_of_turn}
+    return hidden - tokenizer.call_marker_ids if request.calls_tools else hidden

@@ -1,6 +1,6 @@
 """From a request to the ids of its prompt, and to how many may follow: what does not fit is refused in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Prompts:
         with max_new_tokens beyond the context, and PromptTooLong for one that fills the context, by itself or with
         the output that the request brings.
         """
-        self._check_vocabulary(request.output_token_ids or ())
+        for ids in (request.output_token_ids, request.allowed_token_ids, request.logit_bias):
+            self._check_vocabulary(ids or ())
         if request.prompt_token_ids is not None:
             self._check_vocabulary(request.prompt_token_ids)
             prompt_ids = torch.tensor(request.prompt_token_ids, dtype=torch.int64)
@@ -69,7 +70,7 @@ class Prompts:
 
     def _encode_text(self, request: GenerationRequest) -> Tensor:
         if request.messages is not None:
-            text, add_special_tokens = self._tokenizer.apply_chat_template(request.messages), False
+            text, add_special_tokens = self._chat(request), False
         else:
             assert request.prompt is not None, "GenerationRequest holds exactly one kind of prompt"
             text, add_special_tokens = request.prompt, request.add_special_tokens
@@ -80,7 +81,18 @@ class Prompts:
             )
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
-    def _check_vocabulary(self, ids: Sequence[int]) -> None:
+    def bad_words_ids(self, request: GenerationRequest) -> list[list[int]]:
+        """The tokens of the words that are not to come: of each as it stands, and behind a space."""
+        texts = [text for word in request.bad_words or () for text in (word, f" {word}")]
+        found = [self._tokenizer.encode(text, add_special_tokens=False).tolist() for text in texts]
+        return [ids for ids in found if ids and max(ids) < self._vocab_size]
+
+    def _chat(self, request: GenerationRequest) -> str:
+        assert request.messages is not None, "it is a chat"
+        tools = request.tools if request.calls_tools else None
+        return self._tokenizer.chat_template.prompt(request.messages, tools, request.chat_template_kwargs)
+
+    def _check_vocabulary(self, ids: Iterable[int]) -> None:
         if (highest := max(ids, default=0)) >= self._vocab_size:
             raise InvalidRequest(
                 f"token id {highest} is not in the vocabulary of this model, which has {self._vocab_size} ids "

@@ -14,22 +14,34 @@ def begin_with(output: Output, given_ids: Sequence[int]) -> str:
     """
     text = ""
     for place, token_id in enumerate(given_ids):
+        if output.constraint is not None and not output.constraint.push(token_id):
+            raise InvalidRequest(
+                f"output_token_ids do not keep to what the request asks of its answer: token {place} may not come "
+                "there. Leave that token and what follows it out, or submit without response_format and grammar"
+            )
         text += output.push(token_id)
         if output.finish_reason == "stop":
-            by = "end-of-sequence token" if output.stop is None else f"stop string {output.stop!r:.80}"
             raise InvalidRequest(
-                f"nothing can follow output_token_ids: the {by} ends the output with its token {place}. Leave "
-                "that token and what follows it out, or submit without what ended it"
+                f"nothing can follow output_token_ids: the {_what_ended(output, token_id)} ends the output with "
+                f"its token {place}. Leave that token and what follows it out, or submit without what ended it"
             )
     return text
+
+
+def _what_ended(output: Output, token_id: int) -> str:
+    if output.stop is not None:
+        return f"stop string {output.stop!r:.80}"
+    return "end-of-sequence token" if token_id in output.eos_token_ids else "structure that it is held to"
 
 
 def replay(output: Output, resumed_ids: Sequence[int], vocab_size: int) -> None:
     """Replay what an earlier attempt has published.  Raises EngineError where it cannot be this model's."""
     for token_id in resumed_ids:
-        if output.finish_reason or not 0 <= token_id < vocab_size:
+        fits = 0 <= token_id < vocab_size and not output.finish_reason
+        if not fits or (output.constraint is not None and not output.constraint.push(token_id)):
             raise EngineError(
                 f"the tokens of the earlier attempt cannot be this model's: token {output.token_count} is beyond "
-                "the end of the output or of the vocabulary. Was the model changed in between?"
+                "the end of the output or of the vocabulary, or not what the request asks for. Was the model "
+                "changed in between?"
             )
         output.push(token_id)

@@ -78,3 +78,13 @@ def test_begin_with_what_is_no_number(damage, fields):
 def test_are_never_none(fields):
     best, tokens = Candidates(SamplingParams(temperature=1.0, **fields))(torch.full((1, 800), -math.inf))
     assert len(best) == len(tokens) > 0
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_are_none_that_cannot_come(fields):
+    """Of a mask that leaves three, no cutoff brings back another one."""
+    scores = torch.full((1, 800), -math.inf)
+    scores[0, [5, 17, 700]] = torch.tensor([0.1, 0.3, 0.2])
+    _, tokens = Candidates(SamplingParams(temperature=1.0, **fields))(scores)
+    assert 0 < len(tokens) <= 3
+    assert set(tokens.tolist()) <= {5, 17, 700}

@@ -1,13 +1,23 @@
-"""The processors that transformers does not have.
+"""The processors that transformers does not have, or has in a form that waits for the device.
 
 Its own, in our chain, are held against its generate in test_sampler.py.
 """
 
+import math
+import random
+
 import torch
+from transformers import NoBadWordsLogitsProcessor, SequenceBiasLogitsProcessor
 
 from producer.contract import SamplingParams
 from tests.models import CPU
-from worker.engine.sampling.processors import apply, build_processors
+from worker.engine.sampling.processors import (
+    AllowedTokensLogitsProcessor,
+    BadWordsLogitsProcessor,
+    LogitBiasLogitsProcessor,
+    apply,
+    build_processors,
+)
 
 
 def test_presence_and_frequency_penalty_count_the_output_alone():
@@ -27,3 +37,26 @@ def test_presence_penalty_alone_does_not_count_occurrences():
         SamplingParams(presence_penalty=-1.0), prompt_length=1, eos_token_ids=frozenset(), device=CPU
     )
     assert apply(chain, torch.tensor([[0, 2, 2]]), torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_bad_words_are_those_of_transformers_wherever_they_begin():
+    drawn = random.Random(1)
+    for _ in range(200):
+        words = {tuple(drawn.choices(range(4), k=drawn.randint(1, 4))) for _ in range(drawn.randint(1, 6))}
+        bad_words_ids = [list(word) for word in words]
+        ids = torch.tensor([drawn.choices(range(4), k=drawn.randint(1, 8))])
+        scores = torch.randn(1, 6)
+        theirs = NoBadWordsLogitsProcessor(bad_words_ids, eos_token_id=5)(ids, scores)
+        assert torch.equal(BadWordsLogitsProcessor(bad_words_ids, CPU)(ids, scores), theirs)
+
+
+def test_a_bias_is_that_of_transformers_in_every_row():
+    scores = torch.randn(3, 6)
+    theirs = SequenceBiasLogitsProcessor({(2,): 1.5, (4,): -100.0})(torch.zeros(3, 1, dtype=torch.long), scores)
+    assert torch.equal(LogitBiasLogitsProcessor({2: 1.5, 4: -100.0}, CPU)(torch.zeros(1, 0), scores), theirs)
+
+
+def test_only_what_is_allowed_stays():
+    scores = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    left = AllowedTokensLogitsProcessor([2, 0], CPU)(torch.zeros(1, 0), scores)
+    assert left.tolist() == [[1.0, -math.inf, 3.0], [4.0, -math.inf, 6.0]]

@@ -1,5 +1,6 @@
 """What is chosen: processed logits and choices against transformers' generate, samples against softmax."""
 
+import math
 import random
 
 import pytest
@@ -18,7 +19,7 @@ from tests.models import CPU, VOCAB_SIZE, engine_for, random_model
 from worker.engine import Tokenizer
 from worker.engine.sampling.noise import GumbelNoise
 from worker.engine.sampling.processors import apply, build_cutoffs, build_processors
-from worker.engine.sampling.sampler import Sampler
+from worker.engine.sampling.sampler import NOT_A_TOKEN, Sampler
 
 EOS = [3, 4]
 PROMPT = random.Random(1).choices(range(VOCAB_SIZE), k=9)
@@ -145,6 +146,22 @@ class TestSamples:
     def test_stay_within_top_k(self):
         tokens = self.draw(SamplingParams(temperature=1.0, top_k=4), over="positions")
         assert set(tokens.tolist()) == {12, 13, 14, 15}
+
+    @pytest.mark.parametrize("fields", [{}, {"temperature": 0.8}, {"temperature": 0.8, "top_k": 12, "top_p": 0.9}])
+    @pytest.mark.parametrize("may_wait", [True, False], ids=["on a CPU", "on a GPU"])
+    def test_stay_within_what_may_come_and_are_the_same_there(self, fields, may_wait):
+        params = SamplingParams(**fields)
+        sampler = Sampler(
+            params, seed=3, prompt_length=0, eos_token_ids=frozenset(), device=CPU, may_wait=may_wait
+        )
+        bias = torch.full((1, 16), -math.inf)
+        bias[0, [2, 9, 11]] = 0
+        none = torch.empty(1, 0, dtype=torch.int64)
+        for position in range(40):
+            token = sampler.choose(self.LOGITS, none, position, bias)
+            assert token.item() in {2, 9, 11}
+            assert token.tolist() == sampler.choose(self.LOGITS + bias, none, position).tolist()
+        assert sampler.choose(self.LOGITS, none, 0, torch.full_like(bias, -math.inf)).item() == NOT_A_TOKEN
 
     def test_at_a_temperature_too_small_to_divide_by_are_greedy(self):
         sampler = Sampler(
