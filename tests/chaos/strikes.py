@@ -10,7 +10,7 @@ import redis
 
 from producer.broker.embedded import EmbeddedBroker
 
-from .fleet import Fleet, Member
+from .fleet import Fleet, Gone, Member
 from .plan import Plan
 
 ENGINE_START_S = 8.0
@@ -55,6 +55,8 @@ class Strikes:
     def kill_engine(self) -> None:
         """The engine alone."""
         victim = self._victim()
+        if self._client.hget(victim.hash_key, "model_state") != b"ready":
+            raise Gone  # with a parked job in hand it starts its engine: one that is killed then ends the worker
         # Stopped first, or it may go on to another job between the look and the kill.
         victim.signal_all(signal.SIGSTOP, engine=True)
         before = self._fleet.death_of(victim, self._client, at=time.monotonic(), point="engine")

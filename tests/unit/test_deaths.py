@@ -13,7 +13,7 @@ from .worker.server import Server
 
 KEYS = Keys()
 JOB = "job"
-TOKENS = 30
+TOKENS = 200
 
 
 class World:
