@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, Unpack
 
 from .continuing import ContinueOptions
-from .contract import EventId, GenerationResult, StreamedEvent
+from .contract import Delta, EventId, GenerationResult, Message, StreamedEvent
+from .contract.views.stream_view import StreamView
 from .job_status import JobStatus
 from .operations import CancelOutcome
 from .race import Seat
@@ -86,6 +87,21 @@ class JobHandle:
         """
         return _pieces(self.stream(timeout_s=timeout_s))
 
+    def message(self, timeout_s: float | None = None) -> Message:
+        """The answer as the next of `messages`, with the tools that the model has called and what it thought.
+
+        Raises as `Producer.result`.
+        """
+        return self.result(timeout_s).message
+
+    def deltas(self, timeout_s: float | None = None) -> Generator[Delta, None, None]:
+        """The message in pieces, as they come, in the form of OpenAI's chunks. Joined, they are that of `message`.
+
+        They are made of the stream, from its first event on: read again, they join to the same message, with the
+        same ids of calls. timeout_s and errors: as `text_stream`.
+        """
+        return _deltas(self.job_id, self.stream(timeout_s=timeout_s))
+
     def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
         return self._producer.cancel(self.job_id)
@@ -138,6 +154,19 @@ class AsyncJobHandle:
                 if piece := text_in(streamed):
                     yield piece
 
+    async def message(self, timeout_s: float | None = None) -> Message:
+        """See `JobHandle.message`."""
+        return (await self.result(timeout_s)).message
+
+    async def deltas(self, timeout_s: float | None = None) -> AsyncGenerator[Delta, None]:
+        """See `JobHandle.deltas`. All that it raises comes while it is iterated, as that of `stream` does."""
+        view = StreamView(self.job_id)
+        async with aclosing(self.stream(timeout_s=timeout_s)) as events:
+            async for streamed in events:
+                if delta := view.hear(streamed.event):
+                    yield delta
+                text_in(streamed)  # raises the error of a job that has failed, behind its last delta
+
     async def cancel(self) -> CancelOutcome:
         """See `Producer.cancel`."""
         return await self._producer.cancel(self.job_id)
@@ -162,3 +191,12 @@ def _pieces(stream: Generator[StreamedEvent, None, None]) -> Generator[str, None
         for streamed in stream:
             if piece := text_in(streamed):
                 yield piece
+
+
+def _deltas(job_id: str, stream: Generator[StreamedEvent, None, None]) -> Generator[Delta, None, None]:
+    view = StreamView(job_id)
+    with closing(stream):
+        for streamed in stream:
+            if delta := view.hear(streamed.event):
+                yield delta
+            text_in(streamed)  # raises the error of a job that has failed, behind its last delta

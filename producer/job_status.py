@@ -46,6 +46,8 @@ class WorkerInfo(Frozen):
     """`loading` or `ready`; None for a worker that does not say."""
     chat_template: bool | None = None
     """Whether the model takes `messages`; None for a worker that does not say, as one that is loading."""
+    tool_format: str | None = None
+    """How its model writes calls; "" where it takes no `tools`, None for a worker that does not say."""
     state: str | None = None
     """RQ's word: `idle`, `busy`, `suspended`, `started`; None for a worker that does not say."""
     hostname: str | None = None

@@ -4,7 +4,7 @@ What each means, its bounds and its default stand in `contract.requests`; a test
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .contract import Message, Priority
 
@@ -30,6 +30,10 @@ class SamplingOptions(TypedDict, total=False):
     add_special_tokens: bool | None
     prompt_lookup: bool | None
     cache_salt: str | None
+    tools: Sequence[Mapping[str, Any]] | None
+    """Functions that the model may call, in OpenAI's form. They need messages."""
+    tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any] | None
+    chat_template_kwargs: Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
     """OpenAI's: {"type": "json_object"}, or {"type": "json_schema", "json_schema": {"name": …, "schema": …}}."""
     grammar: Mapping[str, Any] | None
@@ -44,7 +48,7 @@ class SamplingOptions(TypedDict, total=False):
 class SubmitArguments(SamplingOptions, total=False):
     """What `submit` takes beside the prompt, the model and `n`, by which its overloads differ."""
 
-    messages: Sequence[Message | Mapping[str, str]] | None
+    messages: Sequence[Message | Mapping[str, Any]] | None
     prompt_token_ids: Sequence[int] | None
     job_id: str | None
     priority: Priority

@@ -4,6 +4,7 @@ It comes with the extra `jsonschema`. Without it the worker looks, and the job e
 """
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +14,20 @@ from .contract.structured import JsonSchemaFormat
 
 def check_schema(request: GenerationRequest) -> None:
     """Raises InvalidRequest for a schema that is none, and says where."""
+    for where, schema in _schemas(request):
+        if fault := _fault(json.dumps(schema)):
+            raise InvalidRequest(f"{where} is no JSON Schema: {fault}")
+
+
+def _schemas(request: GenerationRequest) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each with its place in the request."""
     given = request.response_format
-    if isinstance(given, JsonSchemaFormat) and (fault := _fault(json.dumps(given.json_schema.schema_))):
-        raise InvalidRequest(f"response_format.json_schema.schema is no JSON Schema: {fault}")
+    if isinstance(given, JsonSchemaFormat):
+        yield "response_format.json_schema.schema", given.json_schema.schema_
+    for place, tool in enumerate(request.tools or ()):
+        # One that the model is told of, and not held to, may be in any words.
+        if tool.function.parameters is not None and (request.must_call or tool.function.strict):
+            yield f"tools.{place}.function.parameters", tool.function.parameters
 
 
 @lru_cache(64)  # a batch has one schema and many rows

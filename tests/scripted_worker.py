@@ -12,6 +12,7 @@ from producer.contract import (
     FinishReason,
     GenerationResult,
     Keys,
+    Markup,
     Started,
     StartedData,
     Status,
@@ -45,7 +46,7 @@ class ScriptedWorker:
         for queue in self.keys.queues(self.model):
             self.client.sadd(f"rq:workers:{queue}", key)
 
-    def take(self, job_id: str | None = None) -> str:
+    def take(self, job_id: str | None = None, *, markup: Markup | None = None) -> str:
         """Take the next job, or that one, and publish `started`. Returns its id."""
         self.pop(job_id)
         self.client.hset(f"rq:job:{self.job_id}", mapping={"status": "started", "worker_name": self.name})
@@ -58,6 +59,7 @@ class ScriptedWorker:
             prompt_tokens=3,
             resumed_tokens=len(self._result(history, "finished", "stop").token_ids),
             seed=7,
+            markup=markup,
         )
         self._append(Started(data=started))
         return self.job_id
@@ -100,9 +102,9 @@ class ScriptedWorker:
         self.client.lpush(f"rq:queue:{queue}", self.job_id)
         self._let_go()
 
-    def play(self, *texts: str, job_id: str | None = None) -> GenerationResult:
+    def play(self, *texts: str, job_id: str | None = None, markup: Markup | None = None) -> GenerationResult:
         """A whole job."""
-        self.take(job_id)
+        self.take(job_id, markup=markup)
         self.publish(*texts)
         return self.finish()
 

@@ -177,7 +177,9 @@ def _check_tokenizer(load: Any, folder: Path) -> Iterator[Finding]:
     if tokenizer.has_chat_template:
         end = tokenizer.end_of_turn_id
         ends = "" if end is None else f". An answer ends at {tokenizer.content(end)}"
-        yield _finding("chat template", "ok", f"there is one: `messages`, `submit --chat`, `up`{ends}")
+        form = tokenizer.chat_template.tool_format
+        tools = f". It takes `tools`, and calls them as {form}" if form else ". It takes no `tools`"
+        yield _finding("chat template", "ok", f"there is one: `messages`, `submit --chat`, `up`{ends}{tools}")
     else:
         yield _finding(
             "chat template", "warning", "there is none, as in base models: send `prompt`, not `messages`"

@@ -44,6 +44,7 @@ class EngineKeeper:
             await cancel((told,))
         self._metrics.engine_starts.inc()
         self._worker.chat_template = info.chat_template
+        self._worker.tool_format = info.tool_format or ""
         self._runner.engine_facts = info.facts()
         self._worker.context_length = info.context_length
         self._worker.model_state = "ready"

@@ -35,11 +35,23 @@ def _chat_completion(result: GenerationResult, answer: Answer) -> dict[str, Any]
         logprobs = {"content": content, "refusal": None}
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": result.text, "refusal": None},
+        "message": _message(result),
         "logprobs": logprobs,
         "finish_reason": _finish_reason(result),
     }
     return _body(result, "chat.completion", "chatcmpl-", choice)
+
+
+def _message(result: GenerationResult) -> dict[str, Any]:
+    """OpenAI's: `content` is null where there are calls alone. The reasoning is called as by vLLM."""
+    content = result.text if result.content is None else result.content
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if result.reasoning is not None:
+        message["reasoning"] = result.reasoning
+    if result.tool_calls:
+        message["content"] = content or None
+        message["tool_calls"] = [call.model_dump() for call in result.tool_calls]
+    return message
 
 
 def _completion(result: GenerationResult, answer: Answer) -> dict[str, Any]:
@@ -72,7 +84,7 @@ def _body(result: GenerationResult, kind: str, prefix: str, choice: dict[str, An
 
 
 def _finish_reason(result: GenerationResult) -> str:
-    return "length" if result.truncated else "stop"
+    return "length" if result.truncated else "tool_calls" if result.finish_reason == "tool_calls" else "stop"
 
 
 def _name(token_id: int) -> str:

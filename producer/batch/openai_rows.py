@@ -24,16 +24,17 @@ _RENAMED = {
     "min_tokens": "min_new_tokens",
 }
 _SAME = frozenset(SamplingParams.model_fields) | {
-    "add_special_tokens", "cache_salt", "prompt_lookup", "response_format", "grammar",
+    "add_special_tokens", "cache_salt", "chat_template_kwargs", "grammar", "prompt_lookup", "response_format",
+    "tool_choice", "tools",
 }  # fmt: skip
 _MEANINGLESS = frozenset(
     {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-     "prompt_cache_retention", "stream_options", "parallel_tool_calls"}
+     "prompt_cache_retention", "stream_options"}
 )  # fmt: skip
 """Who asks, and how it is billed and kept. The model is the command's."""
 _AS_IF_NOT_GIVEN: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "stream": (False,), "echo": (False,), "suffix": ("",), "logit_bias": ({},),
-    "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
+    "functions": ([],), "function_call": ("none", "auto"), "parallel_tool_calls": (True,),
     "response_format": ({"type": "text"},), "modalities": (["text"],),
 }  # fmt: skip
 """Values that say what is done anyway."""
@@ -68,6 +69,7 @@ def request_fields(row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     given = {name: value for name, value in body.items() if value is not None}
     fields = _prompt(given, url)
     fields.update(_logprobs(given, url))
+    _leave_out_what_no_tools_need(given)
     for name, value in given.items():
         if value in _AS_IF_NOT_GIVEN.get(name, ()):
             continue
@@ -101,16 +103,22 @@ def _prompt(given: dict[str, Any], url: str) -> dict[str, Any]:
     return {"prompt": value}
 
 
+def _leave_out_what_no_tools_need(given: dict[str, Any]) -> None:
+    """An empty list is none; without tools, these two say what is done anyway."""
+    if given.get("tools") == []:
+        del given["tools"]
+    if "tools" not in given:
+        given.pop("parallel_tool_calls", None)
+        if given.get("tool_choice") in ("none", "auto"):
+            del given["tool_choice"]
+
+
 def _message(turn: Any) -> Any:
     if not isinstance(turn, dict):
         return turn
     turn = {name: value for name, value in turn.items() if value is not None and value != []}
     if turn.get("role") == "developer":  # the later name of the same
         turn["role"] = "system"
-    if isinstance(parts := turn.get("content"), list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-            raise InvalidRequest("body.messages: text is the only content that is read here")
-        turn["content"] = "".join(str(part.get("text", "")) for part in parts)
     return turn
 
 

@@ -40,6 +40,22 @@ prompt_options = with_options(
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help='A chat as JSON: [{"role": ..., "content": ...}, ...]',
     ),
+    click.option(
+        "--tools",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Functions that the model may call, as JSON in OpenAI's form; with a chat. [default: none]",
+    ),
+    click.option(
+        "--tool-choice",
+        metavar="auto|none|required|NAME",
+        help="Whether it calls one of them, or which. [default: auto, the model decides]",
+    ),
+    click.option(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="Variables for the chat template, as '{\"enable_thinking\": false}'.",
+    ),
     click.option("--prompt-token-ids", metavar="ID,ID,...", help="A prompt that is tokenized already."),
     click.option(
         "--output-token-ids",
@@ -141,6 +157,7 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
     messages = _messages(options.pop("message"), options.pop("messages_file"))
     token_ids = _token_ids(options.pop("prompt_token_ids"), "--prompt-token-ids")
     output_ids = _token_ids(options.pop("output_token_ids"), "--output-token-ids")
+    tools, kwargs = options.pop("tools"), options.pop("chat_template_kwargs")
     allowed_ids = _token_ids(options.pop("allowed_token_ids"), "--allowed-token-ids")
     prompt = _read_stdin() if prompt == "-" else prompt
     if options.pop("chat"):
@@ -157,15 +174,20 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
         )
     structure = take_structure(options)
     fields = {
-        **options,
-        **structure,
         "prompt": prompt,
         "messages": messages,
         "prompt_token_ids": token_ids,
         "output_token_ids": output_ids,
+        "tools": None if tools is None else _list_in(tools, "tools"),
+        "tool_choice": _tool_choice(options.pop("tool_choice")),
+        "chat_template_kwargs": None if kwargs is None else _object(kwargs, "--chat-template-kwargs"),
         "allowed_token_ids": allowed_ids,
     }
-    return {name: value for name, value in fields.items() if value is not None and value != ()}
+    return {
+        name: value
+        for name, value in {**options, **structure, **fields}.items()
+        if value is not None and value != ()
+    }
 
 
 def _read_stdin() -> str:
@@ -179,21 +201,38 @@ def _messages(turns: Sequence[str], path: Path | None) -> list[Any] | None:
     if turns and path:
         raise InvalidRequest("give --message or --messages-file, not both")
     if path:
-        return _messages_in(path)
+        return _list_in(path, '{"role": ..., "content": ...}')
     faulty = [turn for turn in turns if ":" not in turn]
     if faulty:
         raise InvalidRequest("--message has the form ROLE:TEXT, as in --message 'user:Hello'")
     return [{"role": role, "content": text} for role, _, text in (turn.partition(":") for turn in turns)] or None
 
 
-def _messages_in(path: Path) -> list[Any]:
+def _list_in(path: Path, what: str) -> list[Any]:
     try:
-        messages = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(messages, list):
-        raise InvalidRequest(f'{path} must hold a list of {{"role": ..., "content": ...}}')
-    return messages
+    if not isinstance(found, list):
+        raise InvalidRequest(f"{path} must hold a list of {what}")
+    return found
+
+
+def _object(text: str, option: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{option} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidRequest(f'{option} takes an object, as {{"enable_thinking": false}}')
+    return found
+
+
+def _tool_choice(text: str | None) -> Any:
+    """A word of the contract's, or the name of a function."""
+    if text is None or text in {"none", "auto", "required"}:
+        return text
+    return {"type": "function", "function": {"name": text}}
 
 
 def _token_ids(text: str | None, option: str) -> list[int] | None:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chat import Message
     from .compatibility import BASE_REQUEST_FIELDS, REQUEST_FIELDS, check_understood
     from .errors import (
         BrokerUnavailable,
@@ -63,7 +64,8 @@ if TYPE_CHECKING:
         tokens_json,
     )
     from .keys import FUNCTION, Keys, Priority
-    from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, Message, SamplingParams
+    from .markup import Delta, FunctionCall, Markup, ToolCall, ToolCallDelta
+    from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, SamplingParams
     from .version import VERSION
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "VERSION",
     "BrokerUnavailable",
     "Cancelled",
+    "Delta",
     "EngineError",
     "EngineFacts",
     "Entry",
@@ -86,6 +89,7 @@ __all__ = [
     "Failed",
     "FinishReason",
     "Finished",
+    "FunctionCall",
     "GenerationRequest",
     "GenerationResult",
     "GenqueueError",
@@ -97,6 +101,7 @@ __all__ = [
     "JobStranded",
     "JobTimeout",
     "Keys",
+    "Markup",
     "Message",
     "NoSuchJob",
     "OutOfMemory",
@@ -113,6 +118,8 @@ __all__ = [
     "TokenLogprob",
     "Tokens",
     "TokensData",
+    "ToolCall",
+    "ToolCallDelta",
     "UnknownEvent",
     "UnknownFunction",
     "UnknownModel",
@@ -129,7 +136,7 @@ __all__ = [
     "tokens_json",
 ]
 
-_LIGHTEST_FIRST = ("version", "errors", "keys", "requests", "events", "compatibility")
+_LIGHTEST_FIRST = ("version", "errors", "keys", "chat", "markup", "requests", "events", "compatibility")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from .events import (
     UnknownEvent,
     Usage,
 )
+from .views.message_view import parts_of
 
 
 def assemble(
@@ -37,19 +38,24 @@ def assemble(
 
     Text and ids are those of every `tokens` event; worker and prompt length those of the last `started`.
     `attempts` counts the workers that took the job: 0 when none did. `seed` overrides the one in the events.
+    What of the text is content, reasoning and calls is as the first `started` says; text that stops behind a call
+    has stopped for its sake.
     """
     known = (item for item in events if not isinstance(item, UnknownEvent))
     plain = [item.event if isinstance(item, StreamedEvent) else item for item in known]
     tokens = [event.data for event in plain if isinstance(event, Tokens)]
-    last = next((event.data for event in reversed(plain) if isinstance(event, Started)), None)
+    started = [event.data for event in plain if isinstance(event, Started)]
+    last = started[-1] if started else None
     token_ids = tuple(token_id for data in tokens for token_id in data.ids)
+    text = "".join(data.text for data in tokens)
+    parts = parts_of(job_id, started[0].markup if started else None, text)
     return GenerationResult(
         job_id=job_id,
         status=status,
         model=model,
-        text="".join(data.text for data in tokens),
+        text=text,
         token_ids=token_ids,
-        finish_reason=finish_reason,
+        finish_reason="tool_calls" if parts.tool_calls and finish_reason == "stop" else finish_reason,
         stop=stop,
         seed=seed if seed is not None or last is None else last.seed,
         usage=Usage(
@@ -61,4 +67,7 @@ def assemble(
         attempts=last.attempt if last else 0,
         worker=last.worker if last else None,
         error=error,
+        content=None if parts.content == text else parts.content,
+        reasoning=parts.reasoning,
+        tool_calls=parts.tool_calls or None,
     )

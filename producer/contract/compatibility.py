@@ -7,6 +7,7 @@ producer asks only about a request that goes beyond the base, so that nothing is
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .chat import Message
 from .errors import InvalidRequest
 from .requests import GenerationRequest
 
@@ -18,8 +19,14 @@ BASE_REQUEST_FIELDS = frozenset({
 })  # fmt: skip
 """Those of the first release of contract 1, for ever: every worker knows them. New ones are never added here."""
 
-REQUEST_FIELDS = frozenset(GenerationRequest.model_fields)
-"""Those that this version knows."""
+_BASE_MESSAGE_FIELDS = frozenset({"role", "content"})
+_OF_MESSAGES = "messages."
+"""Before the name of a field of a message, among names of fields of a request."""
+
+REQUEST_FIELDS = frozenset(GenerationRequest.model_fields).union(
+    _OF_MESSAGES + name for name in Message.model_fields.keys() - _BASE_MESSAGE_FIELDS
+)
+"""Those that this version knows, those of messages beyond the first release's included."""
 
 PUBLISHED_FIELDS = REQUEST_FIELDS | {"group"}
 """What a worker of this version publishes: these, and what it knows of a job beside its request."""
@@ -27,7 +34,8 @@ PUBLISHED_FIELDS = REQUEST_FIELDS | {"group"}
 
 def fields_beyond_base(wire: Mapping[str, Any]) -> frozenset[str]:
     """Fields of a request, in its wire form, that not every worker knows. Empty: nobody needs to be asked."""
-    return frozenset(wire) - BASE_REQUEST_FIELDS
+    of_messages = frozenset[str]().union(*wire.get("messages") or ()) - _BASE_MESSAGE_FIELDS
+    return (frozenset(wire) - BASE_REQUEST_FIELDS).union(_OF_MESSAGES + name for name in of_messages)
 
 
 def check_understood(wanted: Iterable[frozenset[str]], understood: Iterable[frozenset[str] | None]) -> None:

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -22,16 +20,13 @@ from pydantic import (
     model_serializer,
 )
 
+from .chat import FunctionCallParam, Message, ToolCallParam
 from .errors import ErrorCode, InvalidRequest, JobCancelled, JobError, job_error
+from .markup import Markup, ToolCall
+from .tolerant import Tolerant
 
 Status = Literal["finished", "failed", "cancelled"]
-FinishReason = Literal["stop", "length", "cancelled", "error"]
-
-
-class Tolerant(BaseModel):
-    """Base of what workers write: immutable, and what a later version adds is passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 
 MAX_ID_PART = 2**64 - 1
@@ -118,6 +113,9 @@ class TokenLogprob(Tolerant):
     """The likeliest ids with theirs, best first."""
 
 
+_PARTS = frozenset({"content", "reasoning", "tool_calls"})
+
+
 class GenerationResult(Tolerant):
     """How a job ended. A cancelled or failed job keeps the text that it had.
 
@@ -139,6 +137,33 @@ class GenerationResult(Tolerant):
     attempts: int = 1
     worker: str | None = None
     error: ErrorInfo | None = None
+    content: str | None = None
+    """Of the text what is said, without calls and reasoning. None: all of it."""
+    reasoning: str | None = None
+    """Of the text what the model thought before it answered, without its tags."""
+    tool_calls: tuple[ToolCall, ...] | None = None
+    """Of the text what the model has called. The last one may be cut off where the text is."""
+
+    @model_serializer(mode="wrap")
+    def _without_parts_that_are_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a result without them is what it was before there were any."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in _PARTS}
+
+    @property
+    def message(self) -> Message:
+        """The answer as the next turn of its chat, to be appended to `messages`."""
+        # Not validated: it is what a worker wrote, who may be of a later version. Sent back, it is.
+        calls = tuple(
+            ToolCallParam.model_construct(
+                id=call.id, function=FunctionCallParam.model_construct(**call.function.model_dump())
+            )
+            for call in self.tool_calls or ()
+        )
+        content = self.text if self.content is None else self.content
+        return Message.model_construct(
+            role="assistant", content=content, reasoning=self.reasoning, tool_calls=calls
+        )
 
     def raise_for_status(self) -> Self:
         """Return self when the job finished.  Raises JobCancelled or the JobError of its error code."""
@@ -196,8 +221,10 @@ class StartedData(Tolerant):
     seed: int
     runs_on: EngineFacts | None = None
     """None: of a worker of an earlier version, or in a form that is not known here. Nothing depends on it."""
+    markup: Markup | None = None
+    """None: all of the text is content, or in a form that is not known here."""
 
-    @field_validator("runs_on", mode="wrap")
+    @field_validator("runs_on", "markup", mode="wrap")
     @classmethod
     def _known_or_none(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -336,7 +363,7 @@ def terminal_event(result: GenerationResult) -> TerminalEvent:
 def data_json(event: Started | Tokens | Finished | Failed | Cancelled) -> str:
     """The `data` field of a stream entry: compact JSON."""
     # A tokens event without logprobs leaves the key out: it is the one event that is sent per token.
-    unset = {name for name in ("logprobs", "runs_on") if getattr(event.data, name, 0) is None}
+    unset = {name for name in ("logprobs", "runs_on", "markup") if getattr(event.data, name, 0) is None}
     return event.data.model_dump_json(exclude=unset or None)
 
 

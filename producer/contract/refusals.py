@@ -13,6 +13,7 @@ _ONE_ANSWER = "a job has one answer: submit(n=...) makes several jobs of one pro
 _CHOICE = "temperature says it: 0 is greedy, and above 0 tokens are sampled"
 _LENGTH = "it is called max_new_tokens, and counts the answer alone"
 _STREAM = "every job has a stream: read it with stream()"
+_TOOLS = 'they are called tools, a list of {"type": "function", "function": {"name": ...}}'
 _TEXT = "it is called prompt, or messages for a chat"
 
 ELSEWHERE = {
@@ -39,6 +40,10 @@ ELSEWHERE = {
     "group_id": "it is called group",
     "include_stop_str_in_output": "the text ends before the stop string; the result's `stop` says which it was",
     "salt": "it is called cache_salt",
+    "functions": _TOOLS,
+    "function_call": "it is called tool_choice",
+    "enable_thinking": 'give it as chat_template_kwargs={"enable_thinking": ...}',
+    "template_kwargs": "it is called chat_template_kwargs",
     # transformers
     "max_length": _LENGTH,
     "min_length": "it is called min_new_tokens, and counts the answer alone",

@@ -7,30 +7,30 @@ unknown fields are refused, and every size has a bound that is checked before a 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, StrictBool, StrictStr, ValidationError, field_validator, model_validator
 
+from .chat import (
+    MAX_PROMPT_CHARS,
+    ChatTemplateKwargs,
+    Message,
+    ToolChoice,
+    Tools,
+    check_schemas,
+    check_tool_choice,
+)
 from .errors import InvalidRequest
 from .refusals import ELSEWHERE, NONE, Names
 from .strict import Float, Frozen, Int
 from .structured import Grammar, ResponseFormat, TextFormat
 from .version import VERSION
 
-MAX_PROMPT_CHARS = 4_000_000
-"""More than any context of today holds; a longer prompt is refused unread."""
 MAX_PROMPT_TOKENS = 1_000_000
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_SEED = 2**63 - 1
 DRAWN_SEEDS = 2**53
 """A seed that a worker draws is below: every reader of JSON can show it, also one whose numbers are doubles."""
-
-
-class Message(Frozen):
-    """One turn of a chat, for the model's chat template."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: Annotated[StrictStr, Field(max_length=MAX_PROMPT_CHARS)]
 
 
 class SamplingParams(Frozen):
@@ -115,6 +115,13 @@ class GenerationRequest(SamplingParams):
     cache_salt: Annotated[StrictStr, Field(min_length=1, max_length=256)] | None = None
     """Only requests with the same salt share what has been read of a common beginning, which `usage.cached_tokens`
     and the time of the first token tell. None is a salt like any other. The name is vLLM's."""
+    tools: Tools | None = None
+    """Functions that the model is told of, by its chat template, and may call."""
+    tool_choice: ToolChoice | None = None
+    """none: the model is not told of the tools. required, or a function: it has to call one, or that one. None: as
+    auto, where there are tools: the model decides."""
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    """Variables for the chat template, as `enable_thinking`. The name is vLLM's."""
     response_format: ResponseFormat | None = None
     """OpenAI's: the answer is JSON, or JSON of a schema. It ends where nothing more may follow."""
     grammar: Grammar | None = None
@@ -130,9 +137,12 @@ class GenerationRequest(SamplingParams):
         structures = [name for name in ("response_format", "grammar") if getattr(self, name) is not None]
         if len(structures) > 1:
             raise ValueError("response_format and grammar say the same thing in two ways: give one of them")
-        for name in ("ignore_eos", "bad_words", "allowed_token_ids"):
-            if structures and getattr(self, name):
-                raise ValueError(f"{name} and {structures[0]} may leave no token between them: give one of them")
+        if structures and self.calls_tools:
+            raise ValueError(f"tools and {structures[0]}: a call would not keep to it: give one of them")
+        if held := structures[0] if structures else self._held_by_tools:
+            for name in ("ignore_eos", "bad_words", "allowed_token_ids"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} and {held} may leave no token between them: give one of them")
         return self
 
     @model_validator(mode="after")
@@ -142,6 +152,18 @@ class GenerationRequest(SamplingParams):
             raise ValueError(
                 f"give exactly one of prompt, messages and prompt_token_ids, not {' and '.join(given) or 'none'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tools_are_of_a_chat(self) -> Self:
+        given = [
+            name for name in ("tools", "tool_choice", "chat_template_kwargs") if getattr(self, name) is not None
+        ]
+        if given and self.messages is None:
+            raise ValueError(f"{given[0]} goes through the chat template: give messages with it")
+        check_tool_choice(self.tools, self.tool_choice)
+        if self._held_by_tools:
+            check_schemas(self.tools or ())
         return self
 
     @model_validator(mode="after")
@@ -158,6 +180,29 @@ class GenerationRequest(SamplingParams):
                 f"max_new_tokens counts output_token_ids, too, of which there are {given}: it must be above that"
             )
         return self
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the model is told of tools, so that there are calls in the text to be found."""
+        return self.tools is not None and self.tool_choice != "none"
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether the whole answer is held to a format or a grammar."""
+        return self.response_format is not None or self.grammar is not None
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer is a call of a tool in any case."""
+        return self.calls_tools and self.tool_choice not in (None, "auto")
+
+    @property
+    def _held_by_tools(self) -> str | None:
+        """What of its tools holds the model to something."""
+        if self.must_call:
+            return "tool_choice"
+        is_strict = self.calls_tools and any(tool.function.strict for tool in self.tools or ())
+        return "a strict function" if is_strict else None
 
     @classmethod
     def parse(cls, fields: Any, *, as_worker: bool = False, beside: Iterable[str] = ()) -> Self:
@@ -203,7 +248,7 @@ def faults_of(error: ValidationError, names: Names = NONE, *, by_worker: bool = 
     errors = error.errors(include_url=False, include_context=False)
     places = {fault["loc"] for fault in errors}
     for fault in errors:
-        if any(place[:-1] and fault["loc"] in (place[:-1], place[:-2]) for place in places):
+        if any(place != fault["loc"] and place[: len(fault["loc"])] == fault["loc"] for place in places):
             continue  # of a list, what pydantic says once its faulty items are left out
         where = _place(fault["loc"])
         if by_worker and fault["type"] == "extra_forbidden":

@@ -9,7 +9,7 @@ from . import rq_names
 
 FIELDS = (
     *("birth", "death", "queues", "state", "model_state", "hostname", "device", "request_fields", "chat_template"),
-    *("context_length", "job_seconds", "busy_seconds"),
+    *("tool_format", "context_length", "job_seconds", "busy_seconds"),
     *("successful_job_count", "failed_job_count", "total_working_time"),
 )
 
@@ -29,6 +29,8 @@ class WorkerRecord:
     """Fields of a request that it understands; None for a worker that does not say."""
     chat_template: bool | None = None
     """Whether its model has one; None for a worker that does not say, as one that is loading."""
+    tool_format: str | None = None
+    """How its model writes calls; "" where it takes no tools, None for a worker that does not say."""
     state: str | None = None
     """RQ's: `idle`, `busy`, `suspended`, `started`."""
     device: str | None = None
@@ -80,6 +82,7 @@ def _record(key: bytes, reply: Sequence[bytes | None]) -> WorkerRecord | None:
         hostname=said.get("hostname"),
         request_fields=None if fields is None else frozenset(fields.split(",")),
         chat_template=None if template is None else template == "1",
+        tool_format=said.get("tool_format"),
         state=said.get("state"),
         device=said.get("device"),
         queues=tuple(filter(None, said.get("queues", "").split(","))),

@@ -19,6 +19,7 @@ from rq.utils import now, utcformat
 
 from ..contract import GenerationResult, Keys
 from ..contract.compatibility import PUBLISHED_FIELDS
+from ..contract.markup import ToolFormat
 from ..contract.version import VERSION
 from ..ledger import rq_names
 from ..ledger.stream import Appender
@@ -26,6 +27,8 @@ from ..ledger.sweep import Member, RingEntry, beat, leave, sweep
 from ..ledger.take import Dropped, Run, Taken, begin, put_down, save_meta, take, take_due
 from .rq_ends import tell_rq
 
+TOOL_FORMAT: ToolFormat = "hermes"
+"""How an answer calls a tool: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`."""
 TTL_S = 86_400
 """Of whatever says that the worker lives: longer than any test, so that nothing has to beat."""
 MAX_BYTES = 64 * 2**20
@@ -70,6 +73,7 @@ class Seat:
             "model_state": "ready",
             "device": "cpu",
             "chat_template": 1,
+            "tool_format": TOOL_FORMAT,
             "request_fields": ",".join(sorted(PUBLISHED_FIELDS)),
         }
         beat(self.keys, self.model, RingEntry(self.name), record, ttl_s=TTL_S, keep_s=TTL_S).run(self.client)

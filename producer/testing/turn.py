@@ -18,6 +18,7 @@ from ..contract import (
     GenerationResult,
     JobError,
     JobTimeout,
+    Markup,
     Started,
     StartedData,
     Status,
@@ -35,7 +36,7 @@ from ..contract.requests import DRAWN_SEEDS
 from ..ledger.stream import clear
 from .answers import Answer, Asked
 from .rq_ends import kept_s
-from .seat import TTL_S, Held, Seat
+from .seat import TOOL_FORMAT, TTL_S, Held, Seat
 from .token_ids import encode
 
 PROGRESS_S = 0.05
@@ -135,6 +136,7 @@ class Turn:
             prompt_tokens=asked.prompt_tokens,
             resumed_tokens=self.resumed_tokens,
             seed=drawn if asked.request.seed is None else asked.request.seed,
+            markup=Markup(tool_calls=TOOL_FORMAT) if asked.request.calls_tools else None,
         )
         return Started(data=data)
 

@@ -37,7 +37,8 @@ class ScriptedWorker:
 
     A prompt that has no answer is answered with `scripted answer to: PROMPT`; the prompt of a chat is its last
     message. A token is one character, and its id the code point. Of a request it heeds `max_new_tokens`, where it
-    is given, `stop`, `seed`, `logprobs` (each token is sure) and all time-outs; the rest changes nothing.
+    is given, `stop`, `seed`, `logprobs` (each token is sure) and all time-outs; the rest changes nothing. Of an
+    answer to a request with tools, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` is a call.
     """
 
     def __init__(self, url: str, client: redis.Redis) -> None:

@@ -24,7 +24,16 @@ from transformers import GenerationConfig
 
 from producer import GenerationRequest, Producer
 from producer.broker.embedded import EmbeddedBroker
-from producer.contract import EventId, Keys, StreamedEvent, Tokens, TokensData, encode_entry, terminal_event
+from producer.contract import (
+    EventId,
+    Keys,
+    Markup,
+    StreamedEvent,
+    Tokens,
+    TokensData,
+    encode_entry,
+    terminal_event,
+)
 from producer.contract.assemble import assemble
 from producer.waking import WAKES_KEPT
 from tests.browser import open_browser
@@ -39,6 +48,7 @@ README = Document("README.md")
 COOKBOOK = Document("producer/README.md")
 NODE = Path(__file__).parent / "node"
 GENQUEUE, WHO, KILL = "What is genqueue?", "Who are you?", "What survives a kill -9?"
+TOOLS = Markup(tool_calls="hermes")
 TIMEOUT_S = 100
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serving")]
@@ -114,6 +124,20 @@ def test_a_chat(kitchen: Kitchen) -> None:
     first, second = kitchen.python(script).splitlines()
     assert first == answer_to(WHO)
     assert second
+
+
+def test_tools(kitchen: Kitchen, broker: EmbeddedBroker, redis_client: redis.Redis) -> None:
+    """`tiny` knows none: the worker is one that answers as it is told."""
+    [script] = COOKBOOK.blocks("Tools")
+    kitchen.environment["REDIS_URL"] = broker.url
+    worker = ScriptedWorker(redis_client, model="Qwen2.5-0.5B-Instruct")
+    with ThreadPoolExecutor(1) as pool:
+        printed = pool.submit(kitchen.python, script)
+        worker.play(
+            '<tool_call>{"name": "weather", "arguments": ', '{"city": "Vienna"}}</tool_call>', markup=TOOLS
+        )
+        worker.play("It is ", "sunny.", markup=TOOLS)
+        assert printed.result(TIMEOUT_S) == "It is sunny.\n"
 
 
 def test_a_script_that_is_started_again(kitchen: Kitchen) -> None:

@@ -56,6 +56,22 @@ async def chat(producer: AsyncProducer) -> str | None:
         return None
 
 
+def call_tools(producer: Producer) -> list[Message]:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    chat = [Message(role="user", content="Hi")]
+    job = producer.submit(
+        model="tiny", messages=chat, tools=[tool], tool_choice="auto", chat_template_kwargs={"a": 1}
+    )
+    for delta in job.deltas(timeout_s=60):
+        for piece in delta.tool_calls or ():
+            print(piece.index, piece.function.name or "", piece.function.arguments)
+    message = job.message()
+    answers = [Message(role="tool", tool_call_id=call.id, content="1") for call in message.tool_calls]
+    chosen = {"type": "function", "function": {"name": "f"}}
+    print(producer.submit(model="tiny", messages=[{"role": "user", "content": "a"}], tool_choice=chosen).text())
+    return [*chat, message, *answers]
+
+
 def ask_all(producer: Producer, prompts: list[str]) -> list[str]:
     jobs = producer.submit_many(prompts, model="tiny")
     for job in as_completed((job for job in jobs), timeout_s=60):

@@ -12,9 +12,11 @@ from rq.serializers import JSONSerializer
 from producer import GenerationRequest, InvalidRequest, Producer, Tokens
 from producer.broker.outage import Outage
 from producer.contract import (
+    BASE_REQUEST_FIELDS,
     FUNCTION,
     GenerationResult,
     Keys,
+    Markup,
     Started,
     StartedData,
     TokensData,
@@ -23,6 +25,7 @@ from producer.contract import (
     events,
     parse_entry,
 )
+from producer.contract.tolerant import Tolerant
 from producer.ledger.take import Taken
 from tests.fixtures.recorded import Recording
 from tests.unit.worker.scripted_engine import ScriptedEngine
@@ -120,15 +123,17 @@ def order_of(job: Job) -> Order:
     return intake.read_order(job, taken, SETTINGS, QUEUES)
 
 
-async def go_on(client: FakeAsyncRedis, order: Order, *texts: str) -> tuple[Any, Any]:
+async def go_on(
+    client: FakeAsyncRedis, order: Order, *texts: str, finish: str = "length", **accepted: Any
+) -> tuple[Any, Any]:
     """Run a job on from its stream with an engine that says those texts; the outcome and the engine's run."""
     await client.rpush(KEYS.taken("w2"), order.job_id)
     engine = ScriptedEngine()
     runner = Runner(engine, client, KEYS, worker_name="w2", cancel_poll_s=1, live_ttl_s=1000)
     task = asyncio.create_task(runner.run(order))
     run = await asyncio.wait_for(engine.runs.get(), 30)
-    run.accept()
-    run.steps(*texts, finish="length")
+    run.accept(**accepted)
+    run.steps(*texts, finish=finish)
     run.end()
     return await task, run
 
@@ -246,6 +251,78 @@ def test_this_versions_producer_is_served_by_a_newer_worker(producer, client):
     request = NewerRequest.parse(job_of(client, handle.job_id).kwargs["request"], as_worker=True)
 
     assert (request.prompt, request.top_k, request.reasoning) == ("Hi", 5, None)
+
+
+# -- tools, which the version before does not know
+
+TOOLS = {
+    "messages": [{"role": "user", "content": "Wien?"}],
+    "tools": [{"type": "function", "function": {"name": "weather"}}],
+}
+CALL = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
+
+
+class OlderResult(Tolerant):
+    """A result as the version before reads it."""
+
+    status: Literal["finished", "failed", "cancelled"] | str
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled", "error"] | str
+
+
+class OlderStartedData(Tolerant):
+    """A start as the version before reads it."""
+
+    attempt: int
+    seed: int
+
+
+async def test_an_older_producer_reads_the_result_of_a_job_that_has_called_a_tool(producer, client, async_client):
+    handle = producer.submit(model="tiny", **TOOLS)
+    outcome, _ = await go_on(
+        async_client,
+        order_of(job_of(client, handle.job_id)),
+        CALL,
+        markup=Markup(tool_calls="hermes"),
+        finish="stop",
+    )
+
+    read = OlderResult.model_validate_json(client.get(KEYS.result(handle.job_id)))
+    first, *_ = client.xrange(KEYS.events(handle.job_id))
+
+    assert outcome.result.message.tool_calls[0].function.name == "weather"
+    assert (read.status, read.text, read.finish_reason) == ("finished", CALL, "tool_calls")
+    assert OlderStartedData.model_validate_json(first[1][b"data"]).attempt == 1
+
+
+@pytest.mark.parametrize(
+    "wanted", [TOOLS, {"messages": [{"role": "tool", "content": "sunny", "tool_call_id": "abc"}]}]
+)
+def test_an_older_worker_is_not_given_what_it_would_refuse(producer, client, wanted):
+    older = {"birth": "2026-01-01T00:00:00Z", "request_fields": ",".join(BASE_REQUEST_FIELDS)}
+    client.hset("rq:worker:w0", mapping=older)
+    client.sadd("rq:workers:generate.tiny", "rq:worker:w0")
+
+    with pytest.raises(InvalidRequest, match=r"no live worker understands '(tools|messages\.tool_call_id)'"):
+        producer.submit(model="tiny", **wanted)
+    assert producer.submit(model="tiny", messages=TOOLS["messages"]).created
+
+
+@pytest.mark.parametrize("markup", ["in a form of its own", {"tool_calls": "of a later version", "new": 1}])
+async def test_calls_in_a_form_of_a_later_version_are_content(producer, client, markup):
+    handle = producer.submit(model="tiny", messages=TOOLS["messages"])
+    started = StartedData(attempt=1, worker="w0", model="tiny", prompt_tokens=3, seed=7).model_dump()
+    client.xadd(
+        KEYS.events(handle.job_id),
+        {"type": "started", "data": json.dumps({**started, "markup": markup})},
+        id="1-0",
+    )
+    tokens = TokensData(index=0, ids=(5,), text=CALL)
+    client.xadd(KEYS.events(handle.job_id), {"type": "tokens", "data": tokens.model_dump_json()}, id="1-1")
+
+    first = next(handle.deltas(timeout_s=60))
+
+    assert (first.content, first.tool_calls) == (CALL, None)
 
 
 # -- the version before, as it was recorded

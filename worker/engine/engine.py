@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from producer.contract import GenerationRequest
+from producer.contract import GenerationRequest, Markup
 
 from ..engine_options import EngineOptions
 from ..progress import ReportProgress, no_progress
@@ -135,8 +135,12 @@ class Engine:
         PromptTooLong for one that fills the context.
         """
         prompt_ids = self._prompts.encode(request)
-        self._constraints.prepare(request)
+        self._constraints.prepare(request, self.markup(request, prompt_ids))
         return prompt_ids
+
+    def markup(self, request: GenerationRequest, prompt_ids: Tensor) -> Markup | None:
+        """How the parts of the answer are marked in its text.  prompt_ids: as from `encode`."""
+        return self.tokenizer.markup(request, prompt_ids.tolist())
 
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()
@@ -151,7 +155,7 @@ class Engine:
         """
         max_new_tokens = self._prompts.max_new_tokens(request, len(prompt_ids))
         ends = self._ends_of(request)
-        constraint = self._constraints.of(request, ends)
+        constraint = self._constraints.of(request, ends, self.markup(request, prompt_ids))
         output = Output(
             request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=ends, constraint=constraint
         )

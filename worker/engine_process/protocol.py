@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from producer.contract import VERSION, EngineFacts, ErrorCode
+from producer.contract import VERSION, EngineFacts, ErrorCode, Markup
 
 from ..engine_options import EngineOptions
 from ..logs import LogFormat
@@ -88,6 +88,8 @@ class EngineInfo(_Message):
     """Free on the device beside weights and cache, when the engine started."""
     chat_template: bool
     """Whether the tokenizer has one, so that the model takes `messages`."""
+    tool_format: str | None = None
+    """The form in which the model writes calls of tools; None where it takes no `tools`."""
     path: str
     """static or dynamic."""
     compiled: bool
@@ -143,6 +145,8 @@ class Accepted(_Message):
     prompt_tokens: int
     given_text: str = ""
     """Of the request's `output_token_ids`, where no earlier attempt has published them."""
+    markup: Markup | None = None
+    """How the parts of the answer are marked in its text; None where all of it is content."""
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
 

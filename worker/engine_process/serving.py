@@ -109,6 +109,7 @@ class EngineServer:
             Accepted(
                 prompt_tokens=generation.prompt_tokens,
                 given_text=generation.given_text,
+                markup=engine.markup(request, prompt_ids),
                 finish_reason=generation.finish_reason,
                 stop=generation.stop,
             )
@@ -217,6 +218,7 @@ def describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
         kv_bytes=engine.memory.kv_bytes,
         headroom_bytes=engine.memory.headroom_bytes,
         chat_template=engine.tokenizer.has_chat_template,
+        tool_format=engine.tokenizer.chat_template.tool_format,
         path=engine.path.name,
         compiled=engine.path.compiled,
         captured=engine.path.captured,

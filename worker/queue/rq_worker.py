@@ -54,6 +54,8 @@ class GenerationWorker(Bookkeeper):
         self.model_state: ModelState = "loading"
         self.chat_template: bool | None = None
         """Whether the model takes `messages`; None until it is loaded."""
+        self.tool_format: str | None = None
+        """The form in which the model writes calls; "" where it takes no `tools`, None until it is loaded."""
         self.context_length: int | None = None
         """Tokens of prompt and answer that fit; None until the model is loaded."""
         self.pace = Pace()
@@ -74,10 +76,12 @@ class GenerationWorker(Bookkeeper):
     def serialize(self) -> dict[str, Any]:
         """The worker's hash: RQ's fields, and what producers want to know of a generation worker."""
         template = {} if self.chat_template is None else {"chat_template": int(self.chat_template)}
+        tools = {} if self.tool_format is None else {"tool_format": self.tool_format}
         context = {} if self.context_length is None else {"context_length": self.context_length}
         return {
             **super().serialize(),
             **template,
+            **tools,
             **context,
             **self.pace.fields(),
             "state": self.get_state(),

@@ -192,6 +192,7 @@ class Attempt:
             resumed_tokens=self._said.resumed_tokens,
             seed=self._said.seed,
             runs_on=self._engine_facts,
+            markup=message.markup,
         )
         self._said.started = Started(data=data)
         self._log.start(self._said.started)

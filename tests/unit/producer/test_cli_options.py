@@ -127,6 +127,45 @@ def test_chat_goes_on_with_a_file(capsys: Captured, redis_client: FakeRedis, tmp
 
 
 @pytest.mark.parametrize(
+    ("choice", "chosen"),
+    [(None, None), ("required", "required"), ("f", {"type": "function", "function": {"name": "f"}})],
+)
+def test_tools_come_from_a_file(
+    capsys: Captured, redis_client: FakeRedis, tmp_path: Path, choice: str | None, chosen: object
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    path = tmp_path / "tools.json"
+    path.write_text(json.dumps(tools))
+    options = ["--tools", str(path), *(["--tool-choice", choice] if choice else [])]
+    kwargs = ["--chat-template-kwargs", '{"enable_thinking": false}']
+    assert run(["submit", "--chat", "Hi", "--model-name", "tiny", *options, *kwargs]) == 0
+    wire = request_of(redis_client, capsys.readouterr().out.strip()).to_wire()
+    assert (wire["tools"], wire.get("tool_choice")) == (tools, chosen)
+    assert wire["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tools", "{}"], "must hold a list of tools"),
+        (["--tools", "["], "cannot be read as JSON"),
+        (["--tools", "[]"], "tools: "),
+        (["--tool-choice", "f"], "tool_choice says what becomes of tools, of which there are none"),
+        (["--chat-template-kwargs", "[]"], "--chat-template-kwargs takes an object"),
+        (["--chat-template-kwargs", "{"], "--chat-template-kwargs cannot be read as JSON"),
+    ],
+)
+def test_tools_that_are_none_are_exit_code_2(
+    capsys: Captured, redis_client: FakeRedis, tmp_path: Path, options: list[str], said: str
+) -> None:
+    if options[0] == "--tools":
+        (tmp_path / "tools.json").write_text(options[1])
+        options = ["--tools", str(tmp_path / "tools.json")]
+    assert run(["submit", "--chat", "Hi", "--model-name", "tiny", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--chat"], "there is none"),

@@ -33,6 +33,7 @@ def setting(**options: Any) -> Callable[[Producer], object]:
     return lambda _: Producer(settings=ProducerSettings.load(**options))
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}
 MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
     # OpenAI's names
     "max_tokens=3": (
@@ -59,6 +60,14 @@ MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
         "ignore_eos and response_format may leave no token between them",
     ),
     "a regex without its pattern": (submitting("Hi", grammar={"type": "regex"}), "grammar.regex: it is missing"),
+    "function_call=": (submitting("Hi", function_call="auto"), "it is called tool_choice"),
+    "functions=": (submitting("Hi", functions=[]), "they are called tools, a list of"),
+    "enable_thinking=": (submitting("Hi", enable_thinking=False), "give it as chat_template_kwargs="),
+    "tools with a prompt": (submitting("Hi", tools=[TOOL]), "tools goes through the chat template: give messages"),
+    "a tool whose schema is none": (
+        submitting(messages=[USER], tools=[TOOL], tool_choice="required"),
+        "tools.0.function.parameters is no JSON Schema: $.type: 1 is not valid",
+    ),
     "top_logprobs=5": (submitting("Hi", logprobs=1, top_logprobs=5), "logprobs says it: the number of likeliest"),
     "logprobs=True": (submitting("Hi", logprobs=True), "logprobs: it takes a number: 0 for each token's"),
     "system=": (submitting("Hi", system="Be brief"), 'give it as the first of messages: {"role": "system"'),

@@ -192,6 +192,7 @@ class Engine(ScriptedEngine):
             dtype="float32",
             kv_bytes=1,
             chat_template=True,
+            tool_format="hermes",
             path="static",
             compiled=False,
             captured=False,

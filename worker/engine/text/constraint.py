@@ -18,11 +18,12 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
-from producer.contract import GenerationRequest, InvalidRequest
+from producer.contract import GenerationRequest, InvalidRequest, Markup
 
 from .grammar_tokens import grammar_tokens
 from .grammars import grammar_of
 from .tokenizer import Tokenizer
+from .tool_grammars import tool_grammar
 
 T = TypeVar("T")
 
@@ -155,14 +156,19 @@ class Constraints:
         self._for_grammars: LLTokenizer | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 
-    def prepare(self, request: GenerationRequest) -> None:
-        """Compile what the request asks for, within a second or two.  Raises InvalidRequest."""
-        if (grammar := grammar_of(request)) is not None:
+    def prepare(self, request: GenerationRequest, markup: Markup | None = None) -> None:
+        """Compile what the request asks for, within a second or two.  Raises InvalidRequest.
+
+        markup: of its answer.
+        """
+        if (grammar := self._grammar(request, markup)) is not None:
             self._matcher(grammar)
 
-    def of(self, request: GenerationRequest, ends: frozenset[int]) -> Constraint | None:
+    def of(
+        self, request: GenerationRequest, ends: frozenset[int], markup: Markup | None = None
+    ) -> Constraint | None:
         """For a new answer; None where it may be any text.  Raises InvalidRequest."""
-        if (grammar := grammar_of(request)) is None:
+        if (grammar := self._grammar(request, markup)) is None:
             return None
         return Constraint(
             self._matcher(grammar).deep_copy(),
@@ -171,6 +177,12 @@ class Constraints:
             min_new_tokens=request.min_new_tokens,
             vocab_size=self._vocab_size,
         )
+
+    def _grammar(self, request: GenerationRequest, markup: Markup | None) -> str | None:
+        if markup is None or markup.tool_calls is None:
+            return grammar_of(request)
+        spelling = self._tokenizer.chat_template.call_spelling
+        return tool_grammar(request, spelling, markup, self._tokenizer.added_token_id)
 
     def _matcher(self, grammar: str) -> LLMatcher:
         if grammar not in self._compiled:

@@ -13,7 +13,7 @@ from producer.contract import GenerationRequest
 from producer.contract.structured import ChoiceGrammar, JsonSchemaFormat, RegexGrammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
-_WRITING: dict[str, Any] = {
+WRITING: dict[str, Any] = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
@@ -21,6 +21,7 @@ _WRITING: dict[str, Any] = {
     "lenient": False,
     "coerce_one_of": False,
 }
+"""How JSON is written, and what becomes of a schema that is not understood."""
 
 
 def grammar_of(request: GenerationRequest) -> str | None:
@@ -42,4 +43,4 @@ def grammar_of(request: GenerationRequest) -> str | None:
 
 def of_json(schema: dict[str, Any]) -> str:
     """The grammar of JSON that validates against a schema."""
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides=_WRITING))  # type: ignore[arg-type]
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides=WRITING))  # type: ignore[arg-type]

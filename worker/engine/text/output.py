@@ -90,8 +90,9 @@ class Output:
 
 def _hidden_ids(request: GenerationRequest, tokenizer: Tokenizer) -> frozenset[int]:
     """Tokens that show nothing. What ends the turn of a chat is one of them, also where the tokenizer has it as a
-    token like any other."""
+    token like any other. What marks a call is text where calls are looked for: without it there would be none."""
     if not request.skip_special_tokens:
         return frozenset()
     end_of_turn = tokenizer.end_of_turn_id if request.messages is not None else None
-    return tokenizer.special_ids if end_of_turn is None else tokenizer.special_ids | {end_of_turn}
+    hidden = tokenizer.special_ids if end_of_turn is None else tokenizer.special_ids | {end_of_turn}
+    return hidden - tokenizer.call_marker_ids if request.calls_tools else hidden

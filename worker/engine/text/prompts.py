@@ -70,7 +70,7 @@ class Prompts:
 
     def _encode_text(self, request: GenerationRequest) -> Tensor:
         if request.messages is not None:
-            text, add_special_tokens = self._tokenizer.apply_chat_template(request.messages), False
+            text, add_special_tokens = self._chat(request), False
         else:
             assert request.prompt is not None, "GenerationRequest holds exactly one kind of prompt"
             text, add_special_tokens = request.prompt, request.add_special_tokens
@@ -86,6 +86,11 @@ class Prompts:
         texts = [text for word in request.bad_words or () for text in (word, f" {word}")]
         found = [self._tokenizer.encode(text, add_special_tokens=False).tolist() for text in texts]
         return [ids for ids in found if ids and max(ids) < self._vocab_size]
+
+    def _chat(self, request: GenerationRequest) -> str:
+        assert request.messages is not None, "it is a chat"
+        tools = request.tools if request.calls_tools else None
+        return self._tokenizer.chat_template.prompt(request.messages, tools, request.chat_template_kwargs)
 
     def _check_vocabulary(self, ids: Iterable[int]) -> None:
         if (highest := max(ids, default=0)) >= self._vocab_size:

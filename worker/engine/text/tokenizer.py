@@ -8,22 +8,25 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer as Backend, models
 from torch import Tensor
 
-from producer.contract import InvalidRequest, Message
+from producer.contract import GenerationRequest, InvalidRequest, Markup
+from producer.contract.views.syntaxes import MARKERS, THINK
 
 from ...errors import ConfigError
+from .chat_template import ChatTemplate
 from .decoding import Decoding, decoding_of
 from .end_of_turn import find_end_of_turn
 from .tokenizer_files import chat_template_file, load_tokenizer
 
 TokenIds = Tensor
 """Of one text: (seq_len,) int64 on the CPU."""
+_THINKING_TOKENS = 16
+"""At the end of a prompt, more than the tag that begins the reasoning takes, with the line break behind it."""
 
 
 class Tokenizer:
@@ -44,6 +47,7 @@ class Tokenizer:
                 "Use another model"
             )
         self.decoding: Decoding = decoding
+        self.chat_template = ChatTemplate(self._hf)
         self.end_of_turn_id = self._end_of_turn(path)
         """The id that ends the assistant's turn in a chat, as the chat template has it; None where it has none."""
 
@@ -62,7 +66,7 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether it makes a prompt of a chat. A base model's often does not."""
-        return bool(self._hf.chat_template)
+        return bool(self.chat_template)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -111,27 +115,44 @@ class Tokenizer:
         )
         return text
 
-    def apply_chat_template(self, messages: Sequence[Message]) -> str:
-        """The prompt that a chat becomes, up to where the assistant answers. It holds its special tokens.
+    def markup(self, request: GenerationRequest, prompt_ids: Sequence[int]) -> Markup | None:
+        """How the parts of the answer to that prompt are marked in its text; None where all of it is content.
 
-        Raises InvalidRequest when the model has no chat template, or when the template refuses these messages.
+        An answer that is held to a structure is that, and nothing else.
         """
-        if not self.has_chat_template:
-            raise InvalidRequest("this model has no chat template: send `prompt` instead of `messages`")
-        chat: list[dict[str, Any]] = [message.model_dump() for message in messages]
-        try:
-            return self._render(chat, add_generation_prompt=True)
-        except (TemplateError, TypeError, ValueError) as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+        if request.messages is None or request.has_structure:
+            return None
+        shows = self.added_token_id(THINK) not in self.special_ids or not request.skip_special_tokens
+        reasoning = "think" if self.chat_template.has_reasoning and shows else None
+        tool_calls = self.chat_template.tool_format if request.calls_tools else None
+        if reasoning is None and tool_calls is None:
+            return None
+        end = self.decode(prompt_ids[-_THINKING_TOKENS:], skip_special_tokens=False).rstrip()
+        return Markup(
+            tool_calls=tool_calls,
+            reasoning=reasoning,
+            reasoning_open=reasoning is not None and end.endswith(THINK),
+        )
 
-    def _render(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
-        return str(self._hf.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
+    def added_token_id(self, content: str) -> int | None:
+        """Of the added token with that text; None where there is none."""
+        return self._added_token_ids.get(content)
+
+    @cached_property
+    def _added_token_ids(self) -> dict[str, int]:
+        return {token.content: token_id for token_id, token in self.backend.get_added_tokens_decoder().items()}
+
+    @cached_property
+    def call_marker_ids(self) -> frozenset[int]:
+        """Of what marks a call where it is an added token."""
+        markers = MARKERS.get(self.chat_template.tool_format or "", ())
+        return frozenset(token_id for token, token_id in self._added_token_ids.items() if token in markers)
 
     def _end_of_turn(self, path: Path) -> int | None:
         if not self.has_chat_template:
             return None
         try:
-            return find_end_of_turn(self._render, self.backend.get_added_tokens_decoder())
+            return find_end_of_turn(self.chat_template.render, self.backend.get_added_tokens_decoder())
         except TemplateSyntaxError as error:
             raise ConfigError(
                 f"the chat template in {path} is broken, or was cut off: {error}, at line {error.lineno}. Correct "

@@ -11,10 +11,19 @@ from producer.batch.answers import Answer
 from producer.batch.openai_answers import openai_line
 from producer.batch.openai_rows import CHAT, COMPLETIONS, request_fields
 from producer.batch.rows import Row
-from producer.contract import GenerationRequest, GenerationResult, InvalidRequest, TokenLogprob, Usage
+from producer.contract import (
+    FunctionCall,
+    GenerationRequest,
+    GenerationResult,
+    InvalidRequest,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 from producer.submission import parse_request
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 CHAT_BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -77,7 +86,36 @@ def test_turns_of_a_chat() -> None:
         {"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]},
     ]
     turns = request_of({"messages": messages}).messages or ()
-    assert [(turn.role, turn.content) for turn in turns] == [("system", "Be brief."), ("user", "one two")]
+    assert [(turn.role, turn.content) for turn in turns] == [("system", "Be brief."), ("user", "one \ntwo")]
+
+
+def test_tools_and_the_turns_that_call_them() -> None:
+    call = {"id": "abc", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abc", "content": "sunny"},
+    ]
+    request = request_of(
+        {"messages": messages, "tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": True}
+    )
+    assert [tool.function.name for tool in request.tools or ()] == ["f"]
+    assert [turn.tool_call_id for turn in request.messages or ()] == [None, "abc"]
+    for given in ({"tools": []}, {"tool_choice": "auto"}, {"parallel_tool_calls": False}):
+        assert request_of({**CHAT_BODY, **given}) == request_of(CHAT_BODY)
+
+
+@pytest.mark.parametrize(("content", "said"), [("", None), ("See:", "See:")])
+def test_an_answer_that_calls_a_tool_is_openais(content: str, said: str | None) -> None:
+    call = ToolCall(id="abc", function=FunctionCall(name="f", arguments="{}"))
+    fields = {"finish_reason": "tool_calls", "content": content, "tool_calls": (call,), "reasoning": "Hm."}
+    body = openai_line(answer(CHAT, **fields))["response"]["body"]
+
+    [choice] = body["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", said)
+    assert choice["message"]["tool_calls"] == [call.model_dump()]
+    assert choice["message"]["reasoning"] == "Hm."
+    schemas = json.loads((FIXTURES / "openai-bodies.json").read_text())
+    jsonschema.validate(body, schemas["chat.completion"])
 
 
 @pytest.mark.parametrize(("prompt", "field"), [("Hi", "prompt"), (["Hi"], "prompt"), ([1, 2], "prompt_token_ids")])
@@ -89,7 +127,16 @@ def test_prompts_of_a_completion(prompt: Any, field: str) -> None:
     ("body", "said"),
     [
         ({**CHAT_BODY, "n": 2}, "body.n: a job has one answer"),
-        ({**CHAT_BODY, "tools": [{"type": "function"}]}, "body.tools"),
+        ({**CHAT_BODY, "tools": [{"type": "web_search"}]}, "tools.0.type: "),
+        (
+            {**CHAT_BODY, "tools": TOOLS, "parallel_tool_calls": False},
+            "body.parallel_tool_calls: not to be had here",
+        ),
+        (
+            {**CHAT_BODY, "tool_choice": "required"},
+            "tool_choice says what becomes of tools, of which there are none",
+        ),
+        ({**CHAT_BODY, "functions": [{"name": "f"}]}, "body.functions: they are called tools"),
         ({**CHAT_BODY, "response_format": {"type": "xml"}}, "response_format: Input tag 'xml'"),
         ({**CHAT_BODY, "logit_bias": {"a": 1}}, "logit_bias.a"),
         ({**CHAT_BODY, "reasoning_effort": "low"}, "body.reasoning_effort: there is no such field here"),
@@ -97,7 +144,10 @@ def test_prompts_of_a_completion(prompt: Any, field: str) -> None:
         ({**CHAT_BODY, "top_logprobs": 3}, "it wants logprobs: true"),
         ({**CHAT_BODY, "temperature": "hot"}, "temperature"),
         ({"prompt": "Hi"}, f"the body of {CHAT} has messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text is the only content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "a part of the type 'image_url' is not read here",
+        ),
         ({"messages": "Hi"}, "messages"),
         ({"messages": [3]}, "messages"),
     ],

@@ -10,8 +10,10 @@ from producer.contract import (
     ErrorInfo,
     Event,
     EventId,
+    FunctionCall,
     GenerationRequest,
     GenerationResult,
+    Markup,
     Message,
     Started,
     StartedData,
@@ -19,9 +21,11 @@ from producer.contract import (
     TokenLogprob,
     Tokens,
     TokensData,
+    ToolCall,
     Usage,
     terminal_event,
 )
+from producer.contract.chat import FunctionCallParam, FunctionDefinition, Tool, ToolCallParam
 
 # Without lone surrogates: UTF-8 cannot hold them, and the contract refuses them.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -31,10 +35,42 @@ token_ids = st.lists(st.integers(0, 200_000), max_size=20).map(tuple)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 maybe_ms = st.none() | st.floats(0, 1e9)
 
+function_names = st.sampled_from(["f", "get_weather", "files.read-all", "a" * 64])
+arguments = st.sampled_from(["{}", '{"city": "Wien"}', "no JSON"])
+tool_calls = st.builds(
+    ToolCallParam,
+    id=st.none() | st.just("abc"),
+    function=st.builds(FunctionCallParam, name=function_names, arguments=arguments),
+)
 messages = st.lists(
-    st.builds(Message, role=st.sampled_from(["system", "user", "assistant", "tool"]), content=texts),
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant", "tool"]), content=texts)
+    | st.builds(
+        Message,
+        role=st.just("assistant"),
+        content=texts,
+        reasoning=st.none() | texts,
+        tool_calls=st.lists(tool_calls, max_size=2).map(tuple),
+    )
+    | st.builds(Message, role=st.just("tool"), content=texts, tool_call_id=st.none() | st.just("abc")),
     min_size=1,
     max_size=4,
+).map(tuple)
+tools = st.lists(
+    st.builds(
+        Tool,
+        type=st.just("function"),
+        function=st.builds(
+            FunctionDefinition,
+            name=function_names,
+            description=st.none() | texts,
+            parameters=st.none()
+            | st.just({"type": "object", "properties": {"city": {"type": ["string", "null"]}}}),
+            strict=st.none() | st.booleans(),
+        ),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda tool: tool.function.name,
 ).map(tuple)
 
 sampling = {
@@ -56,6 +92,14 @@ sampling = {
 generation_requests = st.one_of(
     st.builds(GenerationRequest, prompt=prompts, add_special_tokens=st.booleans(), **sampling),
     st.builds(GenerationRequest, messages=messages, output_token_ids=token_ids.filter(bool), **sampling),
+    st.builds(
+        GenerationRequest,
+        messages=messages,
+        tools=tools,
+        tool_choice=st.sampled_from([None, "none", "auto", "required"]),
+        chat_template_kwargs=st.none() | st.just({"enable_thinking": False, "style": None}),
+        **{**sampling, "ignore_eos": st.just(False)},  # a call that is asked for has an end
+    ),
     st.builds(GenerationRequest, prompt_token_ids=token_ids.filter(bool), **sampling),
 )
 
@@ -66,7 +110,7 @@ results = st.builds(
     model=st.just("tiny"),
     text=texts,
     token_ids=token_ids,
-    finish_reason=st.sampled_from(["stop", "length", "cancelled", "error"]),
+    finish_reason=st.sampled_from(["stop", "length", "tool_calls", "cancelled", "error"]),
     stop=st.none() | texts,
     seed=st.none() | counts,
     usage=st.builds(Usage, prompt_tokens=counts, completion_tokens=counts, cached_tokens=counts),
@@ -81,6 +125,14 @@ results = st.builds(
     attempts=st.integers(0, 9),
     worker=st.none() | texts,
     error=st.none() | st.builds(ErrorInfo, code=st.sampled_from(get_args(ErrorCode)), message=texts),
+    content=st.none() | texts,
+    reasoning=st.none() | texts,
+    tool_calls=st.none()
+    | st.lists(
+        st.builds(ToolCall, id=texts, function=st.builds(FunctionCall, name=texts, arguments=texts)),
+        min_size=1,
+        max_size=2,
+    ).map(tuple),
 )
 
 logprobs = st.builds(
@@ -98,6 +150,10 @@ started = st.builds(
         seed=counts,
         runs_on=st.none()
         | st.builds(EngineFacts, device=st.none() | texts, dtype=st.none() | texts, genqueue=st.none() | texts),
+        markup=st.none()
+        | st.builds(
+            Markup, tool_calls=st.none() | texts, reasoning=st.none() | texts, reasoning_open=st.booleans()
+        ),
     ),
 )
 tokens = st.builds(

@@ -11,6 +11,7 @@ from producer.contract import (
     EngineFacts,
     Event,
     EventId,
+    GenerationRequest,
     GenerationResult,
     InvalidRequest,
     JobCancelled,
@@ -192,3 +193,15 @@ def test_the_short_way_to_a_tokens_event_gives_the_same_bytes(index: int, ids: l
     event = Tokens(data=TokensData(index=index, ids=tuple(ids), text=text))
 
     assert tokens_json(index, ids, text) == encode_entry(event)["data"]
+
+
+def test_a_call_in_a_form_of_a_later_version_is_told_as_it_is() -> None:
+    """Neither its id nor its name would be taken in a request of today."""
+    call = {"id": "a" * 65, "function": {"name": "ein Wetter", "arguments": "{}", "new": 1}}
+    fields = {"job_id": "a", "status": "finished", "model": "tiny", "finish_reason": "stop", "tool_calls": [call]}
+
+    message = GenerationResult.model_validate(fields).message
+
+    assert message.tool_calls[0].function.name == "ein Wetter"
+    with pytest.raises(InvalidRequest, match="a function's name is 1 to 64"):
+        GenerationRequest.parse({"messages": [message.model_dump()]})

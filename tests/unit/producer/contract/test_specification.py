@@ -2,6 +2,8 @@
 
 import json
 import re
+import string
+from hashlib import sha256
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +17,8 @@ from producer.contract import (
     GenerationRequest,
     GenerationResult,
     Keys,
+    Markup,
+    Message,
     StartedData,
     Status,
     Timings,
@@ -23,7 +27,10 @@ from producer.contract import (
     events,
 )
 from producer.contract.keys import FUNCTION
+from producer.contract.markup import ToolFormat
 from producer.contract.requests import DEFAULT_MAX_NEW_TOKENS, DRAWN_SEEDS, MAX_PROMPT_CHARS, MAX_PROMPT_TOKENS
+from producer.contract.views.message_view import call_id
+from producer.contract.views.syntaxes import READERS
 
 README = (Path(events.__file__).parent / "README.md").read_text()
 
@@ -42,7 +49,7 @@ def rows(head: str) -> dict[str, list[str]]:
 def test_each_field_of_a_request_stands_there_with_its_default() -> None:
     table = rows("field | type | default | bounds and meaning")
 
-    assert table.keys() == REQUEST_FIELDS
+    assert table.keys() == set(GenerationRequest.model_fields)
     for name, field in GenerationRequest.model_fields.items():
         default = json.loads(table[name][1].strip("`"))
         assert default == (list(field.default) if isinstance(field.default, tuple) else field.default), name
@@ -51,7 +58,25 @@ def test_each_field_of_a_request_stands_there_with_its_default() -> None:
 def test_the_fields_beyond_the_base_are_named() -> None:
     beyond = README.split("All of these but ")[1].split(" are the base")[0]
 
-    assert set(re.findall(r"`(\w+)`", beyond)) == REQUEST_FIELDS - BASE_REQUEST_FIELDS
+    assert set(re.findall(r"`([\w.]+)`", beyond)) == REQUEST_FIELDS - BASE_REQUEST_FIELDS
+
+
+def test_each_field_of_a_message_stands_there() -> None:
+    assert rows("field of a message | type | bounds and meaning").keys() == set(Message.model_fields)
+
+
+def test_each_form_of_a_call_stands_there() -> None:
+    readers = set(get_args(ToolFormat))
+
+    assert rows("`tool_calls` | a call is | as of").keys() == readers == set(READERS)
+    for name in Markup.model_fields:
+        assert f"`{name}`" in README.split("`markup` of the job's first `started`")[1].split("\n\n")[0]
+
+
+def test_an_id_of_a_call_is_what_it_says() -> None:
+    number, digits = int.from_bytes(sha256(b"JOB:0").digest()), string.digits + string.ascii_letters
+
+    assert call_id("JOB", 0) == "".join(digits[number // 62**place % 62] for place in range(9))
 
 
 @pytest.mark.parametrize(

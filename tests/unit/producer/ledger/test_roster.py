@@ -48,6 +48,13 @@ def test_a_worker_may_say_whether_its_model_has_a_chat_template(client, said, re
     assert record.chat_template is read
 
 
+@pytest.mark.parametrize("said", ["hermes", "", None])
+def test_a_worker_may_say_how_its_model_writes_calls(client, said):
+    appear(client, "w1", **({} if said is None else {"tool_format": said}))
+    [record] = workers(client)
+    assert record.tool_format == said
+
+
 @pytest.mark.parametrize(
     ("said", "job_seconds"),
     [

@@ -62,6 +62,19 @@ def test_a_chat(cook, genqueue_worker: ScriptedWorker) -> None:
     ]
 
 
+@pytest.mark.parametrize("crashes", [0, 2])
+def test_tools(cook, genqueue_worker: ScriptedWorker, crashes: int) -> None:
+    [script] = COOKBOOK.blocks("Tools")
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Vienna"}}\n</tool_call>'
+    genqueue_worker.answers("How is the weather in Vienna?", call)
+    for _ in range(crashes):
+        genqueue_worker.crash_after(tokens=25)
+    assert cook(script) == answer_to("sunny, 24 degrees") + "\n"
+    _, called, answered = genqueue_worker.requests[1].request.messages
+    assert called.tool_calls[0].id == answered.tool_call_id
+    assert (called.content, answered.content) == ("", "sunny, 24 degrees")
+
+
 def test_a_script_that_is_started_again(cook, genqueue_worker: ScriptedWorker) -> None:
     [script] = COOKBOOK.blocks("A script that is started again")
     first, second = cook(script).splitlines(), cook(script).splitlines()

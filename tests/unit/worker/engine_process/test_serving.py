@@ -34,7 +34,10 @@ from worker.engine_process.serving import EngineServer, describe, load_engine
 from worker.errors import ConfigError
 from worker.progress import no_progress
 
+from ..engine.text.chat_templates import tokenizer_of
+
 TIMEOUT_S = 100
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 LONG = {"prompt": "hi", "max_new_tokens": 100}
 
 
@@ -82,6 +85,13 @@ class Worker:
 @pytest.fixture
 def worker(engine) -> Iterator[Worker]:
     """A worker whose engine is ready."""
+    with worker_of(engine) as worker:
+        yield worker
+
+
+@contextlib.contextmanager
+def worker_of(engine: Engine) -> Iterator[Worker]:
+    """That of an engine, once it is ready."""
     ours, theirs = socket.socketpair()
     ours.settimeout(TIMEOUT_S)
     thread = threading.Thread(target=_serve, args=(theirs, engine))
@@ -106,6 +116,17 @@ def generate(run: int = 1, request: dict = LONG, **fields) -> Generate:
 
 def token_ids(heard: list) -> list[int]:
     return [message.token_id for message in heard if isinstance(message, StepMessage)]
+
+
+@pytest.mark.parametrize(("tools", "form"), [({"tools": TOOLS}, "hermes"), ({}, None)])
+def test_it_says_how_the_parts_of_the_answer_are_marked(tools, form, tmp_path):
+    engine = engine_for(random_model(context_length=1024), tokenizer_of("Qwen2.5", tmp_path))
+    request = {"messages": [{"role": "user", "content": "hi"}], "max_new_tokens": 1, **tools}
+    with worker_of(engine) as worker:
+        worker.send(generate(request=request))
+        [accepted] = [message for message in worker.hear_all() if isinstance(message, Accepted)]
+    assert (accepted.markup and accepted.markup.tool_calls) == form
+    assert describe(engine, 0, 0).tool_format == "hermes"
 
 
 def test_it_says_what_it_holds(engine):

@@ -61,6 +61,13 @@ def test_its_record_says_whether_the_model_takes_messages(client, worker, known,
     assert client.hget(worker.key, "chat_template") == said
 
 
+@pytest.mark.parametrize(("known", "said"), [(None, None), ("hermes", b"hermes"), ("", b"")])
+def test_its_record_says_how_the_model_writes_calls(client, worker, known, said):
+    worker.tool_format = known
+    beat(worker)
+    assert client.hget(worker.key, "tool_format") == said
+
+
 def test_its_record_says_how_much_fits_and_how_long_its_jobs_take(client, worker):
     names = ("context_length", "job_seconds", "busy_seconds")
     beat(worker)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import redis
 
+from producer.contract import Markup
 from worker.engine_process.protocol import RunFailed
 from worker.job import Done, PutBack, Retry
 from worker.run.attempt import Attempt
@@ -23,6 +24,28 @@ def finish(run) -> None:
 
 
 # -- the result
+
+
+async def test_a_call_that_two_attempts_write_is_in_the_result_and_the_stream_says_how_it_is_found(
+    client, runner, engine
+):
+    markup = Markup(tool_calls="hermes")
+    task, run = await begin(runner, engine)
+    run.accept(markup=markup)
+    run.steps('<tool_call>{"name": "f", "argu', "ments")
+    await until_written(client, 2)
+    runner.abort("shutdown")
+    run.end()
+    assert isinstance(await task, PutBack)
+    task, run = await begin(runner_of(engine, client, "w2", cancel_poll_s=1), engine)
+    run.accept(markup=markup)
+    run.steps('": {}}</tool_', "call>", finish="stop")
+    run.end()
+    result = (await task).result
+    assert [call.function.model_dump() for call in result.tool_calls] == [{"name": "f", "arguments": "{}"}]
+    assert (result.finish_reason, result.content, result.status) == ("tool_calls", "", "finished")
+    started = [event.data.markup for event in await events(client) if event.type == "started"]
+    assert started == [markup, markup]
 
 
 async def test_the_engine_is_given_the_request_as_it_came(runner, engine):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer as Backend, decoders, models, normalizers
 
-from producer.contract import InvalidRequest, Message
+from producer.contract import InvalidRequest
 from tests.models import save_tokenizer
 from worker.engine import Tokenizer
 from worker.errors import ConfigError
@@ -56,30 +56,6 @@ def test_add_special_tokens_decides_about_the_tokenizers_own(tmp_path):
 def test_a_lone_surrogate_is_refused(tokenizer):
     with pytest.raises(InvalidRequest, match="lone surrogate"):
         tokenizer.encode("half an emoji: \ud83d")
-
-
-def test_chat_template(tokenizer):
-    chat = [Message(role="system", content="Be brief."), Message(role="user", content="你好")]
-    assert tokenizer.apply_chat_template(chat) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
-def test_a_model_without_chat_template_says_so(tmp_path):
-    tokenizer = Tokenizer(save_tokenizer(tmp_path, chat_template=False))
-    with pytest.raises(InvalidRequest, match="no chat template: send `prompt`"):
-        tokenizer.apply_chat_template([Message(role="user", content="hi")])
-
-
-@pytest.mark.parametrize(
-    "template",
-    ["{{ raise_exception('Roles must alternate') }}", "{{ messages[7].content }}", "{{ 1 + messages }}"],
-)
-def test_a_template_that_refuses_the_messages(template, tmp_path):
-    folder = save_tokenizer(tmp_path)
-    (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(InvalidRequest, match="chat template refuses these messages"):
-        Tokenizer(folder).apply_chat_template([Message(role="user", content="hi")])
 
 
 def edit(file: Path, **changes: object) -> None:

@@ -1,0 +1,172 @@
+"""Which answers a model may give that is to call a tool, in each form of a call."""
+
+import json
+
+import pytest
+
+from producer.contract import GenerationRequest, InvalidRequest, Markup
+from worker.engine import Tokenizer
+from worker.engine.text.constraint import Constraints
+
+from .chat_templates import TEMPLATES, TOKENS, tokenizer_of
+
+FAMILIES = ("Qwen2.5", "Qwen3", "QwQ", "Llama 3.1", "Mistral v3", "Mistral v11")
+VOCAB_SIZE, EOS = 800, 2
+WEATHER = {
+    "name": "weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+NOW = {"name": "now"}
+NAMED = {"type": "function", "function": {"name": "now"}}
+
+
+def asking(*functions: dict, **fields) -> GenerationRequest:
+    tools = [{"type": "function", "function": function} for function in functions]
+    return GenerationRequest.parse({"messages": [{"role": "user", "content": "Wien?"}], "tools": tools, **fields})
+
+
+def may_say(tokenizer: Tokenizer, request: GenerationRequest, text: str) -> bool:
+    """Whether that is a whole answer."""
+    prompt = tokenizer.chat_template.prompt(request.messages, request.tools)
+    markup = tokenizer.markup(request, tokenizer.encode(prompt, add_special_tokens=False).tolist())
+    constraint = Constraints(tokenizer, VOCAB_SIZE).of(request, frozenset({EOS}), markup)
+    if constraint is None:
+        return True
+    said = tokenizer.encode(text, add_special_tokens=False).tolist()
+    return all(map(constraint.push, said)) and (constraint.is_over or constraint.push(EOS))
+
+
+def call(tokenizer: Tokenizer, name: str, arguments: dict) -> str:
+    spelling = tokenizer.chat_template.call_spelling
+    return f"{spelling.before}{name}{spelling.between}{json.dumps(arguments)}{spelling.after}"
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(family, tmp_path) -> Tokenizer:
+    return tokenizer_of(family, tmp_path)
+
+
+@pytest.fixture
+def thought(family) -> str:
+    """What comes before an answer of that family."""
+    return "hm\n</think>\n\n" if family == "QwQ" else ""
+
+
+@pytest.mark.parametrize(
+    ("family", "before", "between", "after"),
+    [
+        ("Qwen2.5", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>"),
+        ("Llama 3.1", '{"name": "', '", "parameters": ', "}"),
+        ("Mistral v3", '[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]"),
+        ("Mistral v11", "[TOOL_CALLS]", "[ARGS]", ""),
+    ],
+    indirect=["family"],
+)
+def test_a_call_is_written_as_the_template_writes_it(model, before, between, after):
+    assert model.chat_template.call_spelling == (before, between, after)
+
+
+def test_arguments_may_be_written_without_spaces(tmp_path):
+    compact = "| tojson(separators=(',', ':')) }}{% endfor"
+    template = TEMPLATES["Mistral v11"].replace("| tojson }}{% endfor", compact)
+    tokenizer_of("Mistral v11", tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    assert Tokenizer(tmp_path).chat_template.call_spelling == ("[TOOL_CALLS]", "[ARGS]", "")
+
+
+def test_a_template_that_goes_on_about_a_call_has_it_written_as_usual(tmp_path):
+    tokenizer_of("Qwen2.5", tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(f"{TEMPLATES['Qwen2.5']} {{{{ tools[0].function.name }}}}: done")
+    template = Tokenizer(tmp_path).chat_template
+    assert template.tool_format == "hermes"
+    assert template.call_spelling == ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_a_call_that_is_asked_for_is_all_that_may_be_said(model, thought, choice):
+    asked = asking(WEATHER, NOW, tool_choice=choice)
+    is_named = choice == NAMED
+    for text, may in [
+        (call(model, "weather", {"city": "Wien"}), not is_named),
+        (call(model, "now", {}), True),
+        (call(model, "now", {"a": 1}), False),
+        (call(model, "weather", {"town": "Wien"}), False),
+        (call(model, "other", {}), False),
+        ("It is sunny.", False),
+        ("It is: " + call(model, "now", {}), False),
+        (call(model, "now", {}) + " there", False),
+        ("", False),
+    ]:
+        assert may_say(model, asked, thought + text) is may, text
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5", "Qwen3"], indirect=True)
+@pytest.mark.parametrize(("choice", "many"), [("required", True), (NAMED, False)])
+def test_several_calls_may_follow_each_other_where_none_is_named(model, choice, many):
+    twice = "\n".join([call(model, "now", {})] * 2)
+    assert may_say(model, asking(WEATHER, NOW, tool_choice=choice), twice) is many
+
+
+@pytest.mark.parametrize(("family", "may"), [("Qwen2.5", False), ("Qwen3", True)], indirect=["family"])
+@pytest.mark.parametrize("choice", ["required", None])
+def test_a_model_that_thinks_may_do_so_first(model, may, choice):
+    asked = asking({**NOW, "strict": True}, **({"tool_choice": choice} if choice else {}))
+    answer = call(model, "now", {})
+    assert may_say(model, asked, f"<think>\nhm\n</think>\n\n{answer}") is (may or choice is None)
+    assert may_say(model, asked, answer)
+
+
+def test_strict_functions_hold_their_calls_and_leave_the_text_free(model, thought):
+    asked = asking({**WEATHER, "strict": True}, NOW)
+    weather = call(model, "weather", {"city": "Wien"})
+    for text, may in [
+        (weather, True),
+        (call(model, "weather", {"town": "Wien"}), False),
+        (call(model, "now", {"a": [1, {}]}), True),
+        ("It is sunny.\n\nAnd {warm}.", True),
+        ("", True),
+    ]:
+        assert may_say(model, asked, thought + text) is may, text
+    if model.chat_template.tool_format != "llama3_json":
+        assert may_say(model, asked, f"{thought}I look: {weather}\n{weather} So.")
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5", "QwQ"], indirect=True)
+def test_tags_need_not_be_tokens(family, tmp_path, thought, monkeypatch):
+    monkeypatch.setitem(TOKENS, family, {})
+    tokenizer = tokenizer_of(family, tmp_path)
+    asked = asking({**WEATHER, "strict": True})
+    for text, may in [
+        (f"I look: {call(tokenizer, 'weather', {'city': 'Wien'})} So.", True),
+        (f"I look: {call(tokenizer, 'weather', {'town': 'Wien'})} So.", False),
+        ("I know.", True),
+    ]:
+        assert may_say(tokenizer, asked, thought + text) is may, text
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5"], indirect=True)
+def test_nothing_holds_a_model_that_may_call_as_it_likes(model):
+    constraints = Constraints(model, VOCAB_SIZE)
+    assert constraints.of(asking(WEATHER), frozenset({EOS}), Markup(tool_calls="hermes")) is None
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5"], indirect=True)
+def test_a_schema_that_cannot_be_kept_to_is_refused_by_the_name_of_what_is_not_understood(model):
+    odd = {
+        "name": "odd",
+        "parameters": {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}},
+    }
+    constraints = Constraints(model, VOCAB_SIZE)
+    with pytest.raises(InvalidRequest, match=r"the answer's structure is refused: .*uniqueItems"):
+        constraints.prepare(asking(odd, tool_choice="required"), Markup(tool_calls="hermes"))
+    constraints.prepare(asking(odd), Markup(tool_calls="hermes"))
