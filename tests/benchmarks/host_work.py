@@ -83,12 +83,12 @@ def watch_parts(clock: Clock, generation: Generation, engine: Engine) -> None:
     """The parts of a step."""
     clock.watch(engine, "decode", "model")
     clock.watch(engine.path, "read", "model")  # of drafts
-    clock.watch(generation._sampler, "choose", "sampling")
+    clock.watch(generation._chooser._sampler, "choose", "sampling")
     clock.watch(generation._output, "push", "text and stops")
-    if generation._lookup is not None:
-        clock.watch(generation._lookup, "draft", "prompt lookup")
-        clock.watch(generation._lookup, "push", "prompt lookup")
-        clock.watch(generation._lookup, "note_step", "prompt lookup")
+    if generation._tokens.lookup is not None:
+        clock.watch(generation._tokens.lookup, "draft", "prompt lookup")
+        clock.watch(generation._tokens.lookup, "push", "prompt lookup")
+        clock.watch(generation._tokens.lookup, "note_step", "prompt lookup")
 
 
 def main() -> None:

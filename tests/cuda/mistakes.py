@@ -62,7 +62,7 @@ def mask_from_the_host(self: StaticPath, visible: int) -> Tensor:
 
 
 def run_ahead_always(self: Generation) -> bool:
-    return len(self._ring) <= self._engine.lookahead and self._room > len(self._ring)
+    return len(self._chooser) <= self._engine.lookahead and self._tokens.room > len(self._chooser)
 
 
 def captured_without_its_result(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from producer.contract import GenerationRequest, Markup
+from producer.contract import GenerationRequest
 
 from ..engine_options import EngineOptions
 from ..progress import ReportProgress, no_progress
+from .answers import Answers
 from .constrained import Masks
 from .forward.choice import SMALL_MODEL_PARAMETERS, choose_path, prepare
 from .forward.static_path import StaticPath
@@ -32,10 +33,6 @@ from .loading.model_config import eos_token_ids, read_config, text_config
 from .loading.model_loader import ModelLoader
 from .reuse.prefix_cache import PrefixCache
 from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
-from .sampling.sampler import Sampler
-from .text.constraint import Constraints
-from .text.output import Output
-from .text.prompts import Prompts
 from .text.tokenizer import Tokenizer
 
 DEFAULT_OPTIONS = EngineOptions()
@@ -67,7 +64,6 @@ class Engine:
             model.config, model.dtype, device, options.context_length, taken_bytes=mapped_bytes(model)
         )
         self.vocab_size: int = text_config(model.config).vocab_size
-        self.eos_token_ids = eos_token_ids(model, tokenizer.eos_token_id)
         self.lookahead = (1 if device.type == "cuda" else 0) if lookahead is None else lookahead
         """Steps that are launched before the token of the one before them is read."""
         self.prefill_chunk = options.prefill_chunk or (2048 if device.type == "cuda" else 256)
@@ -84,8 +80,14 @@ class Engine:
             if isinstance(self.path, StaticPath)
             else None
         )
-        self._constraints = Constraints(tokenizer, self.vocab_size)
-        self._prompts = Prompts(tokenizer, self.memory.context_length, self.vocab_size)
+        self.answers = Answers(
+            tokenizer,
+            eos_token_ids(model, tokenizer.eos_token_id),
+            context_length=self.memory.context_length,
+            vocab_size=self.vocab_size,
+            device=device,
+        )
+        """What requests want of their answers."""
         self._model = model
         on_cpu = device.type == "cpu"
         self._masks = Masks(self.vocab_size, device, beside=on_cpu and self.parameters >= SMALL_MODEL_PARAMETERS)
@@ -128,19 +130,8 @@ class Engine:
         return self.memory.context_length
 
     def encode(self, request: GenerationRequest) -> Tensor:
-        """The prompt's token ids, (seq_len,) int64 on the CPU.
-
-        Raises InvalidRequest for a prompt that the tokenizer, the vocabulary or the chat template refuses, or
-        with max_new_tokens beyond the context, or whose answer is asked for in a form that cannot be had; and
-        PromptTooLong for one that fills the context.
-        """
-        prompt_ids = self._prompts.encode(request)
-        self._constraints.prepare(request, self.markup(request, prompt_ids))
-        return prompt_ids
-
-    def markup(self, request: GenerationRequest, prompt_ids: Tensor) -> Markup | None:
-        """How the parts of the answer are marked in its text.  prompt_ids: as from `encode`."""
-        return self.tokenizer.markup(request, prompt_ids.tolist())
+        """The prompt's token ids, (seq_len,) int64 on the CPU.  Raises as `Answers.encode` does."""
+        return self.answers.encode(request)
 
     def start(
         self, request: GenerationRequest, prompt_ids: Tensor, *, seed: int, resumed_ids: Sequence[int] = ()
@@ -153,40 +144,16 @@ class Engine:
         Raises as `encode` does, InvalidRequest for `output_token_ids` that have ended the output already, and
         EngineError for resumed ids that cannot be this job's.
         """
-        max_new_tokens = self._prompts.max_new_tokens(request, len(prompt_ids))
-        ends = self._ends_of(request)
-        constraint = self._constraints.of(request, ends, self.markup(request, prompt_ids))
-        output = Output(
-            request, self.tokenizer, max_new_tokens=max_new_tokens, eos_token_ids=ends, constraint=constraint
-        )
-        sampler = Sampler(
-            request,
-            seed=seed,
-            prompt_length=len(prompt_ids),
-            # Where there is a constraint, it lets the answer end when it may.
-            eos_token_ids=ends if constraint is None else frozenset(),
-            bad_words_ids=self._prompts.bad_words_ids(request),
-            device=self.device,
-            may_wait=not self.lookahead,
-        )
+        constraint = self.answers.constraint(request, prompt_ids)
         return Generation(
             self,
             request,
-            output=output,
-            sampler=sampler,
+            output=self.answers.output(request, prompt_ids, constraint),
+            sampler=self.answers.sampler(request, prompt_ids, constraint, seed=seed, may_wait=not self.lookahead),
             constrained=self._masks.of(constraint),
             prompt_ids=prompt_ids.tolist(),
             resumed_ids=resumed_ids,
         )
-
-    def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:
-        """The text that a job with this output has not shown yet, for one that ends without another step."""
-        output = Output(
-            request, self.tokenizer, max_new_tokens=len(output_ids) + 1, eos_token_ids=self._ends_of(request)
-        )
-        for token_id in output_ids:
-            output.push(token_id)
-        return output.flush()
 
     def begin(self, ids: Sequence[int], salt: str | None = None) -> int:
         """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already.
@@ -229,6 +196,11 @@ class Engine:
         for piece in ids.split(self.prefill_chunk, dim=1):
             logits = self.path.read(piece)
         return logits
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The ids that end any answer."""
+        return self.answers.eos_token_ids
 
     @property
     def prompt_lookup(self) -> bool:
@@ -298,10 +270,3 @@ class Engine:
     def sequence(self) -> int:
         """Grows with every prefill: tells a generation whether the cache is still its own."""
         return self._sequence
-
-    def _ends_of(self, request: GenerationRequest) -> frozenset[int]:
-        """The ids that end an answer: the model's own, and in a chat what its template ends a turn with."""
-        end_of_turn = self.tokenizer.end_of_turn_id
-        if request.messages is None or end_of_turn is None or end_of_turn >= self.vocab_size:
-            return self.eos_token_ids
-        return self.eos_token_ids | {end_of_turn}

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from producer.contract import EngineError, GenerationRequest
 
+from .chooser import Chooser
 from .constrained import Constrained
 from .faults import is_out_of_memory, out_of_memory
 from .model_runner import ModelRunner
 from .reuse.prompt_lookup import PromptLookup
-from .sampling.sampler import NOT_A_TOKEN, Sampler, token_logprob, why_no_token
+from .sampling.sampler import Sampler
 from .step import Step
 from .text.output import Output
 from .text.replaying import begin_with, replay
@@ -58,7 +59,6 @@ class Generation(Iterator[Step]):
         """From the start of prefill to its token, or to where it was stopped."""
         self._engine = engine
         self._output = output
-        self._sampler = sampler
         self._constrained = constrained
         self._logprobs = request.logprobs
         self._cache_salt = request.cache_salt
@@ -78,7 +78,9 @@ class Generation(Iterator[Step]):
         self._has_begun = False
         self._sequence = -1
         self._started_at: float | None = None
-        self._ring = TokenRing(engine.device)
+        self._chooser = Chooser(
+            sampler, constrained, self._tokens, TokenRing(engine.device), runs_ahead=engine.lookahead > 0
+        )
         self._chunks = self._read_prompt()
         self._steps = self._decode()
 
@@ -142,9 +144,9 @@ class Generation(Iterator[Step]):
             done = end
             yield done
             self._check_cache_is_ours()
-        if not self._is_settled:
+        if not self._chooser.is_settled:
             self._constrained.begin()
-            self._choose(self._engine.prefill(tokens.on_device[:, done:length]))
+            self._chooser.choose(self._engine.prefill(tokens.on_device[:, done:length]))
         self._has_begun = True
 
     def _note_prefill(self) -> None:
@@ -156,7 +158,7 @@ class Generation(Iterator[Step]):
     def _decode(self) -> Generator[Step, None, None]:
         if not self._has_begun:  # there is nothing to generate, or prefill has failed
             return
-        token_ids = [*self._first, *([self._read_token()] if self._ring else [])]
+        token_ids = [*self._first, *([self._chooser.read()] if self._chooser else [])]
         self._note_prefill()
         while True:
             for count, token_id in enumerate(token_ids, 1):
@@ -174,7 +176,7 @@ class Generation(Iterator[Step]):
         started_at, unread = time.perf_counter(), self._tokens.unread
         if (lookup := self._tokens.lookup) is None:
             return [self._decode_one()]
-        if not self._ring and unread == 1 and (draft := self._draft()):
+        if not self._chooser and unread == 1 and (draft := self._draft()):
             token_ids = self._check(draft)
             lookup.note_check(len(draft), len(token_ids) - 1, time.perf_counter() - started_at)
         else:
@@ -189,23 +191,18 @@ class Generation(Iterator[Step]):
         self._tokens.append_forced(forced)
         return forced
 
-    @property
-    def _is_settled(self) -> bool:
-        """Whether all of the answer is known."""
-        return self._constrained.is_over or not self._tokens.room
-
     def _decode_one(self) -> int:
-        if not self._ring:
-            self._choose(self._read_unread())
+        if not self._chooser:
+            self._chooser.choose(self._read_unread())
         while self._may_run_ahead():
-            self._choose(self._engine.decode(self._last))
-        return self._read_token()
+            self._chooser.choose(self._engine.decode(self._chooser.last))
+        return self._chooser.read()
 
     def _read_unread(self) -> Tensor:
         """The logits after the last token, (1, vocab) float32."""
         self._constrained.begin()
         if self._tokens.unread == 1:
-            return self._engine.decode(self._last)
+            return self._engine.decode(self._chooser.last)
         return self._engine.read(self._tokens.unread_ids())
 
     def _draft(self) -> list[int]:
@@ -216,11 +213,11 @@ class Generation(Iterator[Step]):
     def _may_run_ahead(self) -> bool:
         """Whether to launch the step after the one that is waited for. It is wasted if that one is the last."""
         return (
-            len(self._ring) <= self._engine.lookahead
+            len(self._chooser) <= self._engine.lookahead
             and self._engine.lookahead > 0
             and self._logprobs is None  # they need the logits, which the next step overwrites
             and not self._constrained  # what may come depends on the token
-            and self._tokens.room > len(self._ring)
+            and self._tokens.room > len(self._chooser)
             # A draft needs to know the token before it.
             and not self._draft()
         )
@@ -228,57 +225,12 @@ class Generation(Iterator[Step]):
     def _check(self, draft: list[int]) -> list[int]:
         """Read a draft in one pass.  Returns what the model chose: the draft as far as it agrees, and one more."""
         rows = torch.tensor([[self._tokens.ids[-1], *draft]], device=self._engine.device)
-        logits = self._engine.read_draft(rows)
-        at_once = self._sampler.takes_rows and not self._constrained
-        chosen = self._choose_all(logits, draft) if at_once else self._choose_each(logits, draft)
+        chosen = self._chooser.check(self._engine.read_draft(rows), draft)
         self._engine.keep(len(self._tokens) - 1)
         return chosen
 
-    def _choose_each(self, logits: Tensor, draft: list[int]) -> list[int]:
-        chosen = []
-        for row, guess in zip(logits.split(1), [*draft, None], strict=True):
-            self._choose(row)
-            chosen.append(self._read_token())
-            if chosen[-1] != guess or self._is_settled:
-                break
-        return chosen
-
-    def _choose_all(self, logits: Tensor, draft: list[int]) -> list[int]:
-        """With one wait for the device."""
-        tokens = self._sampler.choose(logits, self._tokens.on_device, len(self._tokens) - self.prompt_tokens)
-        chosen = tokens.flatten().tolist()
-        guesses = zip(chosen, draft, strict=False)
-        count = next((at for at, (token_id, guess) in enumerate(guesses) if token_id != guess), len(draft)) + 1
-        self._last, self._logits = tokens[count - 1 : count], logits
-        return [self._note(token_id) for token_id in chosen[:count]]
-
-    def _choose(self, logits: Tensor) -> None:
-        """Choose a token, and send it on its way to the host.  logits: (1, vocab) float32."""
-        length = len(self._tokens) + len(self._ring)
-        ids, bias = self._tokens.on_device[:, :length], self._constrained.bias()
-        token = self._sampler.choose(logits, ids, length - self.prompt_tokens, bias)
-        self._ring.push(token)
-        self._tokens.unread = 1
-        # A step may be launched before anybody has seen that this is no token, which nothing could look up.
-        self._last = token.clamp(min=0) if self._engine.lookahead else token
-        if self._sampler.needs_ids:
-            self._tokens.note(length, self._last)
-        self._logits = logits
-
-    def _read_token(self) -> int:
-        """The next token's id: the one wait for the device in a step."""
-        return self._note(self._ring.pop())
-
-    def _note(self, token_id: int) -> int:
-        """Take a token for the next one of the sequence."""
-        if token_id == NOT_A_TOKEN:
-            raise why_no_token(self._logits, len(self._tokens))
-        self._constrained.push(token_id)
-        self._tokens.append(token_id)
-        return token_id
-
     def _step(self, token_id: int, *, has_next: bool) -> Step:
-        logprob = None if self._logprobs is None else token_logprob(self._logits, token_id, self._logprobs)
+        logprob = None if self._logprobs is None else self._chooser.logprob(token_id, self._logprobs)
         text = self._output.push(token_id)
         return Step(token_id, text, logprob, self.finish_reason, self.stop, has_next)
 
@@ -290,7 +242,7 @@ class Generation(Iterator[Step]):
             with torch.inference_mode():
                 return next(iterator, None)
         except BaseException as error:
-            self._ring.clear()
+            self._chooser.clear()
             self._engine.abandon(self._sequence)
             if isinstance(error, Exception) and is_out_of_memory(error):
                 raise out_of_memory(error, len(self._tokens)) from error

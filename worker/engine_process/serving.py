@@ -100,7 +100,7 @@ class EngineServer:
         request = GenerationRequest.parse(command.request)
         prompt_ids = self._encode(engine, request, command.run)
         if isinstance(prompt_ids, Stop):
-            tail = engine.held_back(request, command.resumed_ids) if prompt_ids.flush else ""
+            tail = engine.answers.held_back(request, command.resumed_ids) if prompt_ids.flush else ""
             self._send(Ended(tail=tail))
             return
         engine.keep_parked(command.parked)
@@ -109,7 +109,7 @@ class EngineServer:
             Accepted(
                 prompt_tokens=generation.prompt_tokens,
                 given_text=generation.given_text,
-                markup=engine.markup(request, prompt_ids),
+                markup=engine.answers.markup(request, prompt_ids),
                 finish_reason=generation.finish_reason,
                 stop=generation.stop,
             )

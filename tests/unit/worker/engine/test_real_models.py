@@ -5,11 +5,13 @@
 The folder holds model folders, of which each is tried. Their tokens a second are shown, beside generate's.
 """
 
+import json
 import os
 import time
 import warnings
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 
@@ -72,3 +74,36 @@ def test_answers_as_generate_does(folder, capsys):
         speeds = ", ".join(f"{name} {tokens / seconds:.1f} tokens/s" for name, seconds in took.items())
         print(f"\n{folder.name}: {speeds}; {len(PROMPTS) - len(differing)} of {len(PROMPTS)} alike ({engine.why})")
     assert not differing
+
+
+BOOK = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "maxLength": 40},
+        "year": {"type": "integer", "minimum": 1000, "maximum": 2100},
+        "kind": {"enum": ["novel", "short stories", "poems"]},
+    },
+    "required": ["title", "year", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 0.8, "top_p": 0.95}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+def test_json_by_a_schema_is_resumed_at_every_place(folder, fields, capsys):
+    torch.set_num_threads(os.cpu_count() or 1)
+    engine = Engine.load(folder, CPU, "float32", EngineOptions(context_length=512))
+    as_book = {"type": "json_schema", "json_schema": {"name": "book", "schema": BOOK}}
+    request = GenerationRequest.parse(
+        {"prompt": "A famous book, as JSON: ", "max_new_tokens": 80, "response_format": as_book, **fields}
+    )
+    prompt_ids = engine.encode(request)
+    whole = list(engine.start(request, prompt_ids, seed=11))
+    text, ids = "".join(step.text for step in whole), [step.token_id for step in whole]
+    assert whole[-1].finish_reason == "stop"
+    jsonschema.validate(json.loads(text), BOOK)
+    for cut in range(len(whole)):
+        rest = list(engine.start(request, prompt_ids, seed=11, resumed_ids=ids[:cut]))
+        assert [step.token_id for step in rest] == ids[cut:]
+    with capsys.disabled():
+        print(f"\n{folder.name}: {text}")

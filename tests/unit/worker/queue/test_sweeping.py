@@ -218,7 +218,7 @@ def test_an_end_that_was_registered_and_not_put_down_is_left_alone(client, worke
     before = client.hgetall(job.key)
     die(client, dead)
     bury(worker, dead)
-    assert client.hgetall(job.key) == before
+    assert client.hgetall(job.key) == {**before, b"swept_from": dead.name.encode()}
     assert in_queue(client) == []
     assert len(Job.fetch(job.id, client, "json").results()) == 1
 

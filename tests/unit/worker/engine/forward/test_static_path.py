@@ -280,13 +280,13 @@ class TestLookahead:
         asked = request(OTHER[:20], max_new_tokens=20)
         whole = ids_of(reference(asked))
         end = next(place for place in range(5, 15) if whole[place] not in whole[:place])
-        engine.eos_token_ids = frozenset([whole[end]])
+        engine.answers.eos_token_ids = frozenset([whole[end]])
         clock = ForwardClock(engine, monkeypatch)
         assert ids_of(answer(engine, asked)) == whole[: end + 1]
         assert clock.steps == end + depth
         assert engine.path.length == 20 + end
         following = request([*OTHER[:20], *whole[: end + 1], 5], max_new_tokens=20)
-        engine.eos_token_ids = frozenset()
+        engine.answers.eos_token_ids = frozenset()
         steps = list(generation := start(engine, following))
         assert generation.cached_tokens == 20 + end
         assert steps == reference(following)

@@ -327,7 +327,7 @@ class TestEndInADraft:
         for place in drafted:
             eos = self.WHOLE[place]
             with monkeypatch.context() as patched:
-                patched.setattr(engine, "eos_token_ids", frozenset([eos]))
+                patched.setattr(engine.answers, "eos_token_ids", frozenset([eos]))
                 steps = answer(engine, request(self.PROMPT, max_new_tokens=16))
             assert ids_of(steps) == list(self.WHOLE[: place + 1])
             assert steps[-1].finish_reason == "stop"
