@@ -30,20 +30,32 @@ class Appender:
 
     def __init__(self, keys: Keys, job_id: str, worker: str, *, as_owner: bool) -> None:
         self._keys = [keys.events(job_id), keys.result(job_id), keys.cancel(job_id), keys.waiters(job_id)]
+        self._as_owner = as_owner
         if as_owner:
             self._keys += [keys.taken(worker), rq_names.job(job_id)]
         self._channel = keys.tokens(job_id)
         self._job_id, self._worker = job_id, worker
 
     def append(
-        self, previous: EventId, entries: Sequence[Entry], *, ttl_s: int, result: str = ""
+        self,
+        previous: EventId,
+        entries: Sequence[Entry],
+        *,
+        ttl_s: int,
+        result: str = "",
+        looks_for_waiters: bool = True,
     ) -> Step[Appended]:
-        """Append the entries after the event `previous`.  result: what is written beside the terminal event."""
+        """Append the entries after the event `previous`.
+
+        result: what is written beside the terminal event.
+        looks_for_waiters: whether to look, too, if anybody waits for a job that ends where nobody does.
+        """
         args: list[Any] = [str(previous), ttl_s, self._channel, result, self._job_id, self._worker]
         for entry in entries:
             event_id = str(entry.id)
             args += (event_id, entry.type, entry.data, mirror_json(event_id, entry.type, entry.data))
-        return Step("append", self._keys, args, _read_appended)
+        keys = self._keys if not (self._as_owner and looks_for_waiters) else [*self._keys, self._keys[-1]]
+        return Step("append", keys, args, _read_appended)
 
 
 def clear(keys: Keys, worker: str, job_id: str) -> Step[bool]:

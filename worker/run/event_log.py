@@ -38,6 +38,10 @@ from producer.ledger.stream import Appended, Appender
 logger = logging.getLogger(__name__)
 
 
+WAITERS_EVERY_S = 1.0
+"""Between two looks whether anybody waits for the job: what a client is granted to come back is longer."""
+
+
 class Fenced(Exception):
     """A later attempt has taken the job, or the job has ended: this attempt must leave no trace."""
 
@@ -101,6 +105,7 @@ class EventLog:
         self._appender = Appender(keys, job_id, worker, as_owner=as_owner)
         self.on_cancel_requested: Callable[[], None] | None = None
         self._looked_at = float("-inf")
+        self._looked_for_waiters_at = float("-inf")
         self._live_ttl_s, self._result_ttl_s = round(live_ttl_s), round(result_ttl_s)
         self._after = after
         self._first_seq = after.seq + 1 if after != BEFORE_FIRST else 0
@@ -203,7 +208,13 @@ class EventLog:
         ttl_s, result = self._live_ttl_s, ""
         if self._result is not None:
             ttl_s, result = self._result_ttl_s, self._result.model_dump_json()
-        return await self._appender.append(previous, entries, ttl_s=ttl_s, result=result).run_async(self._client)
+        now = time.monotonic()
+        if looks_for_waiters := now - self._looked_for_waiters_at >= WAITERS_EVERY_S:
+            self._looked_for_waiters_at = now
+        step = self._appender.append(
+            previous, entries, ttl_s=ttl_s, result=result, looks_for_waiters=looks_for_waiters
+        )
+        return await step.run_async(self._client)
 
     def _take_answer(self, appended: Appended) -> None:
         last = appended.last

@@ -1,5 +1,6 @@
 -- Append a job's events, in order, once each, and only while the job is ours.
--- KEYS  1 events  2 result  3 cancel  4 waiters; for a worker that runs the job also 5 its list of taken jobs, 6 RQ hash
+-- KEYS  1 events  2 result  3 cancel  4 waiters; for a worker that runs the job also 5 its list of taken jobs, 6 RQ hash;
+--       7 the same hash, where it is time to look whether anybody waits for the job
 -- ARGV  1 id of the event that precedes the batch  2 ttl, s  3 channel  4 result or ''  5 job id  6 our name
 --       7.. for each event: id, type, data, mirror
 -- Returns {ok | behind | fenced, id and data of the stream's last entry, 1 if somebody asks for the job's cancellation, or
@@ -58,7 +59,7 @@ for i = first, #ARGV, 4 do
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 if ARGV[4] == '' then
-  local is_over = redis.call('EXISTS', KEYS[3]) == 1 or (KEYS[6] and is_unwanted(KEYS[6]))
+  local is_over = redis.call('EXISTS', KEYS[3]) == 1 or (KEYS[7] and is_unwanted(KEYS[7]))
   return {'ok', last, '', is_over and 1 or 0}
 end
 redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[2])

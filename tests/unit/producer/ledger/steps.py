@@ -83,11 +83,11 @@ def append(
     *entries: Entry,
     worker: str = "w1",
     as_owner: bool = True,
-    **ending: str,
+    **options: Any,
 ) -> Appended:
-    """A worker's append.  ending: the `result`, of a job's last one."""
+    """A worker's append.  options: the `result`, of a job's last one, and whether it looks for who waits."""
     appender = Appender(KEYS, job_id, worker, as_owner=as_owner)
-    return appender.append(EventId.parse(previous), entries, ttl_s=200, **ending).run(client)
+    return appender.append(EventId.parse(previous), entries, ttl_s=200, **options).run(client)
 
 
 def finish(client: redis.Redis, job_id: str, previous: str = "0-0", event_id: str = "1-0", **options: Any) -> None:
