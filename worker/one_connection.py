@@ -58,8 +58,10 @@ class OneConnection:
         if self._connection is None:
             pool: Any = self.client.connection_pool
             self._connection = await pool.get_connection()
-        elif self._connection.is_connected and await self._has_ended():
+            return self._connection
+        if self._connection.is_connected and await self._has_ended():
             await self._hang_up()
+        await self._connection.connect()  # here, and not within the send: it asks the Sentinels who is primary now
         return self._connection
 
     async def _has_ended(self) -> bool:
