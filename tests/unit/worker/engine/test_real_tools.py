@@ -80,7 +80,7 @@ def asking(question: str, **fields) -> GenerationRequest:
 def test_a_call_is_streamed_and_keeps_to_its_schema_and_is_resumed(engine, question, fields, capsys):
     name, value = QUESTIONS[question]
     asked = asking(question, tool_choice={"type": "function", "function": {"name": name}}, **fields)
-    view = MessageView("job", engine.markup(asked, engine.encode(asked)))
+    view = MessageView("job", engine.answers.markup(asked, engine.encode(asked)))
     steps = answer(engine, asked, seed=3)
     deltas = [delta for step in steps if (delta := view.push(step.text))] + list(filter(None, [view.close()]))
 
@@ -99,7 +99,7 @@ def test_one_of_the_tools_is_called_that_suits_the_question(engine, capsys):
     """Others may follow: a small model goes on, up to its last token."""
     for question, (name, value) in QUESTIONS.items():
         asked = asking(question, tool_choice="required", max_new_tokens=40)
-        parts = parts_of("job", engine.markup(asked, engine.encode(asked)), text_of(answer(engine, asked)))
+        parts = parts_of("job", engine.answers.markup(asked, engine.encode(asked)), text_of(answer(engine, asked)))
         with capsys.disabled():
             print(f"\n{[(call.function.name, call.function.arguments) for call in parts.tool_calls]}")
         assert parts.tool_calls[0].function.name == name
@@ -114,7 +114,7 @@ def test_a_call_of_its_own_making_is_found(engine, capsys):
     generation = start(engine, asked, seed=3)
     text = generation.given_text + text_of(list(generation))
 
-    parts = parts_of("job", engine.markup(asked, engine.encode(asked)), text)
+    parts = parts_of("job", engine.answers.markup(asked, engine.encode(asked)), text)
     with capsys.disabled():
         print(f"\n{text!r}")
     assert parts.tool_calls[0].function.name == "get_weather"
@@ -123,7 +123,7 @@ def test_a_call_of_its_own_making_is_found(engine, capsys):
 
 def test_what_a_tool_has_said_is_answered(engine, capsys):
     named = asking("What is the weather in Vienna, in celsius?", tool_choice=NAMED)
-    parts = parts_of("job", engine.markup(named, engine.encode(named)), text_of(answer(engine, named)))
+    parts = parts_of("job", engine.answers.markup(named, engine.encode(named)), text_of(answer(engine, named)))
     [call] = parts.tool_calls
     chat = [
         *(message.model_dump() for message in named.messages or ()),

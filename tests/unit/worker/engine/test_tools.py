@@ -49,7 +49,7 @@ def asking(**fields) -> GenerationRequest:
 
 
 def markup_of(engine: Engine, asked: GenerationRequest) -> Markup:
-    found = engine.markup(asked, engine.encode(asked))
+    found = engine.answers.markup(asked, engine.encode(asked))
     assert found
     return found
 
@@ -112,4 +112,4 @@ def test_an_answer_that_is_held_to_a_format_has_no_other_parts(engine_of):
     """Also of a model whose prompt ends in the tag that begins the reasoning."""
     engine = engine_of("QwQ")
     asked = asking(tools=None, response_format={"type": "json_object"})
-    assert engine.markup(asked, engine.encode(asked)) is None
+    assert engine.answers.markup(asked, engine.encode(asked)) is None
