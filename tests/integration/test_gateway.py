@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from openai import OpenAI
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import Keys
 from tests.documents import Document
+from worker.run.event_log import WAITERS_EVERY_S
 
 from .test_worker import LONG, wait_for
 from .worker_process import WorkerProcess, engine_of
@@ -105,6 +107,7 @@ def test_a_job_ends_whose_client_and_gateway_are_gone(
         process.wait(100)
     # Its grace is over. How it passes is seen in unit/producer/ledger/test_wanting.py.
     client.hset(f"rq:job:{job_id}", mapping={"wanted_until_ms": 1, "lapsed_at_ms": 1})
+    time.sleep(WAITERS_EVERY_S)  # so that the worker looks with its next append
     os.kill(engine, signal.SIGCONT)
     wait_for(lambda: client.exists(Keys().result(job_id)), "the end")
     assert client.xrevrange(Keys().events(job_id), count=1)[0][1][b"type"] == b"cancelled"
