@@ -18,7 +18,22 @@ TINY = "tiny"
 """The model that is trained on its first use, so that there is one to begin with."""
 
 
-class ProducerSettings(BaseSettings):
+class LoadedSettings(BaseSettings):
+    """Settings of the environment, whose faults are said in words."""
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """From the environment and the overrides that are not None.  Raises InvalidRequest naming each fault."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise InvalidRequest(
+                f"settings are not valid: {faults_of(error, Names(tuple(cls.model_fields)))}"
+            ) from None
+
+
+class ProducerSettings(LoadedSettings):
     """Settings of a Producer. Frozen; unknown names are refused."""
 
     # hide_input_in_errors: the URL holds a password.
@@ -52,14 +67,3 @@ class ProducerSettings(BaseSettings):
     def reach(self) -> dict[str, Any]:
         """The arguments of `connect`: how Redis is reached."""
         return self.model_dump(include={"redis_url", "connect_timeout_s", "socket_timeout_s"})
-
-    @classmethod
-    def load(cls, **overrides: object) -> Self:
-        """From the environment and the overrides that are not None.  Raises InvalidRequest naming each fault."""
-        given = {name: value for name, value in overrides.items() if value is not None}
-        try:
-            return cls(**given)  # type: ignore[arg-type]
-        except ValidationError as error:
-            raise InvalidRequest(
-                f"settings are not valid: {faults_of(error, Names(tuple(cls.model_fields)))}"
-            ) from None

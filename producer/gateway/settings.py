@@ -1,20 +1,18 @@
 """What a gateway is set to. Each option is defined here; the environment sets it as `GENQUEUE_SERVE_<NAME>`."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 from ..broker.options import AnySeconds, Seconds, WholeSeconds
-from ..contract import InvalidRequest
-from ..contract.refusals import Names
-from ..contract.requests import faults_of
+from ..settings import LoadedSettings
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(LoadedSettings):
     """Settings of a gateway. Frozen; unknown names are refused."""
 
     model_config = SettingsConfigDict(env_prefix="GENQUEUE_SERVE_", frozen=True, extra="forbid")
@@ -47,14 +45,3 @@ class GatewaySettings(BaseSettings):
     """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may use the gateway from a browser."""
-
-    @classmethod
-    def load(cls, **overrides: object) -> Self:
-        """From the environment and the overrides that are not None.  Raises InvalidRequest naming each fault."""
-        given = {name: value for name, value in overrides.items() if value is not None}
-        try:
-            return cls(**given)  # type: ignore[arg-type]
-        except ValidationError as error:
-            raise InvalidRequest(
-                f"settings are not valid: {faults_of(error, Names(tuple(cls.model_fields)))}"
-            ) from None
