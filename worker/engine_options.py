@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """auto: bfloat16 on a GPU (float16 on one before compute capability 8.0), float32 on a CPU."""
+Weights = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
+Group = Literal[32, 64, 128]
 MIN_CONTEXT = 16
 """Tokens. In less there is no room for a prompt and an answer."""
 
@@ -21,6 +23,12 @@ class EngineOptions(BaseModel):
     compile: Literal["auto", "always", "never"] = "auto"
     """Whether the decode step of the static path is compiled. auto: on a GPU, and for all but the smallest models
     on a CPU; where there is no compiler, the step runs without. On a GPU, never leaves out our kernels as well."""
+    weights: Weights = "auto"
+    """The form in which weights are held. int8: a scale for each row. int4: a scale and a zero for each group of
+    columns; embedding and head are int8. They are made from any checkpoint when it is loaded, and rows, keys and
+    values are of the worker's `dtype`. auto: int4 for a checkpoint of GPTQ or AWQ, else as `dtype` says."""
+    weights_group: Group = 32
+    """Columns of a group of int4; fewer are nearer to the checkpoint, and take more memory."""
     context_length: Annotated[int, Field(ge=MIN_CONTEXT)] | None = None
     """Tokens of prompt and answer together. None: the model's own, or what the device has memory for; on a CPU,
     what half of the free memory is enough for."""

@@ -24,6 +24,7 @@ from ..progress import ReportProgress, no_progress
 from .answers import Answers
 from .constrained import Masks
 from .forward.choice import SMALL_MODEL_PARAMETERS, choose_path, prepare
+from .forward.small_modules import parameters_of
 from .forward.static_path import StaticPath
 from .generation import Generation
 from .loading.device import set_up_device
@@ -31,6 +32,7 @@ from .loading.host_memory import mapped_bytes
 from .loading.memory import plan_memory
 from .loading.model_config import eos_token_ids, read_config, text_config
 from .loading.model_loader import ModelLoader
+from .loading.small_weights import described
 from .reuse.prefix_cache import PrefixCache
 from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .text.tokenizer import Tokenizer
@@ -108,7 +110,8 @@ class Engine:
         """
         read_config(path)  # and the tokenizer, first: they are small, and a broken folder shows at once
         tokenizer = Tokenizer(path)
-        return cls(ModelLoader(path, dtype).load(device, progress), tokenizer, device, options)
+        loader = ModelLoader(path, dtype, weights=options.weights, group=options.weights_group)
+        return cls(loader.load(device, progress), tokenizer, device, options)
 
     def warm_up(self, progress: ReportProgress = no_progress) -> None:
         """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
@@ -257,14 +260,19 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Of rows, keys and values, and of weights that are not small."""
         dtype: torch.dtype = self._model.dtype
         return dtype
 
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return int(self._model.num_parameters())
+        return parameters_of(self._model)
+
+    @property
+    def small_weights(self) -> str:
+        """Forms and bytes of the weights, for people; empty where they are not small."""
+        return described(self._model)
 
     @property
     def sequence(self) -> int:

@@ -102,12 +102,14 @@ class EngineInfo(_Message):
     """As its maker calls it."""
     torch: str = ""
     """Its version."""
+    small_weights: str = ""
+    """Forms and bytes of the weights; empty where they are of `dtype`."""
 
     def facts(self) -> EngineFacts:
         """What stands in the stream of each job."""
         return EngineFacts(
             device=self.device_name or self.device,
-            dtype=self.dtype,
+            dtype=f"{self.dtype}, weights {self.small_weights}" if self.small_weights else self.dtype,
             path=f"{self.path}, {self.step}",
             torch=self.torch or None,
             genqueue=VERSION,
@@ -120,8 +122,9 @@ class EngineInfo(_Message):
 
     def summary(self) -> str:
         """What a person wants to know at the start."""
+        weights = f"weights {self.small_weights}, all else " if self.small_weights else ""
         return (
-            f"{self.parameters / 1e6:.1f}M parameters, {self.dtype} on {self.device}; "
+            f"{self.parameters / 1e6:.1f}M parameters, {weights}{self.dtype} on {self.device}; "
             f"context {self.context_length} tokens, {self.kv_bytes / 2**20:.0f} MiB of keys and values, "
             f"{self.headroom_bytes / 2**30:.1f} GiB to spare; "
             f"{self.path} path, {self.step}{f' ({self.why})' if self.why else ''}; "

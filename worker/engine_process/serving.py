@@ -227,6 +227,7 @@ def describe(engine: Engine, load_s: float, warm_up_s: float) -> EngineInfo:
         warm_up_s=warm_up_s,
         device_name=device_name(engine.device),
         torch=torch_version(),
+        small_weights=engine.small_weights,
     )
 
 

@@ -30,6 +30,15 @@ class Weights:
     files: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """As the header of its file has it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As safetensors names it: F32, BF16, I32."""
+
+
 def read_text(path: Path) -> str:
     """Of a text file of a model folder.  Raises ConfigError that names the file."""
     try:
@@ -78,13 +87,18 @@ def read_weights(folder: Path) -> Weights | None:
     files = _weight_files(folder)
     if files is None:
         return None
-    shapes = {name: shape for path in files for name, shape in _shapes(path)}
-    if files != [folder / _SINGLE] and (lacking := sorted(_places(folder / INDEX).keys() - shapes.keys())):
+    tensors = {name: tensor for path in files for name, tensor in _tensors(path)}
+    if files != [folder / _SINGLE] and (lacking := sorted(_places(folder / INDEX).keys() - tensors.keys())):
         raise _broken(
             folder / INDEX, f"names {len(lacking)} tensors that no file holds, {lacking[0]} the first of them:"
         )
     size_bytes = sum(path.stat().st_size for path in files)
-    return Weights(sum(map(prod, shapes.values())), size_bytes, len(files))
+    return Weights(sum(prod(tensor.shape) for tensor in tensors.values()), size_bytes, len(files))
+
+
+def tensors_of(folder: Path) -> dict[str, StoredTensor]:
+    """By their names; none where weights are pickled.  Raises ConfigError as `read_weights` does."""
+    return {name: tensor for path in _weight_files(folder) or [] for name, tensor in _tensors(path)}
 
 
 def _weight_files(folder: Path) -> list[Path] | None:
@@ -116,8 +130,8 @@ def _places(index: Path) -> dict[str, str]:
     return places
 
 
-def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes of a file's tensors."""
+def _tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """Of one file, with their names."""
     with path.open("rb") as file:
         beginning = file.read(len(_LFS_POINTER))
     if beginning == _LFS_POINTER:
@@ -127,7 +141,8 @@ def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
     try:
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - it is no mapping
-                yield name, tensors.get_slice(name).get_shape()
+                described = tensors.get_slice(name)
+                yield name, StoredTensor(tuple(described.get_shape()), described.get_dtype())
     except SafetensorError as error:
         raise _broken(path, f"is broken or was cut off ({error}):") from error
 

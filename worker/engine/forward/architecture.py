@@ -19,6 +19,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import NotSupported
+from .matrices import Int4Matrix
+from .small_modules import SmallEmbedding, SmallLinear, small_modules
 
 CONSTANT_ROPES = {"default", "linear", "llama3", "yarn"}
 """Kinds of rotary embedding that turn a position alike in a short sequence and in a long one."""
@@ -177,6 +179,7 @@ def describe(model: PreTrainedModel, capacity: int) -> Architecture:
         )
     _check_parameters(model, family.names)
     _check_modules(model)
+    _check_forms(model, family.names)
     _check_attention(config, capacity)
     if config.hidden_act not in ACTIVATIONS:
         raise NotSupported(
@@ -219,13 +222,15 @@ def _check_parameters(model: PreTrainedModel, names: LayerNames) -> None:
     needed |= {f"{layer}{name}.weight" for layer in layers for name in (*names.norms, *names.matrices)}
     possible = {f"{layer}{name}.bias" for layer in layers for name in names.matrices}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    if strange := sorted(parameters.keys() - needed - possible) or sorted(needed - parameters.keys()):
+    small = {f"{name}.weight" for name in small_modules(model)}
+    there = parameters.keys() | small
+    if strange := sorted(there - needed - possible) or sorted(needed - there):
         raise NotSupported(f"it differs from other models of its class in {strange[0]}")
     if len({parameters[name].dtype for name in parameters if name in needed}) > 1:
         raise NotSupported("its weights are of more than one dtype")
 
 
-_PLAIN_MODULES = {nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout}
+_PLAIN_MODULES = {nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout, SmallLinear, SmallEmbedding}
 
 
 def _check_modules(model: PreTrainedModel) -> None:
@@ -236,6 +241,22 @@ def _check_modules(model: PreTrainedModel) -> None:
         changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)  # noqa: SLF001
         if changed or not own:
             raise NotSupported(f"its module {name or type(model).__name__} was replaced or changed")
+
+
+def _check_forms(model: PreTrainedModel, names: LayerNames) -> None:
+    """Matrices that are read together are of one form."""
+    for number in range(model.config.num_hidden_layers):
+        for together in (names.qkv, names.gate_up):
+            modules = [model.get_submodule(f"model.layers.{number}.{name}") for name in together]
+            if len({_form(module) for module in modules}) > 1:
+                raise NotSupported(f"{together[0]} is of another form than {together[-1]} in layer {number}")
+
+
+def _form(module: nn.Module) -> str:
+    if not isinstance(module, SmallLinear):
+        return "float"
+    matrix = module.matrix
+    return f"int4 in groups of {matrix.group}" if isinstance(matrix, Int4Matrix) else "int8"
 
 
 def _check_attention(config: PreTrainedConfig, capacity: int) -> None:

@@ -24,9 +24,11 @@ from transformers import PreTrainedModel
 
 from .architecture import Architecture, Shape
 from .kv_cache import StaticKVCache
+from .matrices import Matrix, linear as linear_of_many, rows_of
+from .small_modules import matrix_of
 from .weights import Weights, layer_weights, norm_weight
 
-Linear = Callable[[Tensor, Tensor], Tensor]
+Linear = Callable[[Tensor, Matrix], Tensor]
 """(rows, in), (out, in) -> (rows, out)"""
 
 
@@ -42,11 +44,11 @@ class Layer(NamedTuple):
 class Ends(NamedTuple):
     """What stands before and behind the layers."""
 
-    embedding: Tensor  # (vocab, hidden)
+    embedding: Matrix  # (vocab, hidden)
     embedding_multiplier: float
     norm: Tensor  # (hidden,)
     norm_epsilon: float
-    head: Tensor  # (vocab, hidden)
+    head: Matrix  # (vocab, hidden)
     logits_multiplier: float
 
 
@@ -90,18 +92,19 @@ class Decoder:
             self.layers.append(Layer(shape, layer_weights(layer, family), keys, values))
             torch.cuda.empty_cache()  # pieces that were joined fit nothing else; without a GPU this does nothing
         self.ends = Ends(
-            embedding=decoder.embed_tokens.weight.detach(),
+            embedding=matrix_of(decoder.embed_tokens),
             embedding_multiplier=multipliers.embedding,
             norm=norm_weight(decoder.norm, family),
             norm_epsilon=architecture.layers[0].norm_epsilon,
-            head=cast("Any", model).lm_head.weight.detach(),
+            head=matrix_of(cast("Any", model).lm_head),
             logits_multiplier=multipliers.logits,
         )
-        self._rotations = _rotations(decoder.rotary_emb, cache.capacity, self.ends.embedding)
+        self._rotations = _rotations(decoder.rotary_emb, cache.capacity, decoder.norm.weight.detach())
+        self._dtype = model.dtype
 
     def embed(self, ids: Tensor) -> Tensor:
         """From (rows,) int64 to (rows, hidden)."""
-        return _times(torch.embedding(self.ends.embedding, ids), self.ends.embedding_multiplier)
+        return _times(rows_of(self.ends.embedding, ids, self._dtype), self.ends.embedding_multiplier)
 
     def rotation(self, positions: Tensor) -> Rotation:
         """positions: (rows,) int64 on the device."""
@@ -116,13 +119,13 @@ class Decoder:
         rotation = self.rotation(torch.arange(start, start + len(ids), device=ids.device))
         for layer in self.layers:
             hidden = rows_through_layer(hidden, layer, rotation, start)
-        return head(hidden[len(ids) - rows :], self.ends, linear=functional.linear)
+        return head(hidden[len(ids) - rows :], self.ends, linear=linear_of_many)
 
 
 def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: int) -> Tensor:
     """Many rows at once, at the positions from `start` on.  hidden: (rows, hidden)."""
     end = start + len(hidden)
-    query, key, value = _query_key_value(hidden, layer, rotation, functional.linear)
+    query, key, value = _query_key_value(hidden, layer, rotation, linear_of_many)
     layer.keys[:, start:end] = key.transpose(0, 1)
     layer.values[:, start:end] = value.transpose(0, 1)
     keys, values = layer.keys[None, :, :end], layer.values[None, :, :end]
@@ -137,8 +140,8 @@ def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: 
         scale=layer.shape.attention_scale,
         enable_gqa=keys.shape[1] != query.shape[1],
     )
-    hidden = _add_attention(hidden, attended[0].transpose(0, 1).flatten(1), layer, functional.linear)
-    return _add(hidden, _mlp(hidden, layer, functional.linear), layer.weights.down_norm, layer.shape)
+    hidden = _add_attention(hidden, attended[0].transpose(0, 1).flatten(1), layer, linear_of_many)
+    return _add(hidden, _mlp(hidden, layer, linear_of_many), layer.weights.down_norm, layer.shape)
 
 
 def step_through_layer(
@@ -231,7 +234,7 @@ def _add(hidden: Tensor, update: Tensor, norm: Tensor | None, shape: Shape) -> T
     return hidden + _times(_norm(update, norm, shape.norm_epsilon), shape.residual_multiplier)
 
 
-def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None, linear: Linear) -> Tensor:
+def _product(rows: Tensor, matrix: Matrix, bias: Tensor | None, linear: Linear) -> Tensor:
     product = linear(rows, matrix)
     return product if bias is None else product + bias
 

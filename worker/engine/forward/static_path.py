@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ...progress import ReportProgress
@@ -21,7 +20,8 @@ from ..reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT
 from .architecture import describe
 from .decoder import Decoder, Operations, View, attend, head, step_through_layer
 from .kv_cache import StaticKVCache
-from .matrix_vector import matrix_vector
+from .matrices import linear
+from .matrix_vector import matrix_vector, matrix_vector_of_small
 
 _SMALLEST_RANGE = 256
 _STEP_ROWS = (1, SHORT_DRAFT + 1, LONG_DRAFT + 1)
@@ -70,7 +70,7 @@ class StaticPath:
         self._ids_of = {rows: self._ids[:rows] for rows in _STEP_ROWS}
         self._start = torch.zeros(1, dtype=torch.int64, device=device)
         self._positions = torch.arange(max(capacity, rows), device=device)
-        self._of_one = self._of_several = StepFunctions.of(Operations(functional.linear, attend))
+        self._of_one = self._of_several = StepFunctions.of(Operations(linear, attend))
         self._captured: dict[tuple[int, int], Callable[[], Tensor]] = {}
 
     @property
@@ -116,7 +116,7 @@ class StaticPath:
         def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
             return attention.attend(query, keys, values, cast("Tensor", view.used), scale)
 
-        self._of_several = StepFunctions.of(Operations(functional.linear, attend_by_kernel))
+        self._of_several = StepFunctions.of(Operations(linear, attend_by_kernel))
         self._of_one = StepFunctions.of(Operations(products.matrix_vector, attend_by_kernel))
         self.has_kernels = True
 
@@ -131,8 +131,8 @@ class StaticPath:
             self._of_one = self._of_one.compiled(options, dynamic=False)
             self._of_several = self._of_several.compiled(options, dynamic=False)
         else:
-            linear = functional.linear if self.device.type == "cuda" else matrix_vector
-            operations = Operations(linear, attend)
+            on_gpu = self.device.type == "cuda"
+            operations = Operations(matrix_vector_of_small if on_gpu else matrix_vector, attend)
             self._of_one = StepFunctions.of(operations).compiled(options, dynamic=None)
         try:
             self._warm_up()

@@ -6,23 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import Family
+from .matrices import Matrix, is_small, joined as _joined, part
+from .small_modules import matrix_of
 
 
 class Weights(NamedTuple):
     """Of one layer.  Matrices are (out, in); norms and biases are as long as what they are for, or None."""
 
     input_norm: Tensor | None
-    qkv: Tensor  # ((query_heads + 2 * kv_heads) * head_dim, hidden)
+    qkv: Matrix  # ((query_heads + 2 * kv_heads) * head_dim, hidden)
     qkv_bias: Tensor | None
     query_norm: Tensor | None  # (head_dim,), or (query_heads * head_dim,)
     key_norm: Tensor | None  # (head_dim,), or (kv_heads * head_dim,)
-    output: Tensor  # (hidden, query_heads * head_dim)
+    output: Matrix  # (hidden, query_heads * head_dim)
     output_bias: Tensor | None
     attention_norm: Tensor | None
     mlp_norm: Tensor | None
-    gate_up: Tensor  # (2 * intermediate, hidden)
+    gate_up: Matrix  # (2 * intermediate, hidden)
     gate_up_bias: Tensor | None
-    down: Tensor  # (hidden, intermediate)
+    down: Matrix  # (hidden, intermediate)
     down_bias: Tensor | None
     down_norm: Tensor | None
 
@@ -34,10 +36,10 @@ def layer_weights(layer: nn.Module, family: Family) -> Weights:
     def norm(name: str | None) -> Tensor | None:
         return norm_weight(layer.get_submodule(name), family) if name else None
 
-    def joined(*names: str) -> tuple[Tensor, Tensor | None]:
+    def joined(*names: str) -> tuple[Matrix, Tensor | None]:
         linears: list[Any] = [layer.get_submodule(name) for name in names]
         biases = [linear.bias for linear in linears if linear.bias is not None]
-        return _join([linear.weight for linear in linears]), _join(biases) if biases else None
+        return _join_matrices(linears), _join(biases) if biases else None
 
     qkv, qkv_bias = joined(*names.qkv)
     output, output_bias = joined(names.output)
@@ -59,6 +61,20 @@ def layer_weights(layer: nn.Module, family: Family) -> Weights:
         down_bias=down_bias,
         down_norm=norm(names.down_norm),
     )
+
+
+def _join_matrices(linears: list[Any]) -> Matrix:
+    """One of several, whose linears become its views: nothing is held twice."""
+    matrices = [matrix_of(linear) for linear in linears]
+    if len(matrices) == 1 or not is_small(matrices[0]):
+        return matrices[0] if len(matrices) == 1 else _join([linear.weight for linear in linears])
+    whole: Any = _joined(matrices)
+    start = 0
+    for linear, matrix in zip(linears, matrices, strict=True):
+        end = start + matrix.shape[0]
+        linear.matrix = part(whole, start, end)
+        start = end
+    return whole
 
 
 def _join(parameters: list[nn.Parameter]) -> Tensor:

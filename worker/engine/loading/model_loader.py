@@ -8,18 +8,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from ...engine_options import Group, Weights
 from ...errors import ConfigError
-from ...models.model_files import read_weights
+from ...models.model_files import read_weights, tensors_of
 from ...progress import ReportProgress, no_progress
 from .device import check_dtype, default_dtype
 from .model_config import check_generation_config, read_config, reason_of
+from .packed_files import PackedLinear
 from .progress_bars import no_progress_bars
+from .small_weights import make_small
+from .weights_form import WeightsForm, weights_form
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_OF_FILES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class ModelLoader:
@@ -29,12 +34,17 @@ class ModelLoader:
     part, so that no second copy is ever in memory. On a CPU, in the dtype of the file, they stay mapped.
     """
 
-    def __init__(self, path: Path, dtype: str = "auto") -> None:
-        """`dtype`: float32, bfloat16, float16, or auto, as `device.default_dtype` has it."""
+    def __init__(self, path: Path, dtype: str = "auto", *, weights: Weights = "auto", group: Group = 32) -> None:
+        """`dtype`: float32, bfloat16, float16, or auto, as `device.default_dtype` has it.
+
+        `weights`, `group`: see `EngineOptions.weights`.
+        """
         if dtype != "auto" and dtype not in _DTYPES:
             raise ConfigError(f"dtype {dtype!r} is not known: use auto, {', '.join(_DTYPES)}")
         self._path = path
         self._dtype = dtype
+        self._weights: Weights = weights
+        self._group: Group = group
 
     def load(self, device: torch.device, progress: ReportProgress = no_progress) -> PreTrainedModel:
         """The model on `device`, in eval mode.
@@ -43,21 +53,53 @@ class ModelLoader:
         another shape than config.json says.
         """
         progress("loading weights", 0, 0)
-        dtype = torch_dtype(self._dtype, device)
         config = read_config(self._path)
+        quantization = getattr(config, "quantization_config", None)
+        form = weights_form(self._dtype, self._weights, self._group, quantization)
+        dtype = torch_dtype(form.dtype, device)
         check_generation_config(self._path)
         read_weights(self._path)  # their headers: a file that is cut off is known by its name, and at once
         _read_ahead(self._path)
-        model, report = self._read(config, dtype)
-        self._check(report)
+        if form.small is None:
+            model, report = self._read(AutoModelForCausalLM, config, dtype)
+            self._check(report)
+        else:
+            model = self._read_small(config, form, dtype, device, progress)
         _move(model, device, progress)
         model.eval()
         return model
 
-    def _read(self, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def _read_small(
+        self,
+        config: PreTrainedConfig,
+        form: WeightsForm,
+        dtype: torch.dtype,
+        device: torch.device,
+        progress: ReportProgress,
+    ) -> PreTrainedModel:
+        """As the files have it first: what is not converted stays mapped, and takes no memory."""
+        there = tensors_of(self._path)
+        kinds = [tensor.dtype for tensor in there.values() if tensor.dtype in _OF_FILES]
+        as_in_files = _OF_FILES[max(kinds, key=kinds.count)] if kinds else dtype
+        if form.files is None:
+            model, report = self._read(AutoModelForCausalLM, config, as_in_files)
+        else:
+            group = config.quantization_config
+            size = group.get("group_size", 128) if isinstance(group, dict) else group.group_size
+            del config.quantization_config
+            own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            model, report = self._read(_with_packed(own, set(there), size, form), config, as_in_files)
+            model.__class__ = own
+        self._check(report)
+        make_small(model, form, dtype, device, progress)
+        return model
+
+    def _read(
+        self, model_class: Any, config: PreTrainedConfig, dtype: torch.dtype
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
         try:
             with no_progress_bars():
-                loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+                loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class.from_pretrained(
                     self._path,
                     config=config,
                     local_files_only=True,
@@ -95,6 +137,22 @@ class ModelLoader:
                 len(unused),
                 unused[0],
             )
+
+
+def _with_packed(own: Any, there: set[str], group: int, form: WeightsForm) -> Any:
+    """A class whose models have the tensors of the files, where these are packed. transformers reads the rest."""
+    assert form.files is not None, "the files are packed"
+    files = form.files
+
+    class Packed(own):  # type: ignore[misc]
+        def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
+            super().__init__(config, *args, **options)
+            for name, module in list(self.named_modules()):
+                if type(module) is nn.Linear and f"{name}.qweight" in there:
+                    self.set_submodule(name, PackedLinear(module, group, files))
+
+    Packed.__name__ = Packed.__qualname__ = own.__name__
+    return Packed
 
 
 def _more(items: Sequence[object]) -> str:

@@ -1,0 +1,127 @@
+"""From a model whose weights lie in mapped files to one whose matrices are small: one matrix after the other.
+
+Of the files nothing stays in memory but what the system keeps of them, and may take back: a model that is loaded
+so needs the room of its small form, and of one piece of a matrix beside it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...errors import ConfigError
+from ...progress import ReportProgress
+from ..forward.matrices import GROUPS, Int8Matrix, SmallMatrix, bytes_of, joined, to_int4, to_int8
+from ..forward.small_modules import SmallEmbedding, SmallLinear, small_modules
+from .packed_files import PackedLinear
+from .weights_form import WeightsForm
+
+logger = logging.getLogger(__name__)
+
+_PIECE = 2**24
+"""Weights that are looked at at once: 64 MiB as float32, and as much again for what is made of them."""
+
+
+@torch.inference_mode()
+def make_small(
+    model: PreTrainedModel,
+    form: WeightsForm,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: ReportProgress,
+) -> None:
+    """Linears and embeddings become small, and go to `device`; all else becomes `dtype` where it is.
+
+    Raises ConfigError where a model has nothing to make small, or files that cannot be read so.
+    """
+    places = list(_places(model))
+    if not places:
+        raise ConfigError(
+            f"engine.weights is {form.small}, and {type(model).__name__} keeps its matrices in modules of its own "
+            "that cannot be made small: leave it at auto"
+        )
+    made: dict[int, SmallMatrix] = {}  # embedding and head may be one
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    otherwise: list[str] = []
+    for number, (parent, name, module) in enumerate(places):
+        progress("loading weights", number, len(places))
+        matrix = _small(module, form, made, device, as_int8=form.small == "int8" or id(module) in ends)
+        if form.small == "int4" and id(module) not in ends and isinstance(matrix, Int8Matrix):
+            otherwise.append(f"{name} of {matrix.shape[1]} columns")
+        setattr(parent, name, _module(module, matrix, dtype))
+    if otherwise:
+        logger.warning(
+            "%d matrices, %s the first of them, have a number of columns that no group of int4 divides (%s): they "
+            "are int8",
+            len(otherwise),
+            otherwise[0],
+            ", ".join(map(str, GROUPS)),
+        )
+    _convert_the_rest(model, dtype)
+    progress("loading weights", len(places), len(places))
+
+
+def described(model: nn.Module) -> str:
+    """Forms and bytes, for people; empty for a model that has no small weights."""
+    counts: dict[str, int] = {}
+    total, seen = 0, set()
+    for module in small_modules(model).values():
+        matrix = module.matrix
+        if module.values.data_ptr() in seen:
+            continue
+        seen.add(module.values.data_ptr())
+        form = "int8" if isinstance(matrix, Int8Matrix) else f"int4 in groups of {matrix.group}"
+        counts[form] = counts.get(form, 0) + bytes_of(matrix)
+        total += bytes_of(matrix)
+    return " and ".join(f"{form} ({size / 2**20:,.0f} MiB)" for form, size in sorted(counts.items()))
+
+
+def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """What can be made small, with the module that holds it and its name there."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if type(module) in (nn.Linear, nn.Embedding, PackedLinear):
+                yield parent, name, module
+
+
+def _small(
+    module: Any, form: WeightsForm, made: dict[int, SmallMatrix], device: torch.device, *, as_int8: bool
+) -> SmallMatrix:
+    if isinstance(module, PackedLinear):
+        return module.read(device)
+    weight = module.weight.detach()
+    key = weight.data_ptr()
+    if key not in made:
+        inputs = weight.shape[1]
+        group = next((group for group in reversed(GROUPS) if group <= form.group and inputs % group == 0), None)
+        if as_int8 or isinstance(module, nn.Embedding) or group is None:
+            made[key] = _by_pieces(weight, to_int8, device)
+        else:
+            made[key] = _by_pieces(weight, lambda piece: to_int4(piece, group, zeros=True), device)
+    return made[key]
+
+
+def _by_pieces(
+    weight: torch.Tensor, make: Callable[[torch.Tensor], SmallMatrix], device: torch.device
+) -> SmallMatrix:
+    at_once = max(_PIECE // weight.shape[1], 1)
+    whole: Any = joined([make(piece.to(device)) for piece in weight.split(at_once)])
+    return whole  # type: ignore[no-any-return]
+
+
+def _module(module: Any, matrix: SmallMatrix, dtype: torch.dtype) -> nn.Module:
+    if isinstance(module, nn.Embedding):
+        return SmallEmbedding(matrix, dtype)
+    return SmallLinear(matrix, module.bias, dtype)
+
+
+def _convert_the_rest(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Parameters alone: buffers, as those of rotary embeddings, are float32 for a reason. As are some parameters."""
+    as_they_are = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}  # noqa: SLF001
+    for name, parameter in model.named_parameters():
+        if not as_they_are & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
