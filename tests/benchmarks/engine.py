@@ -1,12 +1,15 @@
 """The engine against its peers, side by side in one run: `make bench-engine`, on a CPU and on a GPU.
 
     python -m tests.benchmarks.engine --shape qwen2-7b --device cuda:0 --dtype bfloat16 --save h100
+    python -m tests.benchmarks.engine --shape qwen2-0.5b --sampling greedy --engines genqueue genqueue-bfloat16 \\
+        genqueue-int8 genqueue-int4 llama.cpp llama.cpp-bfloat16 llama.cpp-q8_0 llama.cpp-q4_0
 
 Every engine gets the same weights and the same prompts, in turn, round after round. The last line of stdout is
 one JSON object; the table before it, on stderr, is for people. `--save NAME` keeps the object in results/.
 """
 
 import argparse
+import copy
 import gc
 import importlib.metadata
 import json
@@ -19,20 +22,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import Qwen2ForCausalLM
 
 from worker.engine import resolve_device
 
 from .engine_peers import PEERS, LlamaCpp, Peer, Run
-from .shapes import MAX_POSITIONS, SHAPES, build, bytes_per_token
+from .shapes import MAX_POSITIONS, SHAPES, build, build_small, bytes_per_token
 
 RESULTS = Path(__file__).parent / "results"
 LLAMA_CPP = "llama.cpp"
+LLAMA_CPPS = [LLAMA_CPP, *(f"{LLAMA_CPP}-{form}" for form in ("bfloat16", "q8_0", "q4_0"))]
+DEFAULT = ["genqueue", "genqueue-dynamic", "generate", "generate-static", "model-loop"]
 MEASURED_BYTES = 2**30
 
 
@@ -105,13 +112,14 @@ def measure_shape(
     for prompt_tokens in options.prompt_tokens:
         for sampling in options.sampling:
             runs, peaks, bandwidths = measure_in_turn(peers, prompt_tokens, sampling == "sampled", options, device)
-            read = bytes_per_token(SHAPES[shape], dtype, prompt_tokens + options.new_tokens // 2)
             for name in runs:
+                own, small = peers[name].dtype or dtype, peers[name].weights
+                read = bytes_per_token(SHAPES[shape], own, prompt_tokens + options.new_tokens // 2, small)
                 row = Row(
                     engine=name,
                     shape=shape,
                     device=str(device),
-                    dtype=options.dtype,
+                    dtype=f"{str(own).removeprefix('torch.')}{f', {small}' if small else ''}",
                     prompt_tokens=prompt_tokens,
                     sampling=sampling,
                     peak_bytes=peaks[name],
@@ -129,14 +137,29 @@ def measure_shape(
 def make_peers(
     shape: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
 ) -> dict[str, Peer]:
-    """Those that were asked for and can be had; all but llama.cpp share their weights."""
+    """Those that were asked for and can be had; all that are of one form share their weights."""
     longest = max(options.prompt_tokens) + options.new_tokens
-    model = build(shape, device, dtype, positions=max(MAX_POSITIONS, -(-longest // 256) * 256))
-    peers = {name: PEERS[name](model, device) for name in options.engines if name in PEERS}
-    if LLAMA_CPP in options.engines:
-        llama = LlamaCpp(shape, options.dtype, torch.get_num_threads(), options.llama_python)
-        if llama.available:
-            peers[LLAMA_CPP] = llama
+    positions = max(MAX_POSITIONS, -(-longest // 256) * 256)
+
+    @cache
+    def model(form: str | None, own: torch.dtype) -> Qwen2ForCausalLM:
+        if form is None:
+            return build(shape, device, own, positions=positions)
+        config = copy.deepcopy(SHAPES[shape])
+        config.max_position_embeddings = positions
+        return build_small(config, device, own, form)
+
+    peers = {
+        name: peer(model(peer.weights, peer.dtype or dtype), device)
+        for name, peer in PEERS.items()
+        if name in options.engines
+    }
+    for name in options.engines:
+        if name.startswith(LLAMA_CPP):
+            form = name.removeprefix(LLAMA_CPP).removeprefix("-") or options.dtype
+            llama = LlamaCpp(shape, form, torch.get_num_threads(), options.llama_python)
+            if llama.available:
+                peers[name] = llama
     return peers
 
 
@@ -275,7 +298,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--prompt-tokens", nargs="+", type=int, default=[32, 512])
     parser.add_argument("--sampling", nargs="+", choices=["greedy", "sampled"], default=["greedy", "sampled"])
-    parser.add_argument("--engines", nargs="+", choices=[*PEERS, LLAMA_CPP], default=list(PEERS))
+    parser.add_argument("--engines", nargs="+", choices=[*PEERS, *LLAMA_CPPS], default=DEFAULT)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads of torch and of llama.cpp")

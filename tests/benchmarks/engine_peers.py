@@ -51,6 +51,10 @@ class Peer:
     """How it runs, where that is not the same everywhere; known once it is warm."""
     made_for_length = False
     """Whether what is made once is made for a number of new tokens."""
+    weights: str | None = None
+    """The form of its weights, where it has others than the rest."""
+    dtype: torch.dtype | None = None
+    """Of its rows and weights, where it has another than the rest."""
 
     def __init__(self, model: Qwen2ForCausalLM, device: torch.device) -> None:
         self.model, self.device = model, device
@@ -95,6 +99,24 @@ class OurEngine(Peer):
             tokens_at = [time.perf_counter() for _ in generation]
         assert generation.prefill_ms is not None, "there was a first token"
         return run_of(started_at, tokens_at, generation.prefill_ms / 1000)
+
+
+class OurEngineInt8(OurEngine):
+    """The same with weights of its own, in int8."""
+
+    weights = "int8"
+
+
+class OurEngineInt4(OurEngine):
+    """The same with weights of its own, in int4 by groups of 32."""
+
+    weights = "int4"
+
+
+class OurEngineBfloat16(OurEngine):
+    """The same with weights of its own, in bfloat16."""
+
+    dtype = torch.bfloat16
 
 
 class OurReference(OurEngine):
@@ -175,6 +197,7 @@ class LlamaCpp(Peer):
     """llama.cpp in a process of its own, on a random model of the same shape; greedy, on a CPU."""
 
     def __init__(self, shape: str, dtype: str, threads: int, python: str) -> None:
+        self.weights = {"q8_0": "int8", "q4_0": "int4"}.get(dtype)
         arguments = ["--shape", shape, "--dtype", dtype, "--threads", str(threads)]
         self._process = subprocess.Popen(
             [python, "-m", "tests.benchmarks.llama_cpp_peer", *arguments],
@@ -205,6 +228,9 @@ class LlamaCpp(Peer):
 PEERS: dict[str, type[Peer]] = {
     "genqueue": OurEngine,
     "genqueue-dynamic": OurReference,
+    "genqueue-bfloat16": OurEngineBfloat16,
+    "genqueue-int8": OurEngineInt8,
+    "genqueue-int4": OurEngineInt4,
     "generate": HFGenerate,
     "generate-static": HFGenerateStatic,
     "model-loop": BareLoop,

@@ -1,6 +1,6 @@
 """Everything that there is to know about a GPU, in under nine minutes: `make bench-gpu`.
 
-    python -m tests.benchmarks.gpu [--name NAME] [--parts WORD ...]
+    python -m tests.benchmarks.gpu [--name NAME] [--weights int8|int4] [--parts WORD ...]
 
 Kernels and engine are held against torch and transformers, a worker's engine is killed half-way through a stream,
 and then speeds are taken: of the kernels, of the engine beside its peers, of what reuse and drafts save. What each
@@ -21,6 +21,7 @@ import torch
 
 from .engine import RESULTS, commit, hardware, versions
 
+_TESTS = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
 _MODEL = ["--shape", "qwen2-7b", "--device", "cuda:0", "--dtype", "bfloat16"]
 
 
@@ -42,9 +43,20 @@ class Outcome:
     seconds: float
 
 
+def small_parts(name: str, weights: str) -> list[Part]:
+    """Of small weights alone."""
+    kernels = ["tests/unit/worker/engine/forward/gpu", "-k", f"small and {weights}"]
+    speed = ["--engines", f"genqueue-{weights}", "--prompt-tokens", "32", "2048", "--sampling", "greedy"]
+    speed += ["--rounds", "2", "--save", f"engine-{weights}-{name}"]
+    return [
+        Part("kernels", [*_TESTS, *kernels], 90),
+        Part("exactness", [*_TESTS, "tests/gpu/test_small_weights.py", "-k", weights], 90),
+        Part("engine", ["-m", "tests.benchmarks.engine", *_MODEL, *speed], 100),
+    ]
+
+
 def parts(name: str) -> list[Part]:
     """In their order: what must be right comes first, and what may be left out last."""
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     shortcuts = ["--shape", "qwen2-7b", "--device", "cuda:0", "--dtype", "bfloat16", "--save", f"shortcuts-{name}"]
     own = [
         "--engines",
@@ -60,9 +72,9 @@ def parts(name: str) -> list[Part]:
     static = ["--engines", "genqueue", "generate-static", "--prompt-tokens", "32", "--sampling", "greedy"]
     static += ["--rounds", "2", "--save", f"engine-static-{name}"]
     return [
-        Part("kernels", [*tests, "tests/unit/worker/engine/forward/gpu"], 90),
-        Part("exactness", [*tests, "tests/gpu/test_exactness.py"], 150),
-        Part("worker", [*tests, "tests/gpu/test_worker.py"], 120),
+        Part("kernels", [*_TESTS, "tests/unit/worker/engine/forward/gpu"], 90),
+        Part("exactness", [*_TESTS, "tests/gpu/test_exactness.py"], 150),
+        Part("worker", [*_TESTS, "tests/gpu/test_worker.py"], 120),
         Part("products", ["-m", "tests.benchmarks.products", "--save", f"products-{name}"], 60),
         Part("engine", ["-m", "tests.benchmarks.engine", *_MODEL, *own], 200),
         Part("shortcuts", ["-m", "tests.benchmarks.shortcuts", *shortcuts], 90),
@@ -91,14 +103,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", help="of the results; else the GPU's")
     parser.add_argument("--parts", nargs="+", metavar="WORD", help="these alone")
+    parser.add_argument("--weights", choices=["int8", "int4"], help="of small weights of that form alone")
     options = parser.parse_args()
     device = torch.device("cuda", 0)
     name = options.name or hardware(device).lower().replace(" ", "-")
-    folder = RESULTS / f"gpu-{name}"
+    folder = RESULTS / "-".join(filter(None, ["gpu", options.weights, name]))
     folder.mkdir(exist_ok=True)
     outcomes: list[Outcome] = []
     summary = {"hardware": hardware(device), "versions": versions(), "commit": commit()}
-    for part in parts(name):
+    for part in small_parts(name, options.weights) if options.weights else parts(name):
         if not options.parts or part.name in options.parts:
             outcomes.append(run(part, folder))
             summary["parts"] = [asdict(outcome) for outcome in outcomes]

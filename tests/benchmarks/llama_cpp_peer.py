@@ -40,12 +40,15 @@ except ModuleNotFoundError as missing:
     )
     sys.exit(EXIT_MISSING)
 
-DType = Literal["float32", "float16", "bfloat16"]
+DType = Literal["float32", "float16", "bfloat16", "q8_0", "q4_0"]
+"""The small ones as llama.cpp has them; the embedding, which is the head as well, is never smaller than q8_0."""
 
 GGML_TYPES = {
     "float32": gguf.GGMLQuantizationType.F32,
     "float16": gguf.GGMLQuantizationType.F16,
     "bfloat16": gguf.GGMLQuantizationType.BF16,
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
 }
 WEIGHT_STD = 0.02
 WARM_UP_TOKENS = 8
@@ -109,16 +112,24 @@ def write_gguf(path: Path, shape: Shape, dtype: DType, seed: int, std: float = W
     writer = gguf.GGUFWriter(path, arch="qwen2")
     _describe(writer, shape)
     sizes = dict(_tensor_sizes(shape))
+    types = {name: _ggml_type(name, size, dtype) for name, size in sizes.items()}
     for name, size in sizes.items():
-        ggml_type = _ggml_type(size, dtype)
-        _, type_bytes = gguf.GGML_QUANT_SIZES[ggml_type]
-        writer.add_tensor_info(name, size, np.dtype(np.float32), math.prod(size) * type_bytes, raw_dtype=ggml_type)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[types[name]]
+        stored = (*size[:-1], size[-1] // block * block_bytes)
+        as_bytes = block > 1  # gguf then takes the size of what is stored, and makes of it that of the tensor
+        writer.add_tensor_info(
+            name,
+            stored if as_bytes else size,
+            np.dtype(np.uint8 if as_bytes else np.float32),
+            math.prod(stored),
+            raw_dtype=types[name],
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     generator = np.random.default_rng(seed)
     for name, size in sizes.items():
-        writer.write_tensor_data(gguf.quantize(_values(name, size, std, generator), _ggml_type(size, dtype)))
+        writer.write_tensor_data(gguf.quantize(_values(name, size, std, generator), types[name]))
     writer.close()
 
 
@@ -161,7 +172,9 @@ def _tensor_sizes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "output.weight", (shape.vocab_size, hidden)
 
 
-def _ggml_type(size: tuple[int, ...], dtype: DType) -> Any:
+def _ggml_type(name: str, size: tuple[int, ...], dtype: DType) -> Any:
+    if name == "token_embd.weight" and dtype == "q4_0":
+        return GGML_TYPES["q8_0"]
     return GGML_TYPES[dtype] if len(size) > 1 else gguf.GGMLQuantizationType.F32
 
 

@@ -1,7 +1,7 @@
 """Qwen2-7B's shape on one card: what is compiled, captured and launched, and how much memory that takes.
 
 `python -m tests.cuda.seven_b` prints a `Report` as JSON; with `masked`, of a card on which our kernels are not
-exact. It is a process of its own, as a process has one card.
+exact; with `int8` or `int4`, of weights of that form. It is a process of its own, as a process has one card.
 """
 
 import json
@@ -17,6 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from producer.contract import GenerationRequest
+from tests.benchmarks.shapes import build_small
 from tests.models import save_tokenizer
 from worker.engine import Engine, EngineOptions, Tokenizer, resolve_device
 from worker.engine.errors import NotSupported
@@ -73,17 +74,18 @@ class Report:
     """On the card, in the end: torch gives nothing back before memory runs out."""
 
 
-def main(*, masked: bool) -> Report:
+def main(*, masked: bool, weights: str | None) -> Report:
     """On the card that this process has."""
     # Triton is in the stand-in's environment alone.
-    from worker.engine.forward.gpu import attention, matrix_vector  # noqa: PLC0415
+    from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415
 
     device = resolve_device("cuda:0")
     with TemporaryDirectory() as folder:
         tokenizer = Tokenizer(save_tokenizer(Path(folder)))
     attention.check = _refuse if masked else _accept  # they compare numbers, and here are none
-    matrix_vector.check = _accept
-    engine = Engine(_model(device), tokenizer, device, EngineOptions(prefix_cache_bytes=2**28))
+    matrix_vector.check = small_matrix_vector.check = _accept
+    model = build_small(CONFIG, device, torch.bfloat16, weights) if weights else _model(device)
+    engine = Engine(model, tokenizer, device, EngineOptions(prefix_cache_bytes=2**28))
     engine.warm_up()
     report = Report(
         context=engine.context_length,
@@ -139,4 +141,5 @@ def _model(device: torch.device) -> Qwen2ForCausalLM:
 
 
 if __name__ == "__main__":
-    json.dump(asdict(main(masked="masked" in sys.argv)), sys.stdout)
+    form = next((word for word in sys.argv if word in {"int8", "int4"}), None)
+    json.dump(asdict(main(masked="masked" in sys.argv, weights=form)), sys.stdout)

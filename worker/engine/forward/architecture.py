@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import NotSupported
-from .matrices import Int4Matrix
-from .small_modules import SmallEmbedding, SmallLinear, small_modules
+from .matrices import form_of
+from .small_modules import SmallEmbedding, SmallLinear, matrix_of, small_modules
 
 CONSTANT_ROPES = {"default", "linear", "llama3", "yarn"}
 """Kinds of rotary embedding that turn a position alike in a short sequence and in a long one."""
@@ -248,15 +248,8 @@ def _check_forms(model: PreTrainedModel, names: LayerNames) -> None:
     for number in range(model.config.num_hidden_layers):
         for together in (names.qkv, names.gate_up):
             modules = [model.get_submodule(f"model.layers.{number}.{name}") for name in together]
-            if len({_form(module) for module in modules}) > 1:
+            if len({form_of(matrix_of(module)) for module in modules}) > 1:
                 raise NotSupported(f"{together[0]} is of another form than {together[-1]} in layer {number}")
-
-
-def _form(module: nn.Module) -> str:
-    if not isinstance(module, SmallLinear):
-        return "float"
-    matrix = module.matrix
-    return f"int4 in groups of {matrix.group}" if isinstance(matrix, Int4Matrix) else "int8"
 
 
 def _check_attention(config: PreTrainedConfig, capacity: int) -> None:

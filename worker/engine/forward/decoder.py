@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from .architecture import Architecture, Shape
 from .kv_cache import StaticKVCache
-from .matrices import Matrix, linear as linear_of_many, rows_of
+from .matrices import Matrix, form_of, linear as linear_of_many, rows_of
 from .small_modules import matrix_of
 from .weights import Weights, layer_weights, norm_weight
 
@@ -101,6 +101,14 @@ class Decoder:
         )
         self._rotations = _rotations(decoder.rotary_emb, cache.capacity, decoder.norm.weight.detach())
         self._dtype = model.dtype
+
+    def forms(self) -> list[Matrix]:
+        """A matrix of each form that a step multiplies by."""
+        matrices = [self.ends.head]
+        for layer in self.layers:
+            weights = layer.weights
+            matrices += [weights.qkv, weights.output, weights.gate_up, weights.down]
+        return list({form_of(matrix): matrix for matrix in matrices}.values())
 
     def embed(self, ids: Tensor) -> Tensor:
         """From (rows,) int64 to (rows, hidden)."""

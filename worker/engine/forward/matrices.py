@@ -19,7 +19,7 @@ from torch.nn import functional
 
 GROUPS = (32, 64, 128)
 """Columns of a group."""
-_MIDDLE = 8
+MIDDLE = 8
 """The zero of a group that has none of its own."""
 _PIECE = 2**25
 """Weights that are written out at once."""
@@ -88,9 +88,9 @@ def to_int4(weight: Tensor, group: int, *, zeros: bool) -> Int4Matrix:
         zero = (-low / divisors).round_().clamp_(0, 15)
     else:
         furthest = grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True))[..., 0]
-        scales = (furthest / -_MIDDLE).bfloat16()
+        scales = (furthest / -MIDDLE).bfloat16()
         divisors = torch.where(scales != 0, scales.float(), 1)
-        zero = torch.full_like(divisors, _MIDDLE)
+        zero = torch.full_like(divisors, MIDDLE)
     values = (grouped / divisors[..., None] + zero[..., None]).round_().clamp_(0, 15).to(torch.uint8)
     return Int4Matrix(pack(values), scales, zero.to(torch.uint8) if zeros else None)
 
@@ -110,7 +110,7 @@ def to_float(matrix: SmallMatrix, dtype: torch.dtype) -> Tensor:
     """The weights, (out, in): exact in float32 where the scales are of 16 bits, and then rounded to `dtype`."""
     if isinstance(matrix, Int8Matrix):
         return (matrix.values.float() * matrix.scales[:, None]).to(dtype)
-    zeros = _MIDDLE if matrix.zeros is None else matrix.zeros.float()[..., None]
+    zeros = MIDDLE if matrix.zeros is None else matrix.zeros.float()[..., None]
     weights = (unpack(matrix.values).float() - zeros) * matrix.scales.float()[..., None]
     return weights.flatten(1).to(dtype)
 
@@ -152,13 +152,20 @@ def joined(matrices: Sequence[Matrix]) -> Matrix:
     if any(matrix.zeros is not None for matrix in grouped):
         zeros = torch.cat(
             [
-                torch.full_like(matrix.scales, _MIDDLE, dtype=torch.uint8) if matrix.zeros is None else matrix.zeros
+                torch.full_like(matrix.scales, MIDDLE, dtype=torch.uint8) if matrix.zeros is None else matrix.zeros
                 for matrix in grouped
             ]
         )
     return Int4Matrix(
         torch.cat([matrix.values for matrix in grouped]), torch.cat([matrix.scales for matrix in grouped]), zeros
     )
+
+
+def form_of(matrix: Matrix) -> str:
+    """In words."""
+    if isinstance(matrix, Int4Matrix):
+        return f"int4 in groups of {matrix.group}"
+    return "int8" if isinstance(matrix, Int8Matrix) else str(matrix.dtype).removeprefix("torch.")
 
 
 def bytes_of(matrix: Matrix) -> int:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .matrices import Int4Matrix, Int8Matrix, Matrix
+from .matrices import MIDDLE, Int4Matrix, Int8Matrix, Matrix
 
 _LONGEST_SUM = 4096
+_VECTOR = 16
 
 
 def matrix_vector(row: Tensor, matrix: Matrix) -> Tensor:
@@ -36,18 +37,16 @@ def matrix_vector_of_small(row: Tensor, matrix: Matrix) -> Tensor:
 def _of_int4(row: Tensor, matrix: Int4Matrix) -> Tensor:
     outputs, groups, half = matrix.values.shape
     cuts = _cuts(groups * half, groups)
-    low, high = row.view(cuts, -1, 2, half).float().unbind(2)  # (cuts, groups of a cut, half)
-    streams = _streams(matrix.values)
-    # What is not cut would be: values, scales, zeros of the same outputs.
-    fields = (matrix.values, matrix.scales, *([] if matrix.zeros is None else [matrix.zeros]))
-    sums = []
-    for values, scales, *zeros in zip(*(field.chunk(streams) for field in fields), strict=True):
-        values = values.view(-1, cuts, groups // cuts, half)
-        scales = scales.view(-1, cuts, groups // cuts, 1).float()
-        zero = zeros[0].view(-1, cuts, groups // cuts, 1).float() if zeros else 8.0
-        products = ((values & 15).float() - zero) * low + ((values >> 4).float() - zero) * high
-        sums.append((products * scales).sum((2, 3)))
-    return torch.cat(sums).sum(-1)[None].to(row.dtype)
+    # Sixteen values of one group stand innermost, whatever its size: Inductor makes a vector of them, with one scale.
+    low, high = row.view(cuts, groups // cuts, 2, -1, _VECTOR).float().unbind(2)
+    values = matrix.values.view(outputs, cuts, groups // cuts, -1, _VECTOR).to(torch.int32)
+    scales = matrix.scales.float()
+    products = (values & 15).float() * low + (values >> 4).float() * high
+    sums = (products * scales.view(outputs, cuts, -1, 1, 1)).sum((2, 3, 4)).sum(-1)
+    # Zeros are taken off group by group, not value by value.
+    of_groups = row.view(groups, -1).float().sum(-1)
+    zeros = MIDDLE if matrix.zeros is None else matrix.zeros.float()
+    return (sums - (scales * zeros * of_groups).sum(-1))[None].to(row.dtype)
 
 
 def _cuts(length: int, divisor: int) -> int:

@@ -107,17 +107,23 @@ class StaticPath:
 
         Raises NotSupported where they are not exact on this card, and whatever Triton raises.
         """
-        from .gpu import attention, matrix_vector as products  # noqa: PLC0415 - Triton is where there is a GPU
+        from .gpu import (  # noqa: PLC0415 - Triton is where there is a GPU
+            attention,
+            matrix_vector as products,
+            small_matrix_vector as small_products,
+        )
 
         shape, dtype = self._shape, self.cache.keys.dtype
         products.check(self.device, dtype)
+        for matrix in self._model.forms():
+            small_products.check(self.device, dtype, matrix)
         attention.check(self.device, dtype, shape.query_heads, shape.kv_heads, shape.head_dim)
 
         def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
             return attention.attend(query, keys, values, cast("Tensor", view.used), scale)
 
         self._of_several = StepFunctions.of(Operations(linear, attend_by_kernel))
-        self._of_one = StepFunctions.of(Operations(products.matrix_vector, attend_by_kernel))
+        self._of_one = StepFunctions.of(Operations(small_products.matrix_vector, attend_by_kernel))
         self.has_kernels = True
 
     def compile(self) -> None:

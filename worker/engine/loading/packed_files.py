@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..forward.matrices import GROUPS, Int4Matrix, pack
+from ..forward.matrices import GROUPS, MIDDLE, Int4Matrix, pack
 from .weights_form import FileFormat
 
 _BITS = torch.arange(0, 32, 4, dtype=torch.int32)
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-_MIDDLE = 8
 
 
 class PackedLinear(nn.Module):
@@ -59,7 +58,7 @@ class PackedLinear(nn.Module):
             tensor.t().repeat_interleave(repeats, 1).contiguous() for tensor in (get("scales").to(device), zeros)
         )
         grouped = values.t().unflatten(1, (-1, group)).contiguous()
-        return Int4Matrix(pack(grouped), scales, None if bool((zeros == _MIDDLE).all()) else zeros)
+        return Int4Matrix(pack(grouped), scales, None if bool((zeros == MIDDLE).all()) else zeros)
 
     def _checked_group(self) -> int:
         """Columns of a group here, which a group of the files may be several of."""

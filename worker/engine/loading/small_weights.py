@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ...errors import ConfigError
 from ...progress import ReportProgress
-from ..forward.matrices import GROUPS, Int8Matrix, SmallMatrix, bytes_of, joined, to_int4, to_int8
+from ..forward.matrices import GROUPS, Int8Matrix, SmallMatrix, bytes_of, form_of, joined, to_int4, to_int8
 from ..forward.small_modules import SmallEmbedding, SmallLinear, small_modules
 from .packed_files import PackedLinear
 from .weights_form import WeightsForm
@@ -67,15 +67,14 @@ def make_small(
 def described(model: nn.Module) -> str:
     """Forms and bytes, for people; empty for a model that has no small weights."""
     counts: dict[str, int] = {}
-    total, seen = 0, set()
+    seen = set()
     for module in small_modules(model).values():
         matrix = module.matrix
         if module.values.data_ptr() in seen:
             continue
         seen.add(module.values.data_ptr())
-        form = "int8" if isinstance(matrix, Int8Matrix) else f"int4 in groups of {matrix.group}"
+        form = form_of(matrix)
         counts[form] = counts.get(form, 0) + bytes_of(matrix)
-        total += bytes_of(matrix)
     return " and ".join(f"{form} ({size / 2**20:,.0f} MiB)" for form, size in sorted(counts.items()))
 
 

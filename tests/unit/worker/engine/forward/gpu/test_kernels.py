@@ -11,12 +11,14 @@ import torch
 from torch.nn import functional
 
 from worker.engine.errors import NotSupported
+from worker.engine.forward.matrices import to_float, to_int4, to_int8
 
 NEEDED = "neither a GPU with Triton nor its interpreter (make test-cuda)"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason=NEEDED)
 attention = pytest.importorskip("worker.engine.forward.gpu.attention", reason=NEEDED, exc_type=ImportError)
 products = importlib.import_module("worker.engine.forward.gpu.matrix_vector")
+small_products = importlib.import_module("worker.engine.forward.gpu.small_matrix_vector")
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 TOLERANCE = {torch.float32: 4e-6, torch.float16: 0.004, torch.bfloat16: 0.03}
@@ -38,6 +40,36 @@ def test_is_the_linear_of_one_row(outputs, inputs, dtype):
     ours = products.matrix_vector(row, matrix)
     assert (ours.shape, ours.dtype) == ((1, outputs), dtype)
     assert (ours.double() - expected).abs().max() < inputs**0.5 * torch.finfo(dtype).eps * 4
+
+
+SMALL = {
+    "int8": to_int8,
+    "int4 in groups of 32, with zeros": lambda weight: to_int4(weight, 32, zeros=True),
+    "int4 in groups of 64": lambda weight: to_int4(weight, 64, zeros=False),
+    "int4 in groups of 128, with zeros": lambda weight: to_int4(weight, 128, zeros=True),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 128), (7, 896), (5, 2304)])
+@pytest.mark.parametrize("form", SMALL)
+def test_a_small_matrix_is_what_its_weights_are(form, outputs, inputs, dtype):
+    matrix = SMALL[form](random(outputs, inputs, dtype=torch.float32))
+    row = random(1, inputs, dtype=dtype)
+    expected = functional.linear(row.double(), to_float(matrix, torch.float32).double())
+    ours = small_products.matrix_vector(row, matrix)
+    assert (ours.shape, ours.dtype) == ((1, outputs), dtype)
+    assert (ours.double() - expected).abs().max() < inputs**0.5 * torch.finfo(dtype).eps * 8
+
+
+@pytest.mark.parametrize("form", SMALL)
+def test_a_card_that_multiplies_small_matrices_wrongly_is_noticed(form, monkeypatch: pytest.MonkeyPatch):
+    matrix = SMALL[form](random(1, 128, dtype=torch.float32))
+    small_products.check(DEVICE, torch.float32, matrix)
+    right = small_products.matrix_vector
+    monkeypatch.setattr(small_products, "matrix_vector", lambda *args: right(*args) * 1.05)
+    with pytest.raises(NotSupported, match=r"a row with a small matrix is off by 0\.05 on this GPU"):
+        small_products.check(DEVICE, torch.float32, matrix)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
