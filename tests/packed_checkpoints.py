@@ -31,7 +31,9 @@ def save_packed_model(
     for name in [name for name in tensors if name.endswith("proj.weight")]:
         shape = tuple(tensors.pop(name).shape)
         packed, weight = _packed(shape, quantization, generator, in_order=in_order)
-        tensors |= {f"{name.removesuffix('weight')}{field}": torch.from_numpy(array) for field, array in packed.items()}
+        tensors |= {
+            f"{name.removesuffix('weight')}{field}": torch.from_numpy(array) for field, array in packed.items()
+        }
         weights[name] = torch.from_numpy(weight)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())

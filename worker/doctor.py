@@ -75,7 +75,10 @@ def judge_memory(name: str, facts: "MemoryFacts") -> Finding:
     said = f"{size(facts.weights_bytes)} of weights in {facts.dtype}; {name} has {size(facts.free_bytes)} free"
     fits = facts.context_that_fits
     if fits < min(MIN_CONTEXT, facts.model_context):
-        advice = "free memory there, or take a smaller model or dtype (--dtype bfloat16)"
+        advice = (
+            "free memory there, or take a smaller model, dtype (--dtype bfloat16) or form of weights (engine.weights "
+            "int8 or int4)"
+        )
         return _finding("memory", "wrong", f"{said}, which is too little: {advice}")
     if fits < facts.model_context:
         return _finding(
@@ -138,7 +141,7 @@ def _check_torch(settings: WorkerSettings) -> Iterator[Finding]:
         yield _finding("model", "wrong", unfit)
     elif findings[0].state == "ok" and weights is not None and device is not None:
         try:
-            needed = facts.memory_facts(folder, device, settings.dtype, weights.parameters)
+            needed = facts.memory_facts(folder, device, settings.dtype, weights.parameters, settings.engine)
             yield judge_memory(settings.device, needed)
         except ConfigError as error:
             yield _finding("dtype", "wrong", str(error))

@@ -95,11 +95,17 @@ def build_small(
             if not isinstance(module, nn.Linear | nn.Embedding):
                 continue
             as_int8 = weights == "int8" or module in (model.model.embed_tokens, model.lm_head)
-            matrix = made.setdefault(id(module.weight), _random(tuple(module.weight.shape), device, as_int8, group))
+            matrix = made.setdefault(
+                id(module.weight), _random(tuple(module.weight.shape), device, as_int8, group)
+            )
             if isinstance(module, nn.Embedding):
                 setattr(parent, name, SmallEmbedding(matrix, dtype))
                 continue
-            bias = None if module.bias is None else nn.Parameter(torch.zeros(len(module.bias), dtype=dtype, device=device))
+            bias = (
+                None
+                if module.bias is None
+                else nn.Parameter(torch.zeros(len(module.bias), dtype=dtype, device=device))
+            )
             setattr(parent, name, SmallLinear(matrix, bias, dtype))
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

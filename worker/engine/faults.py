@@ -69,7 +69,7 @@ def memory_for_the_model(device: str) -> Iterator[None]:
             raise
         raise ConfigError(
             f"{device} has not the memory for this model: free memory there, or use a smaller model, a smaller "
-            "dtype or a shorter context_length"
+            "dtype or form of weights (engine.weights int8 or int4), or a shorter context_length"
         ) from error
 
 

@@ -87,7 +87,7 @@ class TestGpu:
         (78, 600_000, "ok", "whole context of 32,768"),
         (18, 20_000, "ok", "about 20,000 of the model's 32,768"),
         (10, -1, "wrong", "too little"),
-        (15, 3, "wrong", "take a smaller model or dtype"),
+        (15, 3, "wrong", "take a smaller model, dtype"),
     ],
 )
 def test_memory_against_the_model(free_gib: int, context_that_fits: int, state: str, said: str) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ...engine_options import EngineOptions
 from ...errors import ConfigError
+from ...models.model_files import tensors_of
 from .context import model_context
 from .device import architecture
 from .driver import driver_cuda
@@ -15,6 +17,9 @@ from .kv_cost import kv_cost
 from .memory import free_bytes, room_in
 from .model_config import read_config
 from .model_loader import torch_dtype
+from .weights_form import small_bytes, weights_form
+
+_DEFAULT_OPTIONS = EngineOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class MemoryFacts:
     """What a model would take on a device that holds nothing of it yet."""
 
     dtype: str
+    """Of the weights, or the small form that they are to have."""
     weights_bytes: int
     free_bytes: int
     model_context: int
@@ -86,15 +92,20 @@ def why_not_served(folder: Path) -> str | None:
     return None
 
 
-def memory_facts(folder: Path, device: torch.device, dtype_name: str, parameters: int) -> MemoryFacts:
+def memory_facts(
+    folder: Path, device: torch.device, dtype_name: str, parameters: int, options: EngineOptions = _DEFAULT_OPTIONS
+) -> MemoryFacts:
     """parameters: how many the model has.  Raises ConfigError for a folder without a usable config.json, and for a
-    dtype that the device cannot have."""
+    dtype or a form of weights that cannot be had."""
     config = read_config(folder)
-    dtype = torch_dtype(dtype_name, device)
-    weights = parameters * dtype.itemsize
+    form = weights_form(
+        dtype_name, options.weights, options.weights_group, getattr(config, "quantization_config", None)
+    )
+    dtype = torch_dtype(form.dtype, device)
+    weights = parameters * dtype.itemsize if form.small is None else small_bytes(tensors_of(folder), form, dtype)
     free = free_bytes(device)
     return MemoryFacts(
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=form.small or str(dtype).removeprefix("torch."),
         weights_bytes=weights,
         free_bytes=free,
         model_context=model_context(config).usual,

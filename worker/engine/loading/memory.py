@@ -63,7 +63,7 @@ def plan_memory(
     if room.most < min(MIN_CONTEXT, context.most):
         raise ConfigError(
             f"{device} has {free / 2**30:.1f} GiB free beside the weights, too little to generate at all: "
-            "free memory there, or use a smaller model or dtype"
+            "free memory there, or use a smaller model, dtype or form of weights (engine.weights)"
         )
     if wanted is not None and wanted > room.most:
         raise ConfigError(

@@ -21,6 +21,7 @@ from .weights_form import WeightsForm
 
 logger = logging.getLogger(__name__)
 
+_KINDS = nn.Linear, nn.Embedding, PackedLinear
 _PIECE = 2**24
 """Weights that are looked at at once: 64 MiB as float32, and as much again for what is made of them."""
 
@@ -82,7 +83,7 @@ def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """What can be made small, with the module that holds it and its name there."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
-            if type(module) in (nn.Linear, nn.Embedding, PackedLinear):
+            if type(module) in _KINDS:
                 yield parent, name, module
 
 

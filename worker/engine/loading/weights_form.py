@@ -1,10 +1,15 @@
 """Which form weights are held in: from the settings and from what a folder says of its weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, cast
+
+import torch
 
 from ...engine_options import Group, Weights
 from ...errors import ConfigError
+from ...models.model_files import StoredTensor
 
 FileFormat = Literal["gptq", "gptq_v2", "awq"]
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -46,6 +51,27 @@ def weights_form(dtype: str, weights: Weights, group: Group, quantization: Any =
     return WeightsForm(dtype, None if weights == "auto" else cast("Literal['int8', 'int4']", weights), group)
 
 
+def small_bytes(tensors: Mapping[str, StoredTensor], form: WeightsForm, dtype: torch.dtype) -> int:
+    """What the tensors of a folder take in their small form: an estimate, by their names and shapes alone."""
+    total = 0
+    for name, tensor in tensors.items():
+        numbers = prod(tensor.shape)
+        if form.files is not None and name.rpartition(".")[2] in ("qweight", "qzeros", "scales", "g_idx"):
+            # A zero has a byte here, and four bits in the files.
+            total += {"qweight": 4, "qzeros": 8, "scales": 2, "g_idx": 0}[name.rpartition(".")[2]] * numbers
+        elif len(tensor.shape) != 2:
+            total += numbers * dtype.itemsize
+        elif form.small == "int8" or any(end in name for end in _ENDS) or tensor.shape[1] % 32:
+            total += numbers + 4 * tensor.shape[0]
+        else:
+            total += numbers // 2 + numbers // form.group * 3
+    return total
+
+
+_ENDS = "embed", "lm_head", "wte"
+"""Of names of the first and the last matrix, which are int8 where the others are int4."""
+
+
 def _file_format(quantization: Any) -> FileFormat:
     """Raises ConfigError, by name, for what is not read."""
     described: dict[str, Any] = quantization if isinstance(quantization, dict) else quantization.to_dict()
@@ -60,5 +86,7 @@ def _file_format(quantization: Any) -> FileFormat:
         return "awq"
     made = described.get("checkpoint_format", "gptq")
     if made not in ("gptq", "gptq_v2"):
-        raise ConfigError(f"its weights are in GPTQ's format {made}, and gptq and gptq_v2 are read here. {_ADVICE}")
+        raise ConfigError(
+            f"its weights are in GPTQ's format {made}, and gptq and gptq_v2 are read here. {_ADVICE}"
+        )
     return cast("FileFormat", made)

@@ -138,7 +138,12 @@ def _sums_of_int4(  # type: ignore[no-untyped-def]
         # A word's bytes are columns that follow on each other, their halves columns of both halves of a group.
         low = row + (start + group)[:, None] * (2 * HALF) + 4 * word[None, :]
         known = inside[:, None] & (word < WORDS)[None, :]
-        x0, x1, x2, x3 = _factor(low, known), _factor(low + 1, known), _factor(low + 2, known), _factor(low + 3, known)
+        x0, x1, x2, x3 = (
+            _factor(low, known),
+            _factor(low + 1, known),
+            _factor(low + 2, known),
+            _factor(low + 3, known),
+        )
         high = low + HALF
         y0, y1 = _factor(high, known), _factor(high + 1, known)
         y2, y3 = _factor(high + 2, known), _factor(high + 3, known)

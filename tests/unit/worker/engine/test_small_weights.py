@@ -1,0 +1,214 @@
+"""Weights in int8 and int4: the tokens of `generate` on what they stand for, and all else as with any weights."""
+
+import re
+import warnings
+
+import pytest
+import torch
+
+from producer.contract import GenerationRequest
+from tests.families import family_model, toy_model
+from tests.models import CPU, ENGINES, engine_for, save_random_model
+from tests.small import small_and_plain
+from worker.engine import Engine, EngineOptions, ModelLoader, Tokenizer
+from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, to_float, to_int4, to_int8
+from worker.engine.forward.small_modules import small_modules
+from worker.engine.loading.small_weights import make_small
+from worker.engine.loading.weights_form import WeightsForm
+from worker.errors import ConfigError
+from worker.progress import no_progress
+
+from .asking import Reference, answer, ids_of, random_ids, request, start
+
+PATTERN = r"[a-f]{2,9}-[0-9]{1,5}\.(one|two)"
+
+
+@pytest.fixture(params=["int8", "int4"])
+def weights(request: pytest.FixtureRequest):
+    return request.param
+
+
+@pytest.fixture
+def models(weights):
+    return small_and_plain(weights)
+
+
+@pytest.fixture
+def reference(models, tokenizer: Tokenizer) -> Reference:
+    return Reference(models[1], tokenizer)
+
+
+@pytest.fixture
+def engine(models, tokenizer: Tokenizer) -> Engine:
+    return engine_for(models[0], tokenizer)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_tokens_are_those_of_the_weights_written_out(kind, models, reference, tokenizer):
+    engine = engine_for(models[0], tokenizer, kind)
+    for length in (1, 30):
+        asked = request(random_ids(length), max_new_tokens=40)
+        assert ids_of(answer(engine, asked)) == ids_of(reference(asked))
+
+
+def test_one_matrix_for_embedding_and_head(weights, tokenizer):
+    small, plain = small_and_plain(weights, tied=True)
+    modules = small_modules(small)
+    assert modules["lm_head"].values.data_ptr() == modules["model.embed_tokens"].values.data_ptr()
+    asked = request(random_ids(9), max_new_tokens=24)
+    assert ids_of(answer(engine_for(small, tokenizer), asked)) == ids_of(Reference(plain, tokenizer)(asked))
+
+
+@pytest.mark.slow
+def test_compiled(weights, tokenizer):
+    small, plain = small_and_plain(weights)
+    engine = Engine(small, tokenizer, CPU, EngineOptions(path="static", compile="always"))
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of torch, by torch
+        engine.warm_up()
+    assert engine.path.compiled, engine.why
+    for length in (1, 30):
+        asked = request(random_ids(length), max_new_tokens=60, prompt_lookup=False)
+        assert ids_of(answer(engine, asked)) == ids_of(Reference(plain, tokenizer)(asked))
+
+
+def test_logprobs(engine, reference):
+    asked = request(random_ids(12), max_new_tokens=12, logprobs=3)
+    for ours, theirs in zip(answer(engine, asked), reference(asked), strict=True):
+        assert ours.logprob is not None
+        assert theirs.logprob is not None
+        assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-3)
+
+
+def test_resumed_at_every_place(engine, reference):
+    asked = request(random_ids(12), max_new_tokens=20, temperature=0.9)
+    whole = ids_of(reference(asked, seed=3))
+    for cut in range(len(whole)):
+        assert ids_of(answer(engine, asked, seed=3, resumed_ids=whole[:cut])) == whole[cut:]
+
+
+def test_a_draft_is_read_as_its_tokens_would_be(engine, models):
+    ids = torch.tensor([random_ids(30)])
+    engine.begin(ids[0].tolist())
+    engine.prefill(ids[:, :20])
+    with torch.inference_mode():
+        expected = models[1](ids).logits[0]
+        assert torch.allclose(engine.read_draft(ids[:, 20:28]), expected[20:28], atol=1e-3)
+        engine.keep(24)
+        assert torch.allclose(engine.decode(ids[:, 24:25]), expected[24:25], atol=1e-3)
+
+
+def test_beginnings_are_reused(engine, reference):
+    first, second = (request([*random_ids(40), *more], max_new_tokens=8) for more in ([5], [6, 7]))
+    answer(engine, first)
+    steps = list(generation := start(engine, second))
+    assert generation.cached_tokens == 40
+    assert ids_of(steps) == ids_of(reference(second))
+
+
+def test_held_to_a_structure(weights, tokenizer):
+    small, plain = small_and_plain(weights, context_length=256, eos_token_id=[2])
+    asked = GenerationRequest(
+        prompt_token_ids=random_ids(12), max_new_tokens=60, grammar={"type": "regex", "regex": PATTERN}
+    )
+    steps = answer(engine_for(small, tokenizer), asked, seed=1)
+    assert re.fullmatch(PATTERN, "".join(step.text for step in steps))
+    assert ids_of(steps) == ids_of(Reference(plain, tokenizer)(asked, seed=1))
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_rows_in_bfloat16(kind, weights, tokenizer):
+    """Other products than those of the written out weights, which agree as bfloat16 does."""
+    small, plain = small_and_plain(weights, dtype=torch.bfloat16)
+    engine = engine_for(small, tokenizer, kind)
+    ids = torch.tensor([random_ids(24)])
+    with torch.inference_mode():
+        expected = plain(ids).logits[0, -1].float()
+    engine.begin(ids[0].tolist())
+    logits = engine.prefill(ids)[0]
+    assert engine.dtype == torch.bfloat16
+    assert (logits - expected).norm() / expected.norm() < 0.03
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "stablelm", "gemma2"])
+def test_on_transformers_own_path(architecture, weights, tokenizer):
+    small, plain = (toy_model(model_type=architecture) for _ in range(2))
+    make_small(small, WeightsForm("auto", weights), torch.float32, CPU, no_progress)
+    for name, module in small_modules(small).items():
+        plain.get_submodule(name).weight.data = to_float(module.matrix, torch.float32)
+    asked = request(random_ids(20, vocab_size=700), max_new_tokens=16)
+    engine = Engine(small, tokenizer, CPU)
+    assert engine.path.name == "dynamic"
+    assert ids_of(answer(engine, asked)) == ids_of(Reference(plain, tokenizer)(asked))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "phi 3", "olmo2", "granite", "gemma"])
+def test_other_families(family, weights, tokenizer):
+    small, plain = (family_model(family, max_position_embeddings=96) for _ in range(2))
+    make_small(small, WeightsForm("auto", weights), torch.float32, CPU, no_progress)
+    for name, module in small_modules(small).items():
+        plain.get_submodule(name).weight.data = to_float(module.matrix, torch.float32)
+    asked = request(random_ids(20, vocab_size=700), max_new_tokens=16)
+    ours = Engine(small, tokenizer, CPU)
+    assert ours.path.name == Engine(plain, tokenizer, CPU).path.name
+    assert ids_of(answer(ours, asked)) == ids_of(Reference(plain, tokenizer)(asked))
+
+
+class TestLoading:
+    @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+    def test_small_forms_are_made_of_what_the_files_hold(self, stored, weights, tmp_path):
+        folder = save_random_model(tmp_path)
+        ModelLoader(folder, stored).load(CPU).save_pretrained(folder)
+        whole = ModelLoader(folder, "float32").load(CPU)
+        found = small_modules(ModelLoader(folder, "float32", weights=weights).load(CPU))
+        assert len(found) == 2 * 7 + 2
+        for name, module in found.items():
+            weight = whole.get_submodule(name).weight.detach()
+            at_an_end = name in ("lm_head", "model.embed_tokens")
+            expected = to_int8(weight) if weights == "int8" or at_an_end else to_int4(weight, 32, zeros=True)
+            assert torch.equal(to_float(module.matrix, torch.float32), to_float(expected, torch.float32))
+
+    def test_what_is_not_a_matrix_is_of_the_dtype_of_rows(self, weights, tmp_path):
+        save_random_model(tmp_path)
+        model = ModelLoader(tmp_path, "bfloat16", weights=weights).load(CPU)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        assert model.dtype == torch.bfloat16
+        assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+    @pytest.mark.parametrize("group", [32, 64, 128])
+    def test_groups_that_do_not_divide_a_row_are_smaller(self, group, tmp_path):
+        """64 and 128 columns."""
+        save_random_model(tmp_path)
+        model = ModelLoader(tmp_path, weights="int4", group=group).load(CPU)
+        matrices = {name: module.matrix for name, module in small_modules(model).items()}
+        q, down = (matrices[f"model.layers.0.{name}"] for name in ("self_attn.q_proj", "mlp.down_proj"))
+        assert isinstance(q, Int4Matrix)
+        assert isinstance(down, Int4Matrix)
+        assert (q.group, down.group) == (min(group, 64), group)
+
+    def test_columns_that_no_group_divides_are_int8_and_it_is_said(self, tmp_path, caplog):
+        save_random_model(tmp_path, heads="gqa 7:1")  # 112 columns
+        model = ModelLoader(tmp_path, weights="int4").load(CPU)
+        matrices = {name: module.matrix for name, module in small_modules(model).items()}
+        assert isinstance(matrices["model.layers.0.self_attn.q_proj"], Int8Matrix)
+        assert isinstance(matrices["model.layers.0.mlp.down_proj"], Int4Matrix)
+        assert "12 matrices, q_proj of 112 columns the first of them" in caplog.text
+
+    def test_a_start_says_the_forms_and_their_bytes(self, engine, weights):
+        layers = (64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 128) * 2
+        assert engine.parameters == 800 * 64 * 2 + layers + 64 * 5 + (64 + 2 * 32) * 2
+        assert re.fullmatch(
+            r"int8 \(0 MiB\)" if weights == "int8" else r"int4 in groups of 32 \(0 MiB\) and int8 \(0 MiB\)",
+            engine.small_weights,
+        )
+
+    def test_floats_are_a_dtype(self, tmp_path):
+        save_random_model(tmp_path)
+        assert ModelLoader(tmp_path, weights="bfloat16").load(CPU).dtype == torch.bfloat16
+        with pytest.raises(ConfigError, match="dtype is float16 and engine.weights bfloat16, which are one"):
+            ModelLoader(tmp_path, "float16", weights="bfloat16").load(CPU)
+
+    def test_a_model_whose_matrices_are_in_modules_of_its_own(self, monkeypatch):
+        model = toy_model(model_type="gpt2")
+        monkeypatch.setattr("worker.engine.loading.small_weights._KINDS", ())
+        with pytest.raises(ConfigError, match="engine.weights is int4, and GPT2LMHeadModel keeps its matrices"):
+            make_small(model, WeightsForm("auto", "int4"), torch.float32, CPU, no_progress)
