@@ -17,7 +17,7 @@ from .models import CPU, random_model
 def small_and_plain(
     weights: Literal["int8", "int4"], *, dtype: torch.dtype = torch.float32, **options: Any
 ) -> tuple[Qwen2ForCausalLM, Qwen2ForCausalLM]:
-    """A random model whose weights were made small, and one with what they stand for.  options: of `random_model`."""
+    """A random model whose weights were made small, and one of what they stand for.  options: `random_model`'s."""
     small, plain = random_model(**options), random_model(**options)
     make_small(small, WeightsForm("auto", weights), dtype, CPU, no_progress)
     for name, module in small_modules(small).items():

@@ -76,8 +76,8 @@ def judge_memory(name: str, facts: "MemoryFacts") -> Finding:
     fits = facts.context_that_fits
     if fits < min(MIN_CONTEXT, facts.model_context):
         advice = (
-            "free memory there, or take a smaller model, dtype (--dtype bfloat16) or form of weights (engine.weights "
-            "int8 or int4)"
+            "free memory there, or take a smaller model, dtype (--dtype bfloat16) or form of weights "
+            "(engine.weights int8 or int4)"
         )
         return _finding("memory", "wrong", f"{said}, which is too little: {advice}")
     if fits < facts.model_context:

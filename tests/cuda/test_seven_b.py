@@ -24,48 +24,52 @@ class Run(NamedTuple):
 
     name: str
     architecture: str
-    masked: bool
+    kind: str
+    """masked: attention goes through a mask, as where our kernels are not exact. Or the form of small weights."""
     report: Report
     kernels: Path
 
 
 CARDS = {
-    "3090": ("sm_86", False),
-    "4090": ("sm_89", False),
-    "l4": ("sm_89", False),
-    "h100": ("sm_90", False),
-    "4090, masked": ("sm_89", True),
+    "3090": "sm_86",
+    "4090": "sm_89",
+    "l4": "sm_89",
+    "h100": "sm_90",
+    "4090, masked": "sm_89",
+    "4090, int8": "sm_89",
+    "h100, int4": "sm_90",
 }
-"""The architecture, and whether attention goes through a mask, as where our kernels are not exact."""
-KERNELS = {False: (13, 8), True: (17, 9)}
+"""The architecture; what comes behind a comma is the kind of the run."""
+KERNELS = {"": (13, 8), "masked": (17, 9), "int8": (13, 12), "int4": (13, 12)}
 """Of a step: in a layer, and outside of the layers.
 Kernels: 4 products of a row and a matrix, 2 for attention, 2 norms, the rotation, keys and values written, silu,
 a sum. Masked: 4 products, into which norms and silu are fused, 2 sums for the norms, rotation, keys and values
 written, and for attention 2 products of cuBLAS, 4 for a softmax in float32, 1 cast.
-Outside: the embedding, positions, cosine and sine, the last norm, the head, and the mask."""
-GRAPHS = {False: 3, True: 32}
+Outside: the embedding, positions, cosine and sine, the last norm, the head, and the mask. An embedding in int8
+takes five. Small: the products are kernels of their own, and nothing is written out."""
+GRAPHS = {"": 3, "masked": 32, "int8": 3, "int4": 3}
 """Without a mask a step of 1, 8 and 16 rows; with it one row at each of the ranges."""
-COMPILATIONS = {False: 6, True: 3}
+COMPILATIONS = {"": 6, "masked": 3, "int8": 6, "int4": 6}
 """A layer and the head, for each number of rows; or a layer for one length and for all, and the head."""
 BESIDE = {"greedy": 8, "sampled": 49, "top_p and top_k": 85, "penalties": 24, "logprobs": 29}
 """Launches of a token beside the graph: to choose it, and to send it on its way."""
 LEVEL_MIB = 8
-SPILLED = {False: 0, True: 8}
+SPILLED = {"": 0, "masked": 8, "int8": 0, "int4": 0}
 """Bytes: of a softmax, at one of the sizes that are tried for it."""
 PTXAS = Path(sysconfig.get_path("purelib"), "triton/backends/nvidia/bin/ptxas")
 
 
 @pytest.fixture(scope="module", params=CARDS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    architecture, masked = CARDS[request.param]
+    _, _, kind = request.param.partition(", ")
     kernels = tmp_path_factory.mktemp("kernels")
-    return Run(request.param, architecture, masked, report_on(request.param, kernels), kernels)
+    return Run(request.param, CARDS[request.param], kind, report_on(request.param, kernels), kernels)
 
 
 def report_on(name: str, kernels: Path, held_mib: int = 0) -> Report:
-    card, _, masked = name.partition(", ")
+    card, _, kind = name.partition(", ")
     process = subprocess.run(
-        [sys.executable, "-m", "tests.cuda.seven_b", *filter(None, [masked])],
+        [sys.executable, "-m", "tests.cuda.seven_b", *filter(None, [kind])],
         env={
             **os.environ,
             "STANDIN_CARD": card,
@@ -83,9 +87,9 @@ def report_on(name: str, kernels: Path, held_mib: int = 0) -> Report:
 def test_the_step_is_compiled_and_captured_whole(run: Run) -> None:
     report = run.report
     assert (report.compiled, report.captured) == (True, True)
-    assert ("it is masked" in report.why) if run.masked else (report.why == "")
+    assert ("it is masked" in report.why) if run.kind == "masked" else (report.why == "")
     assert (report.graph_breaks, report.violations) == (0, [])
-    assert (report.graphs, report.compilations) == (GRAPHS[run.masked], COMPILATIONS[run.masked])
+    assert (report.graphs, report.compilations) == (GRAPHS[run.kind], COMPILATIONS[run.kind])
 
 
 def test_a_step_has_as_many_kernels_as_it_had(run: Run, figure: Callable[[str], None]) -> None:
@@ -97,7 +101,7 @@ def test_a_step_has_as_many_kernels_as_it_had(run: Run, figure: Callable[[str], 
         f"{run.name}: {LAYERS} x {a_layer} + {outside} = {total} kernels a step, {report.graphs} graphs, "
         f"{report.compilations} compilations"
     )
-    assert (a_layer, outside) == KERNELS[run.masked], "fewer are better: change the number"
+    assert (a_layer, outside) == KERNELS[run.kind], "fewer are better: change the number"
     assert {kind: report.beside[kind] for kind in BESIDE} == BESIDE
 
 
@@ -120,7 +124,7 @@ def test_no_kernel_spills_registers(run: Run) -> None:
     sources = sorted(run.kernels.rglob("*.ptx"))
     assert len(sources) > 20
     spilling = {source.stem: stored for source in sources if (stored := spilled_bytes(source, run.architecture))}
-    assert max(spilling.values(), default=0) <= SPILLED[run.masked], spilling
+    assert max(spilling.values(), default=0) <= SPILLED[run.kind], spilling
 
 
 def test_a_start_with_less_memory_finds_all_that_was_compiled(run: Run) -> None:

@@ -11,7 +11,7 @@ for which a matrix is written out piece by piece. A step's products are in `matr
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,12 +57,6 @@ class Int4Matrix(NamedTuple):
 
 SmallMatrix = Int8Matrix | Int4Matrix
 Matrix = Tensor | SmallMatrix
-Small = TypeVar("Small", Int8Matrix, Int4Matrix)
-
-
-def is_small(matrix: Matrix) -> bool:
-    """Whether it is one of the small forms."""
-    return not isinstance(matrix, Tensor)
 
 
 def to_int8(weight: Tensor) -> Int8Matrix:
@@ -135,9 +129,12 @@ def rows_of(matrix: Matrix, ids: Tensor, dtype: torch.dtype) -> Tensor:
     return (matrix.values[ids].float() * matrix.scales[ids][..., None]).to(dtype)
 
 
-def part(matrix: Small, start: int, end: int) -> Small:
+def part(matrix: SmallMatrix, start: int, end: int) -> SmallMatrix:
     """Its outputs from `start` to `end`, as views."""
-    return type(matrix)(*(None if field is None else field[start:end] for field in matrix))
+    if isinstance(matrix, Int8Matrix):
+        return Int8Matrix(matrix.values[start:end], matrix.scales[start:end])
+    zeros = None if matrix.zeros is None else matrix.zeros[start:end]
+    return Int4Matrix(matrix.values[start:end], matrix.scales[start:end], zeros)
 
 
 def joined(matrices: Sequence[Matrix]) -> Matrix:

@@ -37,7 +37,7 @@ def matrix_vector_of_small(row: Tensor, matrix: Matrix) -> Tensor:
 def _of_int4(row: Tensor, matrix: Int4Matrix) -> Tensor:
     outputs, groups, half = matrix.values.shape
     cuts = _cuts(groups * half, groups)
-    # Sixteen values of one group stand innermost, whatever its size: Inductor makes a vector of them, with one scale.
+    # Sixteen values of one group stand innermost, whatever its size: a vector of them has one scale.
     low, high = row.view(cuts, groups // cuts, 2, -1, _VECTOR).float().unbind(2)
     values = matrix.values.view(outputs, cuts, groups // cuts, -1, _VECTOR).to(torch.int32)
     scales = matrix.scales.float()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import Family
-from .matrices import Matrix, is_small, joined as _joined, part
+from .matrices import Matrix, joined as joined_matrices, part
 from .small_modules import matrix_of
 
 
@@ -66,9 +66,12 @@ def layer_weights(layer: nn.Module, family: Family) -> Weights:
 def _join_matrices(linears: list[Any]) -> Matrix:
     """One of several, whose linears become its views: nothing is held twice."""
     matrices = [matrix_of(linear) for linear in linears]
-    if len(matrices) == 1 or not is_small(matrices[0]):
-        return matrices[0] if len(matrices) == 1 else _join([linear.weight for linear in linears])
-    whole: Any = _joined(matrices)
+    if len(matrices) == 1:
+        return matrices[0]
+    if isinstance(matrices[0], Tensor):
+        return _join([linear.weight for linear in linears])
+    whole = joined_matrices(matrices)
+    assert not isinstance(whole, Tensor), "all are small"
     start = 0
     for linear, matrix in zip(linears, matrices, strict=True):
         end = start + matrix.shape[0]

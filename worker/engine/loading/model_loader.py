@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -84,12 +84,12 @@ class ModelLoader:
         if form.files is None:
             model, report = self._read(AutoModelForCausalLM, config, as_in_files)
         else:
-            group = config.quantization_config
-            size = group.get("group_size", 128) if isinstance(group, dict) else group.group_size
+            described: Any = config.quantization_config
+            size = described.get("group_size", 128) if isinstance(described, dict) else described.group_size
             del config.quantization_config
             own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
             model, report = self._read(_with_packed(own, set(there), size, form), config, as_in_files)
-            model.__class__ = own
+            cast("Any", model).__class__ = own
         self._check(report)
         make_small(model, form, dtype, device, progress)
         return model

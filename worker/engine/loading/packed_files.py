@@ -73,7 +73,7 @@ class PackedLinear(nn.Module):
         group = next((group for group in reversed(GROUPS) if self.group % group == 0), None)
         if group is None:
             raise ConfigError(
-                f"its weights are quantized in groups of {self.group}, and multiples of {GROUPS[0]} are read here. "
+                f"its weights are quantized in groups of {self.group}, and multiples of {GROUPS[0]} are read. "
                 "Use the model's own repository, with engine.weights int4"
             )
         return group
@@ -90,4 +90,5 @@ def _unpacked(words: Tensor, dim: int) -> Tensor:
 def _in_order(values: Tensor) -> Tensor:
     """From the places that AWQ keeps them in to their own.  values: (n, out)."""
     places = torch.tensor(_AWQ_ORDER, device=values.device).argsort()
-    return values.unflatten(1, (-1, 8))[:, :, places].flatten(1)
+    ordered: Tensor = values.unflatten(1, (-1, 8))[:, :, places]
+    return ordered.flatten(1)

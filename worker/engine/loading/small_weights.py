@@ -119,7 +119,7 @@ def _module(module: Any, matrix: SmallMatrix, dtype: torch.dtype) -> nn.Module:
 
 
 def _convert_the_rest(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Parameters alone: buffers, as those of rotary embeddings, are float32 for a reason. As are some parameters."""
+    """Parameters alone: buffers, as of rotary embeddings, are float32 for a reason. As are some parameters."""
     as_they_are = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}  # noqa: SLF001
     for name, parameter in model.named_parameters():
         if not as_they_are & set(name.split(".")):

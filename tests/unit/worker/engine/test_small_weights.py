@@ -11,8 +11,10 @@ from tests.families import family_model, toy_model
 from tests.models import CPU, ENGINES, engine_for, save_random_model
 from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, ModelLoader, Tokenizer
-from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, to_float, to_int4, to_int8
+from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_float, to_int4, to_int8
 from worker.engine.forward.small_modules import small_modules
+from worker.engine.loading import small_weights
+from worker.engine.loading.facts import memory_facts
 from worker.engine.loading.small_weights import make_small
 from worker.engine.loading.weights_form import WeightsForm
 from worker.errors import ConfigError
@@ -174,6 +176,22 @@ class TestLoading:
         assert model.dtype == torch.bfloat16
         assert model.model.rotary_emb.inv_freq.dtype == torch.float32
 
+    def test_no_more_than_a_piece_is_written_out_beside_what_is_kept(self, weights, tmp_path, monkeypatch):
+        """On the CPU, files are mapped, and each matrix is let go of when its small form is made."""
+        save_random_model(tmp_path)
+        pieces = []
+        for name in ("to_int8", "to_int4"):
+            make = getattr(small_weights, name)
+            noting = lambda piece, *args, make=make, **options: (  # noqa: E731
+                pieces.append(piece.numel()) or make(piece, *args, **options)
+            )
+            monkeypatch.setattr(small_weights, name, noting)
+        monkeypatch.setattr(small_weights, "_PIECE", 1000)
+        model = ModelLoader(tmp_path, weights=weights).load(CPU)
+        assert max(pieces) <= 1000
+        assert sum(pieces) > 100_000
+        assert sum(parameter.numel() for parameter in model.parameters()) < 1000, "norms and biases are left"
+
     @pytest.mark.parametrize("group", [32, 64, 128])
     def test_groups_that_do_not_divide_a_row_are_smaller(self, group, tmp_path):
         """64 and 128 columns."""
@@ -201,14 +219,25 @@ class TestLoading:
             engine.small_weights,
         )
 
+    @pytest.mark.parametrize("group", [32, 128])
+    def test_what_they_will_take_is_known_before(self, weights, group, tmp_path):
+        save_random_model(tmp_path)
+        options = EngineOptions(weights=weights, weights_group=group)
+        facts = memory_facts(tmp_path, CPU, "float32", 176_704, options)
+        model = ModelLoader(tmp_path, "float32", weights=weights, group=group).load(CPU)
+        taken = sum(bytes_of(module.matrix) for module in small_modules(model).values())
+        taken += sum(parameter.nbytes for parameter in model.parameters())
+        assert facts.dtype == weights
+        assert facts.weights_bytes == pytest.approx(taken, rel=0.02)
+
     def test_floats_are_a_dtype(self, tmp_path):
         save_random_model(tmp_path)
         assert ModelLoader(tmp_path, weights="bfloat16").load(CPU).dtype == torch.bfloat16
-        with pytest.raises(ConfigError, match="dtype is float16 and engine.weights bfloat16, which are one"):
+        with pytest.raises(ConfigError, match=r"dtype is float16 and engine.weights bfloat16, which are one"):
             ModelLoader(tmp_path, "float16", weights="bfloat16").load(CPU)
 
     def test_a_model_whose_matrices_are_in_modules_of_its_own(self, monkeypatch):
         model = toy_model(model_type="gpt2")
         monkeypatch.setattr("worker.engine.loading.small_weights._KINDS", ())
-        with pytest.raises(ConfigError, match="engine.weights is int4, and GPT2LMHeadModel keeps its matrices"):
+        with pytest.raises(ConfigError, match=r"engine\.weights is int4, and GPT2LMHeadModel keeps its matrices"):
             make_small(model, WeightsForm("auto", "int4"), torch.float32, CPU, no_progress)

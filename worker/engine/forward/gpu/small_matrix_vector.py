@@ -102,7 +102,7 @@ def _values_at(words, MASK: tl.constexpr):  # type: ignore[no-untyped-def]  # no
     return ((words & MASK) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _factor(at, mask):  # type: ignore[no-untyped-def]  # noqa: ANN202
     return tl.load(at, mask=mask, other=0, eviction_policy="evict_last").to(tl.float32)
 

@@ -1,4 +1,4 @@
-"""Small forms of a matrix: rounding by their definition, and products that are those of the written out weights."""
+"""Small forms of a matrix: rounding by their definition, and products that are the written out weights'."""
 
 import pytest
 import torch

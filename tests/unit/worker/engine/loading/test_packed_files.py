@@ -52,7 +52,7 @@ def test_answers_are_those_of_the_weights(quantization, tmp_path, tokenizer):
 
 def test_act_order_is_refused_by_name(tmp_path):
     save_packed_model(tmp_path, {**GPTQ, "desc_act": True}, in_order=False)
-    with pytest.raises(ConfigError, match="act-order .desc_act.*Use a model that was quantized without it"):
+    with pytest.raises(ConfigError, match=r"act-order .desc_act.*Use a model that was quantized without it"):
         ModelLoader(tmp_path).load(CPU)
 
 
@@ -81,7 +81,7 @@ def test_what_is_not_read_is_named(changes, said, tmp_path):
 @pytest.mark.parametrize("weights", ["int8", "bfloat16"])
 def test_int4_files_become_nothing_else(weights, tmp_path):
     save_packed_model(tmp_path, GPTQ)
-    with pytest.raises(ConfigError, match="are int4 already .gptq.: leave engine.weights at auto"):
+    with pytest.raises(ConfigError, match=r"are int4 already .gptq.: leave engine.weights at auto"):
         ModelLoader(tmp_path, weights=weights).load(CPU)
 
 
