@@ -51,7 +51,7 @@ def small_parts(name: str, weights: str) -> list[Part]:
     return [
         Part("kernels", [*_TESTS, *kernels], 90),
         Part("exactness", [*_TESTS, "tests/gpu/test_small_weights.py", "-k", weights], 90),
-        Part("engine", ["-m", "tests.benchmarks.engine", *_MODEL, *speed], 100),
+        Part("engine", ["-m", "tests.benchmarks.engine", *_MODEL, *speed], 150),
     ]
 
 

@@ -120,7 +120,8 @@ def _module(module: Any, matrix: SmallMatrix, dtype: torch.dtype) -> nn.Module:
 
 def _convert_the_rest(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Parameters alone: buffers, as of rotary embeddings, are float32 for a reason. As are some parameters."""
-    as_they_are = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}  # noqa: SLF001
+    kinds = "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"  # not each version of transformers has both
+    as_they_are = {name for kind in kinds for name in getattr(model, kind, None) or ()}
     for name, parameter in model.named_parameters():
         if not as_they_are & set(name.split(".")):
             parameter.data = parameter.data.to(dtype)
