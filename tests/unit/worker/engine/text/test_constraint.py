@@ -222,4 +222,4 @@ def test_nothing_is_asked_of_a_request_for_any_text(tokenizer, tmp_path: Path):
     constraints = Constraints(tokenizer, VOCAB_SIZE)
     constraints.prepare(asking())
     assert constraints.of(asking(), frozenset()) is None
-    assert constraints._for_grammars is None
+    assert constraints._taken_over is None
