@@ -10,9 +10,9 @@ Step: how much longer one takes for all of that, beside the forward pass: the sa
 that allows everything. Forced tokens: tokens a second of JSON by a schema over those of free text of the same
 length.
 
-FOLDER holds a real model. A shape has random weights, by which answers are drawn, and a vocabulary that is made up,
-or of another folder, by --tokenizer: a mask costs the same there. How many tokens are forced hangs on both. The last
-line of stdout is a JSON object.
+FOLDER holds a real model. A shape has random weights, by which answers are drawn, and a vocabulary that is made
+up, or of another folder, by --tokenizer: a mask costs the same there. How many tokens are forced hangs on both.
+The last line of stdout is a JSON object.
 """
 
 import argparse

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import decoders, pre_tokenizers
+from tokenizers import Regex, Tokenizer as Backend, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from producer.contract import GenerationRequest, InvalidRequest
 from producer.contract.structured import MAX_GRAMMAR_CHARS
@@ -137,6 +138,28 @@ def test_a_text_that_is_cut_otherwise_is_taken(constraints):
     first = tokenizer.backend.token_to_id("a")
     assert constraint.push(first)
     assert shown(tokenizer, [first, *constraint.take_forced(99)]) == "a queue"
+
+
+def test_a_forced_text_is_cut_once_and_not_anew_after_each_token(tmp_path):
+    """As of GPT-4 and Llama 3, which cut digits by threes: behind `12`, the 3 and the 4 would be one token."""
+    vocabulary = {token: place for place, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bpe = Backend(models.BPE(vocab={**vocabulary, "34": len(vocabulary)}, merges=[("3", "4")]))
+    threes = pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([threes, byte_level])
+    bpe.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bpe).save_pretrained(tmp_path)
+    tokenizer = Tokenizer(tmp_path)
+    ids = tokenizer.encode("123456", add_special_tokens=False).tolist()
+    assert len(ids) == len("123456")
+
+    constraints = Constraints(tokenizer, VOCAB_SIZE)
+    for at_once in (99, 1):
+        constraint = constraints.of(asking(grammar={"type": "choice", "choice": ["123456"]}), frozenset([EOS]))
+        taken = []
+        while forced := constraint.take_forced(at_once):
+            taken += forced
+        assert taken == ids
 
 
 def test_what_may_not_come_is_said(constraints):
