@@ -11,9 +11,11 @@ from worker.engine.forward.decoder import View
 from worker.engine.forward.kv_cache import StaticKVCache
 from worker.engine.forward.static_path import StaticPath
 from worker.engine.generation import Generation
+from worker.engine.sampling.token_mask import TokenMask
 from worker.engine.token_ring import MAX_IN_FLIGHT, TokenRing
 
 run_step = StaticPath._run_step
+spread_bits = TokenMask.bias
 
 
 def pop_at_once(self: TokenRing) -> int:
@@ -85,6 +87,12 @@ def copy_out_without_waiting(self: StaticKVCache) -> Tensor:
     return kept.clone()
 
 
+def bias_whose_bits_are_written_over(self: TokenMask) -> Tensor:
+    bias = spread_bits(self)
+    self.words[:] = 0
+    return bias
+
+
 MASK = "the mask is the host's"
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "a token is read before its copy is done": (TokenRing, "pop", pop_at_once),
@@ -102,5 +110,6 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
         captured_without_its_result,
     ),
     "parked keys are used before they have come": (StaticKVCache, "copy_out", copy_out_without_waiting),
+    "what may come is written over before it was copied": (TokenMask, "bias", bias_whose_bits_are_written_over),
 }
 """What is wrong, and what to put where."""
