@@ -120,7 +120,8 @@ class Constraint:
         self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         self._check()
         may_end = _is_set(words, self._eos_token_id)
-        _unset(words, self._eos_token_id)
+        for token_id in (self._eos_token_id, *self._ends):  # a grammar in Lark may name them, wherever it likes
+            _unset(words, token_id)
         if may_end and (self._count >= self._min_new_tokens or not words.any()):
             for token_id in self._ends:
                 _set(words, token_id)
@@ -144,7 +145,7 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise InvalidRequest(
-                f"the grammar takes too much work after {self._count} tokens: {_what_is_wrong(self._matcher)}. "
+                f"the grammar takes too much work behind token {self._count}: {_what_is_wrong(self._matcher)}. "
                 "Make it simpler"
             )
 
@@ -249,6 +250,7 @@ def _on_a_thread(name: str, action: Callable[[], T], *, stack_bytes: int = 0) ->
 _IN_OUR_WORDS = (
     (re.compile(r"oneOf constraints are not supported.*"), "oneOf, of schemas that do not exclude each other"),
     (re.compile(r"(Resource '\S*').*"), r"$ref: \1 is not in the schema, and nothing is fetched"),
+    (re.compile(r"Pointer '(\S*)' does not exist"), r"$ref: '\1' is not in the schema"),
     (re.compile(r"Unimplemented keys:"), "keywords that are not supported:"),
 )
 """What llguidance says of an option that is none here, or without the keyword."""

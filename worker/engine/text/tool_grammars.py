@@ -14,7 +14,7 @@ from producer.contract.chat import NamedToolChoice, Tool
 from producer.contract.views.syntaxes import END_OF_THINK, MARKERS, THINK
 
 from .chat_template import CallSpelling
-from .grammars import WRITING
+from .grammars import WRITING, with_small_numbers
 
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 _ANY_ARGUMENTS = {"type": "object"}
@@ -67,7 +67,8 @@ class _Grammar:
         self._rules.append("function: " + " | ".join(f"f{place}" for place in range(len(tools))))
         for place, tool in enumerate(tools):
             name = self._spelled(tool.function.name + self._spelling.between)
-            schema = json.dumps({"x-guidance": WRITING, **_schema(tool, must_call=must_call)})
+            arguments = with_small_numbers(_schema(tool, must_call=must_call))
+            schema = json.dumps({**arguments, "x-guidance": WRITING})
             self._rules.append(f"f{place}: {name} a{place}\na{place}: %json {schema}")
 
     def thinking(self, markup: Markup) -> None:

@@ -175,6 +175,16 @@ def test_what_may_not_come_is_said(constraints):
     )
 
 
+@pytest.mark.parametrize("rule", ['<|im_end|> "a"', '"a" <|im_end|> "b"', '"a" "a"+ <|im_end|> "b"'])
+def test_what_ends_the_answer_comes_at_its_end_alone(tokenizer, rule):
+    """Also where a grammar has it in its midst."""
+    asked = asking(grammar={"type": "lark", "lark": f"start: {rule}"})
+    constraint = Constraints(tokenizer, VOCAB_SIZE).of(asked, frozenset([EOS]))
+    for _ in range(4):
+        assert EOS not in (may_come := allowed(constraint))
+        assert constraint.take_forced(1) or not may_come or constraint.push(may_come[0])
+
+
 def test_no_token_beyond_the_models_vocabulary(tokenizer):
     small = Constraints(tokenizer, 300)
     constraint = small.of(

@@ -198,6 +198,13 @@ def test_a_schema_that_cannot_be_kept_to_is_refused_by_the_name_of_what_is_not_u
         "parameters": {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}},
     }
     constraints = Constraints(model, VOCAB_SIZE)
-    with pytest.raises(InvalidRequest, match=r"the answer's structure is refused: .*uniqueItems"):
-        constraints.prepare(asking(odd, tool_choice="required"), Markup(tool_calls="hermes"))
+    lenient = {"name": "lenient", "parameters": {**odd["parameters"], "x-guidance": {"lenient": True}}}
+    for function in (odd, lenient):
+        with pytest.raises(InvalidRequest, match=r"the answer's structure is refused: .*uniqueItems"):
+            constraints.prepare(asking(function, tool_choice="required"), Markup(tool_calls="hermes"))
     constraints.prepare(asking(odd), Markup(tool_calls="hermes"))
+    with pytest.raises(InvalidRequest, match="it has the number"):
+        constraints.prepare(
+            asking({"name": "big", "parameters": {"const": 2**60}}, tool_choice="required"),
+            Markup(tool_calls="hermes"),
+        )
