@@ -55,7 +55,7 @@ class Contestant:
         self._trace = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "trace"
         environment = {
             **os.environ,
-            "PYTHONPATH": f"{PACING}{os.pathsep}{checkout}",
+            "PYTHONPATH": os.pathsep.join([str(PACING), str(checkout), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "PACED_STEP_MS": str(step_ms),
