@@ -181,15 +181,17 @@ def measure(engine: str, folder: Path, options: argparse.Namespace) -> dict[str,
         save("qwen2-0.5b", model, torch.device("cpu"), torch.float32, positions=2048)
     (folder / "model_paths.yaml").write_text(f"{MODEL}: {model}\n")
     seen: dict[str, Any] = {}
+    goes_on: dict[str, list[float]] = {}
     with bench(engine, folder, 1) as here:
         idle, (alone_s, speeds) = here.idle(options.highs), here.lows(options.lows)
         seen["low"] = here.beside(options.lows, options.highs)
-        goes_on = here.going_on(options.pauses)
-    with bench(engine, folder, 1, GENQUEUE_PREEMPT="off") as here:
-        seen["off"] = here.beside(options.lows, options.highs)
-    nothing_kept = {"GENQUEUE_ENGINE__PARKED_CACHE_BYTES": "0", "GENQUEUE_ENGINE__PREFIX_CACHE_BYTES": "0"}
-    with bench(engine, folder, 1, **nothing_kept) as here:
-        again = here.going_on(options.pauses)
+        goes_on["from the parked cache"] = here.going_on(options.pauses)
+    if not options.brief:
+        with bench(engine, folder, 1, GENQUEUE_PREEMPT="off") as here:
+            seen["off"] = here.beside(options.lows, options.highs)
+        nothing_kept = {"GENQUEUE_ENGINE__PARKED_CACHE_BYTES": "0", "GENQUEUE_ENGINE__PREFIX_CACHE_BYTES": "0"}
+        with bench(engine, folder, 1, **nothing_kept) as here:
+            goes_on["read again"] = here.going_on(options.pauses)
     step_s = 1 / statistics.median(speeds)
     return {
         "step_ms": round(step_s * 1000, 2),
@@ -202,7 +204,7 @@ def measure(engine: str, folder: Path, options: argparse.Namespace) -> dict[str,
         **{f"lost_{name}": lost(each, alone_s) for name, each in seen.items()},
         "high_jobs": {name: len(each["first_s"]) for name, each in seen.items()},
         "high_jobs_took_s": round(seen["low"]["own_s"], 2),
-        "goes_on_ms": {"from the parked cache": spread(goes_on), "read again": spread(again)},
+        "goes_on_ms": {how: spread(gaps) for how, gaps in goes_on.items()},
     }
 
 
@@ -229,6 +231,7 @@ def main() -> None:
     parser.add_argument("--highs", type=int, default=40, help="high jobs on an idle worker; beside others at most")
     parser.add_argument("--lows", type=int, default=8, help="low jobs, alone and beside high ones")
     parser.add_argument("--pauses", type=int, default=8, help="of a low job, until it goes on")
+    parser.add_argument("--brief", action="store_true", help="with `preempt: low` and a parked cache alone")
     options = parser.parse_args()
     figures: dict[str, Any] = {"cores": os.cpu_count()}
     for engine in options.engines:
