@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.structured --model-path FOLDER [--save NAME]
     python -m tests.benchmarks.structured --shape qwen2-0.5b --device cuda --dtype bfloat16
+    python -m tests.benchmarks.structured --tokenizer FOLDER    # masks alone
 
 Mask: how long the host takes to find the bits of a place (`find`), to bring them to the logits (`apply`; on a GPU
 until it is done, and `launch` until it is on its way), and to take the token (`take`). In places where few tokens
@@ -34,7 +35,7 @@ from rich.table import Table
 from producer.contract import GenerationRequest
 from worker.engine import Engine, EngineOptions, Tokenizer, resolve_device
 from worker.engine.sampling.token_mask import TokenMask
-from worker.engine.text.constraint import Constraint
+from worker.engine.text.constraint import Constraint, Constraints
 
 from .engine import RESULTS, commit, hardware, versions
 from .shapes import SHAPES, build
@@ -61,6 +62,25 @@ SCHEMA: dict[str, Any] = {
     "required": ["title", "author", "published_in_year", "kind", "is_translated", "keywords"],
     "additionalProperties": False,
 }
+BOOKS: tuple[dict[str, Any], ...] = (
+    {
+        "title": "The little prince of nowhere",
+        "author": {"first_name": "Antoine", "family_name": "de Saint-Exupery"},
+        "published_in_year": 1943,
+        "kind": "novel",
+        "is_translated": True,
+        "keywords": ["war and", "peace"],
+    },
+    {
+        "title": "Extraordinary misunderstandings",
+        "author": {"first_name": "Wilhelmina", "family_name": "Featherstonehaugh"},
+        "published_in_year": 2017,
+        "kind": "short stories",
+        "is_translated": False,
+        "keywords": ["communication", "a", "transformation"],
+    },
+)
+"""Answers by the schema."""
 ANYTHING = {"type": "regex", "regex": "(?s:.*)"}
 PROMPTS = (
     "A famous book, as JSON: ", "The book that I like best, as JSON: ", "A book of poems from France, as JSON: ",
@@ -69,6 +89,8 @@ PROMPTS = (
 WIDE = 1_000
 """Tokens that may come in a place that is called wide."""
 CONTEXT_LENGTH = 1024
+ROUNDS = 7
+"""Each place is tried so often, as other processes disturb it."""
 
 
 def main() -> None:
@@ -78,12 +100,22 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     console = Console(stderr=True)
+    with_model = options.model_path is not None or options.shape is not None
+    result = measured(options, device, console) if with_model else only_masks(options, device)
+    if options.save:
+        (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
+    console.print(table(result))
+    print(json.dumps(result))
+
+
+def measured(options: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
+    """All of it."""
     engine = load(options, device)
     console.print("warming up")
     started_at = time.perf_counter()
     engine.warm_up()
     warm_up_s = time.perf_counter() - started_at
-    result = {
+    return {
         "hardware": hardware(device),
         "versions": versions(),
         "commit": commit(),
@@ -93,19 +125,29 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "warm_up_s": round(warm_up_s, 2),
         "first_grammar_s": round(first_grammar_s(engine), 3),
-        "mask_us": masks(engine, options),
+        "mask_us": masks(engine.tokenizer, engine.vocab_size, device, ROUNDS),
         "step": steps(engine, options),
         "forced": forced(engine, options),
     }
-    if options.save:
-        (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
-    console.print(table(result))
-    print(json.dumps(result))
+
+
+def only_masks(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Of a tokenizer, whose model is not there."""
+    tokenizer = Tokenizer(options.tokenizer)
+    vocab_size = json.loads((options.tokenizer / "config.json").read_text())["vocab_size"]
+    return {
+        "hardware": hardware(device),
+        "versions": versions(),
+        "commit": commit(),
+        "model": options.tokenizer.name,
+        "vocab_size": vocab_size,
+        "mask_us": masks(tokenizer, vocab_size, device, ROUNDS),
+    }
 
 
 def load(options: argparse.Namespace, device: torch.device) -> Engine:
     """Without drafts, so that each step is one token."""
-    engine_options = EngineOptions(prompt_lookup=False, context_length=CONTEXT_LENGTH)
+    engine_options = EngineOptions(prompt_lookup=False, context_length=CONTEXT_LENGTH, compile=options.compile)
     if options.shape is None:
         return Engine.load(options.model_path, device, options.dtype, engine_options)
     dtype = getattr(torch, "float32" if options.dtype == "auto" else options.dtype)
@@ -161,50 +203,53 @@ def answer(engine: Engine, request: GenerationRequest) -> tuple[list[int], float
         return ids, time.perf_counter() - started_at
 
 
-def masks(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
-    """Of each place of real answers by a schema, in microseconds, by the kind of the place."""
-    taken: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for name, schema in (("wide", without_lengths()), ("wide_max_length", SCHEMA)):
-        for prompt in PROMPTS[: options.prompts]:
-            request = asking(prompt, response_format=by(schema), temperature=options.temperature)
-            ids, _ = answer(engine, request)
-            note_places(engine, request, ids, taken, name)
+def masks(tokenizer: Tokenizer, vocab_size: int, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Of each place of the books, in microseconds, by the kind of the place: the best of so many rounds."""
+    constraints = Constraints(tokenizer, vocab_size)
+    best: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for wide, schema in (("wide", without_lengths()), ("wide_max_length", SCHEMA)):
+        request = asking(PROMPTS[0], response_format=by(schema))
+        for book in BOOKS:
+            ids = tokenizer.encode(json.dumps(book), add_special_tokens=False).tolist()
+            for places in zip(
+                *(places_of(constraints, request, ids, vocab_size, device) for _ in range(rounds)), strict=True
+            ):
+                into = best[wide if places[0].pop("tokens") > WIDE else "narrow"]
+                for name in places[0]:
+                    into[name].append(min(place[name] for place in places) * 1e6)
     return {
         kind: {"places": len(spent["find"]), **{name: spread(values) for name, values in spent.items()}}
-        for kind, spent in sorted(taken.items())
+        for kind, spent in sorted(best.items())
     }
 
 
 @torch.inference_mode()
-def note_places(
-    engine: Engine,
-    request: GenerationRequest,
-    ids: list[int],
-    taken: defaultdict[str, defaultdict[str, list[float]]],
-    wide: str,
-) -> None:
-    """What each place of that answer takes goes into `taken`, wide ones under that name."""
-    constraint = constraint_of(engine, request)
-    mask = TokenMask(constraint.words, engine.vocab_size, engine.device)
-    logits = torch.randn((1, engine.vocab_size), device=engine.device)
+def places_of(
+    constraints: Constraints, request: GenerationRequest, ids: list[int], vocab_size: int, device: torch.device
+) -> list[dict[str, float]]:
+    """What each place of that answer takes, in seconds, and how many tokens may come there."""
+    constraint = constraints.of(request, frozenset())
+    assert constraint is not None
+    mask = TokenMask(constraint.words, vocab_size, device)
+    logits = torch.randn((1, vocab_size), device=device)
+    places = []
     for token_id in ids:
         times = [time.perf_counter()]
         constraint.fill(mask.words)
         times.append(time.perf_counter())
         torch.add(logits, mask.bias())
         times.append(time.perf_counter())
-        if engine.device.type == "cuda":
-            torch.cuda.synchronize(engine.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter())
-        constraint.push(token_id)
+        assert constraint.push(token_id), "the books keep to the schema"
         times.append(time.perf_counter())
-        begun, found, launched, applied, pushed = (each * 1e6 for each in times)
-        into = taken[wide if int(np.bitwise_count(mask.words).sum()) > WIDE else "narrow"]
-        into["find"].append(found - begun)
-        if engine.device.type == "cuda":
-            into["launch"].append(launched - found)
-        into["apply"].append(applied - found)
-        into["take"].append(pushed - applied)
+        begun, found, launched, applied, pushed = times
+        place = {"find": found - begun, "apply": applied - found, "take": pushed - applied}
+        if device.type == "cuda":
+            place["launch"] = launched - found
+        places.append({**place, "tokens": int(np.bitwise_count(mask.words).sum())})
+    return places
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -265,11 +310,13 @@ def share_of_forced(engine: Engine, request: GenerationRequest, ids: list[int]) 
 
 def table(result: dict[str, Any]) -> Table:
     """For people."""
-    shown = Table("", "", title=f"{result['model']}, vocabulary of {result['vocab_size']:,}, {result['dtype']}")
+    shown = Table("", "", title=f"{result['model']}, vocabulary of {result['vocab_size']:,}")
     for kind, spent in result["mask_us"].items():
         shown.add_row(f"{kind.replace('_', ' ')} places", str(spent["places"]))
-        for name in spent.keys() - {"places"}:
+        for name in sorted(spent.keys() - {"places"}):
             shown.add_row(f"  {name}, p50 / p95", f"{spent[name]['p50']} / {spent[name]['p95']} us")
+    if "step" not in result:
+        return shown
     step, gain = result["step"], result["forced"]
     shown.add_row("a step, free / held", f"{step['free_us']} / {step['held_us']} us ({step['more_us']:+} us)")
     shown.add_row(
@@ -284,18 +331,21 @@ def table(result: dict[str, Any]) -> Table:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    model = parser.add_mutually_exclusive_group(required=True)
+    model = parser.add_mutually_exclusive_group()
     model.add_argument("--model-path", type=Path)
     model.add_argument("--shape", choices=[*SHAPES], help="random weights of that shape, made on the device")
-    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="for a shape: that of a real model")
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="for a shape, or for masks alone")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--new-tokens", type=int, default=60, help="of each text that shows what a step takes")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="so many of them, to be quicker")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", default="auto", choices=["auto", "always", "never"])
     parser.add_argument("--save", metavar="NAME", help="keep the raw figures as results/NAME.json")
     options = parser.parse_args()
+    if options.model_path is None and options.shape is None and options.tokenizer is None:
+        parser.error("give --model-path, --shape, or --tokenizer for masks alone")
     options.temperature = 0.0 if options.shape is None else 1.0
     return options
 
