@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from transformers import Qwen2ForCausalLM
 
 from producer.contract import GenerationRequest, JobError
 from tests.models import CPU, VOCAB_SIZE, random_model, save_tokenizer
-from tests.unit.worker.engine.asking import REFERENCE, answer, random_ids, request
+from tests.unit.worker.engine.asking import REFERENCE, answer, random_ids, request, start
 from worker.engine import Engine, EngineOptions, Step, Tokenizer
 from worker.engine.reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, PromptLookup
 
@@ -91,12 +90,14 @@ def on_gpu(
             if kernels:
                 engine.path.use_kernels()
             engine.warm_up()
-            given, read = [], [numbers.reads]
+            given = []
             for job in jobs:
-                given.append(answer(engine, job, seed=3))
-                read.append(numbers.reads)
-        if reads is not None:
-            reads += [after - before for before, after in pairwise(read)]
+                steps = start(engine, job, seed=3)
+                given.append([next(steps)])
+                before = numbers.reads  # what was parked for the prompt before is read, too
+                given[-1] += steps
+                if reads is not None:
+                    reads.append(numbers.reads - before)
         assert engine.path.captured, engine.why
         assert (numbers.failures, card.seen().violations) == ([], [])
         return given
@@ -180,7 +181,7 @@ def test_tokens_with_drafts_are_those_of_the_cpu(
 def test_answers_that_are_held_to_a_structure_are_those_of_the_cpu(
     kernels: bool, on_cpu: Callable[..., Answers], on_gpu: Callable[..., Answers], figure: Callable[[str], None]
 ) -> None:
-    """Each token that the model chose is read, once, and none of those that were forced."""
+    """Each token that the model chose behind the first is read, once, and none of those that were forced."""
     jobs, reads = [*HELD.values()], []
     right = on_cpu(jobs)
     found = on_gpu(jobs, kernels=kernels, drafts=False, reads=reads)
