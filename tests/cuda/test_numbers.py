@@ -189,7 +189,7 @@ def test_answers_that_are_held_to_a_structure_are_those_of_the_cpu(
     assert [step.text for steps in found for step in steps] == [step.text for steps in right for step in steps]
     tokens = dict(zip(HELD, map(len, found), strict=True))
     counts = dict(zip(HELD, reads, strict=True))
-    assert 0 < counts["forced"] < tokens["forced"] / 2
+    assert counts["forced"] == 0, "behind its one choice all is forced"
     assert all(0 < counts[name] < tokens[name] for name in ("schema", "schema, sampled"))
     figure(f"lazy streams, held to a structure: {tokens} tokens are the CPU's, {counts} reads")
 
