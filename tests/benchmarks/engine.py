@@ -34,7 +34,8 @@ from transformers import Qwen2ForCausalLM
 from worker.engine import resolve_device
 
 from .engine_peers import PEERS, LlamaCpp, Peer, Run
-from .shapes import MAX_POSITIONS, SHAPES, build, build_small, bytes_per_token
+from .shapes import MAX_POSITIONS, SHAPES, build, bytes_per_token
+from .small_shapes import build_small
 
 RESULTS = Path(__file__).parent / "results"
 LLAMA_CPP = "llama.cpp"

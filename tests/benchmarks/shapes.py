@@ -1,15 +1,19 @@
-"""The shapes that are measured: Qwen2's configurations, with random weights made on the device. No download."""
+"""The shapes that are measured: Qwen2's configurations, with random weights made on the device. No download.
 
+    python -m tests.benchmarks.shapes qwen2-7b FOLDER [--device cuda:0] [--dtype bfloat16]
+
+saves one with a tokenizer, for a worker to serve.
+"""
+
+import argparse
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, SmallMatrix
-from worker.engine.forward.small_modules import SmallEmbedding, SmallLinear
+from tests.models import save_tokenizer
 
 MAX_POSITIONS = 8192
 
@@ -76,55 +80,16 @@ def build(
         torch.set_default_dtype(default)
 
 
+def save(
+    shape: str, folder: Path, device: torch.device, dtype: torch.dtype, positions: int = MAX_POSITIONS
+) -> None:
+    """One of those as a folder that a worker can load."""
+    build(shape, device, dtype, positions=positions).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
 BITS = {"int8": 8, "int4": 4 + 24 / 32}
 """Of a weight; int4 in groups of 32, each with a scale of 16 bits and a zero of 8."""
-
-
-def build_small(
-    config: Qwen2Config, device: torch.device, dtype: torch.dtype, weights: str, group: int = 32
-) -> Qwen2ForCausalLM:
-    """A model of that configuration whose weights are small from the start, and random: no larger form is made.
-
-    dtype: of rows, keys and values.
-    """
-    with torch.device("meta"):
-        model = Qwen2ForCausalLM(config).to(dtype).eval()
-    made: dict[int, SmallMatrix] = {}  # embedding and head may be one
-    for parent in list(model.modules()):
-        for name, module in list(parent.named_children()):
-            if not isinstance(module, nn.Linear | nn.Embedding):
-                continue
-            as_int8 = weights == "int8" or module in (model.model.embed_tokens, model.lm_head)
-            matrix = made.setdefault(
-                id(module.weight), _random(tuple(module.weight.shape), device, as_int8, group)
-            )
-            if isinstance(module, nn.Embedding):
-                setattr(parent, name, SmallEmbedding(matrix, dtype))
-                continue
-            bias = (
-                None
-                if module.bias is None
-                else nn.Parameter(torch.zeros(len(module.bias), dtype=dtype, device=device))
-            )
-            setattr(parent, name, SmallLinear(matrix, bias, dtype))
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.is_meta:
-                setattr(module, name, nn.Parameter(torch.ones(parameter.shape, dtype=dtype, device=device)))
-    model.model.rotary_emb = Qwen2RotaryEmbedding(config).to(device)
-    return model
-
-
-def _random(shape: tuple[int, int], device: torch.device, as_int8: bool, group: int) -> SmallMatrix:
-    """With the deviation of a Qwen2 that is initialised, 0.02."""
-    outputs, inputs = shape
-    if as_int8:
-        values = torch.randint(-127, 128, shape, dtype=torch.int8, device=device)
-        return Int8Matrix(values, torch.full((outputs,), 0.02 / 73.6, device=device))
-    groups = inputs // group
-    packed = torch.randint(0, 256, (outputs, groups, group // 2), dtype=torch.uint8, device=device)
-    scales = torch.full((outputs, groups), 0.02 / 4.6, dtype=torch.bfloat16, device=device)
-    return Int4Matrix(packed, scales, torch.full((outputs, groups), 8, dtype=torch.uint8, device=device))
 
 
 def bytes_per_token(config: Qwen2Config, dtype: torch.dtype, context: int, weights: str | None = None) -> int:
@@ -140,3 +105,18 @@ def bytes_per_token(config: Qwen2Config, dtype: torch.dtype, context: int, weigh
     if weights is None:
         return dtype.itemsize * (layers + head) + cache
     return int(layers * BITS[weights] / 8 + head) + cache
+
+
+def main() -> None:
+    """Save one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    options = parser.parse_args()
+    save(options.shape, options.folder, options.device, getattr(torch, options.dtype))
+
+
+if __name__ == "__main__":
+    main()

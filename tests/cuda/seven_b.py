@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from producer.contract import GenerationRequest
-from tests.benchmarks.shapes import build_small
+from tests.benchmarks.small_shapes import build_small
 from tests.models import save_tokenizer
 from worker.engine import Engine, EngineOptions, Tokenizer, resolve_device
 from worker.engine.errors import NotSupported
