@@ -14,7 +14,17 @@ from transformers import PreTrainedModel
 
 from ...errors import ConfigError
 from ...progress import ReportProgress
-from ..forward.matrices import GROUPS, Int8Matrix, SmallMatrix, bytes_of, form_of, joined, to_int4, to_int8
+from ..forward.matrices import (
+    GROUPS,
+    Int8Matrix,
+    SmallMatrix,
+    bytes_of,
+    empty_like,
+    form_of,
+    part,
+    to_int4,
+    to_int8,
+)
 from ..forward.small_modules import SmallEmbedding, SmallLinear, small_modules
 from .packed_files import PackedLinear
 from .weights_form import WeightsForm
@@ -22,8 +32,8 @@ from .weights_form import WeightsForm
 logger = logging.getLogger(__name__)
 
 _KINDS = nn.Linear, nn.Embedding, PackedLinear
-_PIECE = 2**24
-"""Weights that are looked at at once: 64 MiB as float32, and as much again for what is made of them."""
+_PIECE = 2**22
+"""Weights that are looked at at once: 16 MiB as float32, and some times as much for what is made of them."""
 
 
 @torch.inference_mode()
@@ -107,9 +117,17 @@ def _small(
 def _by_pieces(
     weight: torch.Tensor, make: Callable[[torch.Tensor], SmallMatrix], device: torch.device
 ) -> SmallMatrix:
-    at_once = max(_PIECE // weight.shape[1], 1)
-    whole: Any = joined([make(piece.to(device)) for piece in weight.split(at_once)])
-    return whole  # type: ignore[no-any-return]
+    outputs, inputs = weight.shape
+    whole: SmallMatrix | None = None
+    for start in range(0, outputs, at_once := max(_PIECE // inputs, 1)):
+        piece = make(weight[start : start + at_once].to(device))
+        if whole is None:  # allocated once: pieces that are joined would be held twice
+            whole = empty_like(piece, outputs)
+        for field, values in zip(part(whole, start, start + at_once), piece, strict=True):
+            if field is not None:
+                field.copy_(values)
+    assert whole is not None, "a matrix has rows"
+    return whole
 
 
 def _module(module: Any, matrix: SmallMatrix, dtype: torch.dtype) -> nn.Module:
