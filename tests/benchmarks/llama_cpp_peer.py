@@ -210,7 +210,7 @@ def load_model(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def open_context(model: Any, dtype: DType, tokens: int, threads: int) -> Iterator[Any]:
-    """Room for so many tokens, prompt included, with a KV cache in the weights' own precision.
+    """Room for so many tokens, prompt included, with a KV cache in the weights' own precision, or float16.
 
     All else is as llama.cpp has it, but for flash attention in float32: there it casts all keys and values to
     float16 in every step (src/llama-graph.cpp, build_attn_mha), and logits are off by a thousandth.
@@ -218,7 +218,8 @@ def open_context(model: Any, dtype: DType, tokens: int, threads: int) -> Iterato
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = params.n_batch = tokens
     params.n_threads = params.n_threads_batch = threads
-    params.type_k = params.type_v = GGML_TYPES[dtype].value
+    cache_dtype = "float16" if dtype in ("q8_0", "q4_0") else dtype  # llama.cpp's own default
+    params.type_k = params.type_v = GGML_TYPES[cache_dtype].value
     if dtype == "float32":
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.offload_kqv = params.op_offload = False  # a build with CUDA would use the GPU unasked
