@@ -150,6 +150,7 @@ def make_peers(
         config.max_position_embeddings = positions
         return build_small(config, device, own, form)
 
+    torch._dynamo.config.recompile_limit = 8 * len(options.engines)  # a process has one engine else
     peers = {
         name: peer(model(peer.weights, peer.dtype or dtype), device)
         for name, peer in PEERS.items()

@@ -21,8 +21,6 @@ GROUPS = (32, 64, 128)
 """Columns of a group."""
 MIDDLE = 8
 """The zero of a group that has none of its own."""
-_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
-"""Of the scale that reaches the furthest weight of a group, those that are tried."""
 _PIECE = 2**25
 """Weights that are written out at once."""
 
@@ -74,33 +72,21 @@ def to_int4(weight: Tensor, group: int, *, zeros: bool) -> Int4Matrix:
 
     zeros: from the least of a group to its largest, each of them 0 or on its other side, in 15 steps. Without, the
     largest by magnitude becomes -8 of a scale that may be negative, as in llama.cpp's Q4_0.
-    A smaller scale cuts off what is furthest out, and is nearer to all else: of some, each group has the one with
-    the least squares of errors. Values are those nearest to the weights by the scale as it is kept, in bfloat16.
+    Values are those nearest to the weights by the scale as it is kept, in bfloat16.
     """
     grouped = weight.float().unflatten(1, (-1, group))
-    low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
-    span = (high - low) / 15 if zeros else torch.where(high > -low, high, low) / -MIDDLE
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    least = torch.full_like(low, torch.inf)
-    for share in _SHARES:
-        scales = (span * share).bfloat16()
+    if zeros:
+        low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+        scales = ((high - low) / 15).bfloat16()
         divisors = torch.where(scales != 0, scales.float(), 1)
-        zero = (-low * share / divisors).round_().clamp_(0, 15) if zeros else torch.full_like(divisors, MIDDLE)
-        values = (grouped / divisors[..., None]).add_(zero[..., None]).round_().clamp_(0, 15)
-        off = ((values - zero[..., None]).mul_(scales.float()[..., None]).sub_(grouped)).square_().sum(-1)
-        found = values.to(torch.uint8), scales, zero.to(torch.uint8)
-        if best is None:
-            best, least = found, off
-            continue
-        better = off < least
-        least = torch.where(better, off, least)
-        best = (
-            torch.where(better[..., None], found[0], best[0]),
-            torch.where(better, found[1], best[1]),
-            torch.where(better, found[2], best[2]),
-        )
-    assert best is not None, "there is a share"
-    return Int4Matrix(pack(best[0]), best[1], best[2] if zeros else None)
+        zero = (-low / divisors).round_().clamp_(0, 15)
+    else:
+        furthest = grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True))[..., 0]
+        scales = (furthest / -MIDDLE).bfloat16()
+        divisors = torch.where(scales != 0, scales.float(), 1)
+        zero = torch.full_like(divisors, MIDDLE)
+    values = (grouped / divisors[..., None] + zero[..., None]).round_().clamp_(0, 15).to(torch.uint8)
+    return Int4Matrix(pack(values), scales, zero.to(torch.uint8) if zeros else None)
 
 
 def pack(values: Tensor) -> Tensor:
