@@ -25,6 +25,11 @@ from .asking import Reference, answer, ids_of, random_ids, request, start
 PATTERN = r"[a-f]{2,9}-[0-9]{1,5}\.(one|two)"
 
 
+def beyond(value: str):
+    """What `make test-models` tries as well."""
+    return pytest.param(value, marks=pytest.mark.matrix)
+
+
 @pytest.fixture(params=["int8", "int4"])
 def weights(request: pytest.FixtureRequest):
     return request.param
@@ -62,6 +67,7 @@ def test_one_matrix_for_embedding_and_head(weights, tokenizer):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weights", ["int4", beyond("int8")])
 def test_compiled(weights, tokenizer):
     small, plain = small_and_plain(weights)
     engine = Engine(small, tokenizer, CPU, EngineOptions(path="static", compile="always"))
@@ -131,7 +137,7 @@ def test_rows_in_bfloat16(kind, weights, tokenizer):
     assert (logits - expected).norm() / expected.norm() < 0.03
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", "stablelm", "gemma2"])
+@pytest.mark.parametrize("architecture", ["gpt_neox", *map(beyond, ["stablelm", "gemma2"])])
 def test_on_transformers_own_path(architecture, weights, tokenizer):
     small, plain = (toy_model(model_type=architecture) for _ in range(2))
     make_small(small, WeightsForm("auto", weights), torch.float32, CPU, no_progress)
@@ -143,7 +149,7 @@ def test_on_transformers_own_path(architecture, weights, tokenizer):
     assert ids_of(answer(engine, asked)) == ids_of(Reference(plain, tokenizer)(asked))
 
 
-@pytest.mark.parametrize("family", ["qwen3", "phi 3", "olmo2", "granite", "gemma"])
+@pytest.mark.parametrize("family", ["gemma", *map(beyond, ["qwen3", "phi 3", "olmo2", "granite"])])
 def test_other_families(family, weights, tokenizer):
     small, plain = (family_model(family, max_position_embeddings=96) for _ in range(2))
     make_small(small, WeightsForm("auto", weights), torch.float32, CPU, no_progress)
