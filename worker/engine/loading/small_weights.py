@@ -124,7 +124,7 @@ def _by_pieces(
         if whole is None:  # allocated once: pieces that are joined would be held twice
             whole = empty_like(piece, outputs)
         for field, values in zip(part(whole, start, start + at_once), piece, strict=True):
-            if field is not None:
+            if field is not None and values is not None:
                 field.copy_(values)
     assert whole is not None, "a matrix has rows"
     return whole
