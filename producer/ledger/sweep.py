@@ -12,8 +12,9 @@ JOBS_AT_ONCE = 50
 """Jobs that one step moves: Redis serves nobody else meanwhile."""
 SCHEDULED_AT_ONCE = 100
 
-Sign = Literal["overdue", "gone", "expired"]
-"""How a worker is known to be dead: by its beat, its connection, or its record (one of an earlier version)."""
+Sign = Literal["exited", "overdue", "gone", "expired"]
+"""How a worker is known to be dead: by its process, its beat, its connection, or its record (one of an earlier
+version)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from producer.ledger.stream import Appender
 from tests.integration.worker_process import WorkerProcess
 from tests.models import tiny_model_paths
 from worker.links import Links
+from worker.lives import Lives
 from worker.metrics import Metrics
 from worker.presence import Presence
 from worker.queue.rq_worker import GenerationWorker
@@ -232,12 +233,15 @@ async def _run_loop(url: str) -> None:
     links, outage = Links.to(url), Outage()
     worker = GenerationWorker(settings, links.rq, lambda: None)
     await asyncio.to_thread(worker.bootstrap)
+    lives = Lives.of_this_host()
+    lives.begin(worker.name)
     presence = Presence(
         links.presence,
         worker.keys,
         MODEL,
         worker.name,
         worker.record,
+        lives=lives,
         ttl_s=settings.heartbeat_ttl_s,
         keep_s=settings.max_result_ttl_s,
     )
