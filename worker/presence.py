@@ -20,6 +20,9 @@ from producer.ledger.sweep import Beat, Member, RingEntry, beat, leave
 from .lives import Lives
 from .neighbours import Dead, Neighbours, raise_what_passes
 
+WHOLE_S = 15.0
+"""A beat writes what has changed in the record, and this often all of it: somebody else may have written there."""
+
 
 class Presence:
     """One worker among the others.
@@ -54,6 +57,9 @@ class Presence:
         self._entry: RingEntry | None = None
         self._is_new = True
         self._is_beat_due = False
+        self._written: Mapping[str, Any] = {}
+        """What stands in the record, as far as beats wrote it; nothing where that is not known."""
+        self._whole_at = 0.0
         self._seen: frozenset[Member] = frozenset()
         self.members = 1
         """Workers of the model that live, as of the last beat."""
@@ -65,6 +71,7 @@ class Presence:
     def connected(self) -> None:
         """A new connection stands for the worker: others are to know it before they miss the old one."""
         self._is_new = True
+        self._written = {}
         self._neighbours.connected(None)
 
     @property
@@ -85,17 +92,15 @@ class Presence:
         if self._is_new or self._entry is None:
             await self._identify()
         assert self._entry is not None
-        step = beat(
-            self._keys,
-            self._model,
-            self._entry,
-            self._record(),
-            ttl_s=self._ttl_s,
-            keep_s=self._keep_s,
-        )
+        record = dict(self._record())
+        fields, self._written = self._changed(record), {}
+        step = beat(self._keys, self._model, self._entry, fields, ttl_s=self._ttl_s, keep_s=self._keep_s)
         seen = await step.run_async(self._client)
         self.members = seen.members
-        self._is_beat_due = False
+        is_lost = seen.is_forgotten and len(fields) < len(record)
+        if not is_lost:
+            self._written = record
+        self._is_beat_due = is_lost
         neighbours = (Member(entry.worker, self._model) for entry in seen.after)
         self._seen = frozenset([*neighbours, *seen.overdue])
         self._note_beat()
@@ -156,6 +161,16 @@ class Presence:
             raise redis.ConnectionError("the connection broke while it was made")
         self._entry = RingEntry(self._worker, run_id, client_id)
         self._neighbours.connected(self._entry)
+
+    def _changed(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a beat is to write of it: each field costs the server something, and few change."""
+        now = self._clock()
+        if self._written and now - self._whole_at < WHOLE_S:
+            changed = {name: value for name, value in record.items() if self._written.get(name) != value}
+            if changed:
+                return changed
+        self._whole_at = now
+        return record
 
     def _note_beat(self) -> None:
         now = self._clock()

@@ -22,7 +22,7 @@ from worker.neighbours import (
     TRUSTED_AGE_S,
     Dead,
 )
-from worker.presence import Presence, Watch
+from worker.presence import WHOLE_S, Presence, Watch
 
 from .jobs import KEYS
 
@@ -431,6 +431,63 @@ async def test_a_connection_that_breaks_while_it_is_made_is_no_connection(join, 
 
 async def test_nobody_is_looked_for_before_the_first_beat(join):
     assert await join("a").look() == []
+
+
+# -- the record
+
+
+class Record:
+    """A worker's, and what its beats have written of it."""
+
+    def __init__(self, presence: Presence) -> None:
+        self.fields = {"birth": "then", "last_heartbeat": "0", "state": "idle"}
+        self.presence, self.client, self.key = presence, presence._client, "rq:worker:a"
+        presence._record = lambda: self.fields
+
+    async def written(self, **changed: str) -> set[str]:
+        """By the next beat, some fields being other ones now. What stands there is no worker's."""
+        self.fields = {**self.fields, **changed}
+        foreign = dict.fromkeys(self.fields, "foreign")
+        await self.client.hset(self.key, mapping=foreign)
+        await self.presence.beat()
+        stands = await self.client.hgetall(self.key)
+        return {name for name, value in foreign.items() if stands[name.encode()] != value.encode()}
+
+
+async def test_a_beat_writes_what_has_changed_and_now_and_then_all(join, host):
+    record = Record(join("a"))
+    assert await record.written() == set(record.fields), "of the first one, all"
+    assert await record.written(last_heartbeat="1") == {"last_heartbeat"}
+    assert await record.written(last_heartbeat="2", state="busy") == {"last_heartbeat", "state"}
+    assert await record.written() == set(record.fields), "a beat without a word is none"
+    host.now += WHOLE_S
+    assert await record.written(last_heartbeat="3") == set(record.fields), "somebody may have written there"
+    record.presence.connected()
+    assert await record.written(last_heartbeat="4") == set(record.fields), "on another connection, another server"
+
+
+async def test_what_a_lost_beat_has_written_is_not_known_and_the_next_one_writes_all(join, fake_server):
+    record = Record(join("a"))
+    await record.written()
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        await record.presence.beat()
+    fake_server.connected = True
+    assert await record.written(last_heartbeat="1") == set(record.fields)
+
+
+async def test_a_redis_that_has_forgotten_the_record_gets_all_of_it_at_once(join):
+    record = Record(join("a"))
+    await record.written()
+    await record.client.flushall()
+    record.fields["last_heartbeat"] = "1"
+    await record.presence.beat()
+    assert record.presence.needs_beat
+    assert await record.client.smembers("rq:workers") == {b"rq:worker:a"}
+    record.fields["last_heartbeat"] = "2"
+    await record.presence.beat()
+    assert not record.presence.needs_beat
+    assert len(await record.client.hgetall(record.key)) == len(record.fields)
 
 
 # -- processes of this host

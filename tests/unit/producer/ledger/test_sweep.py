@@ -403,6 +403,14 @@ def test_a_worker_is_gone_while_its_place_in_the_ring_is_that_of_the_lost_connec
     assert (ring(client) == []) == is_dead
 
 
+def test_a_beat_tells_whether_the_record_was_forgotten(client):
+    assert beat(client).is_forgotten
+    assert not beat(client).is_forgotten
+    assert not beat(client, chat_template="1").is_forgotten, "one field is new"
+    client.delete("rq:worker:w1")
+    assert beat(client).is_forgotten
+
+
 def test_a_worker_whose_process_has_ended_is_dead_though_its_beat_counts_and_its_connection_stands(client):
     running(client, "a", "dead")
     beat(client, "dead", client_id=7)
