@@ -236,15 +236,13 @@ async def _run_loop(url: str) -> None:
     links, outage = Links.to(url), Outage()
     worker = GenerationWorker(settings, links.rq, lambda: None)
     await asyncio.to_thread(worker.bootstrap)
-    lives = Lives.of_this_host()
-    lives.begin(worker.name)
     presence = Presence(
         links.presence,
         worker.keys,
         MODEL,
         worker.name,
         worker.record,
-        lives=lives,
+        lives=Lives(None),  # looks at processes ask Redis nothing
         ttl_s=settings.heartbeat_ttl_s,
         keep_s=settings.max_result_ttl_s,
     )

@@ -131,6 +131,7 @@ class Fleet:
         self._points: Iterator[str] = iter(())
         self._started = 0
         self.members: list[Member] = []
+        self._buried: list[Member] = []
         self.deaths: list[Death] = []
         self.hung: set[str] = set()
         self.disabled: list[tuple[float, str]] = []
@@ -173,7 +174,7 @@ class Fleet:
 
     def close(self) -> None:
         """End all of them."""
-        for member in self.members:
+        for member in [*self.members, *self._buried]:
             member.stop()
 
     def _start(self) -> None:
@@ -203,6 +204,7 @@ class Fleet:
         at, point = member.died_at()
         death = self.death_of(member, client, at=at, point=point)
         self.members.remove(member)
+        self._buried.append(member)
         self.deaths.append(death)
         self.disabled.append((at, death.worker))
 

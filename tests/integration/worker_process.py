@@ -83,6 +83,7 @@ class WorkerProcess:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
+        self.hide_process()  # nobody is to bury it: its server ends, too
 
     def hide_process(self) -> None:
         """From the others on this host, as if it were on another: connections and beats tell of its death."""
