@@ -20,14 +20,8 @@ from producer.contract import (
     TokensData,
     encode_entry,
 )
-from producer.following import (
-    INBOX_LIMIT,
-    READ_COUNT,
-    RESUME_AT,
-    Entries,
-    Subscription,
-    Subscriptions,
-)
+from producer.following import READ_COUNT, Entries, Subscriptions
+from producer.subscription import INBOX_LIMIT, RESUME_AT, Subscription
 
 KEYS = Keys()
 
