@@ -17,7 +17,7 @@ from .cold_streams import ColdStreams
 from .contract import BEFORE_FIRST, EventId, GenqueueError, Keys, StreamedEvent, UnknownEvent, parse_entry
 from .subscription import BadEntry, Subscription
 
-READ_COUNT = 256
+READ_COUNT = 128
 """Entries taken from one stream at a time."""
 ENDED = b"ended"
 """Field of an entry of the wake stream: the id of a job that has ended."""

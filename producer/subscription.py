@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from .contract import EventId, GenqueueError, StreamedEvent, UnknownEvent
 
-INBOX_LIMIT = 1024
+INBOX_LIMIT = 256
 """Events that wait for a slow subscriber before its stream is left out of the read."""
 RESUME_AT = INBOX_LIMIT // 2
 """A slow subscriber's stream is read on once its inbox has shrunk to this."""
