@@ -158,6 +158,8 @@ def _paths() -> dict[str, Any]:
     paths: dict[str, Any] = {
         "/v1/models": {"get": _operation("The models that workers serve")},
         "/v1/models/{id}": {"get": _operation("One of them", _ID)},
+        "/v1/queue": {"get": _operation("Workers, and jobs that wait, run and have ended")},
+        "/v1/queue/{id}": {"get": _operation("What has happened to one job", _ID)},
         "/health": {"get": _operation("The process answers")},
         "/ready": {"get": _operation("Redis answers, and a worker serves a model")},
         "/metrics": {"get": _operation("For Prometheus", kinds=("text/plain",))},
