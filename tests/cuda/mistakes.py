@@ -9,6 +9,7 @@ from torch import Tensor
 from worker.engine.forward import static_path
 from worker.engine.forward.decoder import View
 from worker.engine.forward.kv_cache import StaticKVCache
+from worker.engine.forward.staging import _Buffer
 from worker.engine.forward.static_path import StaticPath
 from worker.engine.generation import Generation
 from worker.engine.token_ring import MAX_IN_FLIGHT, TokenRing
@@ -85,6 +86,15 @@ def copy_out_without_waiting(self: StaticKVCache) -> Tensor:
     return kept.clone()
 
 
+def reuse_at_once(self: _Buffer, source: Tensor, target: Tensor) -> None:
+    if self._onward is not None:
+        before, staged = self._onward
+        before.copy_(staged)
+    self._onward = (target, self._like(source))
+    self._onward[1].copy_(source.contiguous(), non_blocking=True)
+    self._copied.record()
+
+
 MASK = "the mask is the host's"
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "a token is read before its copy is done": (TokenRing, "pop", pop_at_once),
@@ -102,5 +112,6 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
         captured_without_its_result,
     ),
     "parked keys are used before they have come": (StaticKVCache, "copy_out", copy_out_without_waiting),
+    "nor does a buffer on their way wait for them": (_Buffer, "to_host", reuse_at_once),
 }
 """What is wrong, and what to put where."""

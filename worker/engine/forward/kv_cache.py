@@ -4,12 +4,15 @@ One prompt at a time: a cache holds one sequence. A sequence is shortened by for
 a token too many, a draft that was refused, or for another prompt with the same beginning.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from ..errors import CacheFull
+from .staging import BUFFER_BYTES, Staging
 
 
 class DynamicKVCache:
@@ -59,6 +62,7 @@ class StaticKVCache:
         self.keys: Tensor = torch.zeros(shape, dtype=dtype, device=device)
         self.values: Tensor = torch.zeros_like(self.keys)
         self.length = 0
+        self._staging = Staging(device)
 
     @property
     def capacity(self) -> int:
@@ -91,15 +95,24 @@ class StaticKVCache:
         """Keys and values of the tokens held, in host memory: (2, layers, key-value heads, length, head_dim)."""
         layers, heads, _, head_dim = self.keys.shape
         kept = torch.empty((2, layers, heads, self.length, head_dim), dtype=self.keys.dtype)
-        for layer in range(layers):  # one by one: on a GPU, what is not contiguous is copied there first
-            kept[0, layer] = self.keys[layer, :, : self.length]
-            kept[1, layer] = self.values[layer, :, : self.length]
+        for here, there in self._pieces(kept, self.length):
+            self._staging.to_host(here, there)
+        self._staging.finish()
         return kept
 
     def copy_in(self, kept: Tensor, length: int) -> None:
         """Take the first `length` tokens of what `copy_out` gave in place of those held."""
         self.truncate(length)
-        for layer in range(len(self.keys)):
-            self.keys[layer, :, :length] = kept[0, layer, :, :length]
-            self.values[layer, :, :length] = kept[1, layer, :, :length]
+        for here, there in self._pieces(kept, length):
+            self._staging.to_device(there, here)
         self.length = length
+
+    def _pieces(self, kept: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of the first `length` tokens, here and in `kept`: (key-value heads, tokens, head_dim) of one layer."""
+        _, heads, _, head_dim = self.keys.shape
+        tokens = max(BUFFER_BYTES // (heads * head_dim * self.keys.itemsize), 1)
+        for held, copy in zip((self.keys, self.values), kept, strict=True):
+            for layer in range(len(held)):
+                for at in range(0, length, tokens):
+                    end = min(at + tokens, length)
+                    yield held[layer, :, at:end], copy[layer, :, at:end]
