@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Writer:
     """The simulated worker: appends tokens to all its jobs in turn, on a thread."""
 
     def __init__(self, client: redis.Redis, job_ids: list[str]) -> None:
-        self._client, self._jobs = client, job_ids
+        self._client, self._jobs = client, deque(job_ids)
         self._last = dict.fromkeys(job_ids, BEFORE_FIRST)
         for job_id in job_ids:
             said = StartedData(attempt=1, worker="w", model="tiny", prompt_tokens=1, seed=7)
@@ -67,8 +68,8 @@ class Writer:
         """So many tokens, each to the next job, in one round trip."""
         pipeline = self._client.pipeline(transaction=False)
         for _ in range(count):
-            job_id = self._jobs.pop(0)
-            self._jobs.append(job_id)
+            job_id = self._jobs[0]
+            self._jobs.rotate(-1)
             token = Tokens(data=TokensData(index=self._last[job_id].seq, ids=(1,), text=f"{time.monotonic_ns()}."))
             step = self._step(job_id, token)
             pipeline.evalsha(script(step.name).sha, len(step.keys), *step.keys, *step.args)
@@ -164,12 +165,13 @@ class Contestant:
         return best
 
     def connections(self) -> dict[str, int]:
-        """Of the gateway to Redis: those that wait there for streams, and all."""
+        """Of the gateway to Redis: those that listen, those that are blocked in a read, and all."""
         ours = {each.laddr.port for each in self._process.net_connections("tcp") if each.status == "ESTABLISHED"}
         clients = [each for each in self._client.client_list() if int(each["addr"].rpartition(":")[2]) in ours]
-        reading = [each for each in clients if each["cmd"] == "xread" or int(each["sub"])]
+        listening = sum(int(each["sub"]) > 0 for each in clients)
         return {
-            "reading": len([each for each in reading if int(each["sub"]) or "b" in each["flags"]]),
+            "listening": listening,
+            "blocked": sum("b" in each["flags"] for each in clients),
             "all": len(clients),
         }
 
