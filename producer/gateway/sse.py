@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from .ending import end
 
-HEARTBEAT = b": still here\n\n"
-"""A comment, which readers pass over."""
+HEARTBEAT = b": still here\n"
+"""A comment, which readers pass over. openai-python takes a blank line for an event once one has had an id."""
 DONE = "[DONE]"
 HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 

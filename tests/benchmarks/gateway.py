@@ -41,8 +41,8 @@ P99_MS = 50.0
 """What the highest rate is to keep."""
 STEP = 1.5
 SLOW_STREAMS = 20
-SLOW_TOKENS = 20_000
-"""For each of them: more than sockets and inboxes hold."""
+SLOW_TOKENS = 4000
+"""For each of them: more than its socket and its inbox hold."""
 AT_ONCE = 200
 """Appends in one round trip, at most."""
 MOST_S = 120.0

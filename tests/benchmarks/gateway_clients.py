@@ -9,6 +9,7 @@ streams, `open_slow` so many that read nothing until `read_slow`, `clear` what w
 import asyncio
 import json
 import re
+import socket
 import sys
 import time
 
@@ -16,6 +17,8 @@ ID = re.compile(rb"id: (\d+)\n")
 SAID = re.compile(rb'"content":"(\d+)\.')
 BODY = {"model": "tiny", "stream": True, "store": True, "messages": [{"role": "user", "content": "Hi"}]}
 HOST = "127.0.0.1"
+SLOW_BYTES = 8192
+"""What the system takes for a slow client."""
 
 
 class Clients:
@@ -34,7 +37,12 @@ class Clients:
         """So many streams more."""
         loop = asyncio.get_running_loop()
         for _ in range(count):
-            _, stream = await loop.create_connection(lambda: Stream(self, is_slow=is_slow), HOST, self.port)
+            client = socket.socket()
+            client.setblocking(False)
+            if is_slow:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BYTES)
+            await loop.sock_connect(client, (HOST, self.port))
+            _, stream = await loop.create_connection(lambda: Stream(self, is_slow=is_slow), sock=client)
             if is_slow:
                 self.slow.append(stream)
 
