@@ -17,14 +17,14 @@ from .house import LONG_S, House, until
 from .readers import Answer, BrowserReaders, OpenAIReaders, browser, page
 
 PROMPTS = ("Hi", "你好，介绍一下你自己", "What is genqueue?", "Tell me of the sea.", "One, two, three,")
-TURN = ("worker", "gateway", "engine", "server", "gateway")
+TURN = ("worker", "gateways", "engine", "server")
 PROGRESS = 4
 """Answers between two kills: what was killed before is back at work."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """streams: of each kind of client.  rounds: each kills five times.  tokens: of an answer."""
+    """streams: of each kind of client.  rounds: each kills them all.  tokens: of an answer."""
 
     streams: int = 50
     rounds: int = 4
@@ -98,7 +98,7 @@ def by_browser_errors(tab: Any) -> list[str]:
 def _whole(client: openai.OpenAI, request: dict[str, Any]) -> str:
     said = client.chat.completions.create(**request, extra_body={"ignore_eos": True}).choices[0].message.content
     assert said
-    return said
+    return str(said)
 
 
 def _against_results(client: openai.OpenAI, answers: list[Answer], rng: random.Random) -> list[str]:

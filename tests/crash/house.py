@@ -16,12 +16,15 @@ from typing import Any
 import redis
 
 from producer.broker.embedded import EmbeddedBroker
+from producer.contract import Keys
 from tests.integration.worker_process import WorkerProcess
 from tests.outside import need
 
 LONG_S = 300.0
 INSTALL = "apt-get install -y haproxy"
-PATIENT = {"GENQUEUE_MAX_ATTEMPTS": "1000"}
+PART = 3
+"""Events of an answer that has begun."""
+MAX_ATTEMPTS = "1000"
 """Several deaths may meet the same job by chance: one that ends as worker_lost after three has its own test."""
 HOSTS = [f"127.0.0.{number}" for number in range(2, 12)]
 """A browser opens six connections to each host."""
@@ -88,7 +91,6 @@ class House:
         self._haproxy = need("haproxy", install=INSTALL)
         self.port = free_port()
         self._workers: list[WorkerProcess] = []
-        self._turn = 0
 
     def url(self, host: str = HOSTS[0]) -> str:
         """Of the proxy."""
@@ -113,13 +115,14 @@ class House:
         until(is_back, "the engine is back")
         self._replace_dead()
 
-    def kill_gateway(self) -> None:
-        """The first and the second in turn."""
-        gateway = self._gateways[self._turn % 2]
-        self._turn += 1
-        gateway.kill()
-        time.sleep(0.5)  # so long the other has all of it
-        gateway.start()
+    def kill_gateways(self) -> None:
+        """One after the other, so that no stream is left uncut, and in the middle of answers."""
+        with self._in_mid_answer():
+            for gateway in self._gateways:
+                gateway.kill()
+                time.sleep(0.5)  # so long the other has all of it
+                gateway.start()
+                until(self._serves, "the proxy leads to a gateway")
 
     def kill_server(self) -> None:
         """Redis, which keeps what it has acknowledged."""
@@ -133,7 +136,7 @@ class House:
             self._broker = stack.enter_context(EmbeddedBroker(append_only=True))
             for _ in range(2):
                 self._start_worker()
-            stack.callback(lambda: [worker.stop() for worker in self._workers])
+            stack.callback(self._stop_workers)
             self._gateways = []
             for _ in range(2):
                 self._gateways.append(Gateway(self._broker.url, self._origin))
@@ -147,30 +150,64 @@ class House:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+
     def _start_worker(self) -> None:
         log = self._folder / f"worker-{len(self._workers)}.log"
-        self._workers.append(WorkerProcess(self._broker.url, self._model_paths, log, **PATIENT))
+        self._workers.append(
+            WorkerProcess(self._broker.url, self._model_paths, log, GENQUEUE_MAX_ATTEMPTS=MAX_ATTEMPTS)
+        )
+
+    @contextlib.contextmanager
+    def _in_mid_answer(self) -> Iterator[None]:
+        """Within, the engines stand still, each over an answer of which a part has come."""
+        engines = [worker.engine_pid() for worker in self._living()]
+
+        def stand_still() -> bool:
+            for pid in engines:
+                os.kill(pid, signal.SIGSTOP)
+            if all(self._has_part(worker) for worker in self._living()):
+                return True
+            for pid in engines:
+                os.kill(pid, signal.SIGCONT)
+            return False
+
+        until(stand_still, "each worker is in the middle of an answer")
+        try:
+            time.sleep(0.5)  # for what is on its way
+            yield
+        finally:
+            for pid in engines:
+                os.kill(pid, signal.SIGCONT)
+
+    def _has_part(self, worker: WorkerProcess) -> bool:
+        """Whether some of the answer that the worker makes has come, and not all."""
+        with redis.Redis(port=self._broker.port) as client:
+            taken = client.lrange(Keys().taken(worker.name), -1, -1)
+            stream = Keys().events(taken[0].decode()) if taken else ""
+            newest = client.xrevrange(stream, count=1) if taken else []
+            return bool(newest) and newest[0][1][b"type"] == b"tokens" and client.xlen(stream) >= PART
+
+    def _living(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers if worker.process.poll() is None]
 
     def _next_worker(self) -> WorkerProcess:
         """One that lives, the oldest first."""
-        alive = [worker for worker in self._workers if worker.process.poll() is None]
+        alive = self._living()
         self._workers.remove(alive[0])
         self._workers.append(alive[0])
         return alive[0].wait_until_ready()
 
     def _replace_dead(self) -> None:
-        for worker in self._workers:
-            if worker.process.poll() is not None:
-                worker.stop()
-        self._workers.sort(key=lambda worker: worker.process.poll() is None)  # the living last
-        for _ in range(2 - sum(worker.process.poll() is None for worker in self._workers)):
+        for _ in range(2 - len(self._living())):
             self._start_worker()
         until(self._are_ready, "the workers are ready")
 
     def _are_ready(self) -> bool:
-        living = [worker for worker in self._workers if worker.process.poll() is None]
         with contextlib.suppress(redis.RedisError):
-            return all(worker._state() == "ready" for worker in living)
+            return all(worker._state() == "ready" for worker in self._living())
         return False
 
     @contextlib.contextmanager
