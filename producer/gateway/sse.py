@@ -22,13 +22,16 @@ HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
 Body = AsyncGenerator[bytes, None]
 
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: there are thousands of events a second."""
+
 
 def sse(data: Any, event_id: str | None = None, name: str | None = None) -> bytes:
     """One event. JSON has no line break in it, so that no text can begin another event.
 
     data: an object, or `[DONE]`.
     """
-    text = data if data is DONE else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = data if data is DONE else _json(data)
     head = f"id: {event_id}\n" if event_id is not None else ""
     head += f"event: {name}\n" if name is not None else ""
     return f"{head}data: {text}\n\n".encode(errors="replace")
