@@ -55,8 +55,7 @@ def _jobs(model: ModelOverview, owner: str | None) -> Iterator[dict[str, Any]]:
     for waiting in _of(model.waiting_jobs, owner):
         yield _job(model, waiting, "queued", waiting.waited_s)
     for ended in _of(model.ended, owner):
-        tokens = ended.progress.tokens if ended.progress else None
-        yield {**_job(model, ended, ended.state, ended.ended_s), "tokens": tokens}
+        yield _job(model, ended, ended.state, ended.ended_s)  # its progress is that of a while before
 
 
 def _of(jobs: Iterable[Any], owner: str | None) -> Iterator[Any]:

@@ -7,17 +7,20 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import redis
 import yaml
 
 from producer import Producer
+from producer.broker.embedded import EmbeddedBroker
 from producer.gateway.board import WAITING_SHOWN
 from producer.testing import ScriptedWorker
 from tests.devtools import Tab, open_tab
 
 from .gateway_thread import GatewayThread
-from .test_worker import wait_for
+from .test_worker import LONG, wait_for
+from .worker_process import WorkerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -212,7 +215,7 @@ def test_text_is_never_markup(tab: Tab, open_page: OpenPage, worker: ScriptedWor
 
 def put_hostile_names(client: redis.Redis) -> None:
     """Of a worker and of jobs, as whoever reaches Redis may write them."""
-    name, queue = f"evil{HOSTILE}", "generate.unserved"
+    name, queue = f"evil{HOSTILE}".replace(":", "="), "generate.unserved"
     record = {"birth": "2026-01-01T00:00:00Z", "queues": queue, "state": HOSTILE, "device": HOSTILE}
     client.hset(f"rq:worker:{name}", mapping=record)
     client.sadd("rq:workers", f"rq:worker:{name}")
@@ -286,3 +289,38 @@ def test_events_are_read_in_pieces_of_any_size(tab: Tab, open_page: OpenPage) ->
     events = [("1", '{"a":1}'), ("2", "x\ny"), ("3", "z"), ("3", ""), ("3", "[DONE]")]
     assert all([(each["lastEventId"], each["data"]) for each in one] == events for one in read)
     assert len(read) == len(stream)
+
+
+@pytest.mark.long
+def test_a_worker_is_killed_in_mid_answer(
+    tab: Tab,
+    serving_broker: EmbeddedBroker,
+    start_worker: Callable[..., WorkerProcess],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A real one, and another goes on."""
+    monkeypatch.setenv("GENQUEUE_REDIS_URL", serving_broker.url)
+    first = start_worker(serving_broker.url).wait_until_ready()
+    with GatewayThread() as gateway:
+        tab.open(gateway.url)
+        more = {"ignore_eos": True, "max_tokens": LONG["max_new_tokens"], "prompt_lookup": False}
+        tab.run(
+            f"""
+            const send = fetch;
+            const longer = (body) => JSON.stringify({{ ...JSON.parse(body), ...{json.dumps(more)} }});
+            window.fetch = (url, sent) => send(url, sent.body ? {{ ...sent, body: longer(sent.body) }} : sent);
+            0"""
+        )
+        ask(tab, "What is genqueue?")
+        tab.until("document.querySelector('.assistant .text')?.textContent.length > 20")
+        first.process.kill()
+        before = len(said(tab))
+        start_worker(serving_broker.url).wait_until_ready()
+        tab.until(IS_WHOLE)
+        job = tab.run("JSON.parse(sessionStorage['genqueue.chat']).messages[1].job")
+        [choice] = httpx2.get(f"{gateway.url}v1/chat/completions/chatcmpl-{job}", timeout=100).json()["choices"]
+        whole = choice["message"]["content"]
+        assert said(tab) == whole
+        assert before < len(whole)
+        tab.click(".foot button:last-of-type")
+        tab.until("document.querySelector('.foot .events')?.textContent.includes('goes on after')")
