@@ -107,7 +107,7 @@ def test_an_answer_streams_and_the_conversation_goes_on(
     assert tab.run("document.querySelector('#transcript').children.length") == 0
 
 
-@pytest.mark.parametrize("has_keys", [False, True])
+@pytest.mark.parametrize("has_keys", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_reload_in_mid_answer_goes_on(
     tab: Tab, open_page: OpenPage, worker: ScriptedWorker, tmp_path: Path, has_keys: bool
 ) -> None:
@@ -143,6 +143,7 @@ def test_a_reload_in_mid_answer_goes_on(
     assert "secret" not in tab.run("location.href + document.cookie + JSON.stringify(localStorage)")
 
 
+@pytest.mark.long
 def test_it_goes_on_by_itself_when_worker_and_gateway_die(
     tab: Tab, open_page: OpenPage, worker: ScriptedWorker
 ) -> None:
@@ -150,7 +151,7 @@ def test_it_goes_on_by_itself_when_worker_and_gateway_die(
     gateway = open_page()
     ask(tab, "Count")
     tab.until("document.querySelector('.assistant .text')?.textContent.length > 50")
-    gateway.stop()
+    gateway.kill()
     tab.until("document.body.classList.contains('is-away')")
     gateway.start()
     tab.until(IS_WHOLE)
@@ -160,6 +161,7 @@ def test_it_goes_on_by_itself_when_worker_and_gateway_die(
     tab.until("document.querySelector('.foot .events')?.textContent.includes('goes on after')")
 
 
+@pytest.mark.long
 def test_escape_stops_and_frees_the_worker(tab: Tab, open_page: OpenPage, worker: ScriptedWorker) -> None:
     open_page()
     worker.answers("Count", ["1 ", *"2" * 10])
@@ -177,6 +179,7 @@ def test_escape_stops_and_frees_the_worker(tab: Tab, open_page: OpenPage, worker
     assert said(tab) == "Well."
 
 
+@pytest.mark.long
 def test_an_error_is_shown_as_it_is_and_can_be_asked_again(
     tab: Tab, open_page: OpenPage, worker: ScriptedWorker
 ) -> None:
@@ -242,6 +245,7 @@ def test_the_policy_blocks_what_comes_from_elsewhere(tab: Tab, open_page: OpenPa
     tab.errors.clear()
 
 
+@pytest.mark.long
 def test_two_hundred_jobs_stay_as_they_are(tab: Tab, open_page: OpenPage, worker: ScriptedWorker) -> None:
     """A row stays the same element for as long as its job is there: only what has changed is touched."""
     with worker.paused(), Producer() as producer:

@@ -42,6 +42,7 @@ export class Queue {
     say(byId("rate"), perSecond ? rate(perSecond) : "0");
     const open = sum("running") + sum("queued");
     say(byId("queue-count"), open ? count(open) : "");
+    document.title = open ? `${count(open)} · genqueue` : "genqueue";
     this.#trace(perSecond);
     showWorkers(models, suspended);
     this.#jobs.show(models, jobs, this.ownJobs());

@@ -5,7 +5,9 @@ import { clock, duration, rate, tokens } from "./words.js";
 
 const AGAIN_MS = 1000;
 const ENDED = new Set(["finished", "failed", "cancelled"]);
-const PARTS = [["waited", "waited"], ["read", "read the prompt"], ["wrote", "wrote"], ["parked", "paused"]];
+const PARTS = [
+  ["waited", "waited"], ["ran", "has run for"], ["read", "read the prompt"], ["wrote", "wrote"], ["parked", "paused"],
+];
 
 export class Timeline {
   #timer = null;
@@ -42,7 +44,7 @@ export class Timeline {
 function spent({ queued_at: queued, started_at: started, ended_at: ended, timings }) {
   const now = Date.now() / 1000;
   const waited = queued ? Math.max(0, (started ?? ended ?? now) - queued) : 0;
-  if (!timings) return { waited, read: 0, wrote: started ? Math.max(0, (ended ?? now) - started) : 0, parked: 0 };
+  if (!timings) return { waited, ran: started ? Math.max(0, (ended ?? now) - started) : 0 };
   const [read, wrote, parked] = [timings.time_to_first_token_ms, timings.decode_ms, timings.parked_ms];
   return { waited, read: (read ?? 0) / 1000, wrote: (wrote ?? 0) / 1000, parked: (parked ?? 0) / 1000 };
 }

@@ -1,7 +1,7 @@
 // The conversation on the screen. Each message is one element, and an answer that is made one text that grows.
 import { byId, el, say } from "./dom.js";
 import { Timeline } from "./timeline.js";
-import { duration, rate, tokens } from "./words.js";
+import { rate, tokens } from "./words.js";
 
 const NEAR_PX = 80;
 
@@ -9,10 +9,19 @@ export class Transcript {
   #list = byId("transcript");
   #scroll = byId("scroll");
   #answer = null;
+  #isAtEnd = true;
 
   /** again: asks once more what has failed. */
   constructor(again) {
     this.again = again;
+    this.#scroll.onscroll = () => {
+      const { scrollHeight, scrollTop, clientHeight } = this.#scroll;
+      this.#isAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    };
+    // Whoever is at the end stays there, while the answer grows or the window shrinks.
+    const observer = new ResizeObserver(() => this.#isAtEnd && this.#toEnd());
+    observer.observe(this.#scroll);
+    observer.observe(this.#list);
   }
 
   show(messages) {
@@ -34,7 +43,7 @@ export class Transcript {
   /** An answer is being made. */
   begin(message, turn) {
     const item = this.#list.lastElementChild;
-    this.#list.ariaBusy = "true";  // a screen reader reads it once it is whole
+    byId("log").ariaBusy = "true";  // a screen reader reads it once it is whole
     item.classList.add("is-made");
     this.#answer = { item, turn, message };
     this.wait("");
@@ -52,22 +61,18 @@ export class Transcript {
 
   append(text, reasoning) {
     const { item } = this.#answer;
-    const follows = this.#isAtEnd();
     if (text || reasoning) this.wait("");
     if (reasoning) {
       item.querySelector(".thought").hidden = false;
       item.querySelector(".thought p").firstChild.appendData(reasoning);
     }
     if (text) item.querySelector(".text").firstChild.appendData(text);
-    if (follows) this.#toEnd();
   }
 
   end(message) {
-    const follows = this.#isAtEnd();
     this.#list.lastElementChild.replaceWith(this.#made(message));
-    this.#list.ariaBusy = "false";
+    byId("log").ariaBusy = "false";
     this.#answer = null;
-    if (follows) this.#toEnd();
   }
 
   /** More is known of the last answer. */
@@ -97,11 +102,6 @@ export class Transcript {
       el("p", { className: "code", textContent: about }),
       el("button", { type: "button", textContent: "Ask again", onclick: this.again }),
     );
-  }
-
-  #isAtEnd() {
-    const { scrollHeight, scrollTop, clientHeight } = this.#scroll;
-    return scrollHeight - scrollTop - clientHeight < NEAR_PX;
   }
 
   #toEnd() {
