@@ -10,7 +10,10 @@ import { headers } from "./api.js";
 
 const store = new Store();
 const models = new Models(store);
-const transcript = new Transcript(() => chat.again());
+const transcript = new Transcript(() => {
+  chat.again();
+  byId("text").focus();
+});
 const setBusy = composer(store, { send: (text) => chat.send(text), stop: () => chat.stop() });
 
 /** The transcript, and the composer that has to know when an answer is made. */
