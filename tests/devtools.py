@@ -56,7 +56,8 @@ class Tab:
         return said["result"].get("value")
 
     def until(self, script: str, limit_s: float = LONG_S) -> Any:
-        """Wait for an expression to be true; what it gives then."""
+        """Wait for an expression to be true; what it gives then, or True for an element."""
+        script = f"(() => {{ const found = {script}; return found instanceof Element ? true : found; }})()"
         deadline = time.monotonic() + limit_s
         while True:
             with contextlib.suppress(LookupError):  # the page is changing

@@ -55,8 +55,13 @@ def _jobs(model: ModelOverview, owner: str | None) -> Iterator[dict[str, Any]]:
     for waiting in _of(model.waiting_jobs, owner):
         yield _job(model, waiting, "queued", waiting.waited_s)
     for ended in _of(model.ended, owner):
-        tokens = ended.progress.tokens if ended.progress else None
-        yield {**_job(model, ended, ended.state, ended.ended_s), "tokens": tokens}
+        progress = ended.progress
+        is_whole = progress is not None and progress.phase == ended.state  # else it is that of a while before
+        yield {
+            **_job(model, ended, ended.state, ended.ended_s),
+            "tokens": progress.tokens if progress and is_whole else None,
+            "tokens_per_second": progress.tokens_per_second if progress and is_whole else None,
+        }
 
 
 def _of(jobs: Iterable[Any], owner: str | None) -> Iterator[Any]:

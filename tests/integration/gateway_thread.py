@@ -47,11 +47,17 @@ class GatewayThread:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
+    def kill(self) -> None:
+        """End it at once, and cut what it sends."""
+        assert self._server is not None
+        self._server.force_exit = True
+        self.stop()
+
     def stop(self) -> None:
-        """End it, and cut what it sends."""
+        """End it."""
         assert self._server is not None
         assert self._thread is not None
-        self._server.should_exit = self._server.force_exit = True
+        self._server.should_exit = True
         self._thread.join(LONG_S)
 
     def __enter__(self) -> Self:

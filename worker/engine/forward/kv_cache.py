@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from ..errors import CacheFull
-from .staging import BUFFER_BYTES, Staging
+from .host_copy import HostCopy
 
 
 class DynamicKVCache:
@@ -62,7 +62,6 @@ class StaticKVCache:
         self.keys: Tensor = torch.zeros(shape, dtype=dtype, device=device)
         self.values: Tensor = torch.zeros_like(self.keys)
         self.length = 0
-        self._staging = Staging(device)
 
     @property
     def capacity(self) -> int:
@@ -91,28 +90,22 @@ class StaticKVCache:
             self.values[:, :, length : self.length] = 0
             self.length = length
 
-    def copy_out(self) -> Tensor:
-        """Keys and values of the tokens held, in host memory: (2, layers, key-value heads, length, head_dim)."""
-        layers, heads, _, head_dim = self.keys.shape
-        kept = torch.empty((2, layers, heads, self.length, head_dim), dtype=self.keys.dtype)
-        for here, there in self._pieces(kept, self.length):
-            self._staging.to_host(here, there)
-        self._staging.finish()
+    def copy_out(self) -> HostCopy:
+        """Keys and values of the tokens held, for `copy_in`. On a GPU, the copy is only launched."""
+        kept = HostCopy(2 * self.keys[:, :, : self.length].numel(), self.keys.dtype, pinned=self.keys.is_cuda)
+        for row, at in self._rows(self.length, self.length):
+            kept.take(row, at)
         return kept
 
-    def copy_in(self, kept: Tensor, length: int) -> None:
+    def copy_in(self, kept: HostCopy, length: int) -> None:
         """Take the first `length` tokens of what `copy_out` gave in place of those held."""
         self.truncate(length)
-        for here, there in self._pieces(kept, length):
-            self._staging.to_device(there, here)
+        for row, at in self._rows(kept.nbytes // self.bytes_per_token, length):
+            kept.give(row, at)
         self.length = length
 
-    def _pieces(self, kept: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of the first `length` tokens, here and in `kept`: (key-value heads, tokens, head_dim) of one layer."""
-        _, heads, _, head_dim = self.keys.shape
-        tokens = max(BUFFER_BYTES // (heads * head_dim * self.keys.itemsize), 1)
-        for held, copy in zip((self.keys, self.values), kept, strict=True):
-            for layer in range(len(held)):
-                for at in range(0, length, tokens):
-                    end = min(at + tokens, length)
-                    yield held[layer, :, at:end], copy[layer, :, at:end]
+    def _rows(self, kept_length: int, length: int) -> Iterator[tuple[Tensor, int]]:
+        """Of each head the first `length` tokens, (length * head_dim,), and where a copy of so many has them."""
+        rows = (head for held in (self.keys, self.values) for layer in held for head in layer)
+        for number, row in enumerate(rows):
+            yield row[:length].view(-1), number * kept_length * row.shape[1]
