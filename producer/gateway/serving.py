@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import socket
@@ -43,6 +44,8 @@ def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> Non
         )
     app = make_app(settings, producer_settings)
     allow_many_files()
+    gc.collect()
+    gc.freeze()  # what is imported stays: to go through it for garbage again and again would hold up every stream
     config = server_config(app, settings)
     logging.getLogger("uvicorn.error").addFilter(CutStreams())
     with _listener(settings.host, settings.port) as listener:
