@@ -238,6 +238,21 @@ def test_text_is_never_markup(tab: Tab, open_page: OpenPage, worker: ScriptedWor
         tab.reload()
 
 
+def test_fenced_code_is_a_block_of_its_own(tab: Tab, open_page: OpenPage, worker: ScriptedWorker) -> None:
+    """And as little markup as all else."""
+    worker.answers("Count", f"So:\n\n```html\n{HOSTILE}\n```\nIs it?")
+    open_page()
+    ask(tab, "Count")
+    tab.until(IS_WHOLE)
+    assert tab.run("[...document.querySelector('.assistant .text').children].map(({ tagName }) => tagName)") == [
+        "P",
+        "PRE",
+        "P",
+    ]
+    assert tab.text(".assistant pre") == HOSTILE
+    assert tab.run("window.isHurt ?? null") is None
+
+
 def put_hostile_names(client: redis.Redis) -> None:
     """Of a worker and of jobs, as whoever reaches Redis may write them."""
     name, queue = f"evil{HOSTILE}".replace(":", "="), "generate.unserved"
