@@ -62,7 +62,7 @@ def answer(tab: Tab, worker: ScriptedWorker, to: Path) -> None:
         time.sleep(1)
     worker.delay_s = 0.15
     ask(tab, QUESTION)
-    tab.until("document.querySelector('.assistant .text')?.textContent.length > 340")
+    tab.until("document.querySelector('.assistant .text')?.textContent.length > 290")
     take(tab, to, "answer")
     worker.delay_s = 0
     tab.until("!document.querySelector('.is-made')")

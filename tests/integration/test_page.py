@@ -15,9 +15,11 @@ import yaml
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
+from producer.contract import Markup
 from producer.gateway.board import WAITING_SHOWN
 from producer.testing import ScriptedWorker
 from tests.devtools import Tab, open_tab
+from tests.scripted_worker import ScriptedWorker as HandWorker
 
 from .gateway_thread import GatewayThread
 from .test_worker import LONG, wait_for
@@ -251,6 +253,31 @@ def test_fenced_code_is_a_block_of_its_own(tab: Tab, open_page: OpenPage, worker
     ]
     assert tab.text(".assistant pre") == HOSTILE
     assert tab.run("window.isHurt ?? null") is None
+
+
+@pytest.mark.long
+def test_what_a_model_thinks_first_is_folded_away(tab: Tab, open_page: OpenPage, worker: ScriptedWorker) -> None:
+    worker.serves("other")
+    thinker = HandWorker(worker.client, model="thinker")
+    thinker.register()
+    worker.client.hset("rq:worker:w1", "queues", "generate.thinker")
+    worker.client.sadd("rq:workers", "rq:worker:w1")
+    open_page()
+    tab.until("document.querySelector('#model option[value=thinker]')")
+    chosen = "document.querySelector('#model')"
+    tab.run(f"{chosen}.value = 'thinker'; {chosen}.dispatchEvent(new Event('change'))")
+    ask(tab, "Well?")
+    wait_for(lambda: worker.client.llen("rq:queue:generate.thinker"), "the job")
+    thinker.take(markup=Markup(reasoning="think"))
+    thinker.publish("<think>The question ", "is short.")
+    tab.until("document.querySelector('.thought').textContent === 'Thinking…The question is short.'")
+    tab.click(".thought summary")
+    thinker.publish("</think>Yes, it is.")
+    thinker.finish()
+    tab.until(IS_WHOLE)
+    assert said(tab) == "Yes, it is."
+    assert tab.text(".thought") == "ThoughtThe question is short."
+    assert tab.run("document.querySelector('.thought').open")
 
 
 def put_hostile_names(client: redis.Redis) -> None:

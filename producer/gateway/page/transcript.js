@@ -68,11 +68,17 @@ export class Transcript {
       item.querySelector(".thought").hidden = false;
       item.querySelector(".thought p").firstChild.appendData(reasoning);
     }
-    if (text) item.querySelector(".text").firstChild.appendData(text);
+    if (text) {
+      item.querySelector(".text").firstChild.appendData(text);
+      say(item.querySelector(".thought summary"), "Thought");
+    }
   }
 
   end(message) {
-    this.#list.lastElementChild.replaceWith(this.#made(message));
+    const before = this.#list.lastElementChild;
+    const item = this.#made(message);
+    item.querySelector(".thought").open = before.querySelector(".thought").open;
+    before.replaceWith(item);
     byId("log").ariaBusy = "false";
     this.#answer = null;
   }
@@ -90,7 +96,7 @@ export class Transcript {
     const text = el("div", { className: "text" }, ...(isMade ? [document.createTextNode(content)] : prose(content)));
     const thought = el(
       "details", { className: "thought", hidden: !reasoning },
-      el("summary", { textContent: "Thought" }), el("p", {}, document.createTextNode(reasoning ?? "")),
+      el("summary", { textContent: isMade && !content ? "Thinking…" : "Thought" }), el("p", {}, document.createTextNode(reasoning ?? "")),
     );
     const note = el("span", { className: "note", textContent: noteOf(message) });
     const foot = el("div", { className: "foot" }, note, ...(content ? [copyButton(content)] : []), ...(job ? timelineButton(job) : []));
