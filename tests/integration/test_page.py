@@ -85,6 +85,7 @@ def said(tab: Tab) -> str:
     return tab.text(".assistant:last-child .text")
 
 
+@pytest.mark.long
 def test_an_answer_streams_and_the_conversation_goes_on(
     tab: Tab, open_page: OpenPage, worker: ScriptedWorker
 ) -> None:
@@ -240,6 +241,7 @@ def test_text_is_never_markup(tab: Tab, open_page: OpenPage, worker: ScriptedWor
         tab.reload()
 
 
+@pytest.mark.long
 def test_fenced_code_is_a_block_of_its_own(tab: Tab, open_page: OpenPage, worker: ScriptedWorker) -> None:
     """And as little markup as all else."""
     worker.answers("Count", f"So:\n\n```html\n{HOSTILE}\n```\nIs it?")
