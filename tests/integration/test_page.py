@@ -157,7 +157,7 @@ def test_it_goes_on_by_itself_when_worker_and_gateway_die(
     tab.until("document.querySelector('.assistant .text')?.textContent.length > 50")
     gateway.kill()
     with bad_gateway(gateway.port) as asked:  # which closes an EventSource for good
-        wait_for(lambda: sum("/v1/chat/" in path for path in asked) > 2, "the page asks again")
+        wait_for(lambda: sum("/v1/chat/" in path for path in asked) > 4, "the page asks again")
         assert tab.run("document.body.classList.contains('is-away')")
     gateway.start()
     tab.until(IS_WHOLE)
@@ -175,7 +175,13 @@ def bad_gateway(port: int) -> Iterator[list[str]]:
     class Proxy(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_error(502)
+            if len(asked) % 2:
+                self.send_error(502)
+                return
+            self.send_response(502)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"error": "bad gateway"}')
 
         def log_message(self, *_: object) -> None:
             pass
