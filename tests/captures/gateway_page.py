@@ -26,6 +26,10 @@ into a stream, token by token:
 2. A worker takes the job when its turn comes.
 3. The answer comes back as it is made.
 
+```
+genqueue submit "What is a job queue?" --model-name llama-3.2-3b --stream
+```
+
 If the worker dies, another one goes on after its last token, and whoever reads the stream sees nothing of it."""
 FAILURE = "the prompt has 5,200 tokens, and the context holds 4,096: make it shorter"
 SETTLE_S = 0.3
@@ -58,7 +62,7 @@ def answer(tab: Tab, worker: ScriptedWorker, to: Path) -> None:
         time.sleep(1)
     worker.delay_s = 0.15
     ask(tab, QUESTION)
-    tab.until("document.querySelector('.assistant .text')?.textContent.length > 340")
+    tab.until("document.querySelector('.assistant .text')?.textContent.length > 290")
     take(tab, to, "answer")
     worker.delay_s = 0
     tab.until("!document.querySelector('.is-made')")

@@ -15,9 +15,11 @@ import yaml
 
 from producer import Producer
 from producer.broker.embedded import EmbeddedBroker
+from producer.contract import Markup
 from producer.gateway.board import WAITING_SHOWN
 from producer.testing import ScriptedWorker
 from tests.devtools import Tab, open_tab
+from tests.scripted_worker import ScriptedWorker as HandWorker
 
 from .gateway_thread import GatewayThread
 from .test_worker import LONG, wait_for
@@ -83,6 +85,7 @@ def said(tab: Tab) -> str:
     return tab.text(".assistant:last-child .text")
 
 
+@pytest.mark.long
 def test_an_answer_streams_and_the_conversation_goes_on(
     tab: Tab, open_page: OpenPage, worker: ScriptedWorker
 ) -> None:
@@ -154,7 +157,7 @@ def test_it_goes_on_by_itself_when_worker_and_gateway_die(
     tab.until("document.querySelector('.assistant .text')?.textContent.length > 50")
     gateway.kill()
     with bad_gateway(gateway.port) as asked:  # which closes an EventSource for good
-        wait_for(lambda: sum("/v1/chat/" in path for path in asked) > 2, "the page asks again")
+        wait_for(lambda: sum("/v1/chat/" in path for path in asked) > 4, "the page asks again")
         assert tab.run("document.body.classList.contains('is-away')")
     gateway.start()
     tab.until(IS_WHOLE)
@@ -172,7 +175,13 @@ def bad_gateway(port: int) -> Iterator[list[str]]:
     class Proxy(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_error(502)
+            if len(asked) % 2:
+                self.send_error(502)
+                return
+            self.send_response(502)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"error": "bad gateway"}')
 
         def log_message(self, *_: object) -> None:
             pass
@@ -236,6 +245,47 @@ def test_text_is_never_markup(tab: Tab, open_page: OpenPage, worker: ScriptedWor
         assert tab.run("document.querySelectorAll('body img, body script, body iframe').length") == 0
         assert tab.run("window.isHurt ?? null") is None
         tab.reload()
+
+
+@pytest.mark.long
+def test_fenced_code_is_a_block_of_its_own(tab: Tab, open_page: OpenPage, worker: ScriptedWorker) -> None:
+    """And as little markup as all else."""
+    worker.answers("Count", f"So:\n\n```html\n{HOSTILE}\n```\nIs it?")
+    open_page()
+    ask(tab, "Count")
+    tab.until(IS_WHOLE)
+    assert tab.run("[...document.querySelector('.assistant .text').children].map(({ tagName }) => tagName)") == [
+        "P",
+        "PRE",
+        "P",
+    ]
+    assert tab.text(".assistant pre") == HOSTILE
+    assert tab.run("window.isHurt ?? null") is None
+
+
+@pytest.mark.long
+def test_what_a_model_thinks_first_is_folded_away(tab: Tab, open_page: OpenPage, worker: ScriptedWorker) -> None:
+    worker.serves("other")
+    thinker = HandWorker(worker.client, model="thinker")
+    thinker.register()
+    worker.client.hset("rq:worker:w1", "queues", "generate.thinker")
+    worker.client.sadd("rq:workers", "rq:worker:w1")
+    open_page()
+    tab.until("document.querySelector('#model option[value=thinker]')")
+    chosen = "document.querySelector('#model')"
+    tab.run(f"{chosen}.value = 'thinker'; {chosen}.dispatchEvent(new Event('change'))")
+    ask(tab, "Well?")
+    wait_for(lambda: worker.client.llen("rq:queue:generate.thinker"), "the job")
+    thinker.take(markup=Markup(reasoning="think"))
+    thinker.publish("<think>The question ", "is short.")
+    tab.until("document.querySelector('.thought').textContent === 'Thinking…The question is short.'")
+    tab.click(".thought summary")
+    thinker.publish("</think>Yes, it is.")
+    thinker.finish()
+    tab.until(IS_WHOLE)
+    assert said(tab) == "Yes, it is."
+    assert tab.text(".thought") == "ThoughtThe question is short."
+    assert tab.run("document.querySelector('.thought').open")
 
 
 def put_hostile_names(client: redis.Redis) -> None:

@@ -2,8 +2,10 @@
 import { FetchedEvents } from "./fetched.js";
 
 const AGAIN_MS = 500;
-/** Codes of errors that pass, while the answer is being made. */
-const PASSING = new Set(["broker_unavailable", "wait_timeout", "rate_limit_exceeded"]);
+/** Codes of errors that pass: Redis is away for a while. */
+const AWAY = ["broker_unavailable", "wait_timeout"];
+/** Whether an answer that is made cannot be had for good. An error without a code is a proxy's, and passes, too. */
+const isFinal = (error) => error?.code && ![...AWAY, "rate_limit_exceeded"].includes(error.code);
 
 /** Ask for an answer, and return its address. The same key is the same answer, so it is asked until a gateway has
  * said something.  Throws the gateway's error. */
@@ -11,7 +13,7 @@ export async function begin(url, body, key, { headers = {}, signal } = {}) {
   const sent = { "content-type": "application/json", "idempotency-key": key, prefer: "respond-async", ...headers };
   for (;;) {
     const said = await ask(url, { method: "POST", body: JSON.stringify(body), headers: sent, signal });
-    if (said.error) throw said.error;
+    if (said.error?.code && !AWAY.includes(said.error.code)) throw said.error;
     if (said.id) return `${url}/${said.id}`;
     await new Promise((go) => setTimeout(go, AGAIN_MS));
   }
@@ -29,14 +31,14 @@ export function follow(url, onEvent, onEnd, { cursor = null, headers = null } = 
     source.onmessage = ({ data, lastEventId }) => {
       if (data === "[DONE]") return end();
       const event = JSON.parse(data);
-      if (event.error) return PASSING.has(event.error.code) || end(event.error);
+      if (event.error) return isFinal(event.error) && end(event.error);
       cursor = lastEventId;
       return onEvent(event, cursor);
     };
     source.onerror = async () => {
       if (source.readyState !== EventSource.CLOSED) return;  // it comes again by itself, with Last-Event-ID
       const said = await ask(at, { headers: { accept: "text/event-stream", ...headers } });
-      if (said.isSeen || (said.error && !PASSING.has(said.error.code))) end(said.error);
+      if (said.isSeen || isFinal(said.error)) end(said.error);
       else setTimeout(() => isOver || connect(), AGAIN_MS);  // it was a proxy's 502, say
     };
   };

@@ -1,5 +1,6 @@
 // The conversation on the screen. Each message is one element, and an answer that is made one text that grows.
 import { byId, el, say } from "./dom.js";
+import { prose } from "./prose.js";
 import { Timeline } from "./timeline.js";
 import { rate, tokens } from "./words.js";
 
@@ -42,7 +43,8 @@ export class Transcript {
 
   /** An answer is being made. */
   begin(message, turn) {
-    const item = this.#list.lastElementChild;
+    const item = this.#made(message, true);
+    this.#list.lastElementChild.replaceWith(item);
     byId("log").ariaBusy = "true";  // a screen reader reads it once it is whole
     item.classList.add("is-made");
     this.#answer = { item, turn, message };
@@ -66,11 +68,17 @@ export class Transcript {
       item.querySelector(".thought").hidden = false;
       item.querySelector(".thought p").firstChild.appendData(reasoning);
     }
-    if (text) item.querySelector(".text").firstChild.appendData(text);
+    if (text) {
+      item.querySelector(".text").firstChild.appendData(text);
+      say(item.querySelector(".thought summary"), "Thought");
+    }
   }
 
   end(message) {
-    this.#list.lastElementChild.replaceWith(this.#made(message));
+    const before = this.#list.lastElementChild;
+    const item = this.#made(message);
+    item.querySelector(".thought").open = before.querySelector(".thought").open;
+    before.replaceWith(item);
     byId("log").ariaBusy = "false";
     this.#answer = null;
   }
@@ -81,13 +89,14 @@ export class Transcript {
     if (note) say(note, noteOf(message));
   }
 
-  #made(message) {
+  /** isMade: it grows still, as one text. */
+  #made(message, isMade = false) {
     const { role, content, reasoning, error, job } = message;
     if (role === "user") return el("li", { className: "user" }, el("p", { className: "text", textContent: content }));
-    const text = el("p", { className: "text" }, document.createTextNode(content));
+    const text = el("div", { className: "text" }, ...(isMade ? [document.createTextNode(content)] : prose(content)));
     const thought = el(
       "details", { className: "thought", hidden: !reasoning },
-      el("summary", { textContent: "Thought" }), el("p", {}, document.createTextNode(reasoning ?? "")),
+      el("summary", { textContent: isMade && !content ? "Thinking…" : "Thought" }), el("p", {}, document.createTextNode(reasoning ?? "")),
     );
     const note = el("span", { className: "note", textContent: noteOf(message) });
     const foot = el("div", { className: "foot" }, note, ...(content ? [copyButton(content)] : []), ...(job ? timelineButton(job) : []));
