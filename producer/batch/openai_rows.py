@@ -120,9 +120,11 @@ def _prompt(given: dict[str, Any], url: str) -> dict[str, Any]:
 
 
 def _leave_out_what_no_tools_need(given: dict[str, Any]) -> None:
-    """An empty list is none; without tools, these two say what is done anyway."""
+    """An empty list is none; without tools, both of these say what is done anyway, and one with a named function."""
     if given.get("tools") == []:
         del given["tools"]
+    if isinstance(given.get("tool_choice"), dict):  # which is called once
+        given.pop("parallel_tool_calls", None)
     if "tools" not in given:
         given.pop("parallel_tool_calls", None)
         if given.get("tool_choice") in ("none", "auto"):

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from ..contract import GenerationRequest
 from ..contract.version import VERSION
 from .asked import PRIORITIES
+from .response_tools import MODES
 
 _TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
 _METADATA = {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}}
@@ -49,6 +50,29 @@ _TOOL = {
     "properties": {"type": {"const": "function"}, "function": {"type": "object", "properties": {"name": _TEXT}}},
     "required": ["type", "function"],
 }
+_NAMED = {
+    "type": "object", "properties": {"type": {"const": "function"}, "name": _TEXT}, "required": ["type", "name"],
+    "additionalProperties": False,
+}  # fmt: skip
+_FUNCTION = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"}, "name": _TEXT, "description": {"type": ["string", "null"]},
+        "parameters": {"type": ["object", "null"]}, "strict": {"type": ["boolean", "null"]},
+    },
+    "required": ["type", "name"],
+    "additionalProperties": False,
+}  # fmt: skip
+"""A tool of a response, which has no object of its own for its function."""
+_ALLOWED = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "allowed_tools"}, "mode": {"enum": list(MODES)},
+        "tools": {"type": "array", "items": _NAMED, "minItems": 1},
+    },
+    "required": ["type", "tools"],
+    "additionalProperties": False,
+}  # fmt: skip
 _PART = {"type": "object", "properties": {"type": _TEXT, "text": _TEXT}, "required": ["type", "text"]}
 _TURN = {
     "type": "object",
@@ -119,6 +143,8 @@ def _bodies() -> dict[str, Any]:
         "include": {"type": "array", "items": {"const": "message.output_text.logprobs"}},
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, "prompt_cache_key": _TEXT,
         "safety_identifier": _TEXT, "parallel_tool_calls": _FLAG,
+        "tools": {"type": "array", "items": _FUNCTION, "maxItems": 128},
+        "tool_choice": {"anyOf": [{"enum": list(MODES)}, _NAMED, _ALLOWED]},
         "text": {"type": "object", "properties": {"format": _COMMON["response_format"]}},
     }  # fmt: skip
     return {
