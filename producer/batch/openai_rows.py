@@ -120,7 +120,7 @@ def _prompt(given: dict[str, Any], url: str) -> dict[str, Any]:
 
 
 def _leave_out_what_no_tools_need(given: dict[str, Any]) -> None:
-    """An empty list is none; without tools, both of these say what is done anyway; beside a named function, one."""
+    """An empty list is none; without tools, both of these say what is done anyway; with a named function, one."""
     if given.get("tools") == []:
         del given["tools"]
     if isinstance(given.get("tool_choice"), dict):  # which is called once
