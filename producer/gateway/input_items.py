@@ -10,6 +10,14 @@ from .errors import refused
 
 _TEXTS = ("input_text", "output_text", "text")
 _ROLES = ("user", "assistant", "system", "developer")
+_FIELDS = {
+    "message": ("role", "content", "phase"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "reasoning": ("summary", "content", "encrypted_content"),
+}
+_OF_ALL = ("type", "id", "status")
+"""Which an item has that a response has given."""
 LONGEST_ID = 64
 """Of a call."""
 
@@ -75,7 +83,10 @@ def check_outputs(items: Sequence[Item], before: Iterable[Mapping[str, Any]]) ->
 def _item(item: Any, where: str) -> Item:
     if not isinstance(item, dict):
         raise refused(where, "an object, as {role, content}", code="invalid_value")
-    match kind := item.get("type", "message"):
+    kind = item.get("type", "message")
+    if isinstance(kind, str) and kind in _FIELDS:
+        _check_fields(item, (*_OF_ALL, *_FIELDS[kind]), where)
+    match kind:
         case "message":
             return _message(item, where)
         case "function_call":
@@ -122,7 +133,14 @@ def _parts(given: Any, kind: str, where: str) -> list[dict[str, Any]]:
     for part in given:
         if not isinstance(part, dict) or part.get("type") not in _TEXTS or not isinstance(part.get("text"), str):
             raise refused(where, "text is the only content that is read here")
+        _check_fields(part, ("type", "text", "annotations", "logprobs"), where)
     return [{"type": kind, "text": part["text"], **more} for part in given]
+
+
+def _check_fields(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    for name in given.keys() - set(known):
+        if given[name] is not None:
+            raise refused(f"{where}.{name}", "there is no such field here: leave it out")
 
 
 def _call_id(item: Mapping[str, Any], where: str) -> str:

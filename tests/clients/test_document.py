@@ -1,4 +1,4 @@
-"""What the OpenAPI document lets be asked, and what it does not, as schemathesis makes it up: `make test-clients`."""
+"""What the OpenAPI document lets be asked, and what it does not, made up by schemathesis: `make test-clients`."""
 
 import os
 import re

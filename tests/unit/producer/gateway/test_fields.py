@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "verbosity": "low",
     "stream_options": {"include_usage": True},
     "prompt_cache_retention": "24h",
+    "prompt_cache_options": {"mode": "explicit"},
     "reasoning_effort": "high",
     "modalities": ["audio"],
     "tools": [{"type": "function", "function": {"name": "f"}}],
