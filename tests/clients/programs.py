@@ -365,7 +365,7 @@ def lm_eval(url: str) -> str:
                 model=kind, model_args=options, tasks=[task], task_manager=TaskManager(include_defaults=False),
                 apply_chat_template=path == "chat/completions", bootstrap_iters=0,
             )  # fmt: skip
-            scores.append(results["results"]["sums"]["exact_match,none"])
+            scores.append(float(results["results"]["sums"]["exact_match,none"]))
     return str(scores)
 
 
