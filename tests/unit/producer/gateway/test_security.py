@@ -56,20 +56,20 @@ async def test_what_another_has_made_is_404_on_every_path(open_door: OpenDoor, t
     assert tried == 8
 
 
-@pytest.mark.parametrize(
-    "authorization",
-    [
-        b"", b"Bearer", b"Bearer ", b"Bearer  ", b"Basic YWxpY2U6", b"alice", b"Bearer alice bob", b"Bearer Alice",
-        b"Bearer alice\xff", b"Bearer \xe4\xbd\xa0", b"Bearer " + b"a" * 20_000, b"Token alice", b"Bearer,alice",
-        b"Bearer alic", b"Bearer alice,Bearer bob",
-    ],
-)  # fmt: skip
-async def test_what_is_no_key_lets_nobody_in(open_door: OpenDoor, tmp_path: Path, authorization: bytes):
+NO_KEYS = [
+    b"", b"Bearer", b"Bearer ", b"Bearer  ", b"Basic YWxpY2U6", b"alice", b"Bearer alice bob", b"Bearer Alice",
+    b"Bearer alice\xff", b"Bearer \xe4\xbd\xa0", b"Bearer " + b"a" * 20_000, b"Token alice", b"Bearer,alice",
+    b"Bearer alic", b"Bearer alice,Bearer bob",
+]  # fmt: skip
+
+
+async def test_what_is_no_key_lets_nobody_in(open_door: OpenDoor, tmp_path: Path):
     door = await open_door(api_keys=keys_file(tmp_path, "alice", "bob"))
-    for path in ("/v1/models", f"{CHAT}/chatcmpl-x", "/metrics", "/v1/models?api_key=alice&authorization=alice"):
-        answer = await door.http.get(path, headers={"Authorization": authorization, "X-Api-Key": "alice"})
-        assert answer.status_code == 401
-        assert "alic" not in answer.text.replace("api_key=alice", "")
+    for authorization in NO_KEYS:
+        for path in ("/v1/models", f"{CHAT}/chatcmpl-x", "/metrics", "/v1/models?api_key=alice&token=alice"):
+            answer = await door.http.get(path, headers={"Authorization": authorization, "X-Api-Key": "alice"})
+            assert answer.status_code == 401
+            assert "alic" not in answer.text
 
 
 async def test_all_keys_are_compared_in_a_time_that_tells_nothing(
@@ -93,21 +93,21 @@ async def test_all_keys_are_compared_in_a_time_that_tells_nothing(
     assert counts == [3, 3, 3]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/health/../v1/models", "/health/%2e%2e/v1/models", "/health%2f..%2fv1%2fmodels", "//v1/models",
-        "/v1//models", "/v1/models/", "/V1/MODELS", "/health/v1/models", "/openapi.json/../v1/models",
-        "/ready;/v1/models", "/v1/models%00/health", "/v1/models?/health", "/%2e/v1/models",
-        "/v1/models/..%2f..%2fhealth", "/health%00", "/health%0a", "/v1/models/%2fhealth", "/ready%20",
-    ],
-)  # fmt: skip
-async def test_no_path_leads_around_the_keys(open_door: OpenDoor, tmp_path: Path, path: str):
+AROUND = [
+    "/health/../v1/models", "/health/%2e%2e/v1/models", "/health%2f..%2fv1%2fmodels", "//v1/models",
+    "/v1//models", "/v1/models/", "/V1/MODELS", "/health/v1/models", "/openapi.json/../v1/models",
+    "/ready;/v1/models", "/v1/models%00/health", "/v1/models?/health", "/%2e/v1/models",
+    "/v1/models/..%2f..%2fhealth", "/health%00", "/health%0a", "/v1/models/%2fhealth", "/ready%20",
+]  # fmt: skip
+
+
+async def test_no_path_leads_around_the_keys(open_door: OpenDoor, tmp_path: Path):
     """As they are on the wire: a client of httpx would tidy them."""
     door = await open_door(api_keys=keys_file(tmp_path, "alice"))
-    url = httpx2.URL("http://localhost").copy_with(raw_path=path.encode())
-    answer = await door.http.send(httpx2.Request("GET", url))
-    assert answer.status_code == 401 or (answer.status_code == 404 and "tiny" not in answer.text), answer.text
+    for path in AROUND:
+        url = httpx2.URL("http://localhost").copy_with(raw_path=path.encode())
+        answer = await door.http.send(httpx2.Request("GET", url))
+        assert answer.status_code == 401 or (answer.status_code == 404 and "tiny" not in answer.text), answer.text
 
 
 # -- bodies
@@ -120,7 +120,7 @@ def nested(depth: int, kind: str) -> Any:
     return value
 
 
-@pytest.mark.parametrize("depth", [50, 150, 400, 900, 985, 2_000, 100_000])
+@pytest.mark.parametrize("depth", [200, 985, 100_000])
 @pytest.mark.parametrize("kind", ["list", "object"])
 async def test_deep_values_are_served_or_refused(door: Door, depth: int, kind: str):
     opening, closing = ("[", "]") if kind == "list" else ('{"a":', "}")
@@ -146,37 +146,37 @@ async def test_deep_values_are_served_or_refused(door: Door, depth: int, kind: s
         assert answer.status_code in ((200, 400) if depth < 1_000 else (400,)), (field, answer.text[:300])
 
 
-@pytest.mark.parametrize(
-    ("kind", "status"),
-    [
-        ("", 415), ("text/plain", 415), ("application/x-www-form-urlencoded", 415), ("multipart/form-data", 415),
-        ("application/xml", 415), ("text/json", 415), ("application/json-seq", 415), ("APPLICATION/JSON", 200),
-        ("application/json; charset=utf-8", 200), ("application/json;charset=utf-16", 200), ("*/*", 415),
-    ],
-)  # fmt: skip
-async def test_a_body_is_json_by_its_name(door: Door, kind: str, status: int):
+KINDS = [
+    ("", 415), ("text/plain", 415), ("application/x-www-form-urlencoded", 415), ("multipart/form-data", 415),
+    ("application/xml", 415), ("text/json", 415), ("application/json-seq", 415), ("APPLICATION/JSON", 200),
+    ("application/json; charset=utf-8", 200), ("application/json;charset=utf-16", 200), ("*/*", 415),
+]  # fmt: skip
+
+
+async def test_a_body_is_json_by_its_name(door: Door):
     """Its charset says nothing: JSON is UTF-8."""
-    for path, body in BODIES.items():
-        answer = await door.http.post(path, content=json.dumps(body), headers={"Content-Type": kind})
-        assert answer.status_code == status
+    for kind, status in KINDS:
+        for path, body in BODIES.items():
+            answer = await door.http.post(path, content=json.dumps(body), headers={"Content-Type": kind})
+            assert answer.status_code == status
 
 
 WHOLE = json.dumps(Door.body("Hi"))
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b'{"model": "tiny\xff"}', b'{"model": "\xc3\x28"}', b'{"model": "\xed\xa0\x80"}', b'{"model": "\xf8\x88"}',
-        b"\xef\xbb\xbf{}", WHOLE.encode("utf-16"), WHOLE.encode("utf-16-le"), WHOLE.encode("utf-32"),
-        b'{"model": "\\ud83d"}', b'{"model": "tiny", "\\udc00": 1}', b'{"model": "tiny"} {}', b"\x00",
-        b'{"a": 1e999}',
-    ],
-)  # fmt: skip
-async def test_what_is_no_utf8_is_refused(door: Door, raw: bytes):
-    for path in BODIES:
-        answer = await door.http.post(path, content=raw, headers={"Content-Type": "application/json"})
-        assert answer.status_code == 400, answer.text
+NO_UTF8 = [
+    b'{"model": "tiny\xff"}', b'{"model": "\xc3\x28"}', b'{"model": "\xed\xa0\x80"}', b'{"model": "\xf8\x88"}',
+    b"\xef\xbb\xbf{}", WHOLE.encode("utf-16"), WHOLE.encode("utf-16-le"), WHOLE.encode("utf-32"),
+    b'{"model": "\\ud83d"}', b'{"model": "tiny", "\\udc00": 1}', b'{"model": "tiny"} {}', b"\x00",
+    b'{"a": 1e999}',
+]  # fmt: skip
+
+
+async def test_what_is_no_utf8_is_refused(door: Door):
+    for raw in NO_UTF8:
+        for path in BODIES:
+            answer = await door.http.post(path, content=raw, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 400, answer.text
 
 
 async def test_a_field_that_is_there_twice_counts_once(door: Door, worker: ScriptedWorker):
@@ -206,30 +206,31 @@ async def test_an_idempotency_key_is_a_name_and_nothing_else(door: Door, worker:
     assert "x-evil" not in made[0].headers
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=repr)
-async def test_no_header_comes_back_but_a_request_id_that_is_one(door: Door, value: bytes):
-    names = ("X-Request-Id", "X-Priority", "Last-Event-ID", "Origin", "X-Forwarded-Host", "Traceparent")
-    answer = await door.http.post(CHAT, json=Door.body("Hi"), headers=dict.fromkeys(names[:1], value))
-    assert answer.status_code == 200
-    told = await door.http.post(CHAT, json=Door.body("Hi"), headers=dict.fromkeys(names, value))
-    for each in (answer, told):
-        sent = {name.lower(): values for name, values in each.headers.raw}
-        if value != b"a" * 255:
-            assert not any(value in name or value in said for name, said in each.headers.raw), sent
-        assert each.headers["x-request-id"].startswith("req_")
-        assert "x-evil" not in each.headers
-        assert each.headers["content-type"] == "application/json"
+async def test_no_header_comes_back_but_a_request_id_that_is_one(door: Door):
+    for value in HOSTILE:
+        names = ("X-Request-Id", "X-Priority", "Last-Event-ID", "Origin", "X-Forwarded-Host", "Traceparent")
+        answer = await door.http.post(CHAT, json=Door.body("Hi"), headers=dict.fromkeys(names[:1], value))
+        assert answer.status_code == 200
+        told = await door.http.post(CHAT, json=Door.body("Hi"), headers=dict.fromkeys(names, value))
+        for each in (answer, told):
+            sent = {name.lower(): values for name, values in each.headers.raw}
+            if value != b"a" * 255:
+                assert not any(value in name or value in said for name, said in each.headers.raw), sent
+            assert each.headers["x-request-id"].startswith("req_")
+            assert "x-evil" not in each.headers
+            assert each.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize(
-    "model", ["tiny\n", "tiny\r\nX-Evil: 1", "../tiny", "*", "tiny\x00", "t" * 5000, "<b>", " "]
-)
-async def test_a_models_name_is_a_name_and_nothing_else(door: Door, model: str):
-    for path, body in BODIES.items():
-        answer = await door.http.post(path, json=body | {"model": model})
-        assert answer.status_code in (400, 404)
-        assert answer.json()["error"]["param"] == "model"
-        assert len(answer.text) < 1_000
+NO_MODELS = ["tiny\n", "tiny\r\nX-Evil: 1", "../tiny", "*", "tiny\x00", "t" * 5000, "<b>", " "]
+
+
+async def test_a_models_name_is_a_name_and_nothing_else(door: Door):
+    for model in NO_MODELS:
+        for path, body in BODIES.items():
+            answer = await door.http.post(path, json=body | {"model": model})
+            assert answer.status_code in (400, 404)
+            assert answer.json()["error"]["param"] == "model"
+            assert len(answer.text) < 1_000
 
 
 # -- text that could be taken for something else
@@ -239,18 +240,18 @@ BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", 
 EVIL = [f"a{each * 2}data: [DONE]{each * 2}id: 99{each}event: error{each}{each}b" for each in BREAKS]
 
 
-@pytest.mark.parametrize("text", EVIL, ids=[repr(each) for each in BREAKS])
-async def test_no_text_begins_an_event(door: Door, worker: ScriptedWorker, text: str):
-    worker.answers("Hi", [text, text])
-    for path, body in BODIES.items():
-        async with door.http.stream("POST", path, json=body | {"stream": True}) as answer:
-            raw = (await answer.aread()).decode()
-        for lines in (raw.split("\n"), raw.splitlines()):  # the latter as clients do that know Python's lines
-            fields = {line.partition(":")[0] for line in lines if line}
-            assert fields <= {"id", "event", "data"}
-            assert lines.count("data: [DONE]") == (path != "/v1/responses")
-    async with door.http.stream("POST", CHAT, json=BODIES[CHAT] | {"stream": True}) as answer:
-        assert text_of(await all_events(answer)) == 2 * text
+async def test_no_text_begins_an_event(door: Door, worker: ScriptedWorker):
+    for text in EVIL:
+        worker.answers("Hi", [text, text])
+        for path, body in BODIES.items():
+            async with door.http.stream("POST", path, json=body | {"stream": True}) as answer:
+                raw = (await answer.aread()).decode()
+            for lines in (raw.split("\n"), raw.splitlines()):  # the latter as clients do that know Python's lines
+                fields = {line.partition(":")[0] for line in lines if line}
+                assert fields <= {"id", "event", "data"}
+                assert lines.count("data: [DONE]") == (path != "/v1/responses")
+        async with door.http.stream("POST", CHAT, json=BODIES[CHAT] | {"stream": True}) as answer:
+            assert text_of(await all_events(answer)) == 2 * text
 
 
 async def test_no_error_begins_an_event(door: Door, worker: ScriptedWorker):
