@@ -32,6 +32,11 @@ class Output:
         """Whether no item has begun."""
         return not self._made
 
+    @property
+    def says_or_is_empty(self) -> bool:
+        """Whether a token with which nothing comes may be of something that is said: none of a tag's is."""
+        return self.is_empty or (self._is_open and isinstance(self._made[-1], _Message))
+
     def begin_message(self) -> Events:
         """Something will be said, though nothing of it is there yet."""
         yield from self._begin(_Message(self._id("msg"), len(self._made)))
@@ -45,7 +50,7 @@ class Output:
 
     def more_logprobs(self, logprobs: Logprobs) -> Events:
         """Of tokens behind what is said last, as that of eos; of those behind a call nothing is told."""
-        if logprobs and self._is_open and isinstance(self._made[-1], _Message):
+        if logprobs and self._is_open and self.says_or_is_empty:
             yield from self._made[-1].more("", logprobs)
 
     def end(self, status: str) -> Events:

@@ -179,11 +179,13 @@ class ResponseEvents:
 
     def _more(self, parts: Sequence[Part], data: TokensData | None) -> Events:
         """More of the answer.  data: the tokens that it came with."""
-        if data is not None and self._call.logprobs:
-            self._logprobs += logprobs_of(data.ids, data.logprobs)
+        own = logprobs_of(data.ids, data.logprobs) if data is not None and self._call.logprobs else []
         for part in parts:
-            yield from self._output.more(part, self._logprobs if part.kind == "content" else ())
-            self._logprobs = []
+            is_said = part.kind == "content"
+            yield from self._output.more(part, [*self._logprobs, *own] if is_said else ())
+            self._logprobs, own = [], [] if is_said else own
+        if not parts and self._output.says_or_is_empty:
+            self._logprobs += own
 
     def _end(self, result: GenerationResult) -> Events:
         if self._has_begun:

@@ -57,9 +57,7 @@ def worker(genqueue_worker: ScriptedWorker) -> ScriptedWorker:
 
 @pytest.mark.parametrize("name", [*PROGRAMS, *IN_NODE])
 async def test_a_client_gets_its_answer(name: str, worker: ScriptedWorker) -> None:
-    python = os.environ.get(PYTHON)
-    if python is None:
-        pytest.skip(f"{PYTHON} is not set: make test-clients does it")
+    python = python_of_clients()
     if name == "instructor":  # in an environment of its own
         python = str(Path(python).parents[1] / "instructor/bin/python")
     command = [python, str(HERE / "programs.py")]
@@ -70,14 +68,30 @@ async def test_a_client_gets_its_answer(name: str, worker: ScriptedWorker) -> No
     assert said.splitlines()[-1] == answer_to(name)
 
 
-async def said_by(*command: str, **environment: str) -> str:
-    """What a program prints. It has nothing of this project, and no way to the clients' own services."""
+def python_of_clients() -> str:
+    """Its path from anywhere, or a skipped test."""
+    if (python := os.environ.get(PYTHON)) is None:
+        pytest.skip(f"{PYTHON} is not set: make test-clients does it")
+    return str(Path(python).absolute())  # not resolved: it is a link
+
+
+async def said_by(
+    *command: str, folder: Path | None = None, timeout_s: float = TIMEOUT_S, **environment: str
+) -> str:
+    """What a program prints. It has nothing of this project, and no way to the clients' own services.
+
+    folder: that it is run in.
+    """
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "OPENAI_API_KEY")}
     process = await asyncio.create_subprocess_exec(
-        *command, env=kept | OFFLINE | environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        env=kept | OFFLINE | environment,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             said, complained = await process.communicate()
     finally:
         if process.returncode is None:

@@ -159,7 +159,9 @@ async def test_logprobs_are_of_what_is_said(door: Door, worker: ScriptedWorker):
     in_deltas = [
         each for event in events if event.name == "response.output_text.delta" for each in event.data["logprobs"]
     ]
-    assert in_deltas == whole["output"][1]["content"][0]["logprobs"] != []
+    assert in_deltas == whole["output"][1]["content"][0]["logprobs"]
+    told = "".join(chr(int(each["token"].removeprefix("token_id:"))) for each in in_deltas)
+    assert told == "k>\nLet me see.\n<"  # with what came in the same events
     made = await create(door, tools=TOOLS, **LOGPROBS)
     assert made["output"][1]["content"] == whole["output"][1]["content"]
 
