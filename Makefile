@@ -75,7 +75,7 @@ chaos: $(STAMP) ## Kill workers, engines and the server at random; check every i
 	$(BIN)/python -m pytest tests/chaos
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-captures: $(STAMP) ## Every command in a terminal and every page of the dashboard, to be looked at: CAPTURES="--to FOLDER"
+captures: $(STAMP) ## Every command in a terminal and every page of dashboard and gateway, to be looked at: CAPTURES="--to FOLDER"
 	@$(BIN)/python -m tests.captures $(CAPTURES)
 
 soak: $(STAMP) ## Half an hour of steady load: nothing may grow

@@ -25,6 +25,10 @@ _PAGE = [
 _BOTH = ("application/json", "text/event-stream")
 _KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
 _PRIORITY = {"name": "X-Priority", "in": "header", "schema": {"enum": ["high", "normal", "low"]}}
+_PREFER = {
+    "name": "Prefer", "in": "header", "schema": {**_TEXT, "examples": ["respond-async"]},
+    "description": "respond-async: be answered at once, and read the answer by GET.",
+}  # fmt: skip
 
 
 def routes() -> list[Route]:
@@ -59,6 +63,8 @@ def _paths() -> dict[str, Any]:
     paths: dict[str, Any] = {
         "/v1/models": {"get": _operation("The models that workers serve", "Models")},
         "/v1/models/{id}": {"get": _operation("One of them", "Model", _ID)},
+        "/v1/queue": {"get": _operation("Workers, and jobs that wait, run and have ended", None)},
+        "/v1/queue/{id}": {"get": _operation("What has happened to one job", None, _ID)},
         "/health": {"get": _operation("The process answers", "Health")},
         "/ready": {"get": _operation("Redis answers, and a worker serves a model", "Ready")},
         "/metrics": {"get": _operation("For Prometheus", None, kinds=("text/plain",))},
@@ -69,11 +75,11 @@ def _paths() -> dict[str, Any]:
         ("completions", "Completion"),
         ("responses", "Response"),
     ):
-        paths[f"/v1/{path}"] = {
-            "post": _operation(
-                "An answer, whole or as events", answer, _KEY, _PRIORITY, body=f"{answer}Request", kinds=_BOTH
-            )
-        }
+        headers = (_KEY, _PRIORITY, *(() if answer == "Response" else (_PREFER,)))
+        create = _operation(
+            "An answer, whole or as events", answer, *headers, body=f"{answer}Request", kinds=_BOTH
+        )
+        paths[f"/v1/{path}"] = {"post": create}
         paths[f"/v1/{path}/{{id}}"] = {
             "get": _operation(
                 "An answer, or its events behind those that were seen", answer, _ID, _STREAM, _STARTING_AFTER,
@@ -107,6 +113,8 @@ def _operation(
     }
     if _STARTING_AFTER in parameters:
         operation["responses"]["204"] = {"description": "All of it was seen"}
+    if _PREFER in parameters:
+        operation["responses"]["202"] = {"description": "Taken in: `Location` says where the answer is"}
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _named(body)}}}
     return operation

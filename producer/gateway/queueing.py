@@ -1,6 +1,5 @@
 """The producer of a gateway: jobs with a record of the call that they answer, and leases."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,9 +14,14 @@ from ..ledger.past import Past
 from ..ledger.step import Step
 from ..ledger.wanting import ask_unwanted, is_unwanted, leased, want
 from ..operations import Operation
-from ..overview_values import ModelOverview
+from ..overview import overview
+from ..overview_values import ModelOverview, Overview
+from ..settings import ProducerSettings
 from ..submission import Submission, SubmitOptions, prepare
+from .board import WAITING_SHOWN
 from .calls import FIELD, Call
+from .happening import happening
+from .shared_read import SharedRead
 
 T = TypeVar("T")
 
@@ -28,7 +32,10 @@ ROSTER_AGE_S = 1.0
 class GatewayProducer(AsyncProducer):
     """An AsyncProducer that submits calls, and says for how long their jobs are wanted."""
 
-    _overviews: tuple[float, tuple[ModelOverview, ...]] | None = None
+    def __init__(self, settings: ProducerSettings) -> None:
+        super().__init__(settings=settings)
+        self._overview = SharedRead(self.overview, ROSTER_AGE_S)
+        self._board = SharedRead(self._read_board, ROSTER_AGE_S)
 
     async def submit_call(
         self,
@@ -97,9 +104,15 @@ class GatewayProducer(AsyncProducer):
 
     async def models(self) -> tuple[ModelOverview, ...]:
         """All that have workers or queues, or as they were a moment ago.  Raises BrokerUnavailable."""
-        if self._overviews is None or time.monotonic() - self._overviews[0] > ROSTER_AGE_S:
-            self._overviews = time.monotonic(), (await self.overview()).models
-        return self._overviews[1]
+        return (await self._overview.get()).models
+
+    async def board(self) -> Overview:
+        """What goes on, with the next jobs that wait, or how it was a moment ago.  Raises BrokerUnavailable."""
+        return await self._board.get()
+
+    async def happening(self, job_id: str, owner: str | None) -> dict[str, Any]:
+        """See `happening.happening`."""
+        return await self._run(happening(self._keys, job_id, owner))
 
     async def knows(self, model: str) -> bool:
         """Whether anything tells of that model. Where this user of Redis may not look, it might be there."""
@@ -107,6 +120,9 @@ class GatewayProducer(AsyncProducer):
             return any(each.model == model for each in await self.models())
         except BrokerUnavailable:
             return True
+
+    async def _read_board(self) -> Overview:
+        return await self._run(overview(self._keys, waiting_shown=WAITING_SHOWN))
 
 
 def _with_fields(submission: Submission, fields: dict[str, Any]) -> Submission:

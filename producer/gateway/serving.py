@@ -38,6 +38,8 @@ def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> Non
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         click.echo(f"gateway: http://{host}:{port}/v1", err=True)
+        if settings.page:
+            click.echo(f"page:    http://{host}:{port}/", err=True)
         uvicorn.Server(config).run(sockets=[listener])
 
 
