@@ -139,7 +139,7 @@ def open_tab(profile: Path) -> Iterator[Tab]:
     command = [
         *(binary, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--no-proxy-server"),
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.*",
         f"--user-data-dir={profile}",
         "--remote-debugging-pipe",
     ]
