@@ -92,9 +92,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) .ci/set_up.py $(VENV)
 	@touch $@
 
-$(CLIENTS_STAMP): tests/clients/requirements.txt
+# instructor wants an older openai than the others do.
+$(CLIENTS_STAMP): $(wildcard tests/clients/requirements*.txt) tests/clients/node/package-lock.json
+	@echo "Setting up $(CLIENTS_VENV), once: 1.4 GB on disk"
 	@$(PYTHON) -m venv $(CLIENTS_VENV)
 	@$(CLIENTS_VENV)/bin/pip install -q -r tests/clients/requirements.txt
+	@$(PYTHON) -m venv $(CLIENTS_VENV)/instructor
+	@$(CLIENTS_VENV)/instructor/bin/pip install -q -r tests/clients/requirements-instructor.txt
+	@if command -v npm >/dev/null; then npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error; fi
 	@touch $@
 
 # `===` is PyPI's build, which is the one with CUDA. --no-deps leaves out NVIDIA's packages, for which the stand-in is.

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
@@ -102,7 +103,16 @@ async def _of_the_router(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not for {request.url.path[:200]}",
     }.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
-    return error_response(ApiError(error.status_code, said, code="not_found", headers=headers))
+    if "Allow" in headers:  # which names the methods of one of the path's routes
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    code = {405: "method_not_allowed"}.get(error.status_code, "not_found")
+    return error_response(ApiError(error.status_code, said, code=code, headers=headers))
+
+
+def _methods(request: Request) -> set[str]:
+    """Of all routes of a path."""
+    fit = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in fit if isinstance(route, Route) for method in route.methods or ()}
 
 
 async def _gone(_: Request, __: Exception) -> Response:
