@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import completions, health, models, openapi, responses
+from . import completions, files as files_api, health, models, openapi, responses
 from .api_keys import ApiKeys
 from .ending import end
 from .entrance import Entrance, error_response
@@ -23,6 +23,7 @@ from .metrics import Measured, Metrics
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .stored_files import FileStore
 from .visits import Visits
 
 EXPOSED = ("x-request-id", "retry-after")
@@ -40,7 +41,8 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         async with GatewayProducer(settings=producer_settings) as producer:
             presence, visits = Presence(producer, settings.grace_s), Visits(producer)
             metrics.watch_waiting(lambda: presence.waiting)
-            app.state.gateway = Gateway(settings, producer, presence, visits, api_keys)
+            files = FileStore(producer, settings)
+            app.state.gateway = Gateway(settings, producer, presence, visits, files, api_keys)
             telling = [
                 asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
                 asyncio.create_task(visits.keep_telling(), name="genqueue-visits"),
@@ -56,7 +58,11 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         middleware.insert(1, cors(settings.cors_origins))
     return Starlette(
         routes=[
-            *(route for each in (completions, responses, models, health, openapi) for route in each.routes()),
+            *(
+                route
+                for each in (completions, responses, files_api, models, health, openapi)
+                for route in each.routes()
+            ),
             *metrics.routes(),
         ],
         middleware=middleware,

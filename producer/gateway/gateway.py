@@ -15,6 +15,7 @@ from .errors import ApiError, not_found, refused, retry_after
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .stored_files import FileStore
 from .visits import Visits
 
 UNSERVED_AGAIN_S = 10.0
@@ -28,6 +29,7 @@ class Gateway:
     producer: GatewayProducer
     presence: Presence
     visits: Visits
+    files: FileStore
     api_keys: ApiKeys | None
 
     @property
