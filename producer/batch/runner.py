@@ -102,6 +102,7 @@ class Runner:
                 else:
                     await self._changed.wait()
         finally:
+            feed.close()
             for task in [checks, *self._waits]:
                 task.cancel()
 

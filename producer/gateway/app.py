@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import completions, files as files_api, health, models, openapi, responses
+from . import batches as batches_api, completions, files as files_api, health, models, openapi, responses
 from .api_keys import ApiKeys
+from .batch_runners import BatchRunners
 from .ending import end
 from .entrance import Entrance, error_response
 from .errors import ApiError, api_error
@@ -23,6 +24,7 @@ from .metrics import Measured, Metrics
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .stored_batches import BatchStore
 from .stored_files import FileStore
 from .visits import Visits
 
@@ -41,17 +43,21 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         async with GatewayProducer(settings=producer_settings) as producer:
             presence, visits = Presence(producer, settings.grace_s), Visits(producer)
             metrics.watch_waiting(lambda: presence.waiting)
-            files = FileStore(producer, settings)
-            app.state.gateway = Gateway(settings, producer, presence, visits, files, api_keys)
+            files, batches = FileStore(producer, settings), BatchStore(producer, settings)
+            runners = BatchRunners(producer, settings, files, batches)
+            metrics.watch_batches(lambda: runners.running)
+            app.state.gateway = Gateway(settings, producer, presence, visits, files, batches, runners, api_keys)
             telling = [
                 asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
                 asyncio.create_task(visits.keep_telling(), name="genqueue-visits"),
+                asyncio.create_task(runners.keep_running(), name="genqueue-batches"),
             ]
             try:
                 yield
             finally:
                 await end(telling)
                 await presence.aclose()
+                await runners.aclose()
 
     middleware = [Middleware(Measured, metrics), Middleware(Entrance, api_keys)]
     if settings.cors_origins:  # before the entrance: a browser asks first, and without a key
@@ -60,7 +66,7 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         routes=[
             *(
                 route
-                for each in (completions, responses, files_api, models, health, openapi)
+                for each in (completions, responses, files_api, batches_api, models, health, openapi)
                 for route in each.routes()
             ),
             *metrics.routes(),

@@ -1,12 +1,14 @@
 """`/v1/files`: what clients upload for batches, and what batches write."""
 
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from .gateway import gateway_of, key_of, owner_of
+from ..loopback import is_loopback
+from .errors import ApiError
+from .gateway import Gateway, gateway_of, key_of, owner_of
 from .pages import Page
 from .stored_files import AT_ONCE, FileStore, StoredFile
 from .uploads import Upload
@@ -27,6 +29,7 @@ def routes() -> list[Route]:
 async def upload(request: Request) -> Response:
     """Keep a file."""
     gateway = gateway_of(request)
+    _refuse_a_page_elsewhere(request, gateway)
     async with await gateway.visits.begin(key_of(request)):
         file = await Upload(request, gateway.files, gateway.settings, owner_of(request)).run()
     return JSONResponse(file.described())
@@ -70,6 +73,15 @@ async def delete(request: Request) -> Response:
     file = await _file(request, store)
     await store.delete(owner_of(request), file.id)
     return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+
+
+def _refuse_a_page_elsewhere(request: Request, gateway: Gateway) -> None:
+    """Where no key is asked for, a page could send a form unasked, as no browser lets it send JSON."""
+    origin = request.headers.get("origin")
+    if origin is None or gateway.api_keys is not None or origin in gateway.settings.cors_origins:
+        return
+    if not is_loopback(urlsplit(origin).hostname or ""):
+        raise ApiError(403, "pages of other sites may not upload files here", code="cross_origin")
 
 
 async def _file(request: Request, store: FileStore) -> StoredFile:

@@ -9,6 +9,9 @@ from starlette.routing import Route
 from ..contract import GenerationRequest
 from ..contract.version import VERSION
 from .asked import PRIORITIES
+from .batch_rows import ENDPOINTS
+from .batches import WINDOW
+from .uploads import PURPOSE, SHORTEST_S
 
 _TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
 _METADATA = {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}}
@@ -121,10 +124,28 @@ def _bodies() -> dict[str, Any]:
         "safety_identifier": _TEXT, "parallel_tool_calls": _FLAG,
         "text": {"type": "object", "properties": {"format": _COMMON["response_format"]}},
     }  # fmt: skip
+    upload = {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"const": PURPOSE},
+        "expires_after[anchor]": {"const": "created_at"},
+        "expires_after[seconds]": _TEXT,
+    }
+    expiry = {
+        "type": "object",
+        "properties": {"anchor": {"const": "created_at"}, "seconds": {"type": "integer", "minimum": SHORTEST_S}},
+        "required": ["anchor", "seconds"],
+        "additionalProperties": False,
+    }
+    batch = {
+        "input_file_id": _TEXT, "endpoint": {"enum": list(ENDPOINTS)}, "metadata": _METADATA,
+        "completion_window": {"type": "string", "pattern": WINDOW}, "output_expires_after": expiry,
+    }  # fmt: skip
     return {
         "ChatCompletion": _object(chat, "model", "messages"),
         "Completion": _object(completion, "model", "prompt"),
         "Response": _object(response, "model", "input"),
+        "Upload": _object(upload, "file", "purpose"),
+        "Batch": _object(batch, "input_file_id", "endpoint", "completion_window"),
     }
 
 
@@ -177,11 +198,38 @@ def _paths() -> dict[str, Any]:
         }
     one = "/v1/responses/{id}"
     paths[f"{one}/cancel"] = {"post": _operation("End it early, and keep what it has", _ID)}
-    page = [{"name": name, "in": "query", "schema": _TEXT} for name in ("after", "limit", "order")]
-    paths[f"{one}/input_items"] = {"get": _operation("What it was asked with", _ID, *page)}
-    return paths
+    paths[f"{one}/input_items"] = {"get": _operation("What it was asked with", _ID, *_PAGE)}
+    return {**paths, **_of_files(), **_of_batches()}
 
 
+def _of_files() -> dict[str, Any]:
+    one, purpose = "/v1/files/{id}", {"name": "purpose", "in": "query", "schema": _TEXT}
+    upload = _operation("Keep a file for batches")
+    schema = {"schema": {"$ref": "#/components/schemas/Upload"}}
+    upload["requestBody"] = {"required": True, "content": {"multipart/form-data": schema}}
+    return {
+        "/v1/files": {"post": upload, "get": _operation("Files of the key", purpose, *_PAGE)},
+        one: {
+            "get": _operation("What is known of one", _ID),
+            "delete": _operation("Delete it", _ID),
+        },
+        f"{one}/content": {"get": _operation("Its bytes", _ID, kinds=("application/octet-stream",))},
+    }
+
+
+def _of_batches() -> dict[str, Any]:
+    one = "/v1/batches/{id}"
+    create = _operation("Have a file of requests answered, at a low priority")
+    schema = {"schema": {"$ref": "#/components/schemas/Batch"}}
+    create["requestBody"] = {"required": True, "content": {"application/json": schema}}
+    return {
+        "/v1/batches": {"post": create, "get": _operation("Batches of the key", *_PAGE[:2])},
+        one: {"get": _operation("How far one is", _ID)},
+        f"{one}/cancel": {"post": _operation("End it early, and keep the answers that it has", _ID)},
+    }
+
+
+_PAGE = [{"name": name, "in": "query", "schema": _TEXT} for name in ("after", "limit", "order")]
 _BOTH = ("application/json", "text/event-stream")
 _KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
 _PRIORITY = {"name": "X-Priority", "in": "header", "schema": {"enum": ["high", "normal", "low"]}}

@@ -72,10 +72,9 @@ class FileStore:
             raise self._refused(said)
 
     async def write_of_run(
-        self, owner: str, file_id: str, number: int, data: bytes, *, run: RunOf, record: str = ""
+        self, owner: str, file_id: str, number: int, data: bytes, *, run: RunOf, ttl_s: float, record: str
     ) -> Written:
         """A part of a file that a batch writes."""
-        ttl_s = self._settings.files_ttl_s
         keys = self._producer.keys
         step = write_file(keys, owner, file_id, number, data, ttl_s=ttl_s, room=Room(), record=record, run=run)
         return await self._producer.do(step)

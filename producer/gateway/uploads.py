@@ -11,6 +11,7 @@ from .forms import Form, form_of, no_form
 from .settings import GatewaySettings
 from .stored_files import PART_BYTES, FileStore, StoredFile, new_file_id
 
+PURPOSE = "batch"
 SLOWEST = 16 * 2**10
 """Bytes a second that a client must send at least, after its first `body_s`."""
 FRAME_BYTES = 64 * 2**10
@@ -35,7 +36,10 @@ class Upload:
         self._bytes = 0
 
     async def run(self) -> StoredFile:
-        """The file, once it is whole.  Raises ApiError, and as the request's stream: nothing is left of it then."""
+        """The file, once it is whole.
+
+        Raises ApiError, and what reading the request raises: nothing is left of the file then.
+        """
         most, said = self._settings.max_file_bytes, self._request.headers.get("content-length", "0")
         if said.isdigit() and int(said) > most + FRAME_BYTES:
             raise ApiError(
@@ -56,6 +60,7 @@ class Upload:
             async with asyncio.timeout_at(by) as bound:
                 async for chunk in self._request.stream():
                     self._form.feed(chunk)
+                    _check_purpose(self._form.fields.get("purpose", PURPOSE))
                     came += len(chunk)
                     while len(self._form.pending) >= PART_BYTES:
                         await self._write(self._form.take(PART_BYTES))
@@ -101,14 +106,18 @@ def _checked(form: Form, settings: GatewaySettings) -> int:
     if form.filename is None:
         raise refused("file", "there is none in the body", code="missing_required_parameter")
     fields = dict(form.fields)
-    if fields.pop("purpose", None) != "batch":
-        raise refused("purpose", "batch: files are kept for nothing else here")
+    _check_purpose(fields.pop("purpose", None))
     anchor, seconds = fields.pop("expires_after[anchor]", None), fields.pop("expires_after[seconds]", None)
     for name in fields:
         raise refused(name, "there is no such field here: leave it out", code="unsupported_parameter")
     if anchor not in (None, "created_at") or (anchor is None) != (seconds is None):
         raise refused("expires_after", "an anchor `created_at`, and seconds", code="invalid_value")
     return settings.files_ttl_s if seconds is None else lifetime("expires_after.seconds", seconds, settings)
+
+
+def _check_purpose(given: str | None) -> None:
+    if given != PURPOSE:
+        raise refused("purpose", f"{PURPOSE}: files are kept for nothing else here")
 
 
 def lifetime(name: str, given: Any, settings: GatewaySettings) -> int:

@@ -76,7 +76,7 @@ def test_what_is_beyond_a_limit_is_refused_and_changes_nothing(client, room, fil
 
 def test_a_file_that_is_not_gone_on_with_is_gone_in_a_while(client):
     write(client, 0, b"one", ttl_s=60)
-    assert {name for name in client.keys() if not 0 < client.pttl(name) <= 60_000} == set()
+    assert {name for name in client.keys("*") if not 0 < client.pttl(name) <= 60_000} == set()
 
 
 def test_a_file_whose_time_is_over_counts_no_more(client):
