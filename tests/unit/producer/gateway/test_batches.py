@@ -1,0 +1,430 @@
+"""Batches over HTTP, with openai's client; a scripted worker answers their rows."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from openai.types import Batch
+from openai.types.chat import ChatCompletion
+from openai.types.responses import Response as OpenAIResponse
+
+from producer.contract import EngineError, Keys
+from producer.gateway import batch_files, batch_run, batch_runners, stored_batches, stored_files
+from producer.testing import ScriptedWorker
+
+from .conftest import LONG_S, Door, OpenDoor, opened
+from .test_entrance import keys_file
+
+KEYS = Keys()
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+OVER = ("completed", "failed", "cancelled", "expired")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a gateway looks at every so often, it looks at more often."""
+    monkeypatch.setattr(batch_run, "HOLD_S", 0.02)
+    monkeypatch.setattr(batch_run, "FLUSH_S", 0.01)
+    monkeypatch.setattr(batch_runners, "LOOK_S", 0.05)
+
+
+def client_of(door: Door, key: str = "none") -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=door.url, api_key=key, max_retries=0, http_client=door.http)
+
+
+def row(number: int, text: str | None = None, **fields: Any) -> dict[str, Any]:
+    """Of a chat."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": text or f"row {number}"}], **fields}
+    return {"custom_id": f"id-{number}", "method": "POST", "url": CHAT, "body": body}
+
+
+def lines(*rows: Any) -> bytes:
+    return b"".join((each if isinstance(each, bytes) else json.dumps(each).encode()) + b"\n" for each in rows)
+
+
+async def begin(client: AsyncOpenAI, *rows: Any, endpoint: str = CHAT, window: str = "24h", **options) -> Batch:
+    file = await client.files.create(file=("rows.jsonl", lines(*rows)), purpose="batch")
+    return await client.batches.create(
+        input_file_id=file.id, endpoint=endpoint, completion_window=window, **options
+    )
+
+
+async def until(client: AsyncOpenAI, batch: Batch, *statuses: str) -> Batch:
+    async with asyncio.timeout(LONG_S):
+        while (batch := await client.batches.retrieve(batch.id)).status not in (statuses or OVER):
+            await asyncio.sleep(0.01)
+    return batch
+
+
+async def until_true(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(LONG_S):
+        while not happened():
+            await asyncio.sleep(0.01)
+
+
+async def read(client: AsyncOpenAI, file_id: str | None) -> dict[str, dict[str, Any]]:
+    """The lines of an output, by the row's own id."""
+    if file_id is None:
+        return {}
+    found = [json.loads(line) for line in (await client.files.content(file_id)).text.splitlines()]
+    by_id = {line["custom_id"]: line for line in found}
+    assert len(by_id) == len(found), "a row stands there twice"
+    return by_id
+
+
+async def test_a_batch_is_answered(door: Door, worker: ScriptedWorker):
+    client = client_of(door)
+    begun = await begin(client, *(row(n) for n in range(30)), metadata={"a": "b"})
+    assert (begun.object, begun.request_counts.total, begun.metadata) == ("batch", 0, {"a": "b"})
+    batch = await until(client, begun)
+    Batch.model_validate((await door.http.get(f"/v1/batches/{batch.id}")).json(), strict=True)
+    assert (batch.status, batch.model, batch.errors, batch.error_file_id) == ("completed", "tiny", None, None)
+    assert batch.request_counts.model_dump() == {"total": 30, "completed": 30, "failed": 0}
+    assert None not in (batch.in_progress_at, batch.finalizing_at, batch.completed_at)
+    answers = await read(client, batch.output_file_id)
+    assert answers.keys() == {f"id-{n}" for n in range(30)}
+    for n in (0, 29):
+        response = answers[f"id-{n}"]["response"]
+        body = ChatCompletion.model_validate(response["body"])
+        assert (response["status_code"], body.choices[0].message.content) == (200, f"scripted answer to: row {n}")
+    output = await client.files.retrieve(batch.output_file_id)
+    assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
+    assert output.bytes == len((await client.files.content(output.id)).content)
+    assert {worker.client.hget(f"rq:job:{each.job_id}", "origin") for each in worker.requests} == {
+        b"generate.tiny.low"
+    }
+    assert worker.client.exists(KEYS.open_batches, KEYS.batch_runners) == 0
+
+
+@pytest.mark.parametrize("endpoint", [COMPLETIONS, RESPONSES])
+async def test_each_endpoint_is_answered_as_it_would_be(door: Door, worker: ScriptedWorker, endpoint: str):
+    client = client_of(door)
+    worker.answers("Hi", "Hello.")
+    asked = {"prompt": "Hi"} if endpoint == COMPLETIONS else {"input": "Hi", "metadata": {"a": "b"}}
+    one = {"custom_id": "a", "method": "POST", "url": endpoint, "body": {"model": "tiny", **asked}}
+    batch = await until(client, await begin(client, one, endpoint=endpoint))
+    body = (await read(client, batch.output_file_id))["a"]["response"]["body"]
+    if endpoint == COMPLETIONS:
+        assert body["choices"][0]["text"] == "Hello."
+    else:
+        response = OpenAIResponse.model_validate(body)
+        assert (response.output_text, response.metadata, response.status) == ("Hello.", {"a": "b"}, "completed")
+
+
+async def test_a_row_that_is_refused_or_fails_is_an_error_of_that_row(door: Door, worker: ScriptedWorker):
+    client = client_of(door)
+
+    def answer(asked) -> str:
+        if asked.prompt == "fail":
+            raise EngineError("it broke")
+        return "well"
+
+    worker.answer_with(answer)
+    rows = [
+        row(0),
+        row(1, "fail"),
+        row(2, top_p=9),
+        row(3, audio={}),
+        row(4, n=2),
+        row(5, stream=True),
+        row(6, max_tokens=2, stop=None),
+        row(7, seed="x"),
+    ]
+    batch = await until(client, await begin(client, *rows))
+    assert batch.status == "completed"
+    assert batch.request_counts.model_dump() == {"total": 8, "completed": 2, "failed": 6}
+    answers, errors = await read(client, batch.output_file_id), await read(client, batch.error_file_id)
+    assert answers.keys() == {"id-0", "id-6"}
+    assert answers["id-6"]["response"]["body"]["choices"][0]["finish_reason"] == "length"
+    assert {key: line["response"]["status_code"] for key, line in errors.items()} == {
+        **{f"id-{n}": 400 for n in (2, 3, 4, 5, 7)},
+        "id-1": 500,
+    }
+    assert "it broke" in errors["id-1"]["response"]["body"]["error"]["message"]
+    assert "top_p" in errors["id-2"]["response"]["body"]["error"]["message"]
+    assert len(worker.requests) == 3
+
+
+BAD: list[tuple[list[Any], str, int | None]] = [
+    ([], "empty_file", None),
+    ([b"", b"  "], "empty_file", None),
+    ([row(0), b"{"], "invalid_json_line", 2),
+    ([row(0), b"", b"[1]"], "invalid_json_line", 3),
+    ([b"\xff"], "invalid_json_line", 1),
+    ([{**row(0), "custom_id": 7}], "invalid_custom_id", 1),
+    ([{name: value for name, value in row(0).items() if name != "custom_id"}], "invalid_custom_id", 1),
+    ([row(0), row(1), row(0)], "duplicate_custom_id", 3),
+    ([{**row(0), "method": "GET"}], "invalid_method", 1),
+    ([row(0), {**row(1), "url": COMPLETIONS}], "invalid_url", 2),
+    ([{**row(0), "body": []}], "invalid_body", 1),
+    ([row(0), row(1, model="large")], "mismatched_model", 2),
+    ([row(0, model="../x")], "invalid_model", 1),
+    ([row(0, model=None)], "invalid_model", 1),
+    ([row(0, model="unknown")], "model_not_found", None),
+    ([row(0), row(1, "x" * 5_000)], "line_too_long", 2),
+    ([row(n) for n in range(11)], "too_many_rows", 11),
+]
+
+
+@pytest.mark.parametrize(("rows", "code", "line"), BAD, ids=[f"{n}-{bad[1]}" for n, bad in enumerate(BAD)])
+async def test_a_file_that_will_not_do_fails_as_a_whole(
+    open_door: OpenDoor, worker: ScriptedWorker, rows: list[Any], code: str, line: int | None
+):
+    door = await open_door(max_body_bytes=2_000, max_batch_rows=10)
+    client = client_of(door)
+    batch = await until(client, await begin(client, *rows))
+    assert (batch.status, batch.output_file_id, batch.error_file_id) == ("failed", None, None)
+    assert [(error.code, error.line) for error in batch.errors.data] == [(code, line)]
+    assert batch.errors.data[0].message
+    assert worker.requests == []
+    assert worker.client.exists(KEYS.open_batches, KEYS.batch_runners) == 0
+
+
+async def test_faults_are_named_up_to_a_number(door: Door, worker: ScriptedWorker):
+    client = client_of(door)
+    batch = await until(client, await begin(client, *(b"{" for _ in range(300))))
+    assert [error.line for error in batch.errors.data] == list(range(1, 101))
+
+
+@pytest.mark.parametrize(
+    ("changed", "param"),
+    [
+        ({"input_file_id": None}, "input_file_id"),
+        ({"input_file_id": 7}, "input_file_id"),
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"completion_window": "0s"}, "completion_window"),
+        ({"completion_window": "9d"}, "completion_window"),
+        ({"completion_window": "24h\n"}, "completion_window"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"colour": "red"}, "colour"),
+        ({"output_expires_after": 7}, "output_expires_after"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 7}}, "output_expires_after.seconds"),
+    ],
+)
+async def test_a_batch_that_cannot_be_is_refused(door: Door, changed: dict[str, Any], param: str):
+    body = {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h", **changed}
+    refused = await door.http.post("/v1/batches", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+async def test_a_batch_is_its_owners_alone(open_door: OpenDoor, worker: ScriptedWorker, tmp_path):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", "bob"), max_batches=2)
+    alice, bob = (client_of(door, name) for name in ("alice", "bob"))
+    batch = await until(alice, await begin(alice, row(0)))
+    for asked in (
+        bob.batches.retrieve(batch.id),
+        bob.batches.cancel(batch.id),
+        bob.files.content(batch.output_file_id),
+        bob.batches.create(input_file_id=batch.input_file_id, endpoint=CHAT, completion_window="24h"),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            await asked
+    assert [each async for each in bob.batches.list()] == []
+    assert worker.requests[0].group == "alice"
+    assert worker.requests[0].request.cache_salt is not None
+    await begin(alice, row(0))
+    with pytest.raises(openai.RateLimitError, match="2 batches"):
+        await begin(alice, row(0))
+
+
+async def test_batches_are_listed_page_by_page(door: Door):
+    client = client_of(door)
+    made = [(await begin(client, row(n))).id for n in range(5)]
+    assert [each.id async for each in client.batches.list(limit=2)] == sorted(made, reverse=True)
+    assert (await door.http.get("/v1/batches?after=x")).json()["error"]["param"] == "after"
+    for path in ("batch_x", "batch_..%2fx", "file-" + "0" * 32):
+        assert (await door.http.get(f"/v1/batches/{path}")).status_code == 404
+
+
+def stick_after(worker: ScriptedWorker, answered: int) -> None:
+    """The worker answers so many rows, and hangs over the next."""
+
+    def answer(asked) -> str:
+        if len(worker.requests) > answered:
+            worker.delay_s = float("inf")
+        return "well"
+
+    worker.answer_with(answer)
+
+
+def go_on(worker: ScriptedWorker) -> None:
+    """It hangs over nothing any more."""
+    worker.answer_with(lambda asked: "well")
+    worker.delay_s = 0
+
+
+def waiting(worker: ScriptedWorker) -> int:
+    return worker.client.llen("rq:queue:generate.tiny.low")
+
+
+def completed(worker: ScriptedWorker, batch: Batch) -> int:
+    """Rows that are known to be."""
+    return int(worker.client.hget(KEYS.batch("", batch.id), "completed") or 0)
+
+
+async def ends_with_a_line_for_each(client: AsyncOpenAI, batch: Batch, rows: list[Any], code: str) -> None:
+    """Each row has its answer, or a line that says why it has none."""
+    answers, errors = await read(client, batch.output_file_id), await read(client, batch.error_file_id)
+    assert answers.keys() | errors.keys() == {each["custom_id"] for each in rows}
+    assert not answers.keys() & errors.keys()
+    assert {line["error"]["code"] for line in errors.values()} == {code}
+    counts = {"total": len(rows), "completed": len(answers), "failed": len(errors)}
+    assert batch.request_counts.model_dump() == counts
+
+
+async def test_a_batch_that_is_cancelled_keeps_what_it_has(open_door: OpenDoor, worker: ScriptedWorker):
+    door = await open_door(batch_in_flight=4)
+    client, rows = client_of(door), [row(n) for n in range(20)]
+    stick_after(worker, 6)
+    batch = await begin(client, *rows)
+    await until_true(lambda: completed(worker, batch) == 6)
+    assert (await client.batches.cancel(batch.id)).status == "cancelling"
+    assert (await client.batches.cancel(batch.id)).status in ("cancelling", "cancelled")
+    batch = await until(client, batch)
+    assert (batch.status, batch.cancelled_at is not None, batch.completed_at) == ("cancelled", True, None)
+    assert (batch.request_counts.completed, waiting(worker)) == (6, 0)
+    await ends_with_a_line_for_each(client, batch, rows, "batch_cancelled")
+    with pytest.raises(openai.APIStatusError) as refused:
+        await client.batches.cancel((await until(client, await begin(client, b"{"))).id)
+    assert refused.value.status_code == 409
+
+
+async def test_a_batch_that_takes_too_long_is_expired(open_door: OpenDoor, worker: ScriptedWorker):
+    door = await open_door(batch_in_flight=4)
+    client, rows = client_of(door), [row(n) for n in range(9)]
+    stick_after(worker, 3)
+    batch = await until(client, await begin(client, *rows, window="1s"))
+    assert (batch.status, batch.expired_at is not None, waiting(worker)) == ("expired", True, 0)
+    assert batch.request_counts.completed <= 3
+    await ends_with_a_line_for_each(client, batch, rows, "batch_expired")
+
+
+async def test_a_batch_whose_time_is_over_before_anybody_runs_it_is_expired(
+    open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+):
+    door = await open_door(batches_at_once=1)
+    client = client_of(door)
+    stick_after(worker, 0)
+    first = await begin(client, row(0))
+    await until(client, first, "in_progress")
+    second = await begin(client, row(1), window="1s")
+    await asyncio.sleep(1.1)
+    await client.batches.cancel(first.id)
+    assert (await until(client, first)).status == "cancelled"
+    batch = await until(client, second)
+    assert batch.status == "expired"
+    await ends_with_a_line_for_each(client, batch, [row(1)], "batch_expired")
+
+
+async def test_a_batch_that_is_cancelled_at_once_has_no_outputs(open_door: OpenDoor, worker: ScriptedWorker):
+    door = await open_door(batches_at_once=1)
+    client = client_of(door)
+    stick_after(worker, 0)
+    first = await begin(client, row(0))
+    await until(client, first, "in_progress")
+    second = await begin(client, row(1))
+    await client.batches.cancel(second.id)
+    await client.batches.cancel(first.id)
+    batch = await until(client, second)
+    assert (batch.status, batch.output_file_id, batch.error_file_id) == ("cancelled", None, None)
+
+
+async def test_a_worker_that_dies_over_a_row_costs_nothing(door: Door, worker: ScriptedWorker):
+    client = client_of(door)
+    worker.crash_after(2)
+    batch = await until(client, await begin(client, *(row(n) for n in range(5))))
+    assert (batch.status, batch.request_counts.completed) == ("completed", 5)
+    assert len(await read(client, batch.output_file_id)) == 5
+
+
+@pytest.mark.parametrize("part_bytes", [64, stored_files.PART_BYTES])
+@pytest.mark.parametrize("was_killed", [True, False])
+async def test_another_gateway_goes_on_with_what_one_has_left(
+    open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, part_bytes: int, was_killed: bool
+):
+    """One that was killed says nothing more. One that was frozen goes on, and finds that another has the batch."""
+    monkeypatch.setattr(batch_files, "PART_BYTES", part_bytes)
+    first, rows = await open_door(batch_in_flight=4), [row(n) for n in range(20)]
+    rows[2] = row(2, top_p=9)
+    stick_after(worker, 6)
+    batch = await begin(client_of(first), *rows)
+    await until_true(lambda: completed(worker, batch) == 6)
+    [task] = first.gateway.runners._runs
+
+    async def nothing_more() -> None:
+        """It takes no batch on."""
+
+    monkeypatch.setattr(first.gateway.batches, "lease", nothing_more)
+    if was_killed:
+        task.cancel()
+    second = await open_door(batch_in_flight=4)
+
+    def is_taken_on() -> int:
+        """The lease of the first is over, whenever that was said last."""
+        if not second.gateway.runners.running:
+            worker.client.zadd(KEYS.open_batches, {f" {batch.id}": 1})
+        return second.gateway.runners.running
+
+    await until_true(is_taken_on)
+    await asyncio.wait([task], timeout=LONG_S)
+    assert task.done()
+    go_on(worker)
+    batch = await until(client_of(second), batch)
+    assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 19, 1)
+    answers, errors = (
+        await read(client_of(second), batch.output_file_id),
+        await read(client_of(first), batch.error_file_id),
+    )
+    assert answers.keys() | errors.keys() == {each["custom_id"] for each in rows}
+    assert len({each.job_id for each in worker.requests}) == len(worker.requests) == 19
+
+
+async def test_a_gateway_that_ends_leaves_its_batches_at_once(
+    open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+):
+    client = client_of(await open_door())
+    stick_after(worker, 2)
+    async with opened(batch_in_flight=4, batches_at_once=1) as ending:
+        batch = await begin(client_of(ending), row(0), row(1), row(2))
+        await until_true(lambda: completed(worker, batch) == 2)
+    go_on(worker)
+    assert stored_batches.LEASE_S >= 10
+    async with asyncio.timeout(stored_batches.LEASE_S / 2):
+        batch = await until(client, batch)
+    assert batch.request_counts.completed == 3
+    assert len(worker.requests) == 3
+
+
+async def test_a_batch_whose_input_is_deleted_fails_with_what_it_has(
+    open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("producer.gateway.uploads.PART_BYTES", 200)
+    monkeypatch.setattr(stored_files, "PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(batch_run, "READ_BYTES", 200)
+    door = await open_door(batch_in_flight=4)
+    client = client_of(door)
+    stick_after(worker, 6)
+    batch = await begin(client, *(row(n) for n in range(300)))
+    await until_true(lambda: completed(worker, batch) == 6)
+    await client.files.delete(batch.input_file_id)
+    go_on(worker)
+    batch = await until(client, batch)
+    assert (batch.status, [error.code for error in batch.errors.data]) == ("failed", ["input_file_gone"])
+    assert 6 <= len(await read(client, batch.output_file_id)) < 300
+
+
+async def test_a_batch_waits_for_a_worker(open_door: OpenDoor, worker: ScriptedWorker):
+    """For one that has been there: of a model that nobody knows it fails."""
+    door = await open_door()
+    client = client_of(door)
+    assert (await door.chat("Hi")).status_code == 200
+    with worker.paused():
+        batch = await begin(client, row(0))
+        await until(client, batch, "in_progress")
+        assert waiting(worker) == 0 or batch.status == "validating"
+    assert (await until(client, batch)).status == "completed"
