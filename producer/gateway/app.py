@@ -13,7 +13,16 @@ from starlette.responses import Response
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import batches as batches_api, completions, files as files_api, health, models, openapi, responses
+from . import (
+    batches as batches_api,
+    completions,
+    files as files_api,
+    health,
+    models,
+    openapi,
+    responses,
+    stored_chats,
+)
 from .api_keys import ApiKeys
 from .batch_runners import BatchRunners
 from .ending import end
@@ -66,7 +75,7 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         routes=[
             *(
                 route
-                for each in (completions, responses, files_api, batches_api, models, health, openapi)
+                for each in (completions, stored_chats, responses, files_api, batches_api, models, health, openapi)
                 for route in each.routes()
             ),
             *metrics.routes(),

@@ -208,7 +208,9 @@ class BatchRun:
 
     def _rows(self, file: io.BufferedReader, outputs: Outputs) -> Iterator[Row | None]:
         asked = self._batch.asked
-        reader = RowReader(asked.endpoint, self._lease.owner, self._settings)
+        taken_in_with = {"max_tokens": asked.max_tokens, "share_prefixes": asked.share_prefixes}
+        settings = self._settings.model_copy(update=taken_in_with)
+        reader = RowReader(asked.endpoint, self._lease.owner, settings)
         parser = RowParser({}, chat=False, template=None, read_row=reader)
         records = json_lines(file, self._settings.max_body_bytes)
         return parser.rows(records, Identity({"gateway_batch": asked.id}), outputs.done)

@@ -95,6 +95,8 @@ def read_batch(body: dict[str, Any], gateway: Gateway) -> AskedBatch:
         created_at=now,
         expires_at=now + window_s(given["completion_window"], settings.files_ttl_s),
         in_flight=settings.batch_in_flight,
+        max_tokens=settings.max_tokens,
+        share_prefixes=settings.share_prefixes,
         output_ttl_s=_output_ttl_s(given.get("output_expires_after"), gateway),
         metadata=metadata_in(given),
     )

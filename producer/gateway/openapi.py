@@ -199,7 +199,18 @@ def _paths() -> dict[str, Any]:
     one = "/v1/responses/{id}"
     paths[f"{one}/cancel"] = {"post": _operation("End it early, and keep what it has", _ID)}
     paths[f"{one}/input_items"] = {"get": _operation("What it was asked with", _ID, *_PAGE)}
+    _add_stored_chats(paths)
     return {**paths, **_of_files(), **_of_batches()}
+
+
+def _add_stored_chats(paths: dict[str, Any]) -> None:
+    path, model = "/v1/chat/completions", {"name": "model", "in": "query", "schema": _TEXT}
+    paths[path]["get"] = _operation("Stored ones of the key", model, *_PAGE)
+    update = _operation("Give it other metadata", _ID)
+    schema = _object({"metadata": _METADATA}) | {"required": ["metadata"]}
+    update["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    paths[f"{path}/{{id}}"]["post"] = update
+    paths[f"{path}/{{id}}/messages"] = {"get": _operation("What it was asked with", _ID, *_PAGE)}
 
 
 def _of_files() -> dict[str, Any]:

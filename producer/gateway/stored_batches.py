@@ -38,6 +38,9 @@ class AskedBatch(BaseModel):
     """Rows that are with the workers at once."""
     output_ttl_s: int
     """How long what it writes is kept."""
+    max_tokens: int | None = None
+    share_prefixes: bool = False
+    """Settings of the gateway that took it in: a row is the same job wherever the batch runs."""
     metadata: dict[str, str] | None = None
 
 

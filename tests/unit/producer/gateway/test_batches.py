@@ -362,7 +362,7 @@ async def test_another_gateway_goes_on_with_what_one_has_left(
     monkeypatch.setattr(first.gateway.batches, "lease", nothing_more)
     if was_killed:
         task.cancel()
-    second = await open_door(batch_in_flight=4)
+    second = await open_door(batch_in_flight=8, max_tokens=7)  # which makes no other jobs of its rows
 
     def is_taken_on() -> int:
         """The lease of the first is over, whenever that was said last."""
