@@ -127,7 +127,7 @@ class BatchRun:
             return check_rows(json_lines(file, settings.max_body_bytes), asked.endpoint, settings.max_batch_rows)
 
         checked = await self._on_thread(check)
-        if not checked.faults and not await through_outages(lambda: self._producer.knows(checked.model)):
+        if not checked.faults and not await through_outages(lambda: self._is_known(checked.model)):
             checked.fault("model_not_found", f"there is no model {checked.model!r} here")
         if checked.faults:
             return not await self._fail(checked.faults, was="validating")
@@ -135,6 +135,9 @@ class BatchRun:
         await self._mark(fields, was="validating")
         self._batch = await through_outages(lambda: self._batches.find(self._lease.owner, asked.id))
         return True
+
+    async def _is_known(self, model: str) -> bool:
+        return bool(await self._producer.workers_lately(model)) or await self._producer.knows(model)
 
     async def _fail(self, faults: list[dict[str, Any]], *, was: str = "") -> bool:
         """Whether it has: it may be cancelled by now."""

@@ -12,8 +12,9 @@ from .asked import metadata_in
 from .batch_rows import ENDPOINTS
 from .bodies import read_json
 from .errors import ApiError, not_found, refused
-from .gateway import Gateway, gateway_of, key_of, owner_of
+from .gateway import gateway_of, key_of, owner_of
 from .pages import Page
+from .settings import GatewaySettings
 from .stored_batches import AskedBatch, StoredBatch, new_batch_id
 from .uploads import lifetime
 
@@ -38,7 +39,7 @@ async def create(request: Request) -> Response:
     """Begin a batch. Whether its rows will do is seen once a gateway runs it."""
     gateway, owner = gateway_of(request), owner_of(request)
     body = await read_json(request, gateway.settings)
-    asked = read_batch(body, gateway)
+    asked = read_batch(body, gateway.settings)
     async with await gateway.visits.begin(key_of(request)):
         await gateway.files.find(owner, asked.input_file_id)
         said = await gateway.batches.begin(owner, asked)
@@ -75,9 +76,8 @@ async def list_batches(request: Request) -> Response:
     return JSONResponse(page.listed([batch.described() for batch in found]))
 
 
-def read_batch(body: dict[str, Any], gateway: Gateway) -> AskedBatch:
+def read_batch(body: dict[str, Any], settings: GatewaySettings) -> AskedBatch:
     """Of the body of a request.  Raises ApiError, which names the parameter."""
-    settings = gateway.settings
     given = {name: value for name, value in body.items() if value is not None}
     for name in given.keys() - set(FIELDS):
         raise refused(str(name), "there is no such field here: leave it out", code="unsupported_parameter")
@@ -97,7 +97,7 @@ def read_batch(body: dict[str, Any], gateway: Gateway) -> AskedBatch:
         in_flight=settings.batch_in_flight,
         max_tokens=settings.max_tokens,
         share_prefixes=settings.share_prefixes,
-        output_ttl_s=_output_ttl_s(given.get("output_expires_after"), gateway),
+        output_ttl_s=_output_ttl_s(given.get("output_expires_after"), settings),
         metadata=metadata_in(given),
     )
 
@@ -111,12 +111,12 @@ def window_s(text: str, longest_s: int) -> int:
     return seconds
 
 
-def _output_ttl_s(given: Any, gateway: Gateway) -> int:
+def _output_ttl_s(given: Any, settings: GatewaySettings) -> int:
     if given is None:
-        return gateway.settings.files_ttl_s
+        return settings.files_ttl_s
     if not isinstance(given, dict) or given.keys() != {"anchor", "seconds"} or given["anchor"] != "created_at":
         raise refused("output_expires_after", "an anchor `created_at`, and seconds", code="invalid_value")
-    return lifetime("output_expires_after.seconds", given["seconds"], gateway.settings)
+    return lifetime("output_expires_after.seconds", given["seconds"], settings)
 
 
 async def _batch(request: Request) -> StoredBatch:

@@ -27,8 +27,8 @@ OVER = ("completed", "failed", "cancelled", "expired")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a gateway looks at every so often, it looks at more often."""
-    monkeypatch.setattr(batch_run, "HOLD_S", 0.02)
-    monkeypatch.setattr(batch_run, "FLUSH_S", 0.01)
+    monkeypatch.setattr(batch_run, "HOLD_S", 0.05)
+    monkeypatch.setattr(batch_run, "FLUSH_S", 0.03)
     monkeypatch.setattr(batch_runners, "LOOK_S", 0.05)
 
 
@@ -56,14 +56,14 @@ async def begin(client: AsyncOpenAI, *rows: Any, endpoint: str = CHAT, window: s
 async def until(client: AsyncOpenAI, batch: Batch, *statuses: str) -> Batch:
     async with asyncio.timeout(LONG_S):
         while (batch := await client.batches.retrieve(batch.id)).status not in (statuses or OVER):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
     return batch
 
 
 async def until_true(happened: Callable[[], object]) -> None:
     async with asyncio.timeout(LONG_S):
         while not happened():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
 
 
 async def read(client: AsyncOpenAI, file_id: str | None) -> dict[str, dict[str, Any]]:
@@ -78,16 +78,16 @@ async def read(client: AsyncOpenAI, file_id: str | None) -> dict[str, dict[str, 
 
 async def test_a_batch_is_answered(door: Door, worker: ScriptedWorker):
     client = client_of(door)
-    begun = await begin(client, *(row(n) for n in range(30)), metadata={"a": "b"})
+    begun = await begin(client, *(row(n) for n in range(12)), metadata={"a": "b"})
     assert (begun.object, begun.request_counts.total, begun.metadata) == ("batch", 0, {"a": "b"})
     batch = await until(client, begun)
     Batch.model_validate((await door.http.get(f"/v1/batches/{batch.id}")).json(), strict=True)
     assert (batch.status, batch.model, batch.errors, batch.error_file_id) == ("completed", "tiny", None, None)
-    assert batch.request_counts.model_dump() == {"total": 30, "completed": 30, "failed": 0}
+    assert batch.request_counts.model_dump() == {"total": 12, "completed": 12, "failed": 0}
     assert None not in (batch.in_progress_at, batch.finalizing_at, batch.completed_at)
     answers = await read(client, batch.output_file_id)
-    assert answers.keys() == {f"id-{n}" for n in range(30)}
-    for n in (0, 29):
+    assert answers.keys() == {f"id-{n}" for n in range(12)}
+    for n in (0, 11):
         response = answers[f"id-{n}"]["response"]
         body = ChatCompletion.model_validate(response["body"])
         assert (response["status_code"], body.choices[0].message.content) == (200, f"scripted answer to: row {n}")
@@ -149,67 +149,20 @@ async def test_a_row_that_is_refused_or_fails_is_an_error_of_that_row(door: Door
     assert len(worker.requests) == 3
 
 
-BAD: list[tuple[list[Any], str, int | None]] = [
-    ([], "empty_file", None),
-    ([b"", b"  "], "empty_file", None),
-    ([row(0), b"{"], "invalid_json_line", 2),
-    ([row(0), b"", b"[1]"], "invalid_json_line", 3),
-    ([b"\xff"], "invalid_json_line", 1),
-    ([{**row(0), "custom_id": 7}], "invalid_custom_id", 1),
-    ([{name: value for name, value in row(0).items() if name != "custom_id"}], "invalid_custom_id", 1),
-    ([row(0), row(1), row(0)], "duplicate_custom_id", 3),
-    ([{**row(0), "method": "GET"}], "invalid_method", 1),
-    ([row(0), {**row(1), "url": COMPLETIONS}], "invalid_url", 2),
-    ([{**row(0), "body": []}], "invalid_body", 1),
-    ([row(0), row(1, model="large")], "mismatched_model", 2),
-    ([row(0, model="../x")], "invalid_model", 1),
-    ([row(0, model=None)], "invalid_model", 1),
-    ([row(0, model="unknown")], "model_not_found", None),
-    ([row(0), row(1, "x" * 5_000)], "line_too_long", 2),
-    ([row(n) for n in range(11)], "too_many_rows", 11),
-]
-
-
-@pytest.mark.parametrize(("rows", "code", "line"), BAD, ids=[f"{n}-{bad[1]}" for n, bad in enumerate(BAD)])
+@pytest.mark.parametrize(
+    ("rows", "code", "line"),
+    [([row(0), row(1, "x" * 5_000)], "line_too_long", 2), ([row(0, model="unknown")], "model_not_found", None)],
+)
 async def test_a_file_that_will_not_do_fails_as_a_whole(
     open_door: OpenDoor, worker: ScriptedWorker, rows: list[Any], code: str, line: int | None
 ):
-    door = await open_door(max_body_bytes=2_000, max_batch_rows=10)
-    client = client_of(door)
+    client = client_of(await open_door(max_body_bytes=2_000))
     batch = await until(client, await begin(client, *rows))
     assert (batch.status, batch.output_file_id, batch.error_file_id) == ("failed", None, None)
     assert [(error.code, error.line) for error in batch.errors.data] == [(code, line)]
     assert batch.errors.data[0].message
     assert worker.requests == []
     assert worker.client.exists(KEYS.open_batches, KEYS.batch_runners) == 0
-
-
-async def test_faults_are_named_up_to_a_number(door: Door, worker: ScriptedWorker):
-    client = client_of(door)
-    batch = await until(client, await begin(client, *(b"{" for _ in range(300))))
-    assert [error.line for error in batch.errors.data] == list(range(1, 101))
-
-
-@pytest.mark.parametrize(
-    ("changed", "param"),
-    [
-        ({"input_file_id": None}, "input_file_id"),
-        ({"input_file_id": 7}, "input_file_id"),
-        ({"endpoint": "/v1/embeddings"}, "endpoint"),
-        ({"completion_window": "soon"}, "completion_window"),
-        ({"completion_window": "0s"}, "completion_window"),
-        ({"completion_window": "9d"}, "completion_window"),
-        ({"completion_window": "24h\n"}, "completion_window"),
-        ({"metadata": {"a": 1}}, "metadata"),
-        ({"colour": "red"}, "colour"),
-        ({"output_expires_after": 7}, "output_expires_after"),
-        ({"output_expires_after": {"anchor": "created_at", "seconds": 7}}, "output_expires_after.seconds"),
-    ],
-)
-async def test_a_batch_that_cannot_be_is_refused(door: Door, changed: dict[str, Any], param: str):
-    body = {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h", **changed}
-    refused = await door.http.post("/v1/batches", json=body)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
 
 
 async def test_a_batch_is_its_owners_alone(open_door: OpenDoor, worker: ScriptedWorker, tmp_path):
@@ -304,6 +257,7 @@ async def test_a_batch_that_takes_too_long_is_expired(open_door: OpenDoor, worke
     await ends_with_a_line_for_each(client, batch, rows, "batch_expired")
 
 
+@pytest.mark.matrix
 async def test_a_batch_whose_time_is_over_before_anybody_runs_it_is_expired(
     open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ):
@@ -342,8 +296,10 @@ async def test_a_worker_that_dies_over_a_row_costs_nothing(door: Door, worker: S
     assert len(await read(client, batch.output_file_id)) == 5
 
 
-@pytest.mark.parametrize("part_bytes", [64, stored_files.PART_BYTES])
-@pytest.mark.parametrize("was_killed", [True, False])
+@pytest.mark.parametrize(
+    ("part_bytes", "was_killed"),
+    [pytest.param(64, True, marks=pytest.mark.matrix), (stored_files.PART_BYTES, False)],
+)
 async def test_another_gateway_goes_on_with_what_one_has_left(
     open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, part_bytes: int, was_killed: bool
 ):
@@ -409,13 +365,13 @@ async def test_a_batch_whose_input_is_deleted_fails_with_what_it_has(
     door = await open_door(batch_in_flight=4)
     client = client_of(door)
     stick_after(worker, 6)
-    batch = await begin(client, *(row(n) for n in range(300)))
+    batch = await begin(client, *(row(n) for n in range(120)))
     await until_true(lambda: completed(worker, batch) == 6)
     await client.files.delete(batch.input_file_id)
     go_on(worker)
     batch = await until(client, batch)
     assert (batch.status, [error.code for error in batch.errors.data]) == ("failed", ["input_file_gone"])
-    assert 6 <= len(await read(client, batch.output_file_id)) < 300
+    assert 6 <= len(await read(client, batch.output_file_id)) < 120
 
 
 async def test_a_batch_waits_for_a_worker(open_door: OpenDoor, worker: ScriptedWorker):
