@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -12,14 +13,17 @@ from openai import OpenAI
 
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import Keys
+from tests.documents import Document
 from tests.instant_worker import InstantWorker, answer_to
 
-from .test_gateway import client_of, gateway
+from .test_gateway import client_of, gateway, names_of
 
 pytestmark = pytest.mark.slow
 
 ROWS = 200
 WAIT_S = 100
+AWAY_S = 12
+"""Of the server: longer than the lease of a batch."""
 KEYS = Keys()
 
 
@@ -81,8 +85,25 @@ def check_outputs(client: OpenAI, batch: openai.types.Batch, worker: InstantWork
     assert len(worker.jobs) == len(set(worker.jobs)) == ROWS
 
 
+@pytest.fixture
+def readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], str]:
+    """Runs its program, with its row, at a gateway. Returns what it prints."""
+    document = Document("producer/gateway/README.md")
+    [row], [code] = (document.blocks("Files and batches", language) for language in ("json", "python"))
+    (tmp_path / "rows.jsonl").write_text(row)
+
+    def run(url: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        names_of(code.replace("http://127.0.0.1:8000/v1", url))
+        return capsys.readouterr().out
+
+    return run
+
+
 def test_a_batch_is_finished_by_another_gateway(
-    worker: InstantWorker, broker: EmbeddedBroker, redis_client: redis.Redis
+    worker: InstantWorker, broker: EmbeddedBroker, redis_client: redis.Redis, readme: Callable[[str], str]
 ) -> None:
     with gateway(broker.url) as (first, first_url):
         batch_id = begin(client_of(first_url))
@@ -95,3 +116,30 @@ def test_a_batch_is_finished_by_another_gateway(
             worker.pause_s = 0.0
             client = client_of(second_url)
             check_outputs(client, wait_until_completed(client, batch_id), worker)
+            assert readme(second_url).startswith("completed BatchRequestCounts(completed=1, failed=0, total=1)\n{")
+
+
+@pytest.mark.long
+def test_a_batch_outlives_everything() -> None:
+    """The server, which writes down what it is told, is killed alone, and then with the gateway."""
+    with EmbeddedBroker(append_only=True) as broker, redis.Redis(port=broker.port) as client:
+        worker = InstantWorker(client, pause_s=0.01)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            with gateway(broker.url) as (_, url):
+                batch_id = begin(client_of(url))
+                wait_for_answers(client, batch_id, 30)
+                broker.kill()
+                time.sleep(AWAY_S)
+                broker.start()
+                wait_for_answers(client, batch_id, 60)
+                worker.pause_s = 1.0
+                broker.kill()
+            broker.start()
+            worker.pause_s = 0.0
+            with gateway(broker.url) as (_, url):
+                check_outputs(client_of(url), wait_until_completed(client_of(url), batch_id), worker)
+        finally:
+            worker.stop()
+            thread.join(WAIT_S)
