@@ -66,6 +66,10 @@ class Numbers(TorchDispatchMode):
             self._enqueue(device, lambda: _do_twin(func, *places, made))
         return result
 
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.cuda.synchronize()  # nobody else can do what is enqueued yet
+
     def with_twin(self, kernel: Callable[..., Tensor], twin: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """For a kernel that torch does not dispatch: launched, and then given the numbers of its twin."""
 

@@ -24,6 +24,7 @@ from ..progress import ReportProgress, no_progress
 from .answers import Answers
 from .constrained import Masks
 from .forward.choice import SMALL_MODEL_PARAMETERS, choose_path, prepare
+from .forward.host_copy import pin_ahead
 from .forward.static_path import StaticPath
 from .generation import Generation
 from .loading.device import set_up_device
@@ -36,6 +37,8 @@ from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .text.tokenizer import Tokenizer
 
 DEFAULT_OPTIONS = EngineOptions()
+PINNED_AHEAD_BYTES = 512 * 2**20
+"""For a job that makes way: 9,000 tokens of Qwen2-7B. Pinned at the start, in 0.2 s."""
 
 
 class Engine:
@@ -123,6 +126,8 @@ class Engine:
                 self.path.truncate(0)
         self.path.decode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         self.abandon(self._sequence)
+        if self.device.type == "cuda" and self._prefixes is not None:
+            pin_ahead(min(PINNED_AHEAD_BYTES, self.options.parked_cache_bytes))
 
     @property
     def context_length(self) -> int:
