@@ -33,9 +33,9 @@ class Record:
 Records = Callable[[BinaryIO], Iterator[Record]]
 
 
-def json_lines(file: BinaryIO, longest: int = MAX_LINE_BYTES) -> Iterator[Record]:
-    """Lines of a file, blank ones left out.  longest: bytes of a line."""
-    number = 0
+def json_lines(file: BinaryIO, longest: int | None = None) -> Iterator[Record]:
+    """Lines of a file, blank ones left out.  longest: bytes of a line; None: MAX_LINE_BYTES."""
+    longest, number = longest or MAX_LINE_BYTES, 0
     while line := file.readline(longest):
         number += 1
         if len(line) == longest and not line.endswith(b"\n"):

@@ -11,11 +11,11 @@ from starlette.routing import Route
 from .asked import metadata_in
 from .batch_rows import ENDPOINTS
 from .bodies import read_json
-from .errors import ApiError, not_found, refused
+from .errors import NOT_AGAIN, ApiError, not_found, refused
 from .gateway import gateway_of, key_of, owner_of
 from .pages import Page
 from .settings import GatewaySettings
-from .stored_batches import AskedBatch, StoredBatch, new_batch_id
+from .stored_batches import BATCH_ID, AskedBatch, StoredBatch, new_batch_id
 from .uploads import lifetime
 
 FIELDS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
@@ -47,7 +47,12 @@ async def create(request: Request) -> Response:
         raise not_found(f"file {asked.input_file_id}")
     if said == "too_many":
         most = gateway.settings.max_batches
-        raise ApiError(429, f"a key may have {most} batches: come again when older ones are gone", code=said)
+        raise ApiError(
+            429,
+            f"a key may have {most} batches: come again when older ones are gone",
+            code=said,
+            headers=NOT_AGAIN,
+        )
     gateway.runners.wake()
     return JSONResponse((await gateway.batches.find(owner, asked.id)).described())
 
@@ -63,7 +68,8 @@ async def cancel(request: Request) -> Response:
     await gateway_of(request).batches.cancel(batch.owner, batch.asked.id)
     batch = await _batch(request)
     if batch.status not in ("cancelling", "cancelled"):
-        raise ApiError(409, f"the batch is {batch.status}: it cannot be cancelled any more", code="batch_is_over")
+        said = f"the batch is {batch.status}: it cannot be cancelled any more"
+        raise ApiError(409, said, code="batch_is_over", headers=NOT_AGAIN)
     return JSONResponse(batch.described())
 
 
@@ -71,7 +77,7 @@ async def list_batches(request: Request) -> Response:
     """The owner's, the newest first."""
     store, owner = gateway_of(request).batches, owner_of(request)
     page = Page.of(request, most=100, limit=20)
-    ids = page.rest(await store.ids(owner), str)
+    ids = page.behind(await store.ids(owner), BATCH_ID)
     found = await store.some(owner, ids[: page.limit + 1])
     return JSONResponse(page.listed([batch.described() for batch in found]))
 

@@ -10,7 +10,7 @@ from ..loopback import is_loopback
 from .errors import ApiError
 from .gateway import Gateway, gateway_of, key_of, owner_of
 from .pages import Page
-from .stored_files import AT_ONCE, FileStore, StoredFile
+from .stored_files import AT_ONCE, FILE_ID, FileStore, StoredFile
 from .uploads import Upload
 
 
@@ -40,7 +40,7 @@ async def list_files(request: Request) -> Response:
     store, owner, purpose = gateway_of(request).files, owner_of(request), request.query_params.get("purpose")
     page = Page.of(request, most=10_000, limit=10_000)
     found = []
-    ids = page.rest(await store.ids(owner), str)
+    ids = page.behind(await store.ids(owner), FILE_ID)
     for at in range(0, len(ids), AT_ONCE):
         files = await store.some(owner, ids[at : at + AT_ONCE])
         found += [file.described() for file in files if purpose in (None, file.purpose)]

@@ -1,5 +1,6 @@
 """Lists of a client's own things, page by page, as OpenAI has them: `after`, `limit`, `order`."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,6 +40,15 @@ class Page:
             if id_of(item) == self.after:
                 return ordered[place + 1 :]
         raise refused("after", "the id of one of this list", code="invalid_value")
+
+    def behind(self, ids: Sequence[str], form: re.Pattern[str]) -> list[str]:
+        """As `rest`, of ids in the order of their times: the last that was seen may be deleted by now."""
+        if self.after is not None and not form.fullmatch(self.after):
+            raise refused("after", "the id of one of this list", code="invalid_value")
+        ordered = sorted(ids, reverse=self.newest_first)
+        if self.after is None:
+            return ordered
+        return [each for each in ordered if (each < self.after if self.newest_first else each > self.after)]
 
     def listed(self, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The object.  found: what comes behind those that were seen, one more than fit where there are more."""

@@ -18,7 +18,7 @@ from .stored_files import stamp
 
 LEASE_S = 10.0
 """For how long a gateway has a batch of which it says nothing more: it was killed."""
-_ID = re.compile(r"batch_[0-9a-f]{32}")
+BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 
@@ -116,16 +116,16 @@ class BatchStore:
 
     async def find(self, owner: str, batch_id: str) -> StoredBatch:
         """Raises ApiError 404, also for one of another owner."""
-        if _ID.fullmatch(batch_id):
+        if BATCH_ID.fullmatch(batch_id):
             found = await self.some(owner, [batch_id])
             if found:
                 return found[0]
         raise not_found(f"batch {batch_id}")
 
     async def ids(self, owner: str) -> list[str]:
-        """Of all, the oldest first."""
+        """Of all."""
         name = self._keys.batches(owner)
-        return sorted(map(bytes.decode, await self._producer.ask(lambda r: r.zrange(name, 0, -1))))
+        return list(map(bytes.decode, await self._producer.ask(lambda r: r.zrange(name, 0, -1))))
 
     async def some(self, owner: str, batch_ids: Sequence[str]) -> list[StoredBatch]:
         """Those of them that are kept, in their order."""

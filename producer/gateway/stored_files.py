@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..ledger.files import Room, RunOf, Written, delete_file, write_file
-from .errors import ApiError, not_found
+from .errors import NOT_AGAIN, ApiError, not_found
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
 
@@ -21,7 +21,7 @@ UPLOAD_S = 3_600
 """How long what came of a file is kept, where no more comes."""
 AT_ONCE = 500
 """Records that are asked for in one go."""
-_ID = re.compile(r"file-[0-9a-f]{32}")
+FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 
 
 class StoredFile(BaseModel):
@@ -81,16 +81,16 @@ class FileStore:
 
     async def find(self, owner: str, file_id: str) -> StoredFile:
         """Raises ApiError 404, also for one of another owner, and one that is not whole."""
-        if _ID.fullmatch(file_id):
+        if FILE_ID.fullmatch(file_id):
             name = self._producer.keys.file(owner, file_id)
             if (found := _read(await self._producer.ask(lambda r: r.hget(name, "record")))) is not None:
                 return found
         raise not_found(f"file {file_id}")
 
     async def ids(self, owner: str) -> list[str]:
-        """Of all, the oldest first."""
+        """Of all, also of those that are not whole."""
         name = self._producer.keys.files(owner)
-        return sorted(map(bytes.decode, await self._producer.ask(lambda r: r.zrange(name, 0, -1))))
+        return list(map(bytes.decode, await self._producer.ask(lambda r: r.zrange(name, 0, -1))))
 
     async def some(self, owner: str, file_ids: Sequence[str]) -> list[StoredFile]:
         """Those of them that are whole, in their order."""
@@ -133,7 +133,7 @@ class FileStore:
             "too_many": f"a key may have {settings.max_files} files: delete some",
         }
         if said not in why:
-            return ApiError(409, "the file was deleted while it came", code=said)
+            return ApiError(409, "the file was deleted while it came", code=said, headers=NOT_AGAIN)
         return ApiError(413, why[said], param="file", code=said, headers={"connection": "close"})
 
 

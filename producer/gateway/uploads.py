@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from .errors import ApiError, refused
 from .forms import Form, form_of, no_form
@@ -19,6 +20,7 @@ FRAME_BYTES = 64 * 2**10
 SHORTEST_S, LONGEST_S = 3_600, 2_592_000
 """OpenAI's bounds of expires_after."""
 FORGET_S = 5.0
+LINGER_S = 30.0
 _CLOSE = {"connection": "close"}
 
 
@@ -32,6 +34,7 @@ class Upload:
         self._owner = owner
         self._id = new_file_id()
         self._form = form_of(request)
+        self._chunks = request.stream()
         self._parts = 0
         self._bytes = 0
 
@@ -40,25 +43,30 @@ class Upload:
 
         Raises ApiError, and what reading the request raises: nothing is left of the file then.
         """
-        most, said = self._settings.max_file_bytes, self._request.headers.get("content-length", "0")
-        if said.isdigit() and int(said) > most + FRAME_BYTES:
-            raise ApiError(
-                413, f"a file may have {most} bytes", param="file", code="file_too_large", headers=_CLOSE
-            )
         try:
+            self._check_length()
             await self._take()
             return await self._finish()
-        except BaseException:
-            if self._form.filename is not None:
-                await asyncio.shield(asyncio.ensure_future(self._forget()))
+        except ApiError:
+            await self._forget()
+            await self._pass_over_the_rest()
             raise
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self._forget()))
+            raise
+
+    def _check_length(self) -> None:
+        most, said = self._settings.max_file_bytes, self._request.headers.get("content-length", "0")
+        if said.isdigit() and int(said) > most + FRAME_BYTES:
+            why = f"a file may have {most} bytes"
+            raise ApiError(413, why, param="file", code="file_too_large", headers=_CLOSE)
 
     async def _take(self) -> None:
         loop = asyncio.get_running_loop()
         by, came = loop.time() + self._settings.body_s, 0
         try:
             async with asyncio.timeout_at(by) as bound:
-                async for chunk in self._request.stream():
+                async for chunk in self._chunks:
                     self._form.feed(chunk)
                     _check_purpose(self._form.fields.get("purpose", PURPOSE))
                     came += len(chunk)
@@ -91,7 +99,21 @@ class Upload:
         self._parts += 1
         self._bytes += len(part)
 
+    async def _pass_over_the_rest(self) -> None:
+        """For a while: clients read no answer while they send, and take a closed connection for a broken one.
+
+        Who has asked whether to send at all is told at once.
+        """
+        if "expect" in self._request.headers:
+            return
+        with suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(LINGER_S):
+                async for _ in self._chunks:
+                    pass
+
     async def _forget(self) -> None:
+        if self._form.filename is None:
+            return
         try:
             async with asyncio.timeout(FORGET_S):
                 await self._store.delete(self._owner, self._id)

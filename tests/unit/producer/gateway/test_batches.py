@@ -245,6 +245,7 @@ async def test_a_batch_that_is_cancelled_keeps_what_it_has(open_door: OpenDoor, 
     with pytest.raises(openai.APIStatusError) as refused:
         await client.batches.cancel((await until(client, await begin(client, b"{"))).id)
     assert refused.value.status_code == 409
+    assert refused.value.response.headers["x-should-retry"] == "false"
 
 
 async def test_a_batch_that_takes_too_long_is_expired(open_door: OpenDoor, worker: ScriptedWorker):
@@ -372,6 +373,15 @@ async def test_a_batch_whose_input_is_deleted_fails_with_what_it_has(
     batch = await until(client, batch)
     assert (batch.status, [error.code for error in batch.errors.data]) == ("failed", ["input_file_gone"])
     assert 6 <= len(await read(client, batch.output_file_id)) < 120
+
+
+async def test_a_gateway_may_leave_batches_to_others(open_door: OpenDoor):
+    client = client_of(await open_door(batches_at_once=0))
+    batch = await begin(client, row(0))
+    await asyncio.sleep(3 * batch_runners.LOOK_S)
+    assert (await client.batches.retrieve(batch.id)).status == "validating"
+    await open_door()
+    assert (await until(client, batch)).status == "completed"
 
 
 async def test_a_batch_waits_for_a_worker(open_door: OpenDoor, worker: ScriptedWorker):

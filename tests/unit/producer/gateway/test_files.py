@@ -99,6 +99,15 @@ async def test_files_are_listed_page_by_page(door: Door):
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, query.partition("=")[0])
 
 
+async def test_files_are_deleted_while_they_are_listed(door: Door):
+    files = client_of(door).files
+    for n in range(5):
+        await files.create(file=(f"f{n}", b"x"), purpose="batch")
+    deleted = [(await files.delete(each.id)).id async for each in files.list(limit=2)]
+    assert len(set(deleted)) == 5
+    assert [each async for each in files.list()] == []
+
+
 async def test_a_file_is_its_owners_alone(open_door: OpenDoor, tmp_path):
     door = await open_door(api_keys=keys_file(tmp_path, "alice", "bob"), max_files_bytes=20)
     alice, bob = (client_of(door, name).files for name in ("alice", "bob"))
@@ -131,6 +140,16 @@ async def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(
     assert (refused.status_code, error["code"], error["param"]) == (413, "file_too_large", "file")
     assert worker.client.hget(KEYS.file_sizes(""), "") in (None, b"0")
     assert worker.client.keys("*:parts") == []
+
+
+async def test_a_client_is_told_of_a_file_that_is_too_large(open_live_door: OpenDoor):
+    """While it sends on."""
+    door = await open_live_door(max_file_bytes=100_000)
+    async with AsyncOpenAI(base_url=door.url, api_key="none", max_retries=0) as client:
+        for size in (5 * 2**20, 100_001):
+            with pytest.raises(openai.APIStatusError) as refused:
+                await client.files.create(file=("f", b"x" * size), purpose="batch")
+            assert (refused.value.status_code, refused.value.code) == (413, "file_too_large")
 
 
 async def pieces(whole: bytes):
