@@ -194,21 +194,25 @@ async def test_batches_are_listed_page_by_page(door: Door):
         assert (await door.http.get(f"/v1/batches/{path}")).status_code == 404
 
 
-def stick_after(worker: ScriptedWorker, answered: int) -> None:
-    """The worker answers so many rows, and hangs over the next."""
+def stick_after(worker: ScriptedWorker, most: float) -> list[str]:
+    """The worker answers so many rows, and hangs over the next. Returns prompts, as they are answered."""
+    answered: list[str] = []
 
     def answer(asked) -> str:
-        if len(worker.requests) > answered:
+        answered.append(asked.prompt)
+        if len(answered) > most:
             worker.delay_s = float("inf")
         return "well"
 
     worker.answer_with(answer)
+    return answered
 
 
-def go_on(worker: ScriptedWorker) -> None:
-    """It hangs over nothing any more."""
-    worker.answer_with(lambda asked: "well")
+def go_on(worker: ScriptedWorker) -> list[str]:
+    """It hangs over nothing any more. Returns prompts, as they are answered from now on."""
+    answered = stick_after(worker, float("inf"))
     worker.delay_s = 0
+    return answered
 
 
 def waiting(worker: ScriptedWorker) -> int:
@@ -308,7 +312,7 @@ async def test_another_gateway_goes_on_with_what_one_has_left(
     monkeypatch.setattr(batch_files, "PART_BYTES", part_bytes)
     first, rows = await open_door(batch_in_flight=4), [row(n) for n in range(20)]
     rows[2] = row(2, top_p=9)
-    stick_after(worker, 6)
+    before = stick_after(worker, 6)
     batch = await begin(client_of(first), *rows)
     await until_true(lambda: completed(worker, batch) == 6)
     [task] = first.gateway.runners._runs
@@ -319,6 +323,7 @@ async def test_another_gateway_goes_on_with_what_one_has_left(
     monkeypatch.setattr(first.gateway.batches, "lease", nothing_more)
     if was_killed:
         task.cancel()
+        forget_what_was_answered(worker)
     second = await open_door(batch_in_flight=8, max_tokens=7)  # which makes no other jobs of its rows
 
     def is_taken_on() -> int:
@@ -330,7 +335,7 @@ async def test_another_gateway_goes_on_with_what_one_has_left(
     await until_true(is_taken_on)
     await asyncio.wait([task], timeout=LONG_S)
     assert task.done()
-    go_on(worker)
+    after = go_on(worker)
     batch = await until(client_of(second), batch)
     assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 19, 1)
     answers, errors = (
@@ -338,23 +343,40 @@ async def test_another_gateway_goes_on_with_what_one_has_left(
         await read(client_of(first), batch.error_file_id),
     )
     assert answers.keys() | errors.keys() == {each["custom_id"] for each in rows}
-    assert len({each.job_id for each in worker.requests}) == len(worker.requests) == 19
+    assert len(set(before + after)) == len(before + after) == 19
+
+
+def forget_what_was_answered(worker: ScriptedWorker) -> None:
+    """The jobs' time is over. What is in the output is not asked again."""
+    for each in worker.requests[:6]:
+        worker.client.delete(f"rq:job:{each.job_id}", KEYS.events(each.job_id), KEYS.result(each.job_id))
+
+
+async def test_what_is_written_of_a_batch_that_another_runs_is_refused(door: Door):
+    batch = await until(client_of(door), await begin(client_of(door), row(0)))
+    stored = await door.gateway.batches.find("", batch.id)
+    outputs = batch_files.Outputs(door.gateway.files, stored, stored_batches.Lease("", batch.id, "nobody"))
+    await outputs.recover()
+    assert outputs.counts == {"completed": 1, "failed": 0}
+    outputs.put("batch-00000000-2-0123456789abcdef", {}, failed=False)
+    with pytest.raises(batch_files.LostError):
+        await outputs.flush()
+    assert len(await read(client_of(door), batch.output_file_id)) == 1
 
 
 async def test_a_gateway_that_ends_leaves_its_batches_at_once(
     open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ):
-    client = client_of(await open_door())
-    stick_after(worker, 2)
-    async with opened(batch_in_flight=4, batches_at_once=1) as ending:
+    before = stick_after(worker, 2)
+    async with opened(batch_in_flight=4) as ending:
         batch = await begin(client_of(ending), row(0), row(1), row(2))
         await until_true(lambda: completed(worker, batch) == 2)
-    go_on(worker)
+    after = go_on(worker)
     assert stored_batches.LEASE_S >= 10
     async with asyncio.timeout(stored_batches.LEASE_S / 2):
-        batch = await until(client, batch)
+        batch = await until(client_of(await open_door()), batch)
     assert batch.request_counts.completed == 3
-    assert len(worker.requests) == 3
+    assert sorted(before + after) == ["row 0", "row 1", "row 2"]
 
 
 async def test_a_batch_whose_input_is_deleted_fails_with_what_it_has(
