@@ -20,6 +20,8 @@ from . import (
     health,
     models,
     openapi,
+    page_files,
+    queue_paths,
     responses,
     stored_chats,
 )
@@ -39,6 +41,18 @@ from .visits import Visits
 
 EXPOSED = ("x-request-id", "retry-after")
 """Headers of an answer that a page elsewhere may read."""
+SERVED = (
+    completions,
+    stored_chats,
+    responses,
+    files_api,
+    batches_api,
+    models,
+    queue_paths,
+    health,
+    openapi,
+)
+"""Whose paths are in the OpenAPI document."""
 
 
 def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> Starlette:
@@ -73,12 +87,9 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         middleware.insert(1, cors(settings.cors_origins))
     return Starlette(
         routes=[
-            *(
-                route
-                for each in (completions, stored_chats, responses, files_api, batches_api, models, health, openapi)
-                for route in each.routes()
-            ),
+            *(route for each in SERVED for route in each.routes()),
             *metrics.routes(),
+            *(page_files.routes() if settings.page else ()),
         ],
         middleware=middleware,
         exception_handlers={

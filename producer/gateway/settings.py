@@ -57,6 +57,8 @@ class GatewaySettings(LoadedSettings):
     """Rows of a batch that are with the workers at once."""
     batches_at_once: Annotated[int, Field(ge=0)] = 4
     """That this gateway runs; 0: it leaves them to others."""
+    page: bool = True
+    """Whether there is a page for people at `/`."""
     share_prefixes: bool = False
     """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
     cors_origins: tuple[str, ...] = ()

@@ -12,10 +12,12 @@ from worker.engine.forward.host_copy import HostCopy
 from worker.engine.forward.kv_cache import StaticKVCache
 from worker.engine.forward.static_path import StaticPath
 from worker.engine.generation import Generation
+from worker.engine.sampling.token_mask import TokenMask
 from worker.engine.token_ring import MAX_IN_FLIGHT, TokenRing
 
 run_step = StaticPath._run_step
 copy_in = StaticKVCache.copy_in
+spread_bits = TokenMask.bias
 
 
 def pop_at_once(self: TokenRing) -> int:
@@ -84,6 +86,12 @@ def copy_in_beside(self: StaticKVCache, kept: HostCopy, length: int) -> None:
         copy_in(self, kept, length)
 
 
+def bias_whose_bits_are_written_over(self: TokenMask) -> Tensor:
+    bias = spread_bits(self)
+    self.words[:] = 0
+    return bias
+
+
 MASK = "the mask is the host's"
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "a token is read before its copy is done": (TokenRing, "pop", pop_at_once),
@@ -101,5 +109,6 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
         captured_without_its_result,
     ),
     "parked keys are used before they have come": (StaticKVCache, "copy_in", copy_in_beside),
+    "what may come is written over before it was copied": (TokenMask, "bias", bias_whose_bits_are_written_over),
 }
 """What is wrong, and what to put where."""

@@ -37,6 +37,10 @@ class Answers:
         self._prompts = Prompts(tokenizer, context_length, vocab_size)
         self._constraints = Constraints(tokenizer, vocab_size)
 
+    def warm_up(self) -> None:
+        """Begin what the first answer that is held to a structure would have to wait for; return at once."""
+        self._constraints.take_over()
+
     def encode(self, request: GenerationRequest) -> Tensor:
         """The prompt's token ids, (seq_len,) int64 on the CPU.
 

@@ -115,6 +115,7 @@ class Engine:
 
     def warm_up(self, progress: ReportProgress = no_progress) -> None:
         """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
+        self.answers.warm_up()
         if isinstance(self.path, StaticPath):
             self.why = "; ".join(
                 filter(None, [self.why, prepare(self.path, self.options, self.parameters, progress)])
