@@ -32,7 +32,7 @@ BY_A_CLIENT = {
         "XRANGE",
         "XREAD",
         "HGET",
-        "LINDEX",
+        "LRANGE",
         "ZCARD",
         "ZREVRANGE",
         "HGETALL",
