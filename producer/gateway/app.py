@@ -14,8 +14,20 @@ from starlette.routing import Match, Route
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import completions, health, models, openapi, page_files, queue_paths, responses
+from . import (
+    batches as batches_api,
+    completions,
+    files as files_api,
+    health,
+    models,
+    openapi,
+    page_files,
+    queue_paths,
+    responses,
+    stored_chats,
+)
 from .api_keys import ApiKeys
+from .batch_runners import BatchRunners
 from .ending import end
 from .entrance import Entrance, error_response
 from .errors import ApiError, api_error
@@ -24,11 +36,23 @@ from .metrics import Measured, Metrics
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .stored_batches import BatchStore
+from .stored_files import FileStore
 from .visits import Visits
 
 EXPOSED = ("x-request-id", "retry-after")
 """Headers of an answer that a page elsewhere may read."""
-SERVED = (completions, responses, models, queue_paths, health, openapi)
+SERVED = (
+    completions,
+    stored_chats,
+    responses,
+    files_api,
+    batches_api,
+    models,
+    queue_paths,
+    health,
+    openapi,
+)
 """Whose paths are in the OpenAPI document."""
 
 
@@ -43,16 +67,21 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         async with GatewayProducer(settings=producer_settings) as producer:
             presence, visits = Presence(producer, settings.grace_s), Visits(producer)
             metrics.watch_waiting(lambda: presence.waiting)
-            app.state.gateway = Gateway(settings, producer, presence, visits, api_keys)
+            files, batches = FileStore(producer, settings), BatchStore(producer, settings)
+            runners = BatchRunners(producer, settings, files, batches)
+            metrics.watch_batches(lambda: runners.running)
+            app.state.gateway = Gateway(settings, producer, presence, visits, files, batches, runners, api_keys)
             telling = [
                 asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
                 asyncio.create_task(visits.keep_telling(), name="genqueue-visits"),
+                asyncio.create_task(runners.keep_running(), name="genqueue-batches"),
             ]
             try:
                 yield
             finally:
                 await end(telling)
                 await presence.aclose()
+                await runners.aclose()
 
     middleware = [Middleware(Measured, metrics), Middleware(Entrance, api_keys)]
     if settings.cors_origins:  # before the entrance: a browser asks first, and without a key

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..contract import Priority
+from . import stored_chats
 from .answering import Answering
 from .asked import URLS, Asked, read_asked
 from .bodies import read_json
@@ -46,6 +47,8 @@ def _create(kind: Kind) -> Handler:
         async with await gateway.visits.begin(key_of(request), asked.requests) as visit:
             call = await _submitted(gateway, request, asked, kind, priority)
             visit.submitted()
+            if asked.store and kind == "chat":
+                await stored_chats.remember(gateway, call)
             if is_read_later(request):
                 return _taken_in(call)
             answering = Answering(gateway, request, call, visit)
@@ -74,6 +77,8 @@ def _delete(kind: Kind) -> Handler:
     async def delete(request: Request) -> Response:
         """Delete the answer and all that is kept of it. One that is not whole is cancelled first."""
         gateway, call = gateway_of(request), await call_of(request, kind)
+        if kind == "chat":
+            await stored_chats.forget(gateway, call)
         for job_id in reversed(call.job_ids):  # the first has the record by which the others are found
             await gateway.producer.delete(job_id)
         return JSONResponse({"id": call.public_id, "object": DELETED[kind], "deleted": True})

@@ -17,11 +17,8 @@ _STARTING_AFTER = {
 }  # fmt: skip
 _STREAM = {"name": "stream", "in": "query", "schema": {"enum": ["true", "false"]}}
 _ID = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
-_PAGE = [
-    {"name": "after", "in": "query", "schema": _TEXT, "description": "The id of the last item that was seen."},
-    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100}},
-    {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}},
-]
+_PURPOSE = {"name": "purpose", "in": "query", "schema": _TEXT}
+_MODEL = {"name": "model", "in": "query", "schema": _TEXT}
 _BOTH = ("application/json", "text/event-stream")
 _KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
 _PRIORITY = {"name": "X-Priority", "in": "header", "schema": {"enum": ["high", "normal", "low"]}}
@@ -89,8 +86,55 @@ def _paths() -> dict[str, Any]:
         }  # fmt: skip
     one = "/v1/responses/{id}"
     paths[f"{one}/cancel"] = {"post": _operation("End it early, and keep what it has", "Response", _ID)}
-    paths[f"{one}/input_items"] = {"get": _operation("What it was asked with", "Items", _ID, *_PAGE)}
-    return paths
+    paths[f"{one}/input_items"] = {"get": _operation("What it was asked with", "Items", _ID, *_page(100))}
+    return {**paths, **_of_stored_chats(paths), **_of_files(), **_of_batches()}
+
+
+def _of_stored_chats(paths: dict[str, Any]) -> dict[str, Any]:
+    every = "/v1/chat/completions"
+    one = f"{every}/{{id}}"
+    update = _operation("Give it other metadata", "ChatCompletion", _ID, body="MetadataRequest")
+    return {
+        every: {**paths[every], "get": _operation("Stored ones of the key", "List", _MODEL, *_page(100))},
+        one: {**paths[one], "post": update},
+        f"{one}/messages": {"get": _operation("What it was asked with", "List", _ID, *_page(100))},
+    }
+
+
+def _of_files() -> dict[str, Any]:
+    one = "/v1/files/{id}"
+    upload = _operation("Keep a file for batches", "File")
+    form = {"multipart/form-data": {"schema": _named("UploadRequest")}}
+    return {
+        "/v1/files": {
+            "post": {**upload, "requestBody": {"required": True, "content": form}},
+            "get": _operation("Files of the key", "List", _PURPOSE, *_page(10_000)),
+        },
+        one: {
+            "get": _operation("What is known of one", "File", _ID),
+            "delete": _operation("Delete it", "Deleted", _ID),
+        },
+        f"{one}/content": {"get": _operation("Its bytes", None, _ID, kinds=("application/octet-stream",))},
+    }
+
+
+def _of_batches() -> dict[str, Any]:
+    one = "/v1/batches/{id}"
+    create = _operation("Have a file of requests answered, at a low priority", "Batch", body="BatchRequest")
+    return {
+        "/v1/batches": {"post": create, "get": _operation("Batches of the key", "List", *_page(100)[:2])},
+        one: {"get": _operation("How far one is", "Batch", _ID)},
+        f"{one}/cancel": {"post": _operation("End it early, and keep the answers that it has", "Batch", _ID)},
+    }
+
+
+def _page(most: int) -> list[dict[str, Any]]:
+    """Of a list."""
+    return [
+        {"name": "after", "in": "query", "schema": _TEXT, "description": "The id of the last item that was seen."},
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": most}},
+        {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}},
+    ]
 
 
 def _operation(

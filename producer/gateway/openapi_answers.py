@@ -58,6 +58,17 @@ def schemas() -> dict[str, Schema]:
             object={"const": "list"}, data=_list(_has(type=_TEXT, id=_TEXT)), first_id=_or_null(_TEXT),
             last_id=_or_null(_TEXT), has_more=_FLAG,
         ),
+        "List": _has(
+            object={"const": "list"}, data=_list(_has(id=_TEXT)), first_id=_or_null(_TEXT),
+            last_id=_or_null(_TEXT), has_more=_FLAG,
+        ),
+        "File": _has(
+            id=_TEXT, object={"const": "file"}, bytes=_NUMBER, created_at=_NUMBER, filename=_TEXT, purpose=_TEXT
+        ),
+        "Batch": _has(
+            id=_TEXT, object={"const": "batch"}, endpoint=_TEXT, input_file_id=_TEXT, status=_TEXT,
+            created_at=_NUMBER, request_counts=_has(total=_NUMBER, completed=_NUMBER, failed=_NUMBER),
+        ),
         "Deleted": _has(id=_TEXT, object=_TEXT, deleted={"const": True}),
         "Model": model,
         "Models": _has(object={"const": "list"}, data=_list(model)),

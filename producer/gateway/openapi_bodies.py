@@ -5,8 +5,11 @@ from typing import Any
 from ..contract import GenerationRequest
 from ..contract.chat import MAX_TOOLS
 from .asked import PRIORITIES
+from .batch_rows import ENDPOINTS
+from .batches import WINDOW
 from .input_items import LONGEST_ID
 from .response_tools import MODES
+from .uploads import PURPOSE, SHORTEST_S
 
 Schema = dict[str, Any]
 
@@ -156,7 +159,27 @@ def schemas() -> dict[str, Schema]:
             max_output_tokens=COUNT, top_logprobs=_TOP, text=object_of({}, format=_format(is_nested=False)),
             include=list_of(_constant("message.output_text.logprobs"), 0, 1),
         ),
+        "MetadataRequest": object_of({"metadata": _METADATA}),
+        "UploadRequest": _upload(),
+        "BatchRequest": _batch(),
     }  # fmt: skip
+
+
+def _upload() -> Schema:
+    """A form, whose fields are texts."""
+    expiry = {"expires_after[anchor]": _constant("created_at"), "expires_after[seconds]": text()}
+    file: Schema = {"type": "string", "format": "binary"}
+    return object_of({"file": file, "purpose": _constant(PURPOSE)}, **expiry)
+
+
+def _batch() -> Schema:
+    window: Schema = {"type": "string", "pattern": WINDOW}
+    seconds: Schema = {"type": "integer", "minimum": SHORTEST_S}
+    return object_of(
+        {"input_file_id": text(), "endpoint": {"enum": list(ENDPOINTS)}, "completion_window": window},
+        metadata=_METADATA,
+        output_expires_after=object_of({"anchor": _constant("created_at"), "seconds": seconds}),
+    )
 
 
 def _chat_tools() -> dict[str, Schema]:

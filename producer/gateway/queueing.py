@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 from ..async_client import AsyncProducer
 from ..continuing import past_of
-from ..contract import BrokerUnavailable, EventId, GenerationRequest, Priority, StreamedEvent
+from ..contract import BrokerUnavailable, EventId, GenerationRequest, Keys, Priority, StreamedEvent
 from ..job_status import WorkerInfo
 from ..ledger import rq_names
 from ..ledger.limits import Limits, Reached, begin, end, stay
 from ..ledger.past import Past
 from ..ledger.step import Step
 from ..ledger.wanting import ask_unwanted, is_unwanted, leased, want
-from ..operations import Operation
+from ..operations import Command, Operation
 from ..overview import overview
 from ..overview_values import ModelOverview, Overview
 from ..patience import Patience
@@ -68,6 +68,19 @@ class GatewayProducer(AsyncProducer):
         ]
         created = await self._run(self._operations.submit(replace(batch, submissions=submissions)))
         return created[0]
+
+    @property
+    def keys(self) -> Keys:
+        """Names of what is on Redis."""
+        return self._keys
+
+    async def do(self, step: Step[T]) -> T:
+        """One step of the ledger.  Raises BrokerUnavailable."""
+        return await self._run(_step(step))
+
+    async def ask(self, command: Command) -> Any:
+        """What a command answers that changes nothing, or may be sent twice.  Raises BrokerUnavailable."""
+        return await self._run(_asked(command))
 
     async def find_call(self, call_id: str) -> Call | None:
         """The record of a call, for as long as its first job's is kept."""
@@ -174,6 +187,10 @@ def _find(call_id: str) -> Operation[Call | None]:
 
 def _step(step: Step[T]) -> Operation[T]:
     return step.read((yield step.send))
+
+
+def _asked(command: Command) -> Operation[Any]:
+    return (yield command)
 
 
 def _unwanted(job_id: str) -> Operation[bool]:

@@ -61,13 +61,38 @@ def plain_object(call: Call, result: GenerationResult) -> dict[str, Any] | None:
     """The same, made of the result alone. None where the job's events must be read, for what is not in it."""
     has_parts = bool(result.tool_calls) or result.reasoning is not None
     is_plain = result.status == "finished" or bool(result.token_ids)
-    if call.logprobs or has_parts or not is_plain:
-        return None
+    return None if call.logprobs or has_parts or not is_plain else object_in_order(call, result)
+
+
+def object_in_order(
+    call: Call, result: GenerationResult, logprobs: Sequence[TokenLogprob] | None = None
+) -> dict[str, Any]:
+    """The same, made without the job's events: what was thought, said and called, in that order.
+
+    logprobs: of all tokens. They are left out of an answer that does more than say something, as which of them are
+    of what is said is not known.
+    """
     output = Output(call.id)
-    text = result.text if result.content is None else result.content
-    for _ in (*output.more(Part("content", text)), *output.end(item_status(result))):
+    parts = list(_parts_of(result))
+    said = logprobs_of(result.token_ids, logprobs) if [part.kind for part in parts] == ["content"] else []
+    for part in parts:
+        for _ in output.more(part, said if part.kind == "content" else ()):
+            pass
+    for _ in output.end(item_status(result)):
         pass
     return ended_object(call, result, output.items)
+
+
+def _parts_of(result: GenerationResult) -> Iterator[Part]:
+    calls = result.tool_calls or ()
+    if result.reasoning is not None:
+        yield Part("reasoning", result.reasoning)
+    content = result.text if result.content is None and result.reasoning is None and not calls else result.content
+    if content is not None:
+        yield Part("content", content)
+    for number, each in enumerate(calls):
+        yield Part("name", each.function.name, number)
+        yield Part("arguments", each.function.arguments, number)
 
 
 def item_status(result: GenerationResult) -> str:

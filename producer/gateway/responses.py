@@ -14,9 +14,10 @@ from .answering import Answering
 from .bodies import read_json
 from .calls import Call, call_id_in
 from .cursors import seen_before, seen_by
-from .errors import ApiError, refused
+from .errors import ApiError
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .input_items import Turn
+from .pages import Page
 from .response_bodies import AskedResponse, not_over, read_response
 from .response_objects import ResponseEvents, plain_object, response_object
 from .taking_in import call_id_for, take_in
@@ -87,26 +88,12 @@ async def delete(request: Request) -> Response:
 async def input_items(request: Request) -> Response:
     """What the response was asked with, without the conversation before it."""
     call = await call_of(request, "responses")
-    query = request.query_params
-    order, limit = query.get("order", "desc"), query.get("limit", "20")
-    if order not in ("asc", "desc"):
-        raise refused("order", "asc or desc", code="invalid_value")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= ITEMS_AT_MOST:
-        raise refused("limit", f"1 to {ITEMS_AT_MOST}", code="invalid_value")
+    page = Page.of(request, most=ITEMS_AT_MOST, limit=20)
     items = [
         {"id": f"msg_{call.id}-in-{number}", "status": "completed", **item}
         for number, item in enumerate(call.items or [])
     ]
-    if order == "desc":
-        items.reverse()
-    if (after := query.get("after")) is not None:
-        places = [place for place, item in enumerate(items) if item["id"] == after]
-        if not places:
-            raise refused("after", "the id of an item of this response", code="invalid_value")
-        items = items[places[0] + 1 :]
-    page, has_more = items[: int(limit)], len(items) > int(limit)
-    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
-    return JSONResponse({"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": has_more})
+    return JSONResponse(page.listed(page.rest(items, lambda item: str(item["id"]))))
 
 
 def _call(gateway: Gateway, request: Request, asked: AskedResponse) -> Call:
