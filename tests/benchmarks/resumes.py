@@ -3,8 +3,8 @@
     python -m tests.benchmarks.resumes --model-path FOLDER --answers 200 [--device cuda:0] [--save NAME]
     python -m tests.benchmarks.resumes --shape qwen2-0.5b --device cuda:0
 
-Each answer is first given by an engine that knows nothing. Then all come again, in another order, with drafts: each
-is stopped at a random token and goes on, from its parked keys and values, from what the cache still holds, or where
+Each answer is first given by an engine that knows nothing. Then it comes again, in another order, with drafts: it is
+stopped at a random token and goes on, from its parked keys and values, from what the cache still holds, or where
 nothing is known, as in another worker. In between, neighbours that begin alike are cancelled while they are read or
 answered. One in eight is held to a schema, whose forced tokens are read together. Both modes do the same, in turn,
 in one dtype. `digest` is of all undisturbed answers: the same in two processes, or their starts differ. The last
@@ -38,6 +38,7 @@ from .engine import RESULTS, commit, hardware, versions
 from .shapes import SHAPES, build
 
 CONTEXT = 1024
+AT_A_TIME = 10
 MODES = {"usual": False, "deterministic": True}
 BEGINNINGS = (
     "You are a careful assistant, and you answer in the language of the question. Be brief, give an example where it "
@@ -104,21 +105,44 @@ class Mode:
         }
 
 
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the modes on one model."""
+    device = resolve_device(options.device)
+    modes = dict(make_modes(options, device))
+    first = next(iter(modes.values()))
+    jobs = make_jobs(
+        first.engine, options.answers, options.new_tokens, options.seed, random_weights=not options.model_path
+    )
+    measure(modes, jobs, options.seed)
+    return {
+        "hardware": hardware(device),
+        "versions": versions(),
+        "commit": commit(),
+        "model": options.model_path.name if options.model_path else options.shape,
+        "dtype": str(first.engine.dtype).removeprefix("torch."),
+        "path": first.engine.path.name,
+        "compiled": first.engine.path.compiled,
+        "captured": first.engine.path.captured,
+        "threads": torch.get_num_threads(),
+        "modes": {name: mode.figures() for name, mode in modes.items()},
+    }
+
+
 def measure(modes: dict[str, Mode], jobs: Sequence[Job], seed: int) -> None:
-    """Fill in what is seen."""
-    for number, job in enumerate(jobs):
-        for mode in modes.values():
-            _forget(mode.engine)
-            mode.undisturbed.append(_whole(mode, job))
-        _say(f"undisturbed {number + 1} of {len(jobs)}")
-    order = random.Random(seed).sample(range(len(jobs)), len(jobs))
-    for done, number in enumerate(order, 1):
-        for mode in modes.values():
-            choose = random.Random(f"{seed} {number}")
-            if _disturbed(mode, jobs, number, choose) != mode.undisturbed[number]:
-                mode.differing.append(number)
+    """Fill in what is seen, some answers at a time."""
+    for first in range(0, len(jobs), AT_A_TIME):
+        numbers = range(first, min(first + AT_A_TIME, len(jobs)))
+        for number in numbers:
+            for mode in modes.values():
+                _forget(mode.engine)
+                mode.undisturbed.append(_whole(mode, jobs[number]))
+        for number in random.Random(seed).sample(numbers, len(numbers)):
+            for mode in modes.values():
+                choose = random.Random(f"{seed} {number}")
+                if _disturbed(mode, jobs, number, choose) != mode.undisturbed[number]:
+                    mode.differing.append(number)
         differing = ", ".join(f"{name}: {len(mode.differing)}" for name, mode in modes.items())
-        _say(f"disturbed {done} of {len(jobs)}; differ: {differing}")
+        _say(f"{numbers.stop} of {len(jobs)}; differ: {differing}")
 
 
 def _whole(mode: Mode, job: Job) -> list[int]:
@@ -229,7 +253,10 @@ def make_modes(options: argparse.Namespace, device: torch.device) -> Iterator[tu
 def _model(options: argparse.Namespace, device: torch.device) -> PreTrainedModel:
     if options.model_path:
         return ModelLoader(options.model_path, options.dtype).load(device)
-    return build(options.shape, device, getattr(torch, options.dtype))
+    model = build(options.shape, device, getattr(torch, options.dtype))
+    with torch.no_grad():
+        model.model.norm.weight.mul_(4)  # logits as far apart as a trained model's, and their rounding as large
+    return model
 
 
 def _count_passes(mode: Mode) -> None:
@@ -254,28 +281,10 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Measure both modes, print a line for people about each, and one for programs."""
-    options = _options()
-    device = resolve_device(options.device)
+    options = parse(sys.argv[1:])
     if options.threads:
         torch.set_num_threads(options.threads)
-    modes = dict(make_modes(options, device))
-    first = next(iter(modes.values()))
-    jobs = make_jobs(
-        first.engine, options.answers, options.new_tokens, options.seed, random_weights=not options.model_path
-    )
-    measure(modes, jobs, options.seed)
-    result = {
-        "hardware": hardware(device),
-        "versions": versions(),
-        "commit": commit(),
-        "model": options.model_path.name if options.model_path else options.shape,
-        "dtype": str(first.engine.dtype).removeprefix("torch."),
-        "path": first.engine.path.name,
-        "compiled": first.engine.path.compiled,
-        "captured": first.engine.path.captured,
-        "threads": torch.get_num_threads(),
-        "modes": {name: mode.figures() for name, mode in modes.items()},
-    }
+    result = compare(options)
     if options.save:
         (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
     for name, figures in result["modes"].items():
@@ -283,7 +292,8 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _options() -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-path", type=Path, help="a trained model; without one, random weights")
     parser.add_argument("--shape", choices=SHAPES, default="tiny", help="of random weights")
@@ -297,7 +307,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--save", metavar="NAME", help="keep the result as tests/benchmarks/results/NAME.json")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
