@@ -3,12 +3,12 @@
     python -m tests.benchmarks.resumes --model-path FOLDER --answers 200 [--device cuda:0] [--save NAME]
     python -m tests.benchmarks.resumes --shape qwen2-0.5b --device cuda:0
 
-Each answer is first given by an engine that knows nothing. Then it comes again, in another order, with drafts: it is
-stopped at a random token and goes on, from its parked keys and values, from what the cache still holds, or where
-nothing is known, as in another worker. In between, neighbours that begin alike are cancelled while they are read or
-answered. One in eight is held to a schema, whose forced tokens are read together. Both modes do the same, in turn,
-in one dtype. `digest` is of all undisturbed answers: the same in two processes, or their starts differ. The last
-line of stdout is a JSON object.
+Each answer is first given by an engine that knows nothing. Then it comes again, in another order, with drafts: it
+is stopped at a random token and goes on, from its parked keys and values, from what the cache still holds, or
+where nothing is known, as in another worker. In between, neighbours that begin alike are cancelled, while they are read
+or answered. One in eight is held to a schema, whose forced tokens are read together. Both modes do the same, in
+turn, in one dtype. `digest` is of all undisturbed answers: the same in two processes, or their starts differ. The
+last line of stdout is a JSON object.
 """
 
 import argparse
@@ -41,17 +41,19 @@ CONTEXT = 1024
 AT_A_TIME = 10
 MODES = {"usual": False, "deterministic": True}
 BEGINNINGS = (
-    "You are a careful assistant, and you answer in the language of the question. Be brief, give an example where it "
-    "helps, and say so where you do not know. Numbers are given with their units. ",
-    "Below is a log of a service that reads jobs from a queue. job 1: read, 12 ms. job 2: read, 14 ms. job 3: read, "
-    "11 ms. job 4: read, 13 ms. job 5: failed, 2 ms. job 6: read, 12 ms. What follows goes on in the same way. ",
+    "You are a careful assistant, and you answer in the language of the question. Be brief, give an example where "
+    "it helps, and say so where you do not know. Numbers are given with their units. ",
+    "Below is a log of a service that reads jobs from a queue. job 1: read, 12 ms. job 2: read, 14 ms. job 3: "
+    "read, 11 ms. job 4: read, 13 ms. job 5: failed, 2 ms. job 6: read, 12 ms. What follows goes on in the same "
+    "way. ",
     "",
 )
 QUESTIONS = (
     "The capital of France is", "Once upon a time, in a small village by the sea,", "1, 1, 2, 3, 5, 8, 13,",
     "Die Hauptstadt von Österreich ist", "El río más largo de América del Sur es", "中国的首都是",
     "def fibonacci(n):\n    ", "SELECT name, COUNT(*) FROM users WHERE", "job 7: read,", "A poem about queues:",
-    "The three laws of robotics are", "In 1815,", "Dear Sir or Madam,", "import asyncio\n\nasync def main():\n    ",
+    "The three laws of robotics are", "In 1815,", "Dear Sir or Madam,",
+    "import asyncio\n\nasync def main():\n    ",
 )  # fmt: skip
 SCHEMA = {
     "type": "object",

@@ -1,4 +1,4 @@
-"""`engine.deterministic` on a card: compiled and captured, and an answer that goes on is replayed by captured steps."""
+"""`engine.deterministic` on a card: compiled and captured, and what goes on is replayed by captured steps."""
 
 import warnings
 from collections.abc import Iterator
@@ -61,5 +61,5 @@ def test_an_answer_that_goes_on_is_replayed_by_captured_steps(engine: Engine) ->
 
 def test_without_kernels_it_is_refused(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_on(tmp_path, monkeypatch, compile="never")
-    with pytest.raises(ConfigError, match="engine.compile is never.*set engine.deterministic: false"):
+    with pytest.raises(ConfigError, match=r"engine.compile is never.*set engine.deterministic: false"):
         engine.warm_up()

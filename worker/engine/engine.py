@@ -37,7 +37,7 @@ from .text.tokenizer import Tokenizer
 
 DEFAULT_OPTIONS = EngineOptions()
 DEFAULT_CHUNKS = {("cuda", False): 2048, ("cpu", False): 256, ("cuda", True): 256, ("cpu", True): 64}
-"""Tokens, by device, and by whether the engine is deterministic: known beginnings end where such a chunk does, then."""
+"""Tokens, by device, and by whether the engine is deterministic: a known beginning ends with a chunk, then."""
 
 
 class Engine:

@@ -56,7 +56,7 @@ class Salted:
         return common_length(self.ids, other.ids) if self.salt == other.salt else 0
 
     def same_length(self, other: "Salted", chunk: int) -> int:
-        """Of how many tokens two sequences share keys and values to the last bit, which were read in such chunks."""
+        """Of how many tokens two sequences share keys and values to the last bit, read in such chunks."""
         common = self.common_length(other)
         if self.in_chunks == other.in_chunks <= common:
             return common
@@ -105,8 +105,8 @@ class PrefixCache:
     def begin(self, ids: Tensor, salt: str | None = None, *, in_chunks: int = 0) -> int:
         """Bring the longest beginning of a sequence that is known by that salt into the cache, and nothing else.
 
-        ids: (seq_len,) int64 on the CPU.  in_chunks: see `Salted`.  Returns its length, which is below seq_len: the
-        last token has to be read in any case, for its logits.
+        ids: (seq_len,) int64 on the CPU.  in_chunks: see `Salted`.  Returns its length, which is below seq_len:
+        the last token has to be read in any case, for its logits.
         """
         assert len(self._held) <= self._cache.length, "the cache was changed behind our back: forget, first"
         held, wanted = self._held, Salted(ids[:-1], salt, in_chunks=in_chunks)

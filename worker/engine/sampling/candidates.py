@@ -1,8 +1,8 @@
 """The tokens that top_k, top_p and min_p leave in the draw, alone and sorted: a draw among twenty is as cheap as
 twenty numbers. For the CPU, where their number is known at no cost; a GPU would have to wait for it.
 
-The same tokens as after transformers' processors, which mask a whole vocabulary again and again. In numpy: on so few
-numbers, an operation takes less time than one on tensors.
+The same tokens as after transformers' processors, which mask a whole vocabulary again and again. In numpy: on so
+few numbers, an operation takes less time than one on tensors.
 """
 
 import math

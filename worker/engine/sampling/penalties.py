@@ -1,6 +1,6 @@
 """Penalties for what has been seen: transformers' for repetition, OpenAI's for presence and frequency.
 
-What has been seen is kept from token to token, and not gathered again out of all the ids so far. On a CPU in numpy: of
+What has been seen is kept from token to token, and not gathered again out of all ids so far. On a CPU in numpy: of
 a small model's logits, an operation there takes a quarter of the time that it takes on tensors.
 """
 
@@ -18,9 +18,10 @@ from .candidates import Floats, Ids
 class PenaltiesLogitsProcessor(LogitsProcessor):
     """Of one job, whose ids only ever grow.
 
-    logit[t] is multiplied by the repetition penalty if it is negative, and else divided by it, for each t of prompt
-    and output; then logit[t] -= frequency * count[t] + presence * (count[t] > 0), over the output without the prompt.
-    Sources: transformers, RepetitionPenaltyLogitsProcessor; OpenAI API reference, "Frequency and presence penalties".
+    logit[t] is multiplied by the repetition penalty if it is negative, and else divided by it, for each t of
+    prompt and output; then logit[t] -= frequency * count[t] + presence * (count[t] > 0), over the output alone.
+    Sources: transformers, RepetitionPenaltyLogitsProcessor; OpenAI API reference, "Frequency and presence
+    penalties".
     """
 
     def __init__(self, params: SamplingParams, prompt_length: int) -> None:

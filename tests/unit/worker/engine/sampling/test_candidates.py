@@ -70,7 +70,7 @@ def test_of_top_k_are_more_where_the_last_ones_are_equal(top_k):
 @pytest.mark.parametrize("top_p", [0.05, 0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("top_k", [0, 30])
 def test_of_equal_ones_those_with_the_higher_ids_stay(top_k, top_p, vocab_size):
-    """In bfloat16 many logits are equal. What sorts them decides in transformers; here it is the id, on any device."""
+    """In bfloat16 many logits are equal. In transformers what sorts them decides; here the id, on any device."""
     params = SamplingParams(temperature=1.0, top_p=top_p, top_k=top_k)
     scores = scores_of("tied", vocab_size)
     chain = build_cutoffs(params)
