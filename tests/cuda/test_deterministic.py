@@ -23,9 +23,10 @@ CONTEXT = 600
 def engine_on(folder: object, patched: pytest.MonkeyPatch, **options: object) -> Engine:
     """Its kernels are taken for exact: they compare numbers, and here are none."""
     from worker.engine.forward.gpu import attention, matrix_vector  # noqa: PLC0415 - needs Triton
+    from worker.engine.sampling.gpu import draw  # noqa: PLC0415
 
-    patched.setattr(attention, "check", lambda *_: None)
-    patched.setattr(matrix_vector, "check", lambda *_: None)
+    for kernels in (attention, matrix_vector, draw):
+        patched.setattr(kernels, "check", lambda *_: None)
     model = random_model(context_length=CONTEXT).to(torch.bfloat16).to(GPU)
     settings = EngineOptions.model_validate({"deterministic": True, **options})
     return Engine(model, Tokenizer(save_tokenizer(folder)), GPU, settings)

@@ -69,8 +69,9 @@ class Answers:
         *,
         seed: int,
         may_wait: bool,
+        by_kernels: bool,
     ) -> Sampler:
-        """How the answer's tokens are chosen.  may_wait: whether choosing may wait for the device."""
+        """How the answer's tokens are chosen.  may_wait, by_kernels: as in `Sampler`."""
         return Sampler(
             request,
             seed=seed,
@@ -80,6 +81,7 @@ class Answers:
             bad_words_ids=self._prompts.bad_words_ids(request),
             device=self._device,
             may_wait=may_wait,
+            by_kernels=by_kernels,
         )
 
     def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:

@@ -23,6 +23,7 @@ from ..engine_options import EngineOptions
 from ..progress import ReportProgress, no_progress
 from .answers import Answers
 from .constrained import Masks
+from .errors import NotSupported
 from .forward.choice import SMALL_MODEL_PARAMETERS, choose_path, prepare
 from .forward.static_path import StaticPath
 from .generation import Generation
@@ -94,6 +95,7 @@ class Engine:
         """What requests want of their answers."""
         self._model = model
         self._deterministic = options.deterministic
+        self._draws_by_kernels = False
         on_cpu = device.type == "cpu"
         self._masks = Masks(self.vocab_size, device, beside=on_cpu and self.parameters >= SMALL_MODEL_PARAMETERS)
         self._sequence = 0
@@ -121,6 +123,8 @@ class Engine:
             self.why = "; ".join(
                 filter(None, [self.why, prepare(self.path, self.options, self.parameters, progress)])
             )
+            if self.path.has_kernels and self.path.compiled:
+                self._try_kernels_of_draws()
         self.abandon(self._sequence)
         for rows in (self.prefill_chunk, SHORT_DRAFT + 1, LONG_DRAFT + 1, 1):
             if rows < self.context_length:
@@ -128,6 +132,15 @@ class Engine:
                 self.path.truncate(0)
         self.path.decode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         self.abandon(self._sequence)
+
+    def _try_kernels_of_draws(self) -> None:
+        from .sampling.gpu import draw  # noqa: PLC0415 - Triton is where there is a GPU
+
+        try:
+            draw.check(self.device)  # which compiles them, too
+            self._draws_by_kernels = True
+        except NotSupported as error:
+            self.why = "; ".join(filter(None, [self.why, str(error)]))
 
     @property
     def context_length(self) -> int:
@@ -154,7 +167,14 @@ class Engine:
             self,
             request,
             output=self.answers.output(request, prompt_ids, constraint),
-            sampler=self.answers.sampler(request, prompt_ids, constraint, seed=seed, may_wait=not self.lookahead),
+            sampler=self.answers.sampler(
+                request,
+                prompt_ids,
+                constraint,
+                seed=seed,
+                may_wait=not self.lookahead,
+                by_kernels=self._draws_by_kernels,
+            ),
             constrained=self._masks.of(constraint),
             prompt_ids=prompt_ids.tolist(),
             resumed_ids=resumed_ids,
