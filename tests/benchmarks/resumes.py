@@ -5,10 +5,10 @@
 
 Each answer is first given by an engine that knows nothing. Then it comes again, in another order, with drafts: it
 is stopped at a random token and goes on, from its parked keys and values, from what the cache still holds, or
-where nothing is known, as in another worker. In between, neighbours that begin alike are cancelled, while they are read
-or answered. One in eight is held to a schema, whose forced tokens are read together. Both modes do the same, in
-turn, in one dtype. `digest` is of all undisturbed answers: the same in two processes, or their starts differ. The
-last line of stdout is a JSON object.
+where nothing is known, as in another worker. In between, neighbours that begin alike are cancelled, while they are
+read or answered. One in eight is held to a schema, whose forced tokens are read together. Both modes do the same,
+in turn, in one dtype. `digest` is of all undisturbed answers: the same in two processes, or their starts differ.
+The last line of stdout is a JSON object.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 """A draw from a whole vocabulary: top_k, top_p, min_p, noise and the argmax, without sorting and without waiting.
 
-The cut is found digit by digit (radix selection): each launch counts, among the tokens that begin as the cut does so
-far, how many there are, or how much they weigh, for each of 256 next digits. A token's key is its score and then its
-id, so that of equal scores the higher ids stay. Weights are summed as integers: in any order they are the same, and
-the same cut is found at each time.
+The cut is found digit by digit (radix selection): each launch counts, among the tokens that begin as the cut
+does so far, how many there are, or how much they weigh, for each of 256 next digits. A token's key is its score and
+then its id, so that of equal scores the higher ids stay. Weights are summed as integers: in any order they are the
+same, and the same cut is found at each time.
 """
 
 # Triton's functions take pointers and numbers without annotations, and constants by names in capitals.
-# ruff: noqa: ANN001, ANN202, N803, PLR0917
+# ruff: noqa: ANN001, ANN202, N803, PLR0917, PLR0124, RUF059, SIM108
 
 import torch
 import triton
@@ -28,7 +28,7 @@ _SCORE_SHIFTS = 48, 40, 32, 24
 _ID_SHIFTS = 16, 8, 0
 """Of the digits of a key: 32 bits of a score, 24 of an id."""
 _FIELDS = 4
-"""Of the state of a selection: the key so far, what lies above it, how much is to, and the lowest key to be looked at."""
+"""Of the state of a selection: the key so far, what lies above, how much is to, and the lowest key that counts."""
 
 
 class Draw:
@@ -44,7 +44,10 @@ class Draw:
         self._parts: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, scores: Tensor, position: int) -> Tensor:
-        """The token, (1, 1) int64, or -1 where a score is no number, or none is left.  scores: (1, vocab) float32."""
+        """The token, (1, 1) int64, or -1 where a score is no number or none is left.
+
+        scores: (1, vocab) float32.
+        """
         vocab_size = scores.shape[-1]
         programs = triton.cdiv(vocab_size, _BLOCK)
         if self._parts is None:
@@ -68,8 +71,9 @@ class Draw:
             )  # fmt: skip
             before = shift, by_weight
         _add_noise[(programs,)](
-            scores, highest, self._sums, self._state, len(self._passes), vocab_size, top_k, self._top_p, self._min_p,
-            self._seed, position, best, ids, programs, before[0], width, cuts, bool(self._passes), before[1], _BLOCK,
+            scores, highest, self._sums, self._state, len(self._passes), vocab_size, top_k, self._top_p,
+            self._min_p, self._seed, position, best, ids, programs, before[0], width, cuts, bool(self._passes),
+            before[1], _BLOCK,
         )  # fmt: skip
         token = torch.empty((1, 1), dtype=torch.int64, device=scores.device)
         _take_best[(1,)](best, ids, token, programs, width)

@@ -1,4 +1,4 @@
-"""The kernels of a draw: on a GPU, or on a CPU by Triton's interpreter, for which TRITON_INTERPRET=1 has to be set.
+"""The kernels of a draw: on a GPU, or on a CPU by Triton's interpreter, where TRITON_INTERPRET=1 is set.
 
 `make test-cuda` does that. They draw what the CPU's way draws, also where scores are equal or no numbers.
 """
