@@ -2,8 +2,8 @@
 
 The cut is found digit by digit (radix selection): each launch counts, among the tokens that begin as the cut
 does so far, how many there are, or how much they weigh, for each of 256 next digits. A token's key is its score
-and then its id, so that of equal scores the higher ids stay. Weights are summed as integers: in any order they are the
-same, and the same cut is found at each time.
+and then its id, so that of equal scores the higher ids stay. Weights are summed as integers: in any order they
+are the same, and the same cut is found at each time.
 """
 
 # Triton's functions take pointers and numbers without annotations, and constants by names in capitals.
