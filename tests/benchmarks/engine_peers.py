@@ -81,7 +81,8 @@ class OurEngine(Peer):
         """As a worker does at its start."""
         self.engine.warm_up()
         path = self.engine.path
-        step = "captured" if path.captured else "compiled" if path.compiled else "not compiled"
+        step = "compiled" if path.compiled else "not compiled"
+        step += " and captured" if path.captured else ""
         self.note = "; ".join(filter(None, [f"{path.name} path, {step}", self.engine.why]))
 
     def run(self, prompt: Sequence[int], new_tokens: int, *, sampled: bool) -> Run:

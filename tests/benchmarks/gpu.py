@@ -60,6 +60,8 @@ def parts(name: str) -> list[Part]:
     ]
     static = ["--engines", "genqueue", "generate-static", "--prompt-tokens", "32", "--sampling", "greedy"]
     static += ["--rounds", "2", "--save", f"engine-static-{name}"]
+    structured = ["--shape", "qwen2-0.5b", "--device", "cuda:0", "--dtype", "bfloat16", "--prompts", "2"]
+    structured += ["--save", f"structured-{name}"]
     return [
         Part("kernels", [*tests, *KERNELS], 90),
         Part("exactness", [*tests, "tests/gpu/test_exactness.py"], 150),
@@ -68,6 +70,7 @@ def parts(name: str) -> list[Part]:
         Part("products", ["-m", "tests.benchmarks.products", "--save", f"products-{name}"], 60),
         Part("engine", ["-m", "tests.benchmarks.engine", *_MODEL, *own], 200),
         Part("shortcuts", ["-m", "tests.benchmarks.shortcuts", *shortcuts], 90),
+        Part("structured", ["-m", "tests.benchmarks.structured", *structured], 90),
         Part("static", ["-m", "tests.benchmarks.engine", *_MODEL, *static], 150),
     ]
 

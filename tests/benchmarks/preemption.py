@@ -1,9 +1,12 @@
 """What it is worth that a running job makes way, and what it costs.
 
     python -m tests.benchmarks.preemption [--engines paced cpu] [--highs 40] [--lows 8]
+    python -m tests.benchmarks.shapes qwen2-7b FOLDER --device cuda:0 --dtype bfloat16
+    python -m tests.benchmarks.preemption --engines gpu --model FOLDER
 
 A real worker, saturated with low jobs, gets a high one now and then. `paced` is the tiny model at the pace of a
-device that takes 4 ms a step; `cpu` a random model of Qwen2-0.5B's shape in float32. For each:
+device that takes 4 ms a step; `cpu` a random model of Qwen2-0.5B's shape in float32; `gpu` the model in FOLDER on
+the first GPU, whose low jobs have read 4,000 tokens. For each:
 
 first token   from `submit` to the first token at a subscriber, of high jobs: on an idle worker, on one whose low
               jobs make way (`preempt: low`), and on one whose low jobs do not (`off`)
@@ -34,10 +37,10 @@ import torch
 
 from producer import JobHandle, Producer, Tokens
 from producer.broker.embedded import EmbeddedBroker
-from tests.benchmarks.shapes import build
+from tests.benchmarks.shapes import save
 from tests.chaos.report import percentile
 from tests.integration.worker_process import WorkerProcess
-from tests.models import save_tokenizer, tiny_model_paths
+from tests.models import tiny_model_paths
 
 PACING = Path(__file__).parent / "pacing"
 MODEL = "tiny"
@@ -54,7 +57,11 @@ class Load:
     """Between two high jobs, on average."""
 
 
-LOADS = {"paced": Load((200, 700), (30, 25), 1.0), "cpu": Load((600, 60), (20, 4), 6.0)}
+LOADS = {
+    "paced": Load((200, 700), (30, 25), 1.0),
+    "cpu": Load((600, 60), (20, 4), 6.0),
+    "gpu": Load((4000, 700), (30, 25), 1.0),
+}
 
 
 class Bench:
@@ -147,14 +154,15 @@ class Bench:
 @contextmanager
 def bench(engine: str, folder: Path, seed: int, **environment: str) -> Iterator[Bench]:
     """A worker of that engine at work."""
-    paths = folder / "model_paths.yaml" if engine == "cpu" else tiny_model_paths()
+    paths = tiny_model_paths() if engine == "paced" else folder / "model_paths.yaml"
+    options = ["--device", "cuda:0"] if engine == "gpu" else []
     if engine == "paced":
         environment |= {"PACED_STEP_MS": str(STEP_MS), "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(PACING), str(Path.cwd())])
     log = folder / "worker.log"
     with EmbeddedBroker() as broker:
         worker = WorkerProcess(
-            broker.url, paths, log, **{"GENQUEUE_ENGINE__PROMPT_LOOKUP": "false", **environment}
+            broker.url, paths, log, *options, **{"GENQUEUE_ENGINE__PROMPT_LOOKUP": "false", **environment}
         )
         try:
             worker.wait_until_ready()
@@ -168,20 +176,22 @@ def bench(engine: str, folder: Path, seed: int, **environment: str) -> Iterator[
 
 def measure(engine: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one engine."""
+    model = options.model or folder / MODEL
     if engine == "cpu":
-        build("qwen2-0.5b", torch.device("cpu"), torch.float32, positions=2048).save_pretrained(folder / MODEL)
-        save_tokenizer(folder / MODEL)
-        (folder / "model_paths.yaml").write_text(f"{MODEL}: {folder / MODEL}\n")
+        save("qwen2-0.5b", model, torch.device("cpu"), torch.float32, positions=2048)
+    (folder / "model_paths.yaml").write_text(f"{MODEL}: {model}\n")
     seen: dict[str, Any] = {}
+    goes_on: dict[str, list[float]] = {}
     with bench(engine, folder, 1) as here:
         idle, (alone_s, speeds) = here.idle(options.highs), here.lows(options.lows)
         seen["low"] = here.beside(options.lows, options.highs)
-        goes_on = here.going_on(options.pauses)
-    with bench(engine, folder, 1, GENQUEUE_PREEMPT="off") as here:
-        seen["off"] = here.beside(options.lows, options.highs)
-    nothing_kept = {"GENQUEUE_ENGINE__PARKED_CACHE_BYTES": "0", "GENQUEUE_ENGINE__PREFIX_CACHE_BYTES": "0"}
-    with bench(engine, folder, 1, **nothing_kept) as here:
-        again = here.going_on(options.pauses)
+        goes_on["from the parked cache"] = here.going_on(options.pauses)
+    if not options.brief:
+        with bench(engine, folder, 1, GENQUEUE_PREEMPT="off") as here:
+            seen["off"] = here.beside(options.lows, options.highs)
+        nothing_kept = {"GENQUEUE_ENGINE__PARKED_CACHE_BYTES": "0", "GENQUEUE_ENGINE__PREFIX_CACHE_BYTES": "0"}
+        with bench(engine, folder, 1, **nothing_kept) as here:
+            goes_on["read again"] = here.going_on(options.pauses)
     step_s = 1 / statistics.median(speeds)
     return {
         "step_ms": round(step_s * 1000, 2),
@@ -194,7 +204,7 @@ def measure(engine: str, folder: Path, options: argparse.Namespace) -> dict[str,
         **{f"lost_{name}": lost(each, alone_s) for name, each in seen.items()},
         "high_jobs": {name: len(each["first_s"]) for name, each in seen.items()},
         "high_jobs_took_s": round(seen["low"]["own_s"], 2),
-        "goes_on_ms": {"from the parked cache": spread(goes_on), "read again": spread(again)},
+        "goes_on_ms": {how: spread(gaps) for how, gaps in goes_on.items()},
     }
 
 
@@ -216,10 +226,12 @@ def spread(values: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measure, show, and print one line for programs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", choices=LOADS, default=list(LOADS))
+    parser.add_argument("--engines", nargs="+", choices=LOADS, default=["paced", "cpu"])
+    parser.add_argument("--model", type=Path, help="folder of the model that `gpu` serves")
     parser.add_argument("--highs", type=int, default=40, help="high jobs on an idle worker; beside others at most")
     parser.add_argument("--lows", type=int, default=8, help="low jobs, alone and beside high ones")
     parser.add_argument("--pauses", type=int, default=8, help="of a low job, until it goes on")
+    parser.add_argument("--brief", action="store_true", help="with `preempt: low` and a parked cache alone")
     options = parser.parse_args()
     figures: dict[str, Any] = {"cores": os.cpu_count()}
     for engine in options.engines:

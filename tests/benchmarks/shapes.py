@@ -1,10 +1,19 @@
-"""The shapes that are measured: Qwen2's configurations, with random weights made on the device. No download."""
+"""The shapes that are measured: Qwen2's configurations, with random weights made on the device. No download.
 
+    python -m tests.benchmarks.shapes qwen2-7b FOLDER [--device cuda:0] [--dtype bfloat16]
+
+saves one with a tokenizer, for a worker to serve.
+"""
+
+import argparse
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from tests.models import save_tokenizer
 
 MAX_POSITIONS = 8192
 
@@ -71,6 +80,14 @@ def build(
         torch.set_default_dtype(default)
 
 
+def save(
+    shape: str, folder: Path, device: torch.device, dtype: torch.dtype, positions: int = MAX_POSITIONS
+) -> None:
+    """One of those as a folder that a worker can load."""
+    build(shape, device, dtype, positions=positions).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
 def bytes_per_token(config: Qwen2Config, dtype: torch.dtype, context: int) -> int:
     """What a decode step has to read: every weight but the input embedding, and the keys and values so far."""
     head_dim = config.hidden_size // config.num_attention_heads
@@ -78,3 +95,18 @@ def bytes_per_token(config: Qwen2Config, dtype: torch.dtype, context: int) -> in
     layer = config.hidden_size * (2 * config.hidden_size + 2 * kv_width + 3 * config.intermediate_size)
     weights = config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
     return dtype.itemsize * (weights + 2 * config.num_hidden_layers * kv_width * context)
+
+
+def main() -> None:
+    """Save one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    options = parser.parse_args()
+    save(options.shape, options.folder, options.device, getattr(torch, options.dtype))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,14 @@
 """What a token costs outside the engine: processor time of worker, server and subscriber, and delay on the way.
 
     python -m tests.benchmarks.token_cost [--step-ms 1 4 16] [--tokens 1000] [--rounds 3] [--beside CHECKOUT]
+    python -m tests.benchmarks.token_cost --model FOLDER --device cuda:0    # a real device, at its own pace
 
 The real worker serves the tiny model at the pace of a device that takes so long a step: 1 ms is faster than any
 card with a 7B model, 4 ms is an H100, 16 ms a 24 GB card. One subscriber follows each job's stream. With --beside,
 another checkout of this project takes turns with this one.
 
-served/bare: tokens a second as the subscriber saw them, over those of the device alone. cards/core: how many such
+served/bare: tokens a second as the subscriber saw them, over those of the device alone (of a real one: over those
+that the engine read off it in the same job). cards/core: how many such
 devices one core of the host serves, worker and server together. The last line of stdout is one JSON object.
 """
 
@@ -45,30 +47,28 @@ def cpu_s(pid: int) -> float:
 class Contestant:
     """A checkout at work: a server, a worker with its paced engine, and a subscriber."""
 
-    def __init__(self, checkout: Path, step_ms: float, stack: ExitStack) -> None:
+    def __init__(self, checkout: Path, step_ms: float, model: list[str], stack: ExitStack) -> None:
+        """step_ms: 0 is the device's own pace.  model: options of the worker."""
         self.step_ms = step_ms
         self._jobs = 0
         self._broker = stack.enter_context(EmbeddedBroker())
         self._trace = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "trace"
         environment = {
             **os.environ,
-            "PYTHONPATH": f"{PACING}{os.pathsep}{checkout}",
+            "PYTHONPATH": os.pathsep.join([str(PACING), str(checkout), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "PACED_STEP_MS": str(step_ms),
             "PACED_TRACE": str(self._trace),
         }
-        options = ("--redis-url", self._broker.url, "--model-paths", str(tiny_model_paths()))
-        self._worker = stack.enter_context(
-            _process(
-                checkout, environment, "-m", "worker", "run", "--model-name", "tiny", "--device", "cpu", *options
-            )
-        )
+        options = ("--redis-url", self._broker.url, *model)
+        self._worker = stack.enter_context(_process(checkout, environment, "-m", "worker", "run", *options))
         self._subscriber = stack.enter_context(
             _process(checkout, environment, str(SUBSCRIBER), self._broker.url, stdin=-1, stdout=-1)
         )
         with Producer(self._broker.url) as producer:
             while not any(worker.model_state == "ready" for worker in producer.workers("tiny")):
+                assert self._worker.poll() is None, "the worker has ended"
                 time.sleep(0.1)
         [child] = Path(f"/proc/{self._worker.pid}/task/{self._worker.pid}/children").read_text().split()
         self._pids = {"worker": self._worker.pid, "server": self._broker.pid, "engine": int(child)}
@@ -86,12 +86,14 @@ class Contestant:
         seen = json.loads(self._subscriber.stdout.readline())
         spent = {part: cpu_s(pid) - before[part] for part, pid in self._pids.items()}
         spent["subscriber"] = seen["cpu_s"]
-        delays = sorted((at - read) * 1000 for at, read in zip(seen["seen"], self._read_at(), strict=True))
-        speed = (tokens - 1) / (seen["seen"][-1] - seen["seen"][0])
+        read_at = self._read_at()
+        delays = sorted((at - read) * 1000 for at, read in zip(seen["seen"], read_at, strict=True))
+        bare_s = (tokens - 1) * self.step_ms / 1000 or read_at[-1] - read_at[0]
         return {
             **{f"{part}_us": spent[part] * 1e6 / tokens for part in PARTS},
             "tokens_per_event": tokens / seen["events"],
-            "served_over_bare": speed * self.step_ms / 1000,
+            "step_ms": bare_s * 1000 / (tokens - 1),
+            "served_over_bare": bare_s / (seen["seen"][-1] - seen["seen"][0]),
             "delay_ms_p50": delays[len(delays) // 2],
             "delay_ms_p99": delays[len(delays) * 99 // 100],
         }
@@ -115,10 +117,12 @@ def _process(checkout: Path, environment: dict[str, str], *command: str, **optio
         child.wait()
 
 
-def measure(checkouts: list[Path], step_ms: float, tokens: int, rounds: int) -> list[dict[str, float]]:
+def measure(
+    checkouts: list[Path], step_ms: float, model: list[str], tokens: int, rounds: int
+) -> list[dict[str, float]]:
     """Medians of each checkout, which take turns."""
     with ExitStack() as stack:
-        contestants = [Contestant(checkout, step_ms, stack) for checkout in checkouts]
+        contestants = [Contestant(checkout, step_ms, model, stack) for checkout in checkouts]
         seen: list[list[dict[str, float]]] = [[] for _ in contestants]
         for number in range(rounds):
             for at in range(len(contestants)) if number % 2 else reversed(range(len(contestants))):
@@ -126,7 +130,7 @@ def measure(checkouts: list[Path], step_ms: float, tokens: int, rounds: int) -> 
     medians = []
     for jobs in seen:
         row = {name: statistics.median(job[name] for job in jobs) for name in jobs[0]}
-        row["cards_per_core"] = step_ms * 1000 / (row["worker_us"] + row["server_us"])
+        row["cards_per_core"] = row["step_ms"] * 1000 / (row["worker_us"] + row["server_us"])
         medians.append({name: round(value, 3) for name, value in row.items()})
     return medians
 
@@ -138,18 +142,24 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beside", type=Path, default=None, help="another checkout of this project")
+    parser.add_argument("--model", type=Path, help="folder of a model to serve in place of the paced one")
+    parser.add_argument("--device", default="cpu", help="that it runs on")
     options = parser.parse_args()
+    model = ["--model-name", "tiny", "--device", options.device]
+    model += ["--model-path", str(options.model)] if options.model else ["--model-paths", str(tiny_model_paths())]
     checkouts = [HERE, *([options.beside.resolve()] if options.beside else [])]
     result: dict[str, Any] = {}
     shown = Table("step", "checkout", *PARTS, "tokens/event", "served/bare", "delay p50", "p99", "cards/core")
-    for step_ms in options.step_ms:
-        rows = measure(checkouts, step_ms, options.tokens, options.rounds)
+    for step_ms in [0] if options.model else options.step_ms:
+        rows = measure(checkouts, step_ms, model, options.tokens, options.rounds)
         for name, row in zip(("this", "beside"), rows, strict=False):
             spent = [f"{row[f'{part}_us']:.0f} µs" for part in PARTS]
             ratios = [f"{row['tokens_per_event']:.2f}", f"{row['served_over_bare']:.4f}"]
             delays = [f"{row[f'delay_ms_{part}']:.2f} ms" for part in ("p50", "p99")]
-            shown.add_row(f"{step_ms:g} ms", name, *spent, *ratios, *delays, f"{row['cards_per_core']:.1f}")
-        result[f"{step_ms:g} ms"] = dict(zip(("this", "beside"), rows, strict=False))
+            shown.add_row(
+                f"{row['step_ms']:.2f} ms", name, *spent, *ratios, *delays, f"{row['cards_per_core']:.1f}"
+            )
+        result[f"{step_ms:g} ms" if step_ms else "its own"] = dict(zip(("this", "beside"), rows, strict=False))
     Console(stderr=True).print(shown)
     print(json.dumps(result))
 

@@ -8,12 +8,16 @@ from torch import Tensor
 
 from worker.engine.forward import static_path
 from worker.engine.forward.decoder import View
+from worker.engine.forward.host_copy import HostCopy
 from worker.engine.forward.kv_cache import StaticKVCache
 from worker.engine.forward.static_path import StaticPath
 from worker.engine.generation import Generation
+from worker.engine.sampling.token_mask import TokenMask
 from worker.engine.token_ring import MAX_IN_FLIGHT, TokenRing
 
 run_step = StaticPath._run_step
+copy_in = StaticKVCache.copy_in
+spread_bits = TokenMask.bias
 
 
 def pop_at_once(self: TokenRing) -> int:
@@ -77,12 +81,15 @@ def captured_without_its_result(step: Callable[[], Tensor], pool: Any) -> Callab
     return replay
 
 
-def copy_out_without_waiting(self: StaticKVCache) -> Tensor:
-    kept = torch.empty((2, *self.keys[:, :, : self.length].shape), dtype=self.keys.dtype, pin_memory=True)
-    for layer in range(len(self.keys)):
-        kept[0, layer].copy_(self.keys[layer, :, : self.length].contiguous(), non_blocking=True)
-        kept[1, layer].copy_(self.values[layer, :, : self.length].contiguous(), non_blocking=True)
-    return kept.clone()
+def copy_in_beside(self: StaticKVCache, kept: HostCopy, length: int) -> None:
+    with torch.cuda.stream(torch.cuda.Stream()):
+        copy_in(self, kept, length)
+
+
+def bias_whose_bits_are_written_over(self: TokenMask) -> Tensor:
+    bias = spread_bits(self)
+    self.words[:] = 0
+    return bias
 
 
 MASK = "the mask is the host's"
@@ -101,6 +108,7 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
         "_captured",
         captured_without_its_result,
     ),
-    "parked keys are used before they have come": (StaticKVCache, "copy_out", copy_out_without_waiting),
+    "parked keys are used before they have come": (StaticKVCache, "copy_in", copy_in_beside),
+    "what may come is written over before it was copied": (TokenMask, "bias", bias_whose_bits_are_written_over),
 }
 """What is wrong, and what to put where."""

@@ -35,6 +35,8 @@ class Numbers(TorchDispatchMode):
         super().__init__()
         CausalBias.__new__ = _make_bias
         self.failures: list[BaseException] = []
+        self.reads = 0
+        """How often the host has read from the device."""
         self._work: dict[int, tuple[Callable[[], None], bool]] = {}
         self._numbers = count(1)
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_long)(self._do)
@@ -50,6 +52,7 @@ class Numbers(TorchDispatchMode):
             return func(*args, **kwargs)
         if name in WAITS:
             raise RuntimeError(f"{name} waits for the device")
+        self.reads += name == "aten::_local_scalar_dense"
         if name == "aten::copy_" and args[0].device.type != args[1].device.type:
             return self._across(args[0], args[1], non_blocking=(*args, kwargs.get("non_blocking", False))[2])
         if name in CONVERSIONS and (made := _elsewhere(args[0], [*leaves])) is not None:
@@ -66,6 +69,10 @@ class Numbers(TorchDispatchMode):
             self._enqueue(device, lambda: _do_twin(func, *places, made))
         return result
 
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.cuda.synchronize()  # nobody else can do what is enqueued yet
+
     def with_twin(self, kernel: Callable[..., Tensor], twin: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """For a kernel that torch does not dispatch: launched, and then given the numbers of its twin."""
 
@@ -80,6 +87,7 @@ class Numbers(TorchDispatchMode):
 
     def _across(self, to: Tensor, source: Tensor, *, non_blocking: bool) -> Tensor:
         """A copy between the two sides, which is a copy of bytes once both have one form."""
+        self.reads += source.is_cuda
         alike = to.dtype == source.dtype and to.shape == source.shape
         if alike and to.is_contiguous() and source.is_contiguous():
             return torch.ops.aten.copy_.default(to, source, non_blocking)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM
 
-from producer.contract import EngineError, GenerationRequest
+from producer.contract import GenerationRequest, JobError
 from tests.models import CPU, VOCAB_SIZE, random_model, save_tokenizer
-from tests.unit.worker.engine.asking import REFERENCE, answer, random_ids, request
+from tests.unit.worker.engine.asking import REFERENCE, answer, random_ids, request, start
 from worker.engine import Engine, EngineOptions, Step, Tokenizer
 from worker.engine.reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, PromptLookup
 
@@ -33,7 +33,21 @@ JOBS = {
     "over a range's end": request(random_ids(250), max_new_tokens=12),
     "logprobs": request(random_ids(40), max_new_tokens=12, logprobs=3),
 }
-FEW = [JOBS["greedy, in chunks"], JOBS["logprobs"], JOBS["begins like one that was parked"]]
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "is_born": {"type": "boolean"}},
+    "required": ["name", "is_born"],
+    "additionalProperties": False,
+}
+AS_PERSON = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+ONE_OF = {"type": "choice", "choice": ["a queue of jobs, and one of workers", "a queue of jobs, and no more"]}
+HELD = {
+    "schema": request(random_ids(30), max_new_tokens=40, response_format=AS_PERSON),
+    "schema, sampled": request(random_ids(9), max_new_tokens=40, response_format=AS_PERSON, temperature=1.0),
+    "forced": request(random_ids(40), max_new_tokens=40, grammar=ONE_OF),
+    "logprobs": request(random_ids(40), max_new_tokens=40, grammar=ONE_OF, logprobs=2),
+}
+FEW = [JOBS["greedy, in chunks"], JOBS["logprobs"], JOBS["begins like one that was parked"], HELD["forced"]]
 
 Answers = list[list[Step]]
 
@@ -62,7 +76,9 @@ def on_gpu(
     # Triton is in the stand-in's environment alone.
     from worker.engine.forward.gpu import attention, matrix_vector  # noqa: PLC0415
 
-    def answers(jobs: Sequence[GenerationRequest], *, kernels: bool, drafts: bool) -> Answers:
+    def answers(
+        jobs: Sequence[GenerationRequest], *, kernels: bool, drafts: bool, reads: list[int] | None = None
+    ) -> Answers:
         options = EngineOptions(compile="never", path="static", prefill_chunk=64, prompt_lookup=drafts)
         card.forget()
         card.be_lazy(True)
@@ -74,7 +90,14 @@ def on_gpu(
             if kernels:
                 engine.path.use_kernels()
             engine.warm_up()
-            given = [answer(engine, job, seed=3) for job in jobs]
+            given = []
+            for job in jobs:
+                steps = start(engine, job, seed=3)
+                given.append([next(steps)])
+                before = numbers.reads  # what was parked for the prompt before is read, too
+                given[-1] += steps
+                if reads is not None:
+                    reads.append(numbers.reads - before)
         assert engine.path.captured, engine.why
         assert (numbers.failures, card.seen().violations) == ([], [])
         return given
@@ -154,6 +177,23 @@ def test_tokens_with_drafts_are_those_of_the_cpu(
     )
 
 
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "mask"])
+def test_answers_that_are_held_to_a_structure_are_those_of_the_cpu(
+    kernels: bool, on_cpu: Callable[..., Answers], on_gpu: Callable[..., Answers], figure: Callable[[str], None]
+) -> None:
+    """Each token that the model chose behind the first is read, once, and none of those that were forced."""
+    jobs, reads = [*HELD.values()], []
+    right = on_cpu(jobs)
+    found = on_gpu(jobs, kernels=kernels, drafts=False, reads=reads)
+    assert are_alike(found, right)
+    assert [step.text for steps in found for step in steps] == [step.text for steps in right for step in steps]
+    tokens = dict(zip(HELD, map(len, found), strict=True))
+    counts = dict(zip(HELD, reads, strict=True))
+    assert counts["forced"] == 0, "behind its one choice all is forced"
+    assert all(0 < counts[name] < tokens[name] for name in ("schema", "schema, sampled"))
+    figure(f"lazy streams, held to a structure: {tokens} tokens are the CPU's, {counts} reads")
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_found(
     mistake: str,
@@ -167,7 +207,7 @@ def test_a_planted_mistake_is_found(
     try:
         answers = on_gpu(FEW, kernels=mistake != MASK, drafts=False)
         found = "" if are_alike(answers, right) else "wrong tokens or logprobs"
-    except (AssertionError, RuntimeError, EngineError) as error:
+    except (AssertionError, RuntimeError, JobError) as error:
         found = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:70]}"
     assert found
     figure(f"planted: {mistake}: {found}")

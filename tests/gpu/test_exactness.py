@@ -21,6 +21,18 @@ SAMPLING = {
     "everything": {"temperature": 0.8, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.1,
                    "presence_penalty": 0.2, "frequency_penalty": 0.1, "min_new_tokens": 5},
 }  # fmt: skip
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "born": {"type": "integer"}},
+    "required": ["name", "born"],
+    "additionalProperties": False,
+}
+AS_PEOPLE = {
+    "type": "json_schema",
+    "json_schema": {"name": "people", "schema": {"type": "array", "items": PERSON, "minItems": 3, "maxItems": 5}},
+}
+ONE_OF = {"type": "choice", "choice": ["a queue of jobs, and one of workers", "a queue of jobs, and no more"]}
+HELD = {"schema": {"response_format": AS_PEOPLE}, "forced": {"grammar": ONE_OF}}
 
 
 def ids(length: int, seed: int = 0) -> list[int]:
@@ -102,6 +114,17 @@ class TestCompiled:
         for cut in (1, 37, 99):
             rest = answer(engine, ids(50), max_new_tokens=100, temperature=1.0, resumed=expected[:cut])
             assert rest == expected[cut:]
+
+    @pytest.mark.parametrize("drafts", [False, True])
+    @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}], ids=["greedy", "sampled"])
+    @pytest.mark.parametrize(
+        "held", [{"response_format": AS_PEOPLE}, {"grammar": ONE_OF}], ids=["schema", "forced"]
+    )
+    def test_an_answer_is_held_to_a_structure_and_resumed_in_it(self, held, sampling, drafts, engine, reference):
+        expected = answer(reference, ids(30), max_new_tokens=200, **sampling, **held)
+        for cut in (0, 1, len(expected) // 2):
+            fields = {"max_new_tokens": 200, "prompt_lookup": drafts, **sampling, **held}
+            assert answer(engine, ids(30), resumed=expected[:cut], **fields) == expected[cut:]
 
     def test_beginnings_that_are_held_and_parked(self, engine, reference):
         for seed in (1, 2, 1, 3, 2, 1):

@@ -16,7 +16,8 @@ class TokenRing:
         self._in_flight: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
         if self._on_gpu:
             self._slots = torch.empty((MAX_IN_FLIGHT, 1, 1), dtype=torch.int64, pin_memory=True)
-            self._events = [torch.cuda.Event() for _ in range(MAX_IN_FLIGHT)]
+            # Blocking: else the wait for each token keeps a core of the host busy. The next step runs meanwhile.
+            self._events = [torch.cuda.Event(blocking=True) for _ in range(MAX_IN_FLIGHT)]
             self._next = 0
 
     def __len__(self) -> int:

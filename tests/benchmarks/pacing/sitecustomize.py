@@ -40,8 +40,9 @@ def pace_ring(module: ModuleType) -> None:
             wait_s = self._there_at.pop(0) - time.monotonic()
             if wait_s > 0:
                 time.sleep(wait_s)
+            token = int(super().pop())
             self._read_at.append(time.monotonic())
-            return int(super().pop())
+            return token
 
         def __del__(self) -> None:
             if trace and self._read_at:

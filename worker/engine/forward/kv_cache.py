@@ -4,12 +4,15 @@ One prompt at a time: a cache holds one sequence. A sequence is shortened by for
 a token too many, a draft that was refused, or for another prompt with the same beginning.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from ..errors import CacheFull
+from .host_copy import HostCopy
 
 
 class DynamicKVCache:
@@ -87,19 +90,22 @@ class StaticKVCache:
             self.values[:, :, length : self.length] = 0
             self.length = length
 
-    def copy_out(self) -> Tensor:
-        """Keys and values of the tokens held, in host memory: (2, layers, key-value heads, length, head_dim)."""
-        layers, heads, _, head_dim = self.keys.shape
-        kept = torch.empty((2, layers, heads, self.length, head_dim), dtype=self.keys.dtype)
-        for layer in range(layers):  # one by one: on a GPU, what is not contiguous is copied there first
-            kept[0, layer] = self.keys[layer, :, : self.length]
-            kept[1, layer] = self.values[layer, :, : self.length]
+    def copy_out(self) -> HostCopy:
+        """Keys and values of the tokens held, for `copy_in`. On a GPU, the copy is only launched."""
+        kept = HostCopy(2 * self.keys[:, :, : self.length].numel(), self.keys.dtype, pinned=self.keys.is_cuda)
+        for row, at in self._rows(self.length, self.length):
+            kept.take(row, at)
         return kept
 
-    def copy_in(self, kept: Tensor, length: int) -> None:
+    def copy_in(self, kept: HostCopy, length: int) -> None:
         """Take the first `length` tokens of what `copy_out` gave in place of those held."""
         self.truncate(length)
-        for layer in range(len(self.keys)):
-            self.keys[layer, :, :length] = kept[0, layer, :, :length]
-            self.values[layer, :, :length] = kept[1, layer, :, :length]
+        for row, at in self._rows(kept.nbytes // self.bytes_per_token, length):
+            kept.give(row, at)
         self.length = length
+
+    def _rows(self, kept_length: int, length: int) -> Iterator[tuple[Tensor, int]]:
+        """Of each head the first `length` tokens, (length * head_dim,), and where a copy of so many has them."""
+        rows = (head for held in (self.keys, self.values) for layer in held for head in layer)
+        for number, row in enumerate(rows):
+            yield row[:length].view(-1), number * kept_length * row.shape[1]

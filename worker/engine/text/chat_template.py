@@ -26,6 +26,8 @@ class CallSpelling(NamedTuple):
     before: str
     between: str
     after: str
+    join: str | None
+    """What stands between the arguments of a call and the name of the next one; None: there is one call alone."""
 
 
 _REFUSALS = (TemplateError, TypeError, ValueError)
@@ -43,21 +45,30 @@ _TOOL = {
     },
 }
 _ASKED: Chat = [{"role": "user", "content": "Hello"}]
-_CALL = {"id": "genqueue1", "type": "function", "function": {"name": "genqueue_tool", "arguments": _ARGUMENTS}}
+_CALLS = [
+    {"id": call_id, "type": "function", "function": {"name": "genqueue_tool", "arguments": _ARGUMENTS}}
+    for call_id in ("genqueue1", "genqueue2")
+]
 _CALL_ENDS = {
     "hermes": (TOOL_CALL, END_OF_TOOL_CALL),
     "llama3_json": ("{", "}"),
     "mistral": (TOOL_CALLS, "]"),
 }
 _USUAL = {
-    "hermes": CallSpelling(f'{TOOL_CALL}\n{{"name": "', '", "arguments": ', f"}}\n{END_OF_TOOL_CALL}"),
-    "llama3_json": CallSpelling('{"name": "', '", "parameters": ', "}"),
-    "mistral": CallSpelling(f'{TOOL_CALLS}[{{"name": "', '", "arguments": ', "}]"),
+    "hermes": CallSpelling(
+        f'{TOOL_CALL}\n{{"name": "',
+        '", "arguments": ',
+        f"}}\n{END_OF_TOOL_CALL}",
+        f'}}\n{END_OF_TOOL_CALL}\n{TOOL_CALL}\n{{"name": "',
+    ),
+    "llama3_json": CallSpelling('{"name": "', '", "parameters": ', "}", None),
+    "mistral": CallSpelling(f'{TOOL_CALLS}[{{"name": "', '", "arguments": ', "}]", '}, {"name": "'),
 }
 """Where a template has more to say of a call than can be told apart."""
-_ID = ', "id": "genqueue1"'
+_ID = re.compile(', "id": "genqueue[12]"')
 """Mistral's writes it into each call; models leave it out."""
-_CALLED: Chat = [*_ASKED, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
+_CALLED: Chat = [*_ASKED, {"role": "assistant", "content": "", "tool_calls": _CALLS[:1]}]
+_CALLED_TWICE: Chat = [*_ASKED, {"role": "assistant", "content": "", "tool_calls": _CALLS}]
 
 
 class ChatTemplate:
@@ -120,12 +131,20 @@ class ChatTemplate:
         before = before[max(0, before.rfind(begin)) :]
         for arguments in (json.dumps(_ARGUMENTS), json.dumps(_ARGUMENTS, separators=(",", ":"))):
             between, _, behind = rest.partition(arguments)
-            after, found, _ = behind.replace(_ID, "").partition(end)
-            spelling = CallSpelling(before, between, after + found if "{" in before else "")
-            call = f"{spelling.before}genqueue_tool{spelling.between}{arguments}{spelling.after}"
-            if _writes(name, call, and_no_more=True):
-                return spelling
+            after, found, _ = _ID.sub("", behind).partition(end)
+            spelling = CallSpelling(before, between, after + found if "{" in before else "", None)
+            if _writes(name, _spelled(spelling, arguments), calls=1):
+                return spelling._replace(join=self._join(spelling, arguments))
         return _USUAL[name]
+
+    def _join(self, spelling: CallSpelling, arguments: str) -> str | None:
+        """What stands between the arguments of a call and the next name, if this template writes several calls."""
+        begun, _, _ = self._rendered(_CALLED_TWICE).rpartition("genqueue_tool" + spelling.between + arguments)
+        first, _, join = begun.rpartition(arguments)
+        found = spelling._replace(join=_ID.sub("", join))
+        if not first.endswith("genqueue_tool" + spelling.between):
+            return None
+        return found.join if _writes(str(self.tool_format), _spelled(found, arguments), calls=2) else None
 
     @cached_property
     def has_reasoning(self) -> bool:
@@ -200,10 +219,16 @@ def _behind(before: str, text: str) -> str:
     return text[same:]
 
 
-def _writes(name: str, text: str, *, and_no_more: bool = False) -> bool:
-    """Whether the call stands in that text in that form."""
+def _spelled(spelling: CallSpelling, arguments: str) -> str:
+    """A call of our tool, or two where there may be several."""
+    call = f"genqueue_tool{spelling.between}{arguments}"
+    return spelling.before + (call if spelling.join is None else call + spelling.join + call) + spelling.after
+
+
+def _writes(name: str, text: str, *, calls: int | None = None) -> bool:
+    """Whether calls of ours stand in that text in that form; `calls`: so many, and nothing else."""
     parts = parts_of("", Markup(tool_calls=name), text)
     called = [call.function for call in parts.tool_calls if call.function.name == "genqueue_tool"]
-    if and_no_more and (parts.content or len(parts.tool_calls) > 1):
+    if calls is not None and (parts.content or len(parts.tool_calls) != calls):
         return False
-    return bool(called) and _object(called[-1].arguments) == _ARGUMENTS
+    return bool(called) and all(_object(call.arguments) == _ARGUMENTS for call in called[-(calls or 1) :])

@@ -12,6 +12,8 @@ import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -118,7 +120,8 @@ class Constraint:
         self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         self._check()
         may_end = _is_set(words, self._eos_token_id)
-        _unset(words, self._eos_token_id)
+        for token_id in (self._eos_token_id, *self._ends):  # a grammar in Lark may name them, wherever it likes
+            _unset(words, token_id)
         if may_end and (self._count >= self._min_new_tokens or not words.any()):
             for token_id in self._ends:
                 _set(words, token_id)
@@ -142,7 +145,7 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise InvalidRequest(
-                f"the grammar takes too much work after {self._count} tokens: {_what_is_wrong(self._matcher)}. "
+                f"the grammar takes too much work behind token {self._count}: {_what_is_wrong(self._matcher)}. "
                 "Make it simpler"
             )
 
@@ -153,8 +156,17 @@ class Constraints:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._for_grammars: LLTokenizer | None = None
+        self._taken_over: Future[LLTokenizer] | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    def take_over(self) -> None:
+        """Begin to read the tokenizer as grammars need it, which takes a second or two: return at once.
+
+        Without it, the first request that is held to something waits for that.
+        """
+        if self._taken_over is None:
+            read = partial(grammar_tokens, self._tokenizer, self._vocab_size)
+            self._taken_over = _on_a_thread("take over the tokenizer", read)
 
     def prepare(self, request: GenerationRequest, markup: Markup | None = None) -> None:
         """Compile what the request asks for, within a second or two.  Raises InvalidRequest.
@@ -186,7 +198,8 @@ class Constraints:
 
     def _matcher(self, grammar: str) -> LLMatcher:
         if grammar not in self._compiled:
-            self._compiled[grammar] = _on_a_large_stack(lambda: self._compile(grammar))
+            compiled = _on_a_thread("compile a grammar", partial(self._compile, grammar), stack_bytes=_STACK_BYTES)
+            self._compiled[grammar] = compiled.result()
         self._compiled.move_to_end(grammar)
         while len(self._compiled) > KEPT_GRAMMARS:
             self._compiled.popitem(last=False)
@@ -206,38 +219,38 @@ class Constraints:
         return matcher
 
     def _tokens(self) -> LLTokenizer:
-        if self._for_grammars is None:
-            self._for_grammars = grammar_tokens(self._tokenizer, self._vocab_size)
-        return self._for_grammars
+        self.take_over()
+        assert self._taken_over is not None
+        if error := self._taken_over.exception():
+            raise error.with_traceback(None)  # it is raised for one request after the other
+        return self._taken_over.result()
 
 
-def _on_a_large_stack(action: Callable[[], T]) -> T:
-    outcome: list[T] = []
-    trouble: list[Exception] = []
+def _on_a_thread(name: str, action: Callable[[], T], *, stack_bytes: int = 0) -> Future[T]:
+    """Of its own, which keeps no process from ending.  stack_bytes: 0 for as many as usual."""
+    outcome: Future[T] = Future()
 
     def run() -> None:
         try:
-            outcome.append(action())
+            outcome.set_result(action())
         except Exception as error:  # noqa: BLE001 - it is raised again where it was asked for
-            trouble.append(error)
+            outcome.set_exception(error)
         except BaseException as error:  # noqa: BLE001 - a panic of Rust's is no Exception
-            trouble.append(InvalidRequest(f"the answer's structure is refused: llguidance failed: {error}"))
+            failed = InvalidRequest(f"the answer's structure is refused: llguidance failed: {error}")
+            outcome.set_exception(failed)
 
-    before = threading.stack_size(_STACK_BYTES)
+    before = threading.stack_size(stack_bytes)
     try:
-        thread = threading.Thread(target=run, name="compile a grammar", daemon=True)
-        thread.start()
+        threading.Thread(target=run, name=name, daemon=True).start()
     finally:
         threading.stack_size(before)
-    thread.join()
-    if trouble:
-        raise trouble[0]
-    return outcome[0]
+    return outcome
 
 
 _IN_OUR_WORDS = (
     (re.compile(r"oneOf constraints are not supported.*"), "oneOf, of schemas that do not exclude each other"),
     (re.compile(r"(Resource '\S*').*"), r"$ref: \1 is not in the schema, and nothing is fetched"),
+    (re.compile(r"Pointer '(\S*)' does not exist"), r"$ref: '\1' is not in the schema"),
     (re.compile(r"Unimplemented keys:"), "keywords that are not supported:"),
 )
 """What llguidance says of an option that is none here, or without the keyword."""

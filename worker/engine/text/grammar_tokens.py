@@ -19,11 +19,11 @@ _COMPARED = 2_000
 """Tokens, all over the vocabulary."""
 _SLICES = [
     r"[\x20\x0A\x0D\x09]+",
-    *(rf"[^\"\\\x00-\x1F\x7F]{{1,{n}}}" for n in (5, 10, 20, 30)),
+    *(rf"[^\"\\\x00-\x1F\x7F]{{1,{n}}}" for n in (2, 4, 6, 8, 10, 15, 20, 30)),
     r"[^\"\\\x00-\x1F\x7F]+",
 ]
-"""Sets of tokens that are let through together: those of llguidance, and two more lengths, by which strings with a
-`maxLength` take half the time."""
+"""Sets of tokens that are let through together: those of llguidance, and more lengths. A string that is near its
+`maxLength` has longer tokens looked at one by one, and takes half the time."""
 _EARLIER = "a"
 """As in `detokenizer`: what stands before a token, so that it is not the first."""
 

@@ -5,11 +5,13 @@ white space as it likes, it may also go on with it for ever, and less of the tex
 """
 
 import json
+import re
+from decimal import Decimal
 from typing import Any
 
 from llguidance import LLMatcher
 
-from producer.contract import GenerationRequest
+from producer.contract import GenerationRequest, InvalidRequest
 from producer.contract.structured import ChoiceGrammar, JsonSchemaFormat, RegexGrammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -22,6 +24,15 @@ WRITING: dict[str, Any] = {
     "coerce_one_of": False,
 }
 """How JSON is written, and what becomes of a schema that is not understood."""
+_LARGEST = 2**53
+"""llguidance has numbers as floats: a larger integer is another one there, and the constant -2**63 makes it call
+itself until the process ends."""
+_COUNTS = frozenset({"maxLength", "maxItems", "maxProperties"})
+_LARGEST_COUNT = 10**9
+"""More than any answer has. A regular expression counts to 2**32."""
+_UPPER = _COUNTS | {"maximum", "exclusiveMaximum"}
+_LOWER = frozenset({"minimum", "exclusiveMinimum"})
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def grammar_of(request: GenerationRequest) -> str | None:
@@ -38,9 +49,43 @@ def grammar_of(request: GenerationRequest) -> str | None:
             texts = " | ".join(json.dumps(text) for text in choice)
             return str(LLMatcher.grammar_from_lark(f"start: {texts}"))
         case lark:
+            _, _, schemas = lark.lark.partition("%json")
+            for number in _NUMBER.finditer(schemas):
+                if abs(Decimal(number[0])) > _LARGEST:
+                    raise _too_large(number[0])
             return str(LLMatcher.grammar_from_lark(lark.lark))
 
 
 def of_json(schema: dict[str, Any]) -> str:
-    """The grammar of JSON that validates against a schema."""
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides=WRITING))  # type: ignore[arg-type]
+    """The grammar of JSON that validates against a schema.  Raises InvalidRequest as `with_small_numbers`."""
+    return str(LLMatcher.grammar_from_json_schema(with_small_numbers(schema), overrides=WRITING))  # type: ignore[arg-type]
+
+
+def with_small_numbers(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that asks for the same, as far as numbers can be told apart.
+
+    Limits beyond those numbers are brought there. Raises InvalidRequest where something else is beyond them.
+    """
+    small: dict[str, Any] = json.loads(json.dumps(schema))
+    waiting: list[tuple[Any, bool]] = [(small, False)]
+    while waiting:
+        part, is_data = waiting.pop()
+        for place, value in part.items() if isinstance(part, dict) else enumerate(part):
+            if isinstance(value, dict | list):
+                waiting.append((value, is_data or place in ("enum", "const")))
+            elif isinstance(value, int | float) and abs(value) > (largest := _largest(place, is_data=is_data)):
+                if is_data or place not in (_UPPER if value > 0 else _LOWER):
+                    raise _too_large(value)
+                part[place] = largest if value > 0 else -largest
+    return small
+
+
+def _largest(place: object, *, is_data: bool) -> int:
+    return _LARGEST_COUNT if place in _COUNTS and not is_data else _LARGEST
+
+
+def _too_large(number: object) -> InvalidRequest:
+    return InvalidRequest(
+        f"the answer's structure is refused: it has the number {number!s:.40}, and those beyond 2**53 cannot be "
+        "told apart: make it a string"
+    )

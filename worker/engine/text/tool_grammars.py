@@ -14,7 +14,7 @@ from producer.contract.chat import NamedToolChoice, Tool
 from producer.contract.views.syntaxes import END_OF_THINK, MARKERS, THINK
 
 from .chat_template import CallSpelling
-from .grammars import WRITING
+from .grammars import WRITING, with_small_numbers
 
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 _ANY_ARGUMENTS = {"type": "object"}
@@ -37,7 +37,7 @@ def tool_grammar(
     grammar = _Grammar(spelling, {tag: found for tag in tags if (found := token_id(tag)) is not None})
     grammar.calls(tools, must_call=must_call)
     grammar.thinking(markup)
-    grammar.start(markup, must_call=must_call, many=request.tool_choice == "required")
+    grammar.start(markup, must_call=must_call, many=not isinstance(request.tool_choice, NamedToolChoice))
     return grammar.text
 
 
@@ -63,14 +63,12 @@ class _Grammar:
         return "\n".join(self._rules)
 
     def calls(self, tools: Sequence[Tool], *, must_call: bool) -> None:
-        """`call`: of one of the tools."""
-        functions = " | ".join(f"f{place}" for place in range(len(tools)))
-        self._rules.append(f"call: {self._spelled(self._spelling.before)} function")
-        self._rules.append(f"function: ({functions}) {self._spelled(self._spelling.after)}")
-        between = self._spelling.between
+        """`function`: the name of one of the tools, with its arguments."""
+        self._rules.append("function: " + " | ".join(f"f{place}" for place in range(len(tools))))
         for place, tool in enumerate(tools):
-            name = self._spelled(tool.function.name + between)
-            schema = json.dumps({"x-guidance": WRITING, **_schema(tool, must_call=must_call)})
+            name = self._spelled(tool.function.name + self._spelling.between)
+            arguments = with_small_numbers(_schema(tool, must_call=must_call))
+            schema = json.dumps({**arguments, "x-guidance": WRITING})
             self._rules.append(f"f{place}: {name} a{place}\na{place}: %json {schema}")
 
     def thinking(self, markup: Markup) -> None:
@@ -83,18 +81,22 @@ class _Grammar:
         self._rules.append(f"think: {thought}" if markup.reasoning_open else f"think: ({thought})?")
 
     def start(self, markup: Markup, *, must_call: bool, many: bool) -> None:
-        """`start`: all of the answer."""
+        """`start`: all of the answer.  many: it may call more than once, as far as the model knows how to."""
+        marker = MARKERS[str(markup.tool_calls)][0]
+        join = self._spelling.join if many else None
+        if not must_call and join is not None and marker in join:
+            join = None  # the marker begins another call in any case
+        functions = "function" if join is None else f"function ({self._spelled(join)} function)*"
+        rest = f"{functions} {self._spelled(self._spelling.after)}"
+        call = f"{self._spelled(self._spelling.before)} {rest}"
         if must_call:
-            more = ' ("\\n" call)*' if many and markup.tool_calls == "hermes" else ""
-            self._rules.append(f"start: think call{more}")
+            self._rules.append(f"start: think {call}")
         elif markup.tool_calls == "llama3_json":
-            self._rules.append("start: think (PLAIN | call)?\nPLAIN: /[^{ \\t\\r\\n](.|\\n)*/")
+            self._rules.append(f"start: think (PLAIN | {call})?\nPLAIN: /[^{{ \\t\\r\\n](.|\\n)*/")
         else:
             # A text is a call from its marker on: up to there it may be anything.
-            marker = MARKERS[str(markup.tool_calls)][0]
             _, _, behind = self._spelling.before.partition(marker)
-            called = " ".join(filter(None, [self._up_to(marker), self._spelled(behind), "function"]))
-            self._rules.append(f"start: think ({called})* TEXT?")
+            self._rules.append(f"start: think ({self._up_to(marker)} {self._spelled(behind)} {rest})* TEXT?")
 
     def _up_to(self, tag: str) -> str:
         """Any text without that tag, and the tag."""

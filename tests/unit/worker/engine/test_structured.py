@@ -222,6 +222,7 @@ class TestIsRefused:
             ({"type": "string", "format": "colour"}, "Unknown format: colour"),
             ({"type": "objekt"}, "Invalid type: objekt"),
             ({"$ref": "http://example.com/x"}, r"\$ref: Resource .* is not in the schema"),
+            ({"$ref": "#/$defs/a"}, r"\$ref: '/\$defs/a' is not in the schema"),
             ({"enum": []}, "Unsatisfiable schema"),
             ({"$ref": "#"}, "no text fits it"),
         ],

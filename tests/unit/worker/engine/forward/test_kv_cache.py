@@ -7,6 +7,7 @@ import torch
 
 from tests.models import CPU, random_model
 from worker.engine.errors import CacheFull
+from worker.engine.forward import host_copy
 from worker.engine.forward.kv_cache import DynamicKVCache, StaticKVCache
 
 
@@ -75,9 +76,21 @@ class TestStaticKVCache:
         fill(cache, 5)
         kept = cache.copy_out()
         cache.keys += 1
-        assert kept.shape == (2, 2, 3, 5, 4)
-        assert kept[0, 0, 0, :, 0].tolist() == [1, 2, 3, 4, 5]
         assert kept.nbytes == 5 * cache.bytes_per_token
+        cache.copy_in(kept, 5)
+        assert cache.keys[0, 0, :5, 0].tolist() == [1, 2, 3, 4, 5]
+
+    @pytest.mark.parametrize("block_elements", [1, 3, 4, 20, 1000])
+    def test_heads_may_stand_in_two_blocks(self, block_elements, monkeypatch):
+        monkeypatch.setattr(host_copy, "BLOCK_BYTES", 4 * block_elements)
+        cache = static_cache()
+        fill(cache, 5)
+        expected = cache.keys.clone(), cache.values.clone()
+        kept = cache.copy_out()
+        cache.truncate(0)
+        cache.copy_in(kept, 5)
+        assert torch.equal(cache.keys, expected[0])
+        assert torch.equal(cache.values, expected[1])
 
 
 class TestDynamicKVCache:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.models import CPU
-from worker.engine.sampling.token_mask import TokenMask
+from worker.engine.sampling.token_mask import _OF_A_BYTE, TokenMask
 
 
 @pytest.mark.parametrize(("words", "vocab_size"), [(25, 800), (25, 768), (3, 70), (4, 100), (2, 100)])
@@ -27,7 +27,6 @@ def test_the_bits_on_a_gpu_are_spread_alike():
     mask = TokenMask(25, 790, CPU)
     mask.words[:] = torch.randint(2**31, (25,), generator=torch.Generator().manual_seed(1)).numpy()
     here = mask.bias().clone()
-    mask._on_device = torch.zeros(
-        25, dtype=torch.int32
-    )  # as on a GPU, where bits are spread by operations on tensors
+    # As on a GPU, where a table is looked up by operations on tensors.
+    mask._on_device, mask._of_a_byte = torch.zeros(100, dtype=torch.uint8), torch.from_numpy(_OF_A_BYTE)
     assert torch.equal(mask.bias(), here)

@@ -17,8 +17,7 @@ _QWEN_CALL = """<tool_call>
 {"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>"""
 _QWEN_REST = """{% for message in messages %}<|im_start|>{{ message.role }}
-{{ message.content }}{% for call in message.tool_calls or [] %}
-CALL{% endfor %}<|im_end|>
+{{ message.content }}{% for call in message.tool_calls or [] %}{{ '\\n' }}CALL{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 THINK{% endif %}"""
 _LLAMA = """{% for message in messages %}<|im_start|>{{ message.role }}<|im_end|>

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import decoders, pre_tokenizers
+from tokenizers import Regex, Tokenizer as Backend, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from producer.contract import GenerationRequest, InvalidRequest
 from producer.contract.structured import MAX_GRAMMAR_CHARS
@@ -139,6 +140,28 @@ def test_a_text_that_is_cut_otherwise_is_taken(constraints):
     assert shown(tokenizer, [first, *constraint.take_forced(99)]) == "a queue"
 
 
+def test_a_forced_text_is_cut_once_and_not_anew_after_each_token(tmp_path):
+    """As of GPT-4 and Llama 3, which cut digits by threes: behind `12`, the 3 and the 4 would be one token."""
+    vocabulary = {token: place for place, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bpe = Backend(models.BPE(vocab={**vocabulary, "34": len(vocabulary)}, merges=[("3", "4")]))
+    threes = pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([threes, byte_level])
+    bpe.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bpe).save_pretrained(tmp_path)
+    tokenizer = Tokenizer(tmp_path)
+    ids = tokenizer.encode("123456", add_special_tokens=False).tolist()
+    assert len(ids) == len("123456")
+
+    constraints = Constraints(tokenizer, VOCAB_SIZE)
+    for at_once in (99, 1):
+        constraint = constraints.of(asking(grammar={"type": "choice", "choice": ["123456"]}), frozenset([EOS]))
+        taken = []
+        while forced := constraint.take_forced(at_once):
+            taken += forced
+        assert taken == ids
+
+
 def test_what_may_not_come_is_said(constraints):
     found, _ = constraints
     asked = asking(grammar={"type": "regex", "regex": "a+"})
@@ -150,6 +173,16 @@ def test_what_may_not_come_is_said(constraints):
     assert not constraint.push(
         next(token_id for token_id in range(VOCAB_SIZE) if token_id not in allowed(constraint))
     )
+
+
+@pytest.mark.parametrize("rule", ['<|im_end|> "a"', '"a" <|im_end|> "b"', '"a" "a"+ <|im_end|> "b"'])
+def test_what_ends_the_answer_comes_at_its_end_alone(tokenizer, rule):
+    """Also where a grammar has it in its midst."""
+    asked = asking(grammar={"type": "lark", "lark": f"start: {rule}"})
+    constraint = Constraints(tokenizer, VOCAB_SIZE).of(asked, frozenset([EOS]))
+    for _ in range(4):
+        assert EOS not in (may_come := allowed(constraint))
+        assert constraint.take_forced(1) or not may_come or constraint.push(may_come[0])
 
 
 def test_no_token_beyond_the_models_vocabulary(tokenizer):
@@ -222,4 +255,4 @@ def test_nothing_is_asked_of_a_request_for_any_text(tokenizer, tmp_path: Path):
     constraints = Constraints(tokenizer, VOCAB_SIZE)
     constraints.prepare(asking())
     assert constraints.of(asking(), frozenset()) is None
-    assert constraints._for_grammars is None
+    assert constraints._taken_over is None

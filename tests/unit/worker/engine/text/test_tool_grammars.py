@@ -5,6 +5,7 @@ import json
 import pytest
 
 from producer.contract import GenerationRequest, InvalidRequest, Markup
+from producer.contract.views.message_view import parts_of
 from worker.engine import Tokenizer
 from worker.engine.text.constraint import Constraints
 
@@ -22,6 +23,7 @@ WEATHER = {
     },
 }
 NOW = {"name": "now"}
+HERMES_JOIN = '}\n</tool_call>\n<tool_call>\n{"name": "'
 NAMED = {"type": "function", "function": {"name": "now"}}
 
 
@@ -30,11 +32,14 @@ def asking(*functions: dict, **fields) -> GenerationRequest:
     return GenerationRequest.parse({"messages": [{"role": "user", "content": "Wien?"}], "tools": tools, **fields})
 
 
+def markup_of(tokenizer: Tokenizer, request: GenerationRequest) -> Markup | None:
+    prompt = tokenizer.chat_template.prompt(request.messages, request.tools)
+    return tokenizer.markup(request, tokenizer.encode(prompt, add_special_tokens=False).tolist())
+
+
 def may_say(tokenizer: Tokenizer, request: GenerationRequest, text: str) -> bool:
     """Whether that is a whole answer."""
-    prompt = tokenizer.chat_template.prompt(request.messages, request.tools)
-    markup = tokenizer.markup(request, tokenizer.encode(prompt, add_special_tokens=False).tolist())
-    constraint = Constraints(tokenizer, VOCAB_SIZE).of(request, frozenset({EOS}), markup)
+    constraint = Constraints(tokenizer, VOCAB_SIZE).of(request, frozenset({EOS}), markup_of(tokenizer, request))
     if constraint is None:
         return True
     said = tokenizer.encode(text, add_special_tokens=False).tolist()
@@ -63,17 +68,17 @@ def thought(family) -> str:
 
 
 @pytest.mark.parametrize(
-    ("family", "before", "between", "after"),
+    ("family", "before", "between", "after", "join"),
     [
-        ("Qwen2.5", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>"),
-        ("Llama 3.1", '{"name": "', '", "parameters": ', "}"),
-        ("Mistral v3", '[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]"),
-        ("Mistral v11", "[TOOL_CALLS]", "[ARGS]", ""),
+        ("Qwen2.5", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", HERMES_JOIN),
+        ("Llama 3.1", '{"name": "', '", "parameters": ', "}", None),
+        ("Mistral v3", '[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]", '}, {"name": "'),
+        ("Mistral v11", "[TOOL_CALLS]", "[ARGS]", "", "[TOOL_CALLS]"),
     ],
     indirect=["family"],
 )
-def test_a_call_is_written_as_the_template_writes_it(model, before, between, after):
-    assert model.chat_template.call_spelling == (before, between, after)
+def test_a_call_is_written_as_the_template_writes_it(model, before, between, after, join):
+    assert model.chat_template.call_spelling == (before, between, after, join)
 
 
 def test_arguments_may_be_written_without_spaces(tmp_path):
@@ -81,7 +86,7 @@ def test_arguments_may_be_written_without_spaces(tmp_path):
     template = TEMPLATES["Mistral v11"].replace("| tojson }}{% endfor", compact)
     tokenizer_of("Mistral v11", tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
-    assert Tokenizer(tmp_path).chat_template.call_spelling == ("[TOOL_CALLS]", "[ARGS]", "")
+    assert Tokenizer(tmp_path).chat_template.call_spelling == ("[TOOL_CALLS]", "[ARGS]", "", "[TOOL_CALLS]")
 
 
 def test_a_template_that_goes_on_about_a_call_has_it_written_as_usual(tmp_path):
@@ -89,7 +94,8 @@ def test_a_template_that_goes_on_about_a_call_has_it_written_as_usual(tmp_path):
     (tmp_path / "chat_template.jinja").write_text(f"{TEMPLATES['Qwen2.5']} {{{{ tools[0].function.name }}}}: done")
     template = Tokenizer(tmp_path).chat_template
     assert template.tool_format == "hermes"
-    assert template.call_spelling == ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
+    spelling = ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", HERMES_JOIN)
+    assert template.call_spelling == spelling
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED])
@@ -110,11 +116,36 @@ def test_a_call_that_is_asked_for_is_all_that_may_be_said(model, thought, choice
         assert may_say(model, asked, thought + text) is may, text
 
 
-@pytest.mark.parametrize("family", ["Qwen2.5", "Qwen3"], indirect=True)
+def calls(tokenizer: Tokenizer, *called: tuple[str, dict]) -> str:
+    """Several, as the family writes them."""
+    spelling = tokenizer.chat_template.call_spelling
+    written = [f"{name}{spelling.between}{json.dumps(arguments)}" for name, arguments in called]
+    return spelling.before + str(spelling.join).join(written) + spelling.after
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5", "Qwen3", "Mistral v3", "Mistral v11"], indirect=True)
 @pytest.mark.parametrize(("choice", "many"), [("required", True), (NAMED, False)])
 def test_several_calls_may_follow_each_other_where_none_is_named(model, choice, many):
-    twice = "\n".join([call(model, "now", {})] * 2)
-    assert may_say(model, asking(WEATHER, NOW, tool_choice=choice), twice) is many
+    asked = asking(WEATHER, NOW, tool_choice=choice)
+    assert may_say(model, asked, calls(model, *[("now", {})] * 3)) is many
+    assert may_say(model, asked, calls(model, ("now", {}), ("weather", {"city": "Wien"}))) is many
+    assert not may_say(model, asked, calls(model, ("now", {}), ("weather", {"town": "Wien"})))
+    [first, second] = parts_of("job", markup_of(model, asked), calls(model, ("now", {}), ("now", {}))).tool_calls
+    assert (first.function.name, second.function.name) == ("now", "now")
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5", "Mistral v3", "Mistral v11"], indirect=True)
+def test_strict_functions_may_be_called_several_at_once(model):
+    asked = asking({**WEATHER, "strict": True})
+    for cities, may in (({"city": "Wien"}, True), ({"town": "Wien"}, False)):
+        assert may_say(model, asked, calls(model, ("weather", {"city": "Graz"}), ("weather", cities))) is may
+
+
+@pytest.mark.parametrize("family", ["Llama 3.1"], indirect=True)
+def test_a_model_whose_template_has_one_call_makes_one(model):
+    asked, now = asking(NOW, tool_choice="required"), call(model, "now", {})
+    assert may_say(model, asked, now)
+    assert not may_say(model, asked, f"{now}; {now}")
 
 
 @pytest.mark.parametrize(("family", "may"), [("Qwen2.5", False), ("Qwen3", True)], indirect=["family"])
@@ -167,6 +198,13 @@ def test_a_schema_that_cannot_be_kept_to_is_refused_by_the_name_of_what_is_not_u
         "parameters": {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}},
     }
     constraints = Constraints(model, VOCAB_SIZE)
-    with pytest.raises(InvalidRequest, match=r"the answer's structure is refused: .*uniqueItems"):
-        constraints.prepare(asking(odd, tool_choice="required"), Markup(tool_calls="hermes"))
+    lenient = {"name": "lenient", "parameters": {**odd["parameters"], "x-guidance": {"lenient": True}}}
+    for function in (odd, lenient):
+        with pytest.raises(InvalidRequest, match=r"the answer's structure is refused: .*uniqueItems"):
+            constraints.prepare(asking(function, tool_choice="required"), Markup(tool_calls="hermes"))
     constraints.prepare(asking(odd), Markup(tool_calls="hermes"))
+    with pytest.raises(InvalidRequest, match="it has the number"):
+        constraints.prepare(
+            asking({"name": "big", "parameters": {"const": 2**60}}, tool_choice="required"),
+            Markup(tool_calls="hermes"),
+        )
