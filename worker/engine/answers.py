@@ -90,7 +90,7 @@ class Answers:
         )
 
     def draw_by_kernels(self) -> str:
-        """Have tokens drawn by our kernels, on a GPU.  Returns why they are not, where these are not exact there."""
+        """Have tokens drawn by our kernels, on a GPU.  Returns why not, where they are not exact there."""
         from .sampling.gpu import draw  # noqa: PLC0415 - Triton is where there is a GPU
 
         try:

@@ -1,11 +1,12 @@
 """The tokens that top_k, top_p and min_p leave in the draw, alone and sorted: a draw among twenty is as cheap as
 twenty numbers. For the CPU, where their number is known at no cost; a GPU would have to wait for it.
 
-The same tokens as after transformers' processors, which mask a whole vocabulary again and again. In numpy: on so
-few numbers, an operation takes less time than one on tensors.
+The same tokens as after transformers' processors, which mask a whole vocabulary again and again. Python's own
+arithmetic: a few dozen numbers take less time than one operation on tensors.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,6 @@ from producer.contract import SamplingParams
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-_LEAST = math.ulp(0.0)
-"""The smallest weight that is one."""
 _FIRST_LOOK = 256
 """Without top_k: so many tokens are sorted first, which nearly always hold all that top_p and min_p leave."""
 
@@ -38,35 +37,35 @@ class Candidates:
         vocab_size = scores.shape[-1]
         for looked_at in (min(_FIRST_LOOK, vocab_size), vocab_size):
             best, tokens = scores.topk(looked_at)
-            kept = self._count(best.numpy()[0], (scores - best[:, :1]).exp().sum().item())
+            kept = self._count(best.tolist()[0], (scores - best[:, :1]).exp().sum().item())
             if kept < looked_at:
                 break
         return _first(kept, best, tokens, scores)
 
     def _of_top_k(self, scores: Tensor) -> tuple[Floats, Ids]:
         best, tokens = scores.topk(min(self._top_k + 1, scores.shape[-1]))
-        values = best.numpy()[0]
+        values = best.tolist()[0]
         if len(values) > self._top_k:
             if values[-1] != values[-2] or values[-1] == -math.inf:
                 values = values[:-1]
             else:  # those that equal the last one all stay
                 best, tokens = scores.topk(int((scores >= best[0, -1]).count_nonzero()))
-                values = best.numpy()[0]
+                values = best.tolist()[0]
         return _first(self._count(values), best, tokens, scores)
 
-    def _count(self, scores: Floats, total: float | None = None) -> int:
+    def _count(self, scores: Sequence[float], total: float | None = None) -> int:
         """How many top_p and min_p leave, without those that cannot come at all.  scores: highest first.
 
         `total`: the sum over the whole draw of exp(score - the highest), where there are more than these scores.
         """
-        with np.errstate(all="ignore"):  # what is no number is kept, and seen by who draws
-            weights = np.exp(np.subtract(scores, scores[0], dtype=np.float64))
-            goes = weights[1:] < max(self._min_p, _LEAST)
-            if self._top_p < 1:
-                above = weights.cumsum()
-                goes |= above[:-1] >= self._top_p * (above[-1] if total is None else total)
-        first = int(goes.argmax()) if len(goes) else 0
-        return first + 1 if len(goes) and goes[first] else len(scores)
+        weights = [math.exp(score - scores[0]) for score in scores]
+        enough = self._top_p * (sum(weights) if total is None else total) if self._top_p < 1 else math.inf
+        above = 0.0
+        for count, weight in enumerate(weights):
+            if count and (above >= enough or weight < self._min_p or not weight):
+                return count
+            above += weight
+        return len(weights)
 
 
 def _first(count: int, best: Tensor, tokens: Tensor, scores: Tensor) -> tuple[Floats, Ids]:

@@ -21,7 +21,7 @@ from .asking import answer, ids_of, random_ids, request, start
 CHUNK = 8
 BASE = random_ids(90, seed=1)
 OTHER = random_ids(40, seed=2)
-ANSWERS = {"static": 10, "dynamic": 8}
+ANSWERS = {"static": 10, "dynamic": 5}
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,9 @@ def test_nothing_that_was_before_changes_a_bit(path, model, tokenizer):
     assert (known > 50) == (path == "static"), "beginnings that are known are used"
 
 
-@pytest.mark.parametrize("path", ["static", "dynamic"])
-def test_which_it_does_in_the_usual_mode(path, model, tokenizer):
+def test_which_it_does_in_the_usual_mode(model, tokenizer):
     """So that the test above can fail."""
-    assert differing(model, tokenizer, path, deterministic=False)[0] > 0
+    assert differing(model, tokenizer, "static", deterministic=False)[0] > 3
 
 
 def passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -106,7 +106,7 @@ def _find_highest(scores, highest, sums, sums_length, vocab_size, BLOCK: tl.cons
         tl.store(sums + place, tl.zeros((BLOCK,), tl.int64), mask=place < sums_length)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _key(score, token):  # type: ignore[no-untyped-def]
     """56 bits in the order of scores, and of ids behind these."""
     bits = (score + 0.0).to(tl.int32, bitcast=True)  # minus 0 is 0
@@ -198,7 +198,7 @@ def _sum_by_digit(  # type: ignore[no-untyped-def]
     tl.atomic_add(sums + number * 256 + digits, summed, mask=summed != 0)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _split_mix_64(seed, index):  # type: ignore[no-untyped-def]
     """As `noise.split_mix_64`."""
     z = seed + (index + 1) * -7046029254386353131
