@@ -99,7 +99,7 @@ def test_nothing_that_was_before_changes_a_bit(path, model, tokenizer):
 
 def test_which_it_does_in_the_usual_mode(model, tokenizer):
     """So that the test above can fail."""
-    assert differing(model, tokenizer, "static", deterministic=False)[0] > 3
+    assert differing(model, tokenizer, "static", deterministic=False)[0] > 0
 
 
 def passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
