@@ -11,7 +11,7 @@ CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_STAMP := $(CUDA_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-models test-clients test-cuda costs captures lint mutate mutate-lua bench bench-engine
+.PHONY: help demo test test-fast test-long test-models test-clients test-crash test-cuda costs captures lint mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
 # Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
@@ -39,6 +39,10 @@ test-models: $(STAMP) ## The engine in every combination of its settings, where 
 
 test-clients: $(STAMP) $(CLIENTS_STAMP) ## The gateway with clients of others, in an environment of theirs (a few minutes the first time)
 	GENQUEUE_CLIENTS_PYTHON=$(CLIENTS_VENV)/bin/python $(BIN)/python -m pytest tests/clients
+
+test-crash: $(STAMP) ## A hundred streams through two gateways while all behind them is killed in turn (ten minutes); CRASH="--rounds 1"
+	$(BIN)/python -m pytest tests/crash
+	@$(BIN)/python -m tests.crash $(CRASH)
 
 test-cuda: $(CUDA_STAMP) ## The CUDA path without a GPU, on a stand-in: compiled, captured, counted, disturbed (a few minutes)
 	$(CUDA_BIN)/python -m pytest -n 2 --dist loadfile tests/cuda
@@ -75,7 +79,7 @@ chaos: $(STAMP) ## Kill workers, engines and the server at random; check every i
 	$(BIN)/python -m pytest tests/chaos
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-captures: $(STAMP) ## Every command in a terminal and every page of the dashboard, to be looked at: CAPTURES="--to FOLDER"
+captures: $(STAMP) ## Every command in a terminal and every page of dashboard and gateway, to be looked at: CAPTURES="--to FOLDER"
 	@$(BIN)/python -m tests.captures $(CAPTURES)
 
 soak: $(STAMP) ## Half an hour of steady load: nothing may grow

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import completions, health, models, openapi, responses
+from . import completions, health, models, openapi, page_files, queue_paths, responses
 from .api_keys import ApiKeys
 from .ending import end
 from .entrance import Entrance, error_response
@@ -27,6 +27,8 @@ from .visits import Visits
 
 EXPOSED = ("x-request-id", "retry-after")
 """Headers of an answer that a page elsewhere may read."""
+SERVED = (completions, responses, models, queue_paths, health, openapi)
+"""Whose paths are in the OpenAPI document."""
 
 
 def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> Starlette:
@@ -56,8 +58,9 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         middleware.insert(1, cors(settings.cors_origins))
     return Starlette(
         routes=[
-            *(route for each in (completions, responses, models, health, openapi) for route in each.routes()),
+            *(route for each in SERVED for route in each.routes()),
             *metrics.routes(),
+            *(page_files.routes() if settings.page else ()),
         ],
         middleware=middleware,
         exception_handlers={

@@ -12,7 +12,7 @@ from .answering import Answering
 from .asked import URLS, Asked, read_asked
 from .bodies import read_json
 from .calls import Call, Kind
-from .chunks import Chunks, whole
+from .chunks import Chunks, frame_of, whole
 from .cursors import seen_before, seen_by
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .taking_in import call_id_for, take_in
@@ -46,6 +46,8 @@ def _create(kind: Kind) -> Handler:
         async with await gateway.visits.begin(key_of(request), asked.requests) as visit:
             call = await _submitted(gateway, request, asked, kind, priority)
             visit.submitted()
+            if is_read_later(request):
+                return _taken_in(call)
             answering = Answering(gateway, request, call, visit)
             if asked.stream:
                 return await answering.stream(seen_before(request, call.answers), Chunks(call))
@@ -77,6 +79,18 @@ def _delete(kind: Kind) -> Handler:
         return JSONResponse({"id": call.public_id, "object": DELETED[kind], "deleted": True})
 
     return delete
+
+
+def is_read_later(request: Request) -> bool:
+    """Whether the client asks to be answered at once, and reads the answer by GET.  Source: RFC 7240."""
+    preferences = request.headers.get("prefer", "").lower().split(",")
+    return any(each.partition(";")[0].strip() == "respond-async" for each in preferences)
+
+
+def _taken_in(call: Call) -> Response:
+    url = f"{URLS[call.kind]}/{call.public_id}"
+    headers = {"location": url, "preference-applied": "respond-async"}
+    return JSONResponse({**frame_of(call), "choices": []}, status_code=202, headers=headers)
 
 
 async def _submitted(gateway: Gateway, request: Request, asked: Asked, kind: Kind, priority: Priority) -> Call:

@@ -93,4 +93,5 @@ def seen_before(request: Request, choices: int) -> Cursor:
 
 
 def _after(request: Request) -> str | None:
-    return request.query_params.get("starting_after") or request.headers.get("last-event-id")
+    """An EventSource that comes again sends its newest id beside the address that it was opened with."""
+    return request.headers.get("last-event-id") or request.query_params.get("starting_after")

@@ -10,8 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..loopback import is_loopback
 from .api_keys import ApiKey, ApiKeys
 from .errors import ApiError
+from .page_files import PATHS as PAGE_PATHS
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", *PAGE_PATHS})
 """Where nobody is asked for a key."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 

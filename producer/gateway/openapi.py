@@ -158,6 +158,8 @@ def _paths() -> dict[str, Any]:
     paths: dict[str, Any] = {
         "/v1/models": {"get": _operation("The models that workers serve")},
         "/v1/models/{id}": {"get": _operation("One of them", _ID)},
+        "/v1/queue": {"get": _operation("Workers, and jobs that wait, run and have ended")},
+        "/v1/queue/{id}": {"get": _operation("What has happened to one job", _ID)},
         "/health": {"get": _operation("The process answers")},
         "/ready": {"get": _operation("Redis answers, and a worker serves a model")},
         "/metrics": {"get": _operation("For Prometheus", kinds=("text/plain",))},
@@ -168,7 +170,9 @@ def _paths() -> dict[str, Any]:
         ("completions", "Completion"),
         ("responses", "Response"),
     ):
-        paths[f"/v1/{path}"] = {"post": _operation("An answer, whole or as events", _KEY, _PRIORITY, body=body)}
+        later = () if body == "Response" else (_PREFER,)
+        create = _operation("An answer, whole or as events", _KEY, _PRIORITY, *later, body=body)
+        paths[f"/v1/{path}"] = {"post": create}
         paths[f"/v1/{path}/{{id}}"] = {
             "get": _operation(
                 "An answer, or its events behind those that were seen", _ID, _STREAM, _STARTING_AFTER, kinds=_BOTH
@@ -185,6 +189,11 @@ def _paths() -> dict[str, Any]:
 _BOTH = ("application/json", "text/event-stream")
 _KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
 _PRIORITY = {"name": "X-Priority", "in": "header", "schema": {"enum": ["high", "normal", "low"]}}
+
+_PREFER = {
+    "name": "Prefer", "in": "header", "schema": {"enum": ["respond-async"]},
+    "description": "Be answered at once, and read the answer by GET.",
+}  # fmt: skip
 
 
 def _operation(
@@ -205,6 +214,8 @@ def _operation(
     }
     if _STARTING_AFTER in parameters:
         operation["responses"]["204"] = {"description": "All of it was seen"}
+    if _PREFER in parameters:
+        operation["responses"]["202"] = {"description": "Taken in: `Location` says where the answer is"}
     if body is not None:
         schema = {"schema": {"$ref": f"#/components/schemas/{body}"}}
         operation["requestBody"] = {"required": True, "content": {"application/json": schema}}

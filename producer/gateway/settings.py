@@ -41,6 +41,8 @@ class GatewaySettings(LoadedSettings):
     """How long a client may take to send the head of a request."""
     body_s: Seconds = 30
     """How long it may take for the rest."""
+    page: bool = True
+    """Whether there is a page for people at `/`."""
     share_prefixes: bool = False
     """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
     cors_origins: tuple[str, ...] = ()

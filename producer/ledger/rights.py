@@ -85,7 +85,7 @@ def gateway_needs(keys: Keys, model: str) -> list[Command]:
         ("SMEMBERS", rq_names.WORKERS),
         ("SMEMBERS", rq_names.QUEUES),
         ("EXISTS", rq_names.SUSPENDED),
-        ("LINDEX", rq_names.queue(queue), "0"),
+        ("LRANGE", rq_names.queue(queue), "0", "0"),
         *(("ZCARD", rq_names.registry(state, queue)) for state in _ENDED),
         *(("ZREVRANGE", rq_names.registry(state, queue), "0", "1") for state in _ENDED),
         ("HMGET", left, "requests"),
