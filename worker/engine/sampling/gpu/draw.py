@@ -189,7 +189,8 @@ def _sum_by_digit(  # type: ignore[no-untyped-def]
         if not IS_FIRST:
             counts = counts & ((own >> (shift + 8)) == (key >> (shift + 8)))
         if BY_WEIGHT:
-            weight = (tl.exp(score - most) * 1099511627776.0).to(tl.int64)
+            exponential = tl.where(score < most, tl.exp(score - most), 1.0)  # where it is no number, either
+            weight = (exponential * 1099511627776.0).to(tl.int64)
         else:
             weight = tl.full((TILE,), 1, tl.int64)
         weight = tl.where(counts, weight, 0)
@@ -242,14 +243,14 @@ def _add_noise(  # type: ignore[no-untyped-def]
     if CUTS:
         parts = tl.arange(0, WIDTH)
         most = tl.max(tl.load(highest + parts, mask=parts < programs, other=float("-inf")), 0)
-        stays = tl.exp(score - most) >= min_p
+        stays = tl.where(score < most, tl.exp(score - most), 1.0) >= min_p
         if SELECTS:
             key, above, enough, lowest = _narrowed(
                 sums, state, number - 1, top_k, top_p, shift_before, BY_WEIGHT_BEFORE, False
             )
             stays = stays & (_key(score, token) >= key)
         drawn = tl.where(stays, drawn, float("-inf"))
-    no_number = tl.max(((score != score) & inside).to(tl.int32), 0)
+    no_number = tl.max((((score != score) | (score == float("inf"))) & inside).to(tl.int32), 0)
     drawn = tl.where(inside & (score == score), drawn, float("-inf"))
     tl.store(best + program, tl.where(no_number > 0, float("inf"), tl.max(drawn, 0)))
     tl.store(ids + program, (program * BLOCK + tl.argmax(drawn, 0)).to(tl.int64))

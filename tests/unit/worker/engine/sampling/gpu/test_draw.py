@@ -73,6 +73,7 @@ def test_what_the_cpu_draws(fields, kind, vocab_size):
         assert found.item() == theirs.choose(scores, NONE, position).item()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, in the interpreter
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
 @pytest.mark.parametrize("damage", [math.nan, math.inf, None])
 def test_no_token_where_there_is_none(damage, fields):
