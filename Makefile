@@ -46,7 +46,7 @@ test-crash: $(STAMP) ## A hundred streams through two gateways while all behind 
 
 test-cuda: $(CUDA_STAMP) ## The CUDA path without a GPU, on a stand-in: compiled, captured, counted, disturbed (a few minutes)
 	$(CUDA_BIN)/python -m pytest -n 2 --dist loadfile tests/cuda
-	TRITON_INTERPRET=1 $(CUDA_BIN)/python -m pytest tests/unit/worker/engine/forward/gpu
+	TRITON_INTERPRET=1 $(CUDA_BIN)/python -m pytest tests/unit/worker/engine/forward/gpu tests/unit/worker/engine/sampling/gpu
 
 costs: $(STAMP) ## What each test file costs, in processor time; COSTS="tests/unit"
 	@$(BIN)/python -m tests.costs $(COSTS)
