@@ -11,7 +11,7 @@ CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_STAMP := $(CUDA_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-models test-clients test-cuda costs captures lint mutate mutate-lua bench bench-engine
+.PHONY: help demo test test-fast test-long test-models test-clients test-crash test-cuda costs captures lint mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
 # Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
@@ -40,9 +40,13 @@ test-models: $(STAMP) ## The engine in every combination of its settings, where 
 test-clients: $(STAMP) $(CLIENTS_STAMP) ## The gateway with clients of others, in an environment of theirs (a few minutes the first time)
 	GENQUEUE_CLIENTS_PYTHON=$(CLIENTS_VENV)/bin/python $(BIN)/python -m pytest tests/clients
 
+test-crash: $(STAMP) ## A hundred streams through two gateways while all behind them is killed in turn (ten minutes); CRASH="--rounds 1"
+	$(BIN)/python -m pytest tests/crash
+	@$(BIN)/python -m tests.crash $(CRASH)
+
 test-cuda: $(CUDA_STAMP) ## The CUDA path without a GPU, on a stand-in: compiled, captured, counted, disturbed (a few minutes)
 	$(CUDA_BIN)/python -m pytest -n 2 --dist loadfile tests/cuda
-	TRITON_INTERPRET=1 $(CUDA_BIN)/python -m pytest tests/unit/worker/engine/forward/gpu
+	TRITON_INTERPRET=1 $(CUDA_BIN)/python -m pytest tests/unit/worker/engine/forward/gpu tests/unit/worker/engine/sampling/gpu
 
 costs: $(STAMP) ## What each test file costs, in processor time; COSTS="tests/unit"
 	@$(BIN)/python -m tests.costs $(COSTS)
@@ -75,7 +79,7 @@ chaos: $(STAMP) ## Kill workers, engines and the server at random; check every i
 	$(BIN)/python -m pytest tests/chaos
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-captures: $(STAMP) ## Every command in a terminal and every page of the dashboard, to be looked at: CAPTURES="--to FOLDER"
+captures: $(STAMP) ## Every command in a terminal and every page of dashboard and gateway, to be looked at: CAPTURES="--to FOLDER"
 	@$(BIN)/python -m tests.captures $(CAPTURES)
 
 soak: $(STAMP) ## Half an hour of steady load: nothing may grow
@@ -88,9 +92,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) .ci/set_up.py $(VENV)
 	@touch $@
 
-$(CLIENTS_STAMP): tests/clients/requirements.txt
+# instructor wants an older openai than the others do.
+$(CLIENTS_STAMP): $(wildcard tests/clients/requirements*.txt) tests/clients/node/package-lock.json
+	@echo "Setting up $(CLIENTS_VENV), once: 1.4 GB on disk"
 	@$(PYTHON) -m venv $(CLIENTS_VENV)
 	@$(CLIENTS_VENV)/bin/pip install -q -r tests/clients/requirements.txt
+	@$(PYTHON) -m venv $(CLIENTS_VENV)/instructor
+	@$(CLIENTS_VENV)/instructor/bin/pip install -q -r tests/clients/requirements-instructor.txt
+	@if command -v npm >/dev/null; then npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error; fi
 	@touch $@
 
 # `===` is PyPI's build, which is the one with CUDA. --no-deps leaves out NVIDIA's packages, for which the stand-in is.

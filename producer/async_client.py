@@ -11,13 +11,12 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 import redis.asyncio
 
+from .async_hub import AsyncHub
 from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .controls import AsyncControls
 from .ends import end_of_job
-from .following import Subscription
 from .handles import AsyncJobHandle
-from .hub import AsyncHub
 from .interrupts import CtrlC
 from .links import AsyncLinks
 from .operations import Operation
@@ -27,6 +26,7 @@ from .sampling import SamplingOptions, SubmitArguments
 from .settings import ProducerSettings
 from .submission import Batch, Request
 from .submitted import CANCEL_S, OnInterrupt, cancel_submitted
+from .subscription import Subscription
 
 T = TypeVar("T")
 

@@ -18,7 +18,6 @@ from .continuing import ContinueOptions, past_of
 from .contract import EventId, GenerationResult, Message, Priority, StreamedEvent
 from .controls import Controls
 from .ends import end_of_job
-from .following import Subscription
 from .handles import JobHandle
 from .links import Link
 from .operations import Operation
@@ -28,6 +27,7 @@ from .sampling import SamplingOptions, SubmitArguments
 from .settings import ProducerSettings
 from .submission import Batch, Request
 from .submitted import CANCEL_S, OnInterrupt, cancel_submitted
+from .subscription import Subscription
 
 T = TypeVar("T")
 

@@ -1,8 +1,9 @@
-"""Streams of jobs whose end alone is waited for, and which a blocked read leaves out: when each is looked at.
+"""Streams that a read leaves out, as it is said when something is new: when each is looked at all the same.
 
 Pure: `following` says why there are any.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 
 CHECK_EVERY_S = 1.0
@@ -26,6 +27,9 @@ class ColdStreams:
     def __contains__(self, key: str) -> bool:
         return key in self._streams
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._streams)
+
     def __bool__(self) -> bool:
         return bool(self._streams)
 
@@ -48,19 +52,17 @@ class ColdStreams:
 
     def due(self, now_s: float) -> list[str]:
         """Those to look at in a read that begins now."""
-        if self._at_once:
-            due = list(islice(self._at_once, CHECK_AT_MOST))
-            for key in due:
-                del self._at_once[key]
+        due = list(islice(self._at_once, CHECK_AT_MOST))
+        for key in due:
+            del self._at_once[key]
+        if now_s < self._next_check_s or len(due) == CHECK_AT_MOST:
             return due
-        if now_s < self._next_check_s:
-            return []
-        due = list(islice(self._streams, CHECK_AT_MOST))
-        for key in due:  # to the end of the line
+        in_turn = list(islice(self._streams, CHECK_AT_MOST - len(due)))
+        for key in in_turn:  # to the end of the line
             del self._streams[key]
             self._streams[key] = None
-        self._next_check_s = now_s + max(CHECK_EVERY_S, len(due) / CHECKS_PER_S)
-        return due
+        self._next_check_s = now_s + max(CHECK_EVERY_S, len(in_turn) / CHECKS_PER_S)
+        return list(dict.fromkeys((*due, *in_turn)))
 
     def next_check_in_s(self, now_s: float) -> float:
         """Until the next look. Infinite where none is needed."""

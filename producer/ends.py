@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import redis
 
 from .contract import EventId, GenerationResult, GenqueueError, Keys, StreamedEvent
-from .following import Signal, Subscription, event_in
+from .following import event_in
 from .operations import Operation
 from .patience import Patience
+from .subscription import Signal, Subscription
 from .waits import Waits
 
 

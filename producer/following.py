@@ -7,106 +7,22 @@ ended.
 Who wants nothing but a job's end would be woken by each of its tokens, and each read would name all the jobs that
 are waited for. So their streams are cold: left out of the read until an entry of the hub's wake stream says that
 the job has ended. Whoever ends a job writes it there (`Keys.waiters`). For those who do not know of it, and for
-what got lost, the cold streams are looked at in turn every few seconds.
+what got lost, the cold streams are looked at in turn every few seconds. Streams that have a bell (`bells`) are
+left out likewise, until it rings.
 """
 
-import copy
-import threading
-from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
 
 from .cold_streams import ColdStreams
 from .contract import BEFORE_FIRST, EventId, GenqueueError, Keys, StreamedEvent, UnknownEvent, parse_entry
+from .subscription import BadEntry, Subscription
 
-INBOX_LIMIT = 1024
-"""Events that wait for a slow subscriber before its stream is left out of the read."""
-READ_COUNT = 256
+READ_COUNT = 128
 """Entries taken from one stream at a time."""
-RESUME_AT = INBOX_LIMIT // 2
-"""A slow subscriber's stream is read on once its inbox has shrunk to this."""
 ENDED = b"ended"
 """Field of an entry of the wake stream: the id of a job that has ended."""
 
 Entries = Iterable[tuple[bytes, Mapping[bytes, bytes]]]
-
-
-class Signal(Protocol):
-    """What a waiting subscriber is woken with: the hub's, for a thread or for a task."""
-
-    def set(self) -> None:
-        """Wake the subscriber."""
-
-    def clear(self) -> None:
-        """Forget an earlier wake."""
-
-
-class BadEntry(NamedTuple):
-    """An entry of a stream that is no event."""
-
-    id: EventId
-    error: GenqueueError
-
-
-class Subscription:
-    """One subscriber's place in one stream.  only_end: nothing but the terminal event is wanted."""
-
-    def __init__(self, job_id: str, cursor: EventId, signal: Signal, *, only_end: bool = False) -> None:
-        self.job_id = job_id
-        self.signal = signal
-        self.cursor = cursor
-        """Id of the last event that was taken."""
-        self.only_end = only_end
-        self.error: Exception | None = None
-        self.ended = False
-        """The terminal event is in the inbox: nothing comes after it."""
-        self.is_announced = False
-        """Its end was announced, and the subscriber has yet to hear of that."""
-        self.inbox: deque[StreamedEvent] = deque()
-        self._putting = threading.Lock()
-        """Beside the hub, the subscriber itself may read what no wake has told the hub of."""
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something for the subscriber."""
-        return bool(self.inbox) or self.error is not None or self.is_announced
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether its stream should be read on."""
-        return not self.ended and self.error is None and len(self.inbox) < INBOX_LIMIT
-
-    def put_all(self, events: Iterable[StreamedEvent | UnknownEvent | BadEntry]) -> None:
-        """Take the events that are newer than the cursor, as far as the inbox holds them. A bad entry ends it.
-
-        Stops at the first that finds it full: its subscriber empties it meanwhile, and an event taken after one
-        that was not would leave a gap. The rest is read again, from the cursor.
-        """
-        with self._putting:
-            self._put_all(events)
-
-    def _put_all(self, events: Iterable[StreamedEvent | UnknownEvent | BadEntry]) -> None:
-        for event in events:
-            if event.id <= self.cursor:
-                continue
-            if not self.wants_more:
-                return
-            if isinstance(event, BadEntry):
-                self.fail(event.error)
-                return
-            # An event of a later version is passed over, and not read again.
-            if isinstance(event, StreamedEvent):
-                self.ended = event.is_terminal
-                if self.ended or not self.only_end:
-                    self.inbox.append(event)
-            self.cursor = event.id  # last: whoever sees it finds the event in the inbox
-            if self.inbox:
-                self.signal.set()
-
-    def fail(self, error: Exception) -> None:
-        """End it with an error like that one, which the subscriber meets after the events in its inbox."""
-        self.error = _own(error, self.job_id)
-        self.signal.set()
 
 
 class Subscriptions:
@@ -120,6 +36,8 @@ class Subscriptions:
         self._hot: dict[str, None] = {}
         """Streams in every read, in the order in which they came."""
         self._cold = ColdStreams()
+        self._rung = ColdStreams()
+        """Streams that have a bell."""
         self._reading: dict[str, EventId] | None = None
         """The read that goes on now: its streams and their cursors."""
         self._wake_sent = False
@@ -128,10 +46,11 @@ class Subscriptions:
         """Follow one stream more. Returns whether the blocked read must be ended for it."""
         key = self._keys.events(subscription.job_id)
         self._by_stream.setdefault(key, []).append(subscription)
-        if subscription.only_end and key not in self._hot:
+        if subscription.only_end and not self._is_read(key):
             self._cold.add(key)
             return False  # its end ends the read
-        self._heat(key)
+        if key not in self._rung:
+            self._heat(key)
         return self.resume(subscription)
 
     def remove(self, subscription: Subscription) -> bool:
@@ -145,18 +64,22 @@ class Subscriptions:
             self._by_stream.pop(key, None)
             self._hot.pop(key, None)
             self._cold.discard(key)
+            self._rung.discard(key)
         return not self._by_stream and self._must_wake()
 
     def resume(self, subscription: Subscription) -> bool:
         """A subscriber takes events again. Returns whether the blocked read must be ended for it."""
-        cursor = (self._reading or {}).get(self._keys.events(subscription.job_id))
+        key = self._keys.events(subscription.job_id)
+        if key in self._rung:
+            self._rung.check_again(key)
+        cursor = (self._reading or {}).get(key)
         is_read = cursor is not None and cursor <= subscription.cursor
         return not is_read and self._must_wake()
 
     def next_read(self, now_s: float = 0.0) -> dict[str, str]:
         """Streams to read next, each with the oldest cursor of its subscribers. Empty: nothing to wait for."""
         cursors: dict[str, EventId] = {}
-        for key in (*self._hot, *self._cold.due(now_s)):
+        for key in (*self._hot, *self._cold.due(now_s), *self._rung.due(now_s)):
             wanting = [each.cursor for each in self._by_stream[key] if each.wants_more]
             if wanting:
                 cursors[key] = min(wanting)
@@ -170,6 +93,49 @@ class Subscriptions:
     def block_s(self, now_s: float, longest_s: float) -> float:
         """How long the next read may block, so that cold streams are looked at in time."""
         return min(longest_s, self._cold.next_check_in_s(now_s))
+
+    @property
+    def have_bells(self) -> bool:
+        """Whether a read that blocks would miss what is new."""
+        return bool(self._rung)
+
+    @property
+    def hot_jobs(self) -> list[str]:
+        """Jobs whose streams are in every read."""
+        return [self._by_stream[key][0].job_id for key in self._hot]
+
+    def reads(self, job_id: str) -> bool:
+        """Whether somebody wants more of that job than its end."""
+        return self._is_read(self._keys.events(job_id))
+
+    def hang_bell(self, key: str) -> bool:
+        """From now on it rings when something is new in the stream; what came before is read once more.
+
+        Returns whether the blocked read must be ended.
+        """
+        if key in self._hot:
+            del self._hot[key]
+            self._rung.add(key)
+        return self.ring(key)
+
+    def ring(self, key: str) -> bool:
+        """Something is new in the stream. Returns whether the blocked read must be ended."""
+        if key not in self._rung:
+            return False
+        self._rung.check_again(key)
+        return self._must_wake()
+
+    def lose_bells(self) -> bool:
+        """None rings any more. Returns whether the blocked read must be ended."""
+        for key in list(self._rung):
+            self._rung.discard(key)
+            self._hot[key] = None
+        return bool(self._hot) and self._must_wake()
+
+    def due_in_s(self, now_s: float, look_s: float) -> float:
+        """With bells, how long nothing needs to be read.  look_s: as often is what has none looked at."""
+        silent_s = look_s if self._hot or self._cold else float("inf")
+        return min(silent_s, self._cold.next_check_in_s(now_s), self._rung.next_check_in_s(now_s))
 
     def deliver(self, reply: Iterable[tuple[bytes, Entries]]) -> None:
         """Hand the entries of one read to their subscribers."""
@@ -186,14 +152,16 @@ class Subscriptions:
             for subscription in self._by_stream.get(stream, []):
                 if subscription.cursor >= after:
                     subscription.put_all(events)
-            if len(entries) >= READ_COUNT and stream in self._cold:
-                self._cold.check_again(stream)  # there may be more, and the end among it
+            for left_out in (self._cold, self._rung):
+                if len(entries) >= READ_COUNT and stream in left_out:
+                    left_out.check_again(stream)  # there may be more, and the end among it
 
     def read_failed(self) -> None:
         """The read ended without a reply: what was announced may have been lost, with the wake stream itself."""
         self._reading = None
         self._wake_cursor = "0-0"
         self._cold.check_all()
+        self._rung.check_all()
 
     def fail_all(self, error: Exception) -> None:
         """End every subscription with an error."""
@@ -229,14 +197,18 @@ class Subscriptions:
                         subscription.is_announced = True
                         subscription.signal.set()
 
+    def _is_read(self, key: str) -> bool:
+        return key in self._hot or key in self._rung
+
     def _heat(self, key: str) -> None:
         self._cold.discard(key)
         self._hot[key] = None
 
     def _cool(self, key: str) -> None:
         """Whoever wanted more than the end has left: the stream need not be read on."""
-        if key in self._hot and all(each.only_end for each in self._by_stream[key]):
-            del self._hot[key]
+        if self._is_read(key) and all(each.only_end for each in self._by_stream[key]):
+            self._hot.pop(key, None)
+            self._rung.discard(key)
             self._cold.add(key)
             self._cold.check_again(key)  # it may have been announced while it was hot
 
@@ -268,15 +240,3 @@ def event_in(
             job_id=job_id,
             hint="use producers and workers that speak the same version",
         ) from None
-
-
-def _own(error: Exception, job_id: str) -> Exception:
-    """A copy for one of the many who raise it: one object would show each where the others were."""
-    try:
-        own = copy.copy(error).with_traceback(error.__traceback__)
-    except TypeError:  # some classes cannot be copied, and nobody may be left to wait because of it
-        return error
-    own.__cause__ = error.__cause__
-    if isinstance(own, GenqueueError) and own.job_id is None:
-        own.job_id = job_id
-    return own

@@ -1,10 +1,9 @@
-"""One blocked read for all streams that a producer follows: the I/O halves of `following`, on a thread or a task.
+"""One blocked read for all streams that a producer follows: the I/O half of `following`, on a thread.
 
 A wake stream of its own ends the blocked read when a job is added; it costs nothing while nothing changes.
 Nobody waits for a wake to arrive, nor for the read to end: a server that does not answer holds up no subscriber.
 """
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -13,19 +12,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import redis
-import redis.asyncio
 
 from .broker.advice import broker_unavailable, is_transient
-from .broker.bounds import close_now, drop_idle, drop_idle_async
+from .broker.bounds import close_now, drop_idle
 from .broker.connections import BLOCK_S, address, block_ms
 from .broker.meaning import is_wrong_type
 from .contract import EventId, Keys
-from .following import READ_COUNT, RESUME_AT, Signal, Subscription, Subscriptions
-from .waking import CLOSE_S, Silence, ThreadSignal, Waker, wake
+from .following import READ_COUNT, Subscriptions
+from .subscription import RESUME_AT, Signal, Subscription
+from .waking import CLOSE_S, Silence, ThreadSignal, Waker
 
 RETRY_S = 0.2
 """Between two tries while Redis is away."""
-_CLOSED = "the producer was closed while its stream was read"
+CLOSED = "the producer was closed while its stream was read"
 
 
 def ask_first(client: Any, streams: Iterable[str]) -> Any:
@@ -77,7 +76,7 @@ class Hub:
         with self._changed:
             must_wake = self._subscriptions.add(subscription)
             if self._closed:
-                subscription.fail(RuntimeError(_CLOSED))
+                subscription.fail(RuntimeError(CLOSED))
             else:
                 self._ensure_thread()
             self._changed.notify()
@@ -110,7 +109,7 @@ class Hub:
         """End the thread; every subscriber gets an error. Waits for no answer of Redis."""
         with self._changed:
             self._closed = True
-            self._subscriptions.fail_all(RuntimeError(_CLOSED))
+            self._subscriptions.fail_all(RuntimeError(CLOSED))
             self._changed.notify()
         if self._thread is not None and self._thread.is_alive():
             self._end_read(self._thread)
@@ -181,126 +180,3 @@ class Hub:
     def _wake_if(self, must_wake: bool) -> None:
         if must_wake:
             self._waker.wake()
-
-
-class AsyncHub:
-    """Follows streams on a task, which starts with the first subscriber. For one event loop."""
-
-    def __init__(
-        self,
-        client: redis.asyncio.Redis,
-        blocking_client: redis.asyncio.Redis,
-        keys: Keys,
-        *,
-        owns_clients: bool = False,
-    ) -> None:
-        self._client = client
-        self._blocking_client = blocking_client
-        self._owns_clients = owns_clients
-        self._subscriptions = Subscriptions(keys, uuid.uuid4().hex)
-        self._silence = Silence()
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._wakes: set[asyncio.Task[None]] = set()
-        self._closed = False
-
-    @property
-    def wake_key(self) -> str:
-        """As `Hub.wake_key`."""
-        return self._subscriptions.wake_key
-
-    @contextlib.contextmanager
-    def following(
-        self, job_id: str, cursor: EventId, *, only_end: bool = False, signal: Signal | None = None
-    ) -> Iterator[Subscription]:
-        """As `Hub.following`."""
-        subscription = Subscription(job_id, cursor, signal or asyncio.Event(), only_end=only_end)
-        must_wake = self._subscriptions.add(subscription)
-        try:
-            if self._closed:
-                subscription.fail(RuntimeError(_CLOSED))
-            else:
-                self._ensure_task()
-            self._changed.set()
-            self._wake_if(must_wake)
-            yield subscription
-        finally:
-            self._wake_if(self._subscriptions.remove(subscription))
-
-    async def wait(self, subscription: Subscription, timeout_s: float) -> None:
-        """As `Hub.wait`."""
-        signal = subscription.signal
-        assert isinstance(signal, asyncio.Event)
-        signal.clear()
-        if not subscription.has_news:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await signal.wait()
-
-    def resume(self, subscription: Subscription) -> None:
-        """As `Hub.resume`."""
-        if len(subscription.inbox) == RESUME_AT:
-            self._changed.set()
-            self._wake_if(self._subscriptions.resume(subscription))
-
-    async def aclose(self) -> None:
-        """As `Hub.close`."""
-        self._closed = True
-        self._subscriptions.fail_all(RuntimeError(_CLOSED))
-        tasks = [*self._wakes, *([self._task] if self._task else [])]
-        for task in tasks:
-            # redis-py closes a connection whose read is cancelled: no reply is left on it.
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_S)
-
-    def _ensure_task(self) -> None:
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="genqueue-hub")
-
-    async def _run(self) -> None:
-        try:
-            while True:
-                self._changed.clear()
-                if streams := self._subscriptions.next_read(time.monotonic()):
-                    await self._read(streams)
-                else:
-                    await self._changed.wait()
-        except Exception as error:
-            self._subscriptions.fail_all(error)
-            raise
-
-    async def _read(self, streams: dict[str, str]) -> None:
-        client = self._blocking_client
-        block = block_ms(client, self._subscriptions.block_s(time.monotonic(), BLOCK_S))
-        try:
-            reply: Any = await client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
-        except redis.RedisError as error:
-            strays = await self._strays(streams) if is_wrong_type(error) else []
-            self._subscriptions.read_failed()
-            if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
-                self._subscriptions.fail_all(broker_unavailable(error, address(client)))
-            if self._owns_clients:
-                await drop_idle_async(client)
-            await asyncio.sleep(RETRY_S)
-        else:
-            self._subscriptions.deliver(reply)
-            if self._owns_clients and self._silence.is_suspect(reply):
-                await drop_idle_async(client)
-
-    async def _strays(self, streams: dict[str, str]) -> list[str]:
-        with contextlib.suppress(redis.RedisError):
-            return strays_of(streams, await ask_first(self._blocking_client, streams))
-        return []
-
-    def _wake_if(self, must_wake: bool) -> None:
-        if not must_wake or self._closed:
-            return
-        with contextlib.suppress(RuntimeError):  # no loop runs any more that could be woken
-            task = asyncio.get_running_loop().create_task(self._send_wake(), name="genqueue-wake")
-            self._wakes.add(task)
-            task.add_done_callback(self._wakes.discard)
-
-    async def _send_wake(self) -> None:
-        with contextlib.suppress(redis.RedisError):
-            await wake(self._client, self.wake_key)

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 
+from .async_hub import AsyncHub
 from .broker.advice import broker_unavailable, is_elsewhere
 from .broker.bounds import AsyncPool, close_now, drop_idle, drop_idle_async
 from .broker.connections import address, check_suits, connect_async
 from .broker.tries import Tries
 from .contract import Keys
-from .hub import AsyncHub, Hub
+from .hub import Hub
 from .operations import Command, Operation
 from .settings import ProducerSettings
 from .waits import Waiting

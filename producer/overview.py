@@ -30,22 +30,33 @@ from .ledger import rq_names
 from .ledger.roster import FIELDS, WorkerRecord, live_workers
 from .operations import Operation
 from .overview_lines import ENDED_SHOWN, Line, QueueReply, ask_queue, lines_of, text
-from .overview_values import EndedJob, ModelOverview, Overview, RunningJob, WaitingGroup, WaitingJobs
+from .overview_values import (
+    EndedJob,
+    ModelOverview,
+    Overview,
+    RunningJob,
+    WaitingGroup,
+    WaitingJob,
+    WaitingJobs,
+)
 from .replies import positive_or_none
 
 GROUPS_SHOWN = 10
 QUEUES_AT_ONCE = 500
 """Of one round trip: Redis serves others in between."""
-_JOB_FIELDS = ("status", "worker_name", "meta", "queued_at_ms", "enqueued_at", "started_at", "ended_at")
+HEADS_IN_ALL = 2000
+"""Of all queues together, where jobs that wait are shown. Each queue has one at least."""
+_JOB_FIELDS = ("status", "origin", "worker_name", "meta", "queued_at_ms", "enqueued_at", "started_at", "ended_at")
 
 
-def overview(keys: Keys, model: str | None = None) -> Operation[Overview]:
+def overview(keys: Keys, model: str | None = None, *, waiting_shown: int = 0) -> Operation[Overview]:
     """Of all models of the prefix, or of that one.
 
+    waiting_shown: jobs of each model that are listed, of those that wait; the others are only counted.
     Raises BrokerUnavailable for a user of Redis that may not look at all of them, as a producer's may not.
     """
     try:
-        return (yield from _overview(keys, model if model is None else check_model_name(model)))
+        return (yield from _overview(keys, model if model is None else check_model_name(model), waiting_shown))
     except redis.exceptions.NoPermissionError as error:
         raise _not_allowed() from error
 
@@ -66,18 +77,19 @@ def _not_allowed() -> BrokerUnavailable:
     )
 
 
-def _overview(keys: Keys, model: str | None) -> Operation[Overview]:
+def _overview(keys: Keys, model: str | None, waiting_shown: int) -> Operation[Overview]:
     worker_keys, queue_keys, suspended, now_s = yield _ask_names
     queues = _ours(keys, queue_keys, model)
     worker_keys = sorted(worker_keys)
-    records, answered = yield from _read_queues(worker_keys, queues)
-    lines = lines_of(keys, answered)
+    heads = max(1, min(waiting_shown, HEADS_IN_ALL // max(1, len(queues))))
+    records, answered = yield from _read_queues(worker_keys, queues, heads)
+    lines = lines_of(keys, answered, waiting_shown)
     job_ids = sorted({job_id for each in lines.values() for line in each for job_id in line.job_ids})
     values = yield _pipelined(
         lambda pipeline: [pipeline.hmget(rq_names.job(each), _JOB_FIELDS) for each in job_ids]
     )
     jobs = dict(zip(job_ids, (job_fields(each, _JOB_FIELDS) for each in values), strict=True))
-    looked = _Looked(lines, _groups_of(keys, answered), jobs, now_s)
+    looked = _Looked(keys, lines, _groups_of(keys, answered), jobs, now_s)
     served = {name: list(group) for name, group in _by_model(keys, records) if model in (None, name)}
     models = [] if model is None else [model]
     shown = sorted({*lines, *served, *models})
@@ -92,11 +104,13 @@ class _Looked:
 
     def __init__(
         self,
+        keys: Keys,
         lines: dict[str, list[Line]],
         groups: dict[str, Counter[str]],
         jobs: dict[str, dict[str, str]],
         now_s: float,
     ) -> None:
+        self._keys = keys
         self._lines, self._groups, self._jobs, self._now_s = lines, groups, jobs, now_s
 
     def model(self, model: str, workers: tuple[WorkerInfo, ...]) -> ModelOverview:
@@ -113,6 +127,7 @@ class _Looked:
                 WaitingGroup(group=name, count=count) for name, count in groups.most_common(GROUPS_SHOWN)
             ),
             groups_waiting=len(groups),
+            waiting_jobs=tuple(self._waiting_jobs(lines)),
             running=running,
             finished=sum(line.finished for line in lines),
             failed=sum(line.failed for line in lines),
@@ -125,6 +140,18 @@ class _Looked:
         ages = (self._waited_s(self._jobs.get(job_id, {})) for job_id in line.heads)
         oldest_s = max((age for age in ages if age is not None), default=None)
         return WaitingJobs(priority=line.priority, count=line.length, oldest_s=oldest_s)
+
+    def _waiting_jobs(self, lines: Iterable[Line]) -> Iterable[WaitingJob]:
+        for line in lines:
+            for job_id in line.waiting:
+                fields = self._jobs[job_id]
+                waited_s = self._waited_s(fields)
+                yield WaitingJob(
+                    job_id=job_id, priority=line.priority, group=self._group(fields), waited_s=waited_s
+                )
+
+    def _group(self, fields: Mapping[str, str]) -> str | None:
+        return self._keys.group_of_queue(fields.get("origin", ""))
 
     def _waited_s(self, fields: Mapping[str, str]) -> float | None:
         queued_at_ms = positive_or_none(fields.get("queued_at_ms"))
@@ -141,6 +168,8 @@ class _Looked:
                     worker=fields.get("worker_name") or None,
                     running_s=self._since_s(times_of(fields).get("started_at")),
                     progress=progress_of(fields),
+                    priority=self._keys.priority_of_queue(fields.get("origin", "")),
+                    group=self._group(fields),
                 )
 
     def _ended(self, job_ids: Iterable[str]) -> tuple[EndedJob, ...]:
@@ -150,6 +179,7 @@ class _Looked:
                 state=state_of(fields),
                 ended_s=self._since_s(times_of(fields)["ended_at"]),
                 progress=progress_of(fields),
+                group=self._group(fields),
             )
             for job_id in job_ids
             if "ended_at" in times_of(fields := self._jobs[job_id])
@@ -177,13 +207,13 @@ def _with_clock(replies: Sequence[Any]) -> Sequence[Any]:
 
 
 def _read_queues(
-    worker_keys: Sequence[bytes], queues: Sequence[str]
+    worker_keys: Sequence[bytes], queues: Sequence[str], heads: int
 ) -> Operation[tuple[tuple[WorkerRecord, ...], dict[str, QueueReply]]]:
     def ask(pipeline: Any, workers: Sequence[bytes], names: Sequence[str]) -> None:
         for key in workers:
             pipeline.hmget(key, FIELDS)
         for name in names:
-            ask_queue(pipeline, name)
+            ask_queue(pipeline, name, heads)
 
     answered: dict[str, QueueReply] = {}
     records: Sequence[Any] = ()

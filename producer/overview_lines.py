@@ -1,6 +1,7 @@
 """What was answered of queues, put together to lines: all jobs of a model and a priority, of all groups. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple
 
 from .contract import Keys, Priority
@@ -22,7 +23,8 @@ class QueueReply(NamedTuple):
     """What was answered of one queue."""
 
     length: int
-    first: bytes | None
+    heads: Sequence[bytes]
+    """Its first jobs, the next one first."""
     runs: Sequence[bytes]
     finished: int
     failed: int
@@ -32,10 +34,10 @@ class QueueReply(NamedTuple):
     newest_canceled: Sequence[Entry]
 
 
-def ask_queue(pipeline: Any, name: str) -> None:
-    """As QueueReply has it."""
+def ask_queue(pipeline: Any, name: str, heads: int = 1) -> None:
+    """As QueueReply has it.  heads: so many first jobs, or all where it has fewer."""
     line = rq_names.queue(name)
-    pipeline.llen(line).lindex(line, 0)
+    pipeline.llen(line).lrange(line, 0, heads - 1)
     pipeline.zrange(rq_names.registry("wip", name), 0, RUNNING_AT_MOST - 1)
     for state in _ENDS:
         pipeline.zcard(rq_names.registry(state, name))
@@ -46,14 +48,17 @@ def ask_queue(pipeline: Any, name: str) -> None:
 class Line:
     """The queues of one model and one priority."""
 
-    def __init__(self, priority: Priority, replies: Sequence[QueueReply]) -> None:
+    def __init__(self, priority: Priority, replies: Sequence[QueueReply], waiting_shown: int) -> None:
         self.priority = priority
         self.length = sum(reply.length for reply in replies)
         self.finished = sum(reply.finished for reply in replies)
         self.failed = sum(reply.failed for reply in replies)
         self.canceled = sum(reply.canceled for reply in replies)
         longest = sorted(replies, key=lambda reply: reply.length, reverse=True)[:HEADS_LOOKED_AT]
-        self.heads = [text(reply.first) for reply in longest if reply.first is not None]
+        self.heads = [text(reply.heads[0]) for reply in longest if reply.heads]
+        # Groups take turns: the first of each, then the second of each.
+        in_turn = chain.from_iterable(zip_longest(*(reply.heads for reply in replies)))
+        self.waiting = [text(job_id) for job_id in islice(filter(None, in_turn), waiting_shown)]
         # An entry of the registry is `JOB:RUN`.
         self.running = [text(run).partition(":")[0] for reply in replies for run in reply.runs]
         self.ended = [
@@ -65,11 +70,14 @@ class Line:
     @property
     def job_ids(self) -> list[str]:
         """All whose records are to be read."""
-        return [*self.heads, *self.running, *self.ended]
+        return [*self.heads, *self.waiting, *self.running, *self.ended]
 
 
-def lines_of(keys: Keys, replies: Mapping[str, QueueReply]) -> dict[str, list[Line]]:
-    """By model, in the order of the priorities.  replies: by the names of the queues."""
+def lines_of(keys: Keys, replies: Mapping[str, QueueReply], waiting_shown: int = 0) -> dict[str, list[Line]]:
+    """By model, in the order of the priorities.
+
+    replies: by the names of the queues.  waiting_shown: jobs of a model that are shown, of those that wait.
+    """
     parts: dict[tuple[str, Priority], list[QueueReply]] = {}
     for name, reply in replies.items():
         model, priority = keys.model_of_queue(name), keys.priority_of_queue(name)
@@ -79,7 +87,9 @@ def lines_of(keys: Keys, replies: Mapping[str, QueueReply]) -> dict[str, list[Li
     for priority in PRIORITIES:
         for model, of in parts:
             if of == priority:
-                lines.setdefault(model, []).append(Line(priority, parts[model, priority]))
+                before = lines.setdefault(model, [])
+                left = waiting_shown - sum(len(line.waiting) for line in before)
+                before.append(Line(priority, parts[model, priority], left))
     return lines
 
 

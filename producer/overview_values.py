@@ -14,6 +14,15 @@ class WaitingJobs(Frozen):
     """How long the first of them has waited; None where its record does not say."""
 
 
+class WaitingJob(Frozen):
+    """One of them."""
+
+    job_id: str
+    priority: Priority
+    group: str | None = None
+    waited_s: float | None = None
+
+
 class WaitingGroup(Frozen):
     """Those of one group, over all priorities."""
 
@@ -28,6 +37,9 @@ class RunningJob(Frozen):
     worker: str | None = None
     running_s: float | None = None
     progress: Progress | None = None
+    priority: Priority | None = None
+    group: str | None = None
+    """For whom it is."""
 
 
 class EndedJob(Frozen):
@@ -38,6 +50,7 @@ class EndedJob(Frozen):
     ended_s: float | None = None
     """How long ago."""
     progress: Progress | None = None
+    group: str | None = None
 
 
 class ModelOverview(Frozen):
@@ -51,6 +64,8 @@ class ModelOverview(Frozen):
     """Groups with the most jobs that wait, the first ten."""
     groups_waiting: int = 0
     """How many groups have jobs that wait."""
+    waiting_jobs: tuple[WaitingJob, ...] = ()
+    """The next ones, as many as were asked for, about in the order in which they are served."""
     running: tuple[RunningJob, ...] = ()
     finished: int = 0
     """Whose records are kept still, as of the two below."""

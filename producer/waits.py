@@ -23,7 +23,7 @@ from .contract import (
     UnknownEvent,
     terminal_event,
 )
-from .following import READ_COUNT, Subscription, event_in, read_entry
+from .following import READ_COUNT, event_in, read_entry
 from .job_status import JobStatus, state_of
 from .ledger import rq_names
 from .ledger.waiting import await_end
@@ -31,6 +31,7 @@ from .operations import Operation, Operations
 from .patience import Patience, Stand
 from .places import Standing
 from .replies import positive_or_none, stored_result
+from .subscription import Subscription
 from .wait_ends import after_the_end, deleted, events_gone, start_one, stranded, unanswered, wait_timeout
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,8 @@ class EngineOptions(BaseModel):
     """Tokens of prompt and answer together. None: the model's own, or what the device has memory for; on a CPU,
     what half of the free memory is enough for."""
     prefill_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Tokens that are read between two looks at whether to stop. None: 2048 on a GPU, 256 on a CPU."""
+    """Tokens that are read between two looks at whether to stop. None: 2048 on a GPU, 256 on a CPU; 256 and 64
+    where the engine is deterministic."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
     """For the keys and values of earlier prompts, in host memory, beside those that the cache holds anyway. 0
     turns the reuse of common beginnings off."""
@@ -42,3 +43,7 @@ class EngineOptions(BaseModel):
     read again."""
     prompt_lookup: bool = True
     """Whether drafts are taken from the prompt and the output, for requests that do not say."""
+    deterministic: bool = False
+    """Whether the text is a function of weights, request and kind of hardware, in any dtype, whatever happened
+    before. Each token is read in the one way in which an undisturbed run reads it: the prompt in chunks that begin
+    at multiples of `prefill_chunk`, the output by decode steps, also when a job goes on; there are no drafts."""

@@ -5,6 +5,7 @@ by whoever has noticed; the rest is done by one worker of the model, the first o
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 
 from producer.broker.meaning import meaning
 from producer.contract import BrokerUnavailable
-from producer.ledger.sweep import SCHEDULED_AT_ONCE, Beat, schedule
+from producer.ledger.sweep import SCHEDULED_AT_ONCE, Beat, Member, schedule
 
 from .neighbours import Dead
 from .presence import Presence
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 EXPIRE_AT_ONCE = 8
 """Jobs whose ends are written side by side."""
+LOOK_S = 0.25
+"""Between two looks at the processes of this host."""
+LATE_S = 1.0
+"""What a process had sent before it ended has come to Redis by then, once that answers."""
 
 
 class Housekeeping:
@@ -49,21 +54,25 @@ class Housekeeping:
         self._end_late = end_late
         self._sweeper = Sweeper(worker)
         self._dead: deque[Dead] = deque()
+        self._swept_once: set[Member] = set()
         self._seen: Beat | None = None
         self._due = asyncio.Event()
         self._checked_earlier_at = time.monotonic()
 
     async def note_dead(self, dead: Dead) -> None:
         """A worker was found dead."""
-        if dead not in self._dead:
-            self._dead.append(dead)
-        self._due.set()
+        self._note(dead)
 
     async def note_beat(self, seen: Beat) -> None:
         """A beat has seen what there is to be done."""
         self._seen = seen
         if seen.is_first and (seen.has_late or seen.has_scheduled or self._earlier_are_due):
             self._due.set()
+
+    def _note(self, dead: Dead) -> None:
+        if dead not in self._dead:
+            self._dead.append(dead)
+        self._due.set()
 
     @property
     def is_ours(self) -> bool:
@@ -72,7 +81,12 @@ class Housekeeping:
 
     async def step(self) -> None:
         """Wait until there is something to do, and do it.  Raises errors of Redis; nothing is lost by them."""
-        await self._due.wait()
+        await self._look_here()
+        while not self._due.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._due.wait()
+            await self._look_here()
         self._due.clear()
         try:
             await self._bury()
@@ -81,6 +95,11 @@ class Housekeeping:
         except BaseException:
             self._due.set()
             raise
+
+    async def _look_here(self) -> None:
+        """Whatever Redis does: who died while it was away is buried once it is back."""
+        for dead in self._presence.exited():
+            await self.note_dead(dead)
 
     @property
     def _earlier_are_due(self) -> bool:
@@ -96,8 +115,22 @@ class Housekeeping:
                     raise
                 # Something else stands in place of what is swept. It is tried again once this one is found again.
                 logger.exception("what worker %.80r has left cannot be swept", self._dead[0].member.worker)
+            else:
+                self._follow_up(self._dead[0])
             self._dead.popleft()
         await asyncio.to_thread(self._sweeper.settle)
+
+    def _follow_up(self, dead: Dead) -> None:
+        """After a sweep. Of a process that has just ended there is a second one: a beat or a take that it had
+        sent may have come to Redis after the first.
+        """
+        if dead.member in self._swept_once:
+            self._swept_once.discard(dead.member)
+            return
+        self._presence.beat_soon()  # whoever comes after the dead in the ring may be dead, too
+        if dead.sign == "exited":
+            self._swept_once.add(dead.member)
+            asyncio.get_running_loop().call_later(LATE_S, self._note, dead)
 
     async def _keep_house(self, seen: Beat) -> None:
         if seen.has_scheduled:

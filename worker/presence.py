@@ -1,8 +1,9 @@
-"""How a worker is known to be alive: it beats, and one connection stands for it.
+"""How a worker is known to be alive: it beats, one connection stands for it, and its process is there.
 
 Until when it counts as alive stands in Redis, on Redis' clock. Nobody is taken for dead by mistake of the watcher:
 it judges by beats only after one TTL in which its own went through without a break. `neighbours` judges by
-connections. Knows the ledger, and neither RQ nor what is done about the dead.
+connections, and `lives` knows of the processes of this host. Knows the ledger, and neither RQ nor what is done
+about the dead.
 """
 
 import asyncio
@@ -16,14 +17,18 @@ from redis.asyncio import Redis
 from producer.contract import Keys
 from producer.ledger.sweep import Beat, Member, RingEntry, beat, leave
 
+from .lives import Lives
 from .neighbours import Dead, Neighbours, raise_what_passes
+
+WHOLE_S = 15.0
+"""A beat writes what has changed in the record, and this often all of it: somebody else may have written there."""
 
 
 class Presence:
     """One worker among the others.
 
     client: with a pool of one connection, which stands for this worker. It calls `connected` for each new one.
-    record: RQ's record of the worker, as it is to stand now.
+    record: RQ's record of the worker, as it is to stand now.  lives: of the processes of this host.
     beat_interval_s: how often the worker beats.  clock: in seconds, steady.
     """
 
@@ -35,6 +40,7 @@ class Presence:
         worker: str,
         record: Callable[[], Mapping[str, Any]],
         *,
+        lives: Lives,
         ttl_s: float,
         keep_s: int,
         beat_interval_s: float = 0.0,
@@ -43,12 +49,18 @@ class Presence:
         self._client = client
         self._keys, self._model, self._worker = keys, model, worker
         self._record = record
+        self._lives = lives
         self._ttl_s, self._keep_s = ttl_s, keep_s
         # Between two beats without a break: above the interval, and below what makes a worker overdue.
         self._break_s = (ttl_s + beat_interval_s) / 2
         self._clock = clock
         self._entry: RingEntry | None = None
         self._is_new = True
+        self._is_beat_due = False
+        self._written: Mapping[str, Any] = {}
+        """What stands in the record, as far as beats wrote it; nothing where that is not known."""
+        self._whole_at = 0.0
+        self._seen: frozenset[Member] = frozenset()
         self.members = 1
         """Workers of the model that live, as of the last beat."""
         self._neighbours = Neighbours(client, keys, model, ttl_s=ttl_s, clock=clock)
@@ -59,12 +71,17 @@ class Presence:
     def connected(self) -> None:
         """A new connection stands for the worker: others are to know it before they miss the old one."""
         self._is_new = True
+        self._written = {}
         self._neighbours.connected(None)
 
     @property
     def needs_beat(self) -> bool:
-        """Whether others know another connection than the one that stands for the worker now."""
-        return self._is_new
+        """Whether others know another connection than the one that stands for us, or others have to be known."""
+        return self._is_new or self._is_beat_due
+
+    def beat_soon(self) -> None:
+        """There are others to be watched, of whom the next beat tells."""
+        self._is_beat_due = True
 
     async def beat(self) -> Beat:
         """Say that the worker is alive.  Raises errors of Redis."""
@@ -75,19 +92,26 @@ class Presence:
         if self._is_new or self._entry is None:
             await self._identify()
         assert self._entry is not None
-        step = beat(
-            self._keys,
-            self._model,
-            self._entry,
-            self._record(),
-            ttl_s=self._ttl_s,
-            keep_s=self._keep_s,
-        )
+        record = dict(self._record())
+        fields, self._written = self._changed(record), {}
+        step = beat(self._keys, self._model, self._entry, fields, ttl_s=self._ttl_s, keep_s=self._keep_s)
         seen = await step.run_async(self._client)
         self.members = seen.members
+        is_lost = seen.is_forgotten and len(fields) < len(record)
+        if not is_lost:
+            self._written = record
+        self._is_beat_due = is_lost
+        neighbours = (Member(entry.worker, self._model) for entry in seen.after)
+        self._seen = frozenset([*neighbours, *seen.overdue])
         self._note_beat()
         self._neighbours.watch(seen)
         return seen
+
+    def exited(self) -> list[Dead]:
+        """Those whose process has ended, of all whom the last beat told of. Asks the kernel, and Redis nothing."""
+        exited = [member for member in sorted(self._seen, key=str) if self._lives.is_over(member.worker)]
+        self._seen = self._seen.difference(exited)  # told of once: a beat says so where it is there still
+        return [Dead(member, "exited") for member in exited]
 
     def overdue(self, seen: Beat) -> list[Dead]:
         """Those whose beat is too long ago. None while ours have not gone through for one TTL."""
@@ -114,6 +138,11 @@ class Presence:
     async def leave(self) -> None:
         """Go in good order: what is still held here is free for others at once.  Raises errors of Redis."""
         await leave(self._keys, Member(self._worker, self._model)).run_async(self._client)
+        self._lives.end()
+
+    def tidy(self) -> None:
+        """Remove what those have left that died on this host long ago."""
+        self._lives.tidy()
 
     # -- inside
 
@@ -132,6 +161,16 @@ class Presence:
             raise redis.ConnectionError("the connection broke while it was made")
         self._entry = RingEntry(self._worker, run_id, client_id)
         self._neighbours.connected(self._entry)
+
+    def _changed(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a beat is to write of it: each field costs the server something, and few change."""
+        now = self._clock()
+        if self._written and now - self._whole_at < WHOLE_S:
+            changed = {name: value for name, value in record.items() if self._written.get(name) != value}
+            if changed:
+                return changed
+        self._whole_at = now
+        return record
 
     def _note_beat(self) -> None:
         now = self._clock()

@@ -26,6 +26,7 @@ from .intake import check_deaths, check_record, read_order
 from .job import Done, Order, Outcome, PutBack
 from .leaving import Leaving, cancel
 from .links import Links
+from .lives import Lives
 from .looks import BELLS, Looks
 from .metrics import Metrics
 from .preemption import Preemption
@@ -57,11 +58,12 @@ class Service:
         worker: GenerationWorker,
         *,
         links: Links,
+        lives: Lives,
         outage: Outage,
         metrics: Metrics,
         leaving: Leaving,
     ) -> None:
-        """worker: registered already; outage: the state of Redis, for all who wait for it."""
+        """worker: registered already, and begun in lives; outage: the state of Redis, for all who wait for it."""
         self.settings = settings
         self.engine = engine
         self.worker = worker
@@ -86,6 +88,7 @@ class Service:
             settings.model_name,
             worker.name,
             worker.record,
+            lives=lives,
             ttl_s=settings.heartbeat_ttl_s,
             keep_s=settings.keep_held_s,
             beat_interval_s=settings.heartbeat_interval_s,

@@ -1,6 +1,6 @@
 """A worker comes into being: everything that needs Redis first, and then a Service that is whole.
 
-the metrics' port -> Redis, for broker_wait_s at most -> RQ hears of us -> the Service
+the metrics' port -> Redis, for broker_wait_s at most -> RQ hears of us -> a lock on our life -> the Service
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from producer.contract import BrokerUnavailable
 from .engine_process.process import EngineProcess
 from .leaving import Leaving
 from .links import Links
+from .lives import Lives
 from .metrics import Metrics
 from .queue.rq_worker import GenerationWorker
 from .service import Service
@@ -51,7 +52,11 @@ async def start(settings: WorkerSettings, engine: EngineProcess, leaving: Leavin
         metrics.close()
         await links.close()
         raise
-    service = Service(settings, engine, worker, links=links, outage=outage, metrics=metrics, leaving=leaving)
+    lives = Lives.of_this_host()
+    lives.begin(worker.name)  # before it is in the ring, and so before anybody asks
+    service = Service(
+        settings, engine, worker, links=links, lives=lives, outage=outage, metrics=metrics, leaving=leaving
+    )
     stopped.listener = service.on_stop_command
     return service
 

@@ -47,6 +47,7 @@ class Upkeep:
             on_dead=self._housekeeping.note_dead,
         )
         self._commands = Commands(links.commands, worker)
+        self._presence = presence
 
     def side_tasks(self) -> list[SideTask]:
         """Name, interval in s and step of each."""
@@ -80,6 +81,7 @@ class Upkeep:
             await self._registrar.call(self._worker.put_down, job.id)
 
     async def maintain(self) -> None:
-        """Clean RQ's registries, one worker for all."""
+        """Clean RQ's registries, one worker for all; and what those have left that died on this host."""
+        self._presence.tidy()
         if self._housekeeping.is_ours:
             await asyncio.to_thread(self._worker.maintain)

@@ -25,6 +25,7 @@ class Feed:
         self._ready: deque[Row] = deque()
         self._has_ended = False
         self._error: BaseException | None = None
+        self._is_closed = False
         threading.Thread(target=self._read, name="genqueue-batch-input", daemon=True).start()
 
     @property
@@ -43,12 +44,19 @@ class Feed:
         self._room.release()
         return self._ready.popleft()
 
+    def close(self) -> None:
+        """No more rows are wanted: the thread ends with the one that it reads."""
+        self._is_closed = True
+        self._room.release()
+
     def _read(self) -> None:
         error: BaseException | None = None
         try:
             for row in self._rows:
                 if row is not None:
                     self._room.acquire()
+                    if self._is_closed:
+                        return
                     self._loop.call_soon_threadsafe(self._put, row)
         except Exception as caught:  # noqa: BLE001 - it is raised where the rows are taken
             error = caught

@@ -11,6 +11,7 @@ from typing import Any
 from ..contract import GenerationResult, TokenLogprob, Usage
 from .answers import Answer
 from .openai_rows import COMPLETIONS
+from .rows import Row
 
 ID_PREFIX = "batch_req_"
 """Before the job's id: what a line says of its place."""
@@ -19,13 +20,22 @@ ID_PREFIX = "batch_req_"
 def openai_line(answer: Answer) -> dict[str, Any]:
     """Of one row."""
     row, result = answer.row, answer.result
-    line: dict[str, Any] = {"id": ID_PREFIX + row.job_id, "custom_id": row.custom_id}
     if result is None or answer.failed:
-        code, message = answer.failure
-        return {**line, "response": None, "error": {"code": code, "message": message}}
+        return line_without_response(row, *answer.failure)
     body = _completion(result, answer) if row.endpoint == COMPLETIONS else _chat_completion(result, answer)
-    response = {"status_code": 200, "request_id": row.job_id, "body": body}
-    return {**line, "response": response, "error": None}
+    return line_with_response(row, 200, body)
+
+
+def line_with_response(row: Row, status: int, body: dict[str, Any]) -> dict[str, Any]:
+    """Of a row that was answered as a request would have been.  status: of HTTP."""
+    response = {"status_code": status, "request_id": row.job_id, "body": body}
+    return {"id": ID_PREFIX + row.job_id, "custom_id": row.custom_id, "response": response, "error": None}
+
+
+def line_without_response(row: Row, code: str, message: str) -> dict[str, Any]:
+    """Of a row that was not."""
+    error = {"code": code, "message": message}
+    return {"id": ID_PREFIX + row.job_id, "custom_id": row.custom_id, "response": None, "error": error}
 
 
 def _chat_completion(result: GenerationResult, answer: Answer) -> dict[str, Any]:

@@ -120,9 +120,11 @@ def _prompt(given: dict[str, Any], url: str) -> dict[str, Any]:
 
 
 def _leave_out_what_no_tools_need(given: dict[str, Any]) -> None:
-    """An empty list is none; without tools, these two say what is done anyway."""
+    """An empty list is none; without tools, both of these say what is done anyway; with a named function, one."""
     if given.get("tools") == []:
         del given["tools"]
+    if isinstance(given.get("tool_choice"), dict):  # which is called once
+        given.pop("parallel_tool_calls", None)
     if "tools" not in given:
         given.pop("parallel_tool_calls", None)
         if given.get("tool_choice") in ("none", "auto"):
@@ -135,7 +137,18 @@ def _message(turn: Any) -> Any:
     turn = {name: value for name, value in turn.items() if value is not None and value != []}
     if turn.get("role") == "developer":  # the later name of the same
         turn["role"] = "system"
+    turn.pop("parsed", None)
+    if isinstance(calls := turn.get("tool_calls"), list):
+        turn["tool_calls"] = [_call(call) for call in calls]
     return turn
+
+
+def _call(call: Any) -> Any:
+    """Of an assistant. Sent back by openai-python, it holds what the client has read of it, and its place."""
+    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
+        return call
+    function = {name: value for name, value in call["function"].items() if name != "parsed_arguments"}
+    return {**{name: value for name, value in call.items() if name != "index"}, "function": function}
 
 
 def _logprobs(given: dict[str, Any], url: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class OutputFile:
             if not line.endswith(b"\n"):
                 return end, line
             end += len(line)
-            found = _read_line(line)
+            found = read_line(line)
             if found is None:
                 raise self._foreign(f"line {number}")
             name, failed = found
@@ -105,8 +105,8 @@ class OutputFile:
         return GenqueueError(f"{self._path} is no output of genqueue batch, {where} says: give another output")
 
 
-def _read_line(line: bytes) -> tuple[JobName, bool] | None:
-    """Which row it answers, and whether that failed."""
+def read_line(line: bytes) -> tuple[JobName, bool] | None:
+    """Which row a line of an output answers, and whether that failed. None for what is no such line."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):

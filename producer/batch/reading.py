@@ -33,14 +33,14 @@ class Record:
 Records = Callable[[BinaryIO], Iterator[Record]]
 
 
-def json_lines(file: BinaryIO) -> Iterator[Record]:
-    """Lines of a file, blank ones left out."""
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES):
+def json_lines(file: BinaryIO, longest: int | None = None) -> Iterator[Record]:
+    """Lines of a file, blank ones left out.  longest: bytes of a line; None: MAX_LINE_BYTES."""
+    longest, number = longest or MAX_LINE_BYTES, 0
+    while line := file.readline(longest):
         number += 1
-        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+        if len(line) == longest and not line.endswith(b"\n"):
             _skip_line(file)
-            yield Record(number, b"", fault=f"the line is longer than {MAX_LINE_BYTES} bytes")
+            yield Record(number, b"", fault=f"the line is longer than {longest} bytes")
             continue
         raw = (line.removeprefix(_BOM) if number == 1 else line).strip()
         if raw:

@@ -1,6 +1,6 @@
 """From a record to a row: a request under its job id, or why it is none."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,13 @@ class Row:
     custom_id: str | None = None
     endpoint: str | None = None
     """Of OpenAI's batch format, whose answer has OpenAI's form; None for ours."""
+    about: Any = None
+    """What `ReadRow` has kept of it for its answer."""
+
+
+ReadRow = Callable[[Mapping[str, Any], dict[str, Any]], GenerationRequest]
+"""Makes the request of a row of OpenAI's format, without its custom_id; what it puts into the dictionary under
+`about` stands in the Row.  Raises InvalidRequest."""
 
 
 class RowParser:
@@ -33,12 +40,21 @@ class RowParser:
     sampling  the command's options, for what a row does not say itself
     chat      a text is sent as a user's message
     template  for the rows of a table
+    read_row  of OpenAI's format; None: as `openai_rows` does
     """
 
-    def __init__(self, sampling: Mapping[str, Any], *, chat: bool, template: Template | None) -> None:
+    def __init__(
+        self,
+        sampling: Mapping[str, Any],
+        *,
+        chat: bool,
+        template: Template | None,
+        read_row: ReadRow | None = None,
+    ) -> None:
         self._sampling = sampling
         self._chat = chat
         self._template = template
+        self._read_row = read_row or self._read_openai_row
         self._bound: BoundTemplate | None = None
 
     def rows(self, records: Iterable[Record], identity: Identity, done: Done) -> Iterator[Row | None]:
@@ -79,10 +95,13 @@ class RowParser:
             known["custom_id"] = openai_rows.custom_id(value.pop("custom_id"))
         if openai_rows.is_row(value):
             known["endpoint"] = openai_rows.endpoint(value)
-            return parse_request(openai_rows.request_fields(value, self._sampling), {})
+            return self._read_row(value, known)
         if strays := sorted(OF_THE_CALL & value.keys()):
             raise InvalidRequest(f"{strays[0]}: it is no field of a row, but an option of the whole batch")
         return parse_request(value, self._sampling)
+
+    def _read_openai_row(self, value: Mapping[str, Any], _: dict[str, Any]) -> GenerationRequest:
+        return parse_request(openai_rows.request_fields(value, self._sampling), {})
 
     def _of_text(self, text: str) -> GenerationRequest:
         fields = {"messages": [{"role": "user", "content": text}]} if self._chat else {"prompt": text}

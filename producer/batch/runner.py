@@ -22,6 +22,7 @@ from ..contract import (
     Tokens,
     WaitTimeout,
 )
+from ..ending import end
 from ..handles import AsyncJobHandle
 from .answers import Answer
 from .feed import Feed
@@ -102,8 +103,10 @@ class Runner:
                 else:
                     await self._changed.wait()
         finally:
-            for task in [checks, *self._waits]:
-                task.cancel()
+            feed.close()
+            waits, self._waits = self._waits, {}
+            self._sending += len(waits)  # they go on, without us
+            await end([checks, *waits])
 
     def _is_over(self, feed: Feed) -> bool:
         if self._error is not None:

@@ -106,7 +106,7 @@ def _follow_on_screen(producer: Producer, model_name: str | None, interval_s: fl
 
 def _print(seen: Overview, *, as_json: bool) -> None:
     if as_json:
-        show(seen.model_dump_json() + "\n")
+        show(seen.model_dump_json(exclude={"models": {"__all__": {"waiting_jobs"}}}) + "\n")
     else:
         _show(_rendered(seen))
 

@@ -53,6 +53,11 @@ serve_options = with_options(
         help="A site whose pages may use it from a browser. Repeatable. " + _ENV.format("CORS_ORIGINS", "none"),
     ),
     click.option(
+        "--page/--no-page",
+        default=None,
+        help="Have a page for people at `/`: a chat, and the queue. " + _ENV.format("PAGE", "yes"),
+    ),
+    click.option(
         "--share-prefixes",
         is_flag=True,
         default=None,

@@ -45,7 +45,7 @@ SERVE_PORT = 8000
     flag_value=SERVE_PORT,
     type=click.IntRange(1, 65535),
     metavar="[PORT]",
-    help=f"Serve OpenAI's API, too, on 127.0.0.1. [default port: {SERVE_PORT}]",
+    help=f"Serve OpenAI's API and a page, too, on 127.0.0.1. [default port: {SERVE_PORT}]",
 )
 @sampling_options
 @click.option(

@@ -24,6 +24,18 @@ of a job in one slot.
     gen:{limits:OWNER}  hash      what is left to the owner of an API key of its requests and tokens of a minute
     gen:{limits:OWNER}:open
                         zset      its requests that are open, by the ms on Redis' clock until which they count
+    gen:{files:OWNER}   zset      ids of its files, by the ms on Redis' clock until which they are kept
+    gen:{files:OWNER}:sizes
+                        hash      bytes of each, and of all of them
+    gen:{files:OWNER}:FILE, gen:{files:OWNER}:FILE:parts
+                        hashes    what a file is called and so on, once it is whole; its bytes, in numbered parts
+    gen:{batches:OWNER} zset      ids of its batches, by the ms on Redis' clock until which they are kept
+    gen:{batches:OWNER}:BATCH
+                        hash      one of them
+    gen:batches         zset      `OWNER BATCH` of each that is not over, by the ms on Redis' clock until which the
+                                  gateway has it that runs it
+    gen:batches:runners hash      by which run of which gateway: what it has drawn for it
+    gen:{stored:OWNER}  zset      its stored chat completions, by when they were made
 
     gen:beats           zset      until when each worker counts as alive, in ms on Redis' clock
     gen:{ring:MODEL}    zset      the model's workers, each with the connection that stands for it; by name
@@ -159,6 +171,44 @@ class Keys:
     def open_requests(self, owner: str) -> str:
         """Sorted set: the owner's requests that are open, by the ms on Redis' clock until which they count."""
         return f"{self.limits(owner)}:open"
+
+    def files(self, owner: str) -> str:
+        """Sorted set: an owner's files, by the ms on Redis' clock until which they are kept."""
+        return f"{self.prefix}:{{files:{owner}}}"
+
+    def file_sizes(self, owner: str) -> str:
+        """Hash: bytes of each of an owner's files, and of all of them."""
+        return f"{self.files(owner)}:sizes"
+
+    def file(self, owner: str, file_id: str) -> str:
+        """Hash: what is known of a file that is whole."""
+        return f"{self.files(owner)}:{file_id}"
+
+    def file_parts(self, owner: str, file_id: str) -> str:
+        """Hash: a file's bytes, in parts that are numbered from 0."""
+        return f"{self.file(owner, file_id)}:parts"
+
+    def batches(self, owner: str) -> str:
+        """Sorted set: an owner's batches, by the ms on Redis' clock until which they are kept."""
+        return f"{self.prefix}:{{batches:{owner}}}"
+
+    def batch(self, owner: str, batch_id: str) -> str:
+        """Hash: one of them."""
+        return f"{self.batches(owner)}:{batch_id}"
+
+    @property
+    def open_batches(self) -> str:
+        """Sorted set: `OWNER BATCH` of those that are not over, by when whoever runs it has it no more."""
+        return f"{self.prefix}:batches"
+
+    @property
+    def batch_runners(self) -> str:
+        """Hash: who runs each of them."""
+        return f"{self.open_batches}:runners"
+
+    def stored(self, owner: str) -> str:
+        """Sorted set: an owner's stored chat completions, by when they were made."""
+        return f"{self.prefix}:{{stored:{owner}}}"
 
     def turns(self, model: str, priority: Priority = "normal") -> str:
         """Sorted set: the groups whose jobs wait for the model, in the order of their turns."""

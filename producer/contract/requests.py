@@ -221,8 +221,7 @@ class GenerationRequest(SamplingParams):
             names = Names((*cls.model_fields, *beside), ELSEWHERE)
             faults = faults_of(error, names, by_worker=as_worker)
             refusal = InvalidRequest(f"invalid request: {faults}")
-            where = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
-            refusal.param = str(where[0]) if where else None
+            refusal.param = _param_of(error)
             raise refusal from None
         except UnicodeEncodeError:
             raise InvalidRequest(
@@ -239,6 +238,13 @@ class GenerationRequest(SamplingParams):
     def to_wire(self) -> dict[str, Any]:
         """The JSON form, without the fields left at their defaults."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def _param_of(error: ValidationError) -> str | None:
+    """The field that is named first. What is wrong between several begins with the name of one."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else first["msg"].removeprefix("Value error, ").partition(" ")[0]
+    return name if first["loc"] or name in GenerationRequest.model_fields else None
 
 
 def faults_of(error: ValidationError, names: Names = NONE, *, by_worker: bool = False) -> str:

@@ -12,4 +12,4 @@ Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 class Frozen(BaseModel):
     """Base of every model of the contract: immutable, and unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)  # it can be a prompt

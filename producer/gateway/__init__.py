@@ -13,6 +13,7 @@ class GatewayNotInstalled(GenqueueError, ImportError):
 
 try:
     import prometheus_client  # noqa: F401
+    import python_multipart  # noqa: F401
     import starlette  # noqa: F401
     import uvicorn  # noqa: F401
 except ImportError as missing:

@@ -10,11 +10,24 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from ..contract import GenqueueError
 from ..settings import ProducerSettings
-from . import completions, health, models, openapi, responses
+from . import (
+    batches as batches_api,
+    completions,
+    files as files_api,
+    health,
+    models,
+    openapi,
+    page_files,
+    queue_paths,
+    responses,
+    stored_chats,
+)
 from .api_keys import ApiKeys
+from .batch_runners import BatchRunners
 from .ending import end
 from .entrance import Entrance, error_response
 from .errors import ApiError, api_error
@@ -23,10 +36,24 @@ from .metrics import Measured, Metrics
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .stored_batches import BatchStore
+from .stored_files import FileStore
 from .visits import Visits
 
 EXPOSED = ("x-request-id", "retry-after")
 """Headers of an answer that a page elsewhere may read."""
+SERVED = (
+    completions,
+    stored_chats,
+    responses,
+    files_api,
+    batches_api,
+    models,
+    queue_paths,
+    health,
+    openapi,
+)
+"""Whose paths are in the OpenAPI document."""
 
 
 def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> Starlette:
@@ -40,24 +67,30 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         async with GatewayProducer(settings=producer_settings) as producer:
             presence, visits = Presence(producer, settings.grace_s), Visits(producer)
             metrics.watch_waiting(lambda: presence.waiting)
-            app.state.gateway = Gateway(settings, producer, presence, visits, api_keys)
+            files, batches = FileStore(producer, settings), BatchStore(producer, settings)
+            runners = BatchRunners(producer, settings, files, batches)
+            metrics.watch_batches(lambda: runners.running)
+            app.state.gateway = Gateway(settings, producer, presence, visits, files, batches, runners, api_keys)
             telling = [
                 asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
                 asyncio.create_task(visits.keep_telling(), name="genqueue-visits"),
+                asyncio.create_task(runners.keep_running(), name="genqueue-batches"),
             ]
             try:
                 yield
             finally:
                 await end(telling)
                 await presence.aclose()
+                await runners.aclose()
 
     middleware = [Middleware(Measured, metrics), Middleware(Entrance, api_keys)]
     if settings.cors_origins:  # before the entrance: a browser asks first, and without a key
         middleware.insert(1, cors(settings.cors_origins))
     return Starlette(
         routes=[
-            *(route for each in (completions, responses, models, health, openapi) for route in each.routes()),
+            *(route for each in SERVED for route in each.routes()),
             *metrics.routes(),
+            *(page_files.routes() if settings.page else ()),
         ],
         middleware=middleware,
         exception_handlers={
@@ -99,7 +132,16 @@ async def _of_the_router(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not for {request.url.path[:200]}",
     }.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
-    return error_response(ApiError(error.status_code, said, code="not_found", headers=headers))
+    if "Allow" in headers:  # which names the methods of one of the path's routes
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    code = {405: "method_not_allowed"}.get(error.status_code, "not_found")
+    return error_response(ApiError(error.status_code, said, code=code, headers=headers))
+
+
+def _methods(request: Request) -> set[str]:
+    """Of all routes of a path."""
+    fit = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in fit if isinstance(route, Route) for method in route.methods or ()}
 
 
 async def _gone(_: Request, __: Exception) -> Response:

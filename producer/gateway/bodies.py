@@ -44,7 +44,7 @@ async def read_bytes(request: Request, settings: GatewaySettings) -> bytes:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Raises ApiError for what is no JSON object."""
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw.decode(), parse_constant=_no_constant)
         if _SURROGATE.search(raw):
             json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:

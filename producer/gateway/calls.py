@@ -24,7 +24,8 @@ FIELD = "gateway_call"
 class Call(BaseModel):
     """One request that was taken in."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a gateway of a later version may have written it
+    # A gateway of a later version may have written it; and what clients write stands in no traceback.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     id: str
     kind: Kind

@@ -138,15 +138,22 @@ class Chunks:
         return {**self._frame, "choices": [choice]}
 
 
-def whole(call: Call, ended: Sequence[tuple[GenerationResult, Sequence[TokenLogprob] | None]]) -> dict[str, Any]:
-    """An answer that is complete.  ended: how each of its jobs ended, with its log-probabilities."""
-    choice = chat_choice if call.kind == "chat" else completion_choice
-    kept = {name: value for name in ("service_tier", "metadata") if (value := getattr(call, name)) is not None}
+def frame_of(call: Call) -> dict[str, Any]:
+    """What an answer has before anything is known of it."""
     return {
         "id": call.public_id,
         "object": "chat.completion" if call.kind == "chat" else "text_completion",
         "created": call.created,
         "model": call.model,
+    }
+
+
+def whole(call: Call, ended: Sequence[tuple[GenerationResult, Sequence[TokenLogprob] | None]]) -> dict[str, Any]:
+    """An answer that is complete.  ended: how each of its jobs ended, with its log-probabilities."""
+    choice = chat_choice if call.kind == "chat" else completion_choice
+    kept = {name: value for name in ("service_tier", "metadata") if (value := getattr(call, name)) is not None}
+    return {
+        **frame_of(call),
         "choices": [choice(number, *each) for number, each in enumerate(ended)],
         "usage": usage_of_call(call, [result for result, _ in ended]),
         "system_fingerprint": None,

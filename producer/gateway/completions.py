@@ -8,11 +8,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..contract import Priority
+from . import stored_chats
 from .answering import Answering
 from .asked import URLS, Asked, read_asked
 from .bodies import read_json
 from .calls import Call, Kind
-from .chunks import Chunks, whole
+from .chunks import Chunks, frame_of, whole
 from .cursors import seen_before, seen_by
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .taking_in import call_id_for, take_in
@@ -46,6 +47,10 @@ def _create(kind: Kind) -> Handler:
         async with await gateway.visits.begin(key_of(request), asked.requests) as visit:
             call = await _submitted(gateway, request, asked, kind, priority)
             visit.submitted()
+            if asked.store and kind == "chat":
+                await stored_chats.remember(gateway, call)
+            if is_read_later(request):
+                return _taken_in(call)
             answering = Answering(gateway, request, call, visit)
             if asked.stream:
                 return await answering.stream(seen_before(request, call.answers), Chunks(call))
@@ -72,11 +77,25 @@ def _delete(kind: Kind) -> Handler:
     async def delete(request: Request) -> Response:
         """Delete the answer and all that is kept of it. One that is not whole is cancelled first."""
         gateway, call = gateway_of(request), await call_of(request, kind)
+        if kind == "chat":
+            await stored_chats.forget(gateway, call)
         for job_id in reversed(call.job_ids):  # the first has the record by which the others are found
             await gateway.producer.delete(job_id)
         return JSONResponse({"id": call.public_id, "object": DELETED[kind], "deleted": True})
 
     return delete
+
+
+def is_read_later(request: Request) -> bool:
+    """Whether the client asks to be answered at once, and reads the answer by GET.  Source: RFC 7240."""
+    preferences = request.headers.get("prefer", "").lower().split(",")
+    return any(each.partition(";")[0].strip() == "respond-async" for each in preferences)
+
+
+def _taken_in(call: Call) -> Response:
+    url = f"{URLS[call.kind]}/{call.public_id}"
+    headers = {"location": url, "preference-applied": "respond-async"}
+    return JSONResponse({**frame_of(call), "choices": []}, status_code=202, headers=headers)
 
 
 async def _submitted(gateway: Gateway, request: Request, asked: Asked, kind: Kind, priority: Priority) -> Call:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from .errors import ApiError, refused
 
-_FORM = re.compile(r"\d{1,9}(\.\d{1,9})*")
+FORM = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Cursor:
     @classmethod
     def parse(cls, text: str, choices: int) -> "Cursor":
         """From the form on the wire.  Raises ApiError."""
-        parts = [int(part) for part in text.split(".")] if _FORM.fullmatch(text) else []
+        parts = [int(part) for part in text.split(".")] if FORM.fullmatch(text) else []
         if len(parts) != (1 if choices == 1 else choices + 1):
             raise ApiError(
                 400,
@@ -93,4 +93,5 @@ def seen_before(request: Request, choices: int) -> Cursor:
 
 
 def _after(request: Request) -> str | None:
-    return request.query_params.get("starting_after") or request.headers.get("last-event-id")
+    """An EventSource that comes again sends its newest id beside the address that it was opened with."""
+    return request.headers.get("last-event-id") or request.query_params.get("starting_after")

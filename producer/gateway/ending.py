@@ -1,25 +1,5 @@
-"""To end tasks and have them ended."""
+"""`end`, by its name here: it is the producer's."""
 
-import asyncio
-from collections.abc import Iterable
-from typing import Any
+from ..ending import end
 
-AGAIN_S = 0.1
-
-
-async def end(tasks: Iterable["asyncio.Future[Any]"]) -> None:
-    """Cancel them, and return once they are over. What they raise is nobody's.
-
-    Up to Python 3.11 `asyncio.wait_for`, by which redis-py sends, loses a cancel that comes with its result. So it
-    is said again until it is heard.
-    """
-    left = set(tasks)
-    for task in left:
-        task.cancel()
-    while left:
-        over, left = await asyncio.wait(left, timeout=AGAIN_S)
-        for task in over:
-            if not task.cancelled():
-                task.exception()
-        for task in left:
-            task.cancel()
+__all__ = ["end"]

@@ -10,9 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..loopback import is_loopback
 from .api_keys import ApiKey, ApiKeys
 from .errors import ApiError
+from .page_files import PATHS as PAGE_PATHS
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", *PAGE_PATHS})
 """Where nobody is asked for a key."""
+MAX_HEAD_BYTES = 2**16
+"""Of a path and of all headers."""
+_CLOSE = {"connection": "close"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -37,6 +41,7 @@ class Entrance:
             await send(message)
 
         try:
+            _check_head(scope, headers)
             key = self._check(scope["path"], headers)
         except ApiError as error:
             await error_response(error)(scope, receive, send_with_id)
@@ -67,6 +72,17 @@ class Entrance:
 def error_response(error: ApiError) -> Response:
     """As OpenAI's clients read it."""
     return Response(error.to_json(), error.status, error.headers, media_type="application/json")
+
+
+def _check_head(scope: Scope, headers: Headers) -> None:
+    """Raises ApiError for what h11 lets through: any head that comes at once, and a body with two lengths."""
+    if "content-length" in headers and "transfer-encoding" in headers:  # a proxy could end it elsewhere
+        raise ApiError(400, "a body has one length: send content-length or chunks", headers=_CLOSE)
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    size += sum(len(name) + len(value) for name, value in scope["headers"])
+    if size > MAX_HEAD_BYTES:
+        said = f"path and headers may have {MAX_HEAD_BYTES} bytes: send less"
+        raise ApiError(431, said, code="head_too_large", headers=_CLOSE)
 
 
 def _request_id(given: str | None) -> str:

@@ -10,11 +10,14 @@ from ..contract.keys import check_model_name
 from ..contract.refusals import Names
 from .api_keys import OPEN, ApiKey, ApiKeys
 from .asked import priority_of
+from .batch_runners import BatchRunners
 from .calls import Call, Kind, call_id_in
 from .errors import ApiError, not_found, refused, retry_after
 from .presence import Presence
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
+from .stored_batches import BatchStore
+from .stored_files import FileStore
 from .visits import Visits
 
 UNSERVED_AGAIN_S = 10.0
@@ -28,6 +31,9 @@ class Gateway:
     producer: GatewayProducer
     presence: Presence
     visits: Visits
+    files: FileStore
+    batches: BatchStore
+    runners: BatchRunners
     api_keys: ApiKeys | None
 
     @property

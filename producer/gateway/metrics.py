@@ -42,6 +42,14 @@ class Metrics:
             registry=registry,
         )
 
+        self._batches = Gauge(
+            "genqueue_gateway_running_batches", "Batches that this gateway runs.", registry=registry
+        )
+
+    def watch_batches(self, count: Callable[[], int]) -> None:
+        """Ask there how many batches run."""
+        self._batches.set_function(count)
+
     def watch_waiting(self, count: Callable[[], int]) -> None:
         """Ask there how many jobs clients wait for."""
         self._waiting.set_function(count)

@@ -6,66 +6,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..contract import GenerationRequest
 from ..contract.version import VERSION
-from .asked import PRIORITIES
+from . import openapi_answers, openapi_bodies
+from .cursors import FORM
 
-_TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
-_METADATA = {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}}
-_TIER = {"enum": list(PRIORITIES)}
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "ignore_eos",
-    "cache_salt",
-)  # fmt: skip """Fields that are called as ours are."""
-_COUNT = {"type": "integer", "minimum": 1}
-_COMMON: dict[str, Any] = {
-    "model": _TEXT,
-    "stream": _FLAG,
-    "stream_options": {"type": "object", "properties": {"include_usage": _FLAG}, "additionalProperties": False},
-    "n": _COUNT,
-    "max_tokens": _COUNT,
-    "min_tokens": {"type": "integer", "minimum": 0},
-    "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 16}]},
-    "store": _FLAG,
-    "metadata": _METADATA,
-    "user": _TEXT,
-    "service_tier": _TIER,
-    "logit_bias": {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
-    "response_format": {
-        "type": "object",
-        "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
-    },
-}
-_TOOL = {
-    "type": "object",
-    "properties": {"type": {"const": "function"}, "function": {"type": "object", "properties": {"name": _TEXT}}},
-    "required": ["type", "function"],
-}
-_PART = {"type": "object", "properties": {"type": _TEXT, "text": _TEXT}, "required": ["type", "text"]}
-_TURN = {
-    "type": "object",
-    "properties": {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [_TEXT, {"type": "array", "items": _PART, "minItems": 1}]},
-    },
-    "required": ["role", "content"],
-}
-_TURNS = {"type": "array", "items": _TURN, "minItems": 1}
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_TEXT = {"type": "string"}
 _STARTING_AFTER = {
-    "name": "starting_after", "in": "query", "schema": _TEXT,
+    "name": "starting_after", "in": "query", "schema": {"type": "string", "pattern": f"^{FORM.pattern}$"},
     "description": "The id of the last event that was seen: the answer comes as events, from there on.",
 }  # fmt: skip
 _STREAM = {"name": "stream", "in": "query", "schema": {"enum": ["true", "false"]}}
 _ID = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
+_PURPOSE = {"name": "purpose", "in": "query", "schema": _TEXT}
+_MODEL = {"name": "model", "in": "query", "schema": _TEXT}
+_BOTH = ("application/json", "text/event-stream")
+_KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
+_PRIORITY = {"name": "X-Priority", "in": "header", "schema": {"enum": ["high", "normal", "low"]}}
+_PREFER = {
+    "name": "Prefer", "in": "header", "schema": {**_TEXT, "examples": ["respond-async"]},
+    "description": "respond-async: be answered at once, and read the answer by GET.",
+}  # fmt: skip
 
 
 def routes() -> list[Route]:
@@ -90,122 +50,119 @@ def document() -> dict[str, Any]:
         "security": [{}, {"key": []}],
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {**_bodies(), "Error": _error()},
+            "schemas": {**openapi_bodies.schemas(), **openapi_answers.schemas()},
         },
         "paths": _paths(),
     }
 
 
-def _bodies() -> dict[str, Any]:
-    ours = GenerationRequest.model_json_schema()["properties"]
-    sampling = {name: ours[name] for name in _SAMPLING}
-    chat = {
-        **_COMMON, **sampling, "messages": _TURNS, "max_completion_tokens": _COUNT, "logprobs": _FLAG,
-        "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, "prompt_cache_key": _TEXT,
-        "safety_identifier": _TEXT, "tools": {"type": "array", "items": _TOOL, "maxItems": 128},
-        "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, _TOOL]},
-    }  # fmt: skip
-    prompt = {"anyOf": [_TEXT, _IDS, {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}, "minItems": 1}]}
-    completion = {
-        **_COMMON,
-        **sampling,
-        "prompt": prompt,
-        "logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
-    }
-    of_both = ("model", "stream", "stop", "min_tokens", "store", "metadata", "user", "service_tier", "logit_bias")
-    response = {
-        **{name: _COMMON[name] for name in of_both}, **sampling, "input": {"anyOf": [_TEXT, _TURNS]},
-        "instructions": _TEXT, "previous_response_id": _TEXT, "background": _FLAG, "max_output_tokens": _COUNT,
-        "include": {"type": "array", "items": {"const": "message.output_text.logprobs"}},
-        "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, "prompt_cache_key": _TEXT,
-        "safety_identifier": _TEXT, "parallel_tool_calls": _FLAG,
-        "text": {"type": "object", "properties": {"format": _COMMON["response_format"]}},
-    }  # fmt: skip
-    return {
-        "ChatCompletion": _object(chat, "model", "messages"),
-        "Completion": _object(completion, "model", "prompt"),
-        "Response": _object(response, "model", "input"),
-    }
-
-
-def _object(fields: dict[str, Any], *required: str) -> dict[str, Any]:
-    """Any field that may be left out may be null, too."""
-    return {
-        "type": "object",
-        "properties": {
-            name: schema if name in required else {"anyOf": [schema, {"type": "null"}]}
-            for name, schema in sorted(fields.items())
-        },
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def _error() -> dict[str, Any]:
-    names = {
-        "message": _TEXT,
-        "type": _TEXT,
-        "param": {"type": ["string", "null"]},
-        "code": {"type": ["string", "null"]},
-    }
-    return {
-        "type": "object",
-        "properties": {"error": {"type": "object", "properties": names, "required": list(names)}},
-    }
-
-
 def _paths() -> dict[str, Any]:
     paths: dict[str, Any] = {
-        "/v1/models": {"get": _operation("The models that workers serve")},
-        "/v1/models/{id}": {"get": _operation("One of them", _ID)},
-        "/health": {"get": _operation("The process answers")},
-        "/ready": {"get": _operation("Redis answers, and a worker serves a model")},
-        "/metrics": {"get": _operation("For Prometheus", kinds=("text/plain",))},
-        "/openapi.json": {"get": _operation("This document")},
+        "/v1/models": {"get": _operation("The models that workers serve", "Models")},
+        "/v1/models/{id}": {"get": _operation("One of them", "Model", _ID)},
+        "/v1/queue": {"get": _operation("Workers, and jobs that wait, run and have ended", None)},
+        "/v1/queue/{id}": {"get": _operation("What has happened to one job", None, _ID)},
+        "/health": {"get": _operation("The process answers", "Health")},
+        "/ready": {"get": _operation("Redis answers, and a worker serves a model", "Ready")},
+        "/metrics": {"get": _operation("For Prometheus", None, kinds=("text/plain",))},
+        "/openapi.json": {"get": _operation("This document", "Document")},
     }
-    for path, body in (
+    for path, answer in (
         ("chat/completions", "ChatCompletion"),
         ("completions", "Completion"),
         ("responses", "Response"),
     ):
-        paths[f"/v1/{path}"] = {"post": _operation("An answer, whole or as events", _KEY, _PRIORITY, body=body)}
+        headers = (_KEY, _PRIORITY, *(() if answer == "Response" else (_PREFER,)))
+        create = _operation(
+            "An answer, whole or as events", answer, *headers, body=f"{answer}Request", kinds=_BOTH
+        )
+        paths[f"/v1/{path}"] = {"post": create}
         paths[f"/v1/{path}/{{id}}"] = {
             "get": _operation(
-                "An answer, or its events behind those that were seen", _ID, _STREAM, _STARTING_AFTER, kinds=_BOTH
+                "An answer, or its events behind those that were seen", answer, _ID, _STREAM, _STARTING_AFTER,
+                kinds=_BOTH,
             ),
-            "delete": _operation("Delete it; one that is not whole is cancelled first", _ID),
-        }
+            "delete": _operation("Delete it; one that is not whole is cancelled first", "Deleted", _ID),
+        }  # fmt: skip
     one = "/v1/responses/{id}"
-    paths[f"{one}/cancel"] = {"post": _operation("End it early, and keep what it has", _ID)}
-    page = [{"name": name, "in": "query", "schema": _TEXT} for name in ("after", "limit", "order")]
-    paths[f"{one}/input_items"] = {"get": _operation("What it was asked with", _ID, *page)}
-    return paths
+    paths[f"{one}/cancel"] = {"post": _operation("End it early, and keep what it has", "Response", _ID)}
+    paths[f"{one}/input_items"] = {"get": _operation("What it was asked with", "Items", _ID, *_page(100))}
+    return {**paths, **_of_stored_chats(paths), **_of_files(), **_of_batches()}
 
 
-_BOTH = ("application/json", "text/event-stream")
-_KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
-_PRIORITY = {"name": "X-Priority", "in": "header", "schema": {"enum": ["high", "normal", "low"]}}
+def _of_stored_chats(paths: dict[str, Any]) -> dict[str, Any]:
+    every = "/v1/chat/completions"
+    one = f"{every}/{{id}}"
+    update = _operation("Give it other metadata", "ChatCompletion", _ID, body="MetadataRequest")
+    return {
+        every: {**paths[every], "get": _operation("Stored ones of the key", "List", _MODEL, *_page(100))},
+        one: {**paths[one], "post": update},
+        f"{one}/messages": {"get": _operation("What it was asked with", "List", _ID, *_page(100))},
+    }
+
+
+def _of_files() -> dict[str, Any]:
+    one = "/v1/files/{id}"
+    upload = _operation("Keep a file for batches", "File")
+    form = {"multipart/form-data": {"schema": _named("UploadRequest")}}
+    return {
+        "/v1/files": {
+            "post": {**upload, "requestBody": {"required": True, "content": form}},
+            "get": _operation("Files of the key", "List", _PURPOSE, *_page(10_000)),
+        },
+        one: {
+            "get": _operation("What is known of one", "File", _ID),
+            "delete": _operation("Delete it", "Deleted", _ID),
+        },
+        f"{one}/content": {"get": _operation("Its bytes", None, _ID, kinds=("application/octet-stream",))},
+    }
+
+
+def _of_batches() -> dict[str, Any]:
+    one = "/v1/batches/{id}"
+    create = _operation("Have a file of requests answered, at a low priority", "Batch", body="BatchRequest")
+    return {
+        "/v1/batches": {"post": create, "get": _operation("Batches of the key", "List", *_page(100)[:2])},
+        one: {"get": _operation("How far one is", "Batch", _ID)},
+        f"{one}/cancel": {"post": _operation("End it early, and keep the answers that it has", "Batch", _ID)},
+    }
+
+
+def _page(most: int) -> list[dict[str, Any]]:
+    """Of a list."""
+    return [
+        {"name": "after", "in": "query", "schema": _TEXT, "description": "The id of the last item that was seen."},
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": most}},
+        {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}},
+    ]
 
 
 def _operation(
     summary: str,
+    answer: str | None,
     *parameters: dict[str, Any],
     body: str | None = None,
     kinds: tuple[str, ...] = ("application/json",),
 ) -> dict[str, Any]:
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    kinds = _BOTH if body else kinds
+    """answer: the schema of a whole one.  body: that of the request."""
+    whole = {"application/json": {} if answer is None else {"schema": _named(answer)}}
+    error = {"application/json": {"schema": _named("Error")}}
     operation: dict[str, Any] = {
         "summary": summary,
         "parameters": list(parameters),
         "responses": {
-            "200": {"description": "As OpenAI has it", "content": {kind: {} for kind in kinds}},
+            "200": {"description": "As OpenAI has it", "content": {kind: whole.get(kind, {}) for kind in kinds}},
             "default": {"description": "What went wrong", "content": error},
         },
     }
     if _STARTING_AFTER in parameters:
         operation["responses"]["204"] = {"description": "All of it was seen"}
+    if _PREFER in parameters:
+        operation["responses"]["202"] = {"description": "Taken in: `Location` says where the answer is"}
     if body is not None:
-        schema = {"schema": {"$ref": f"#/components/schemas/{body}"}}
-        operation["requestBody"] = {"required": True, "content": {"application/json": schema}}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _named(body)}}}
     return operation
+
+
+def _named(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}

@@ -1,23 +1,31 @@
 """The producer of a gateway: jobs with a record of the call that they answer, and leases."""
 
-import time
+import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..async_client import AsyncProducer
 from ..continuing import past_of
-from ..contract import BrokerUnavailable, GenerationRequest, Priority, StreamedEvent
+from ..contract import BrokerUnavailable, EventId, GenerationRequest, Keys, Priority, StreamedEvent
 from ..job_status import WorkerInfo
 from ..ledger import rq_names
 from ..ledger.limits import Limits, Reached, begin, end, stay
 from ..ledger.past import Past
 from ..ledger.step import Step
 from ..ledger.wanting import ask_unwanted, is_unwanted, leased, want
-from ..operations import Operation
-from ..overview_values import ModelOverview
+from ..operations import Command, Operation
+from ..overview import overview
+from ..overview_values import ModelOverview, Overview
+from ..patience import Patience
+from ..settings import ProducerSettings
 from ..submission import Submission, SubmitOptions, prepare
+from ..subscription import Subscription
+from .board import WAITING_SHOWN
 from .calls import FIELD, Call
+from .happening import happening
+from .shared_read import SharedRead
 
 T = TypeVar("T")
 
@@ -28,7 +36,10 @@ ROSTER_AGE_S = 1.0
 class GatewayProducer(AsyncProducer):
     """An AsyncProducer that submits calls, and says for how long their jobs are wanted."""
 
-    _overviews: tuple[float, tuple[ModelOverview, ...]] | None = None
+    def __init__(self, settings: ProducerSettings) -> None:
+        super().__init__(settings=settings)
+        self._overview = SharedRead(self.overview, ROSTER_AGE_S)
+        self._board = SharedRead(self._read_board, ROSTER_AGE_S)
 
     async def submit_call(
         self,
@@ -58,6 +69,19 @@ class GatewayProducer(AsyncProducer):
         created = await self._run(self._operations.submit(replace(batch, submissions=submissions)))
         return created[0]
 
+    @property
+    def keys(self) -> Keys:
+        """Names of what is on Redis."""
+        return self._keys
+
+    async def do(self, step: Step[T]) -> T:
+        """One step of the ledger.  Raises BrokerUnavailable."""
+        return await self._run(_step(step))
+
+    async def ask(self, command: Command) -> Any:
+        """What a command answers that changes nothing, or may be sent twice.  Raises BrokerUnavailable."""
+        return await self._run(_asked(command))
+
     async def find_call(self, call_id: str) -> Call | None:
         """The record of a call, for as long as its first job's is kept."""
         return await self._run(_find(call_id))
@@ -70,6 +94,32 @@ class GatewayProducer(AsyncProducer):
         """Of a job; None of one that nobody has taken yet.  Raises NoSuchJob."""
         newest = (await self._run(self._operations.standing(job_id))).newest
         return newest if isinstance(newest, StreamedEvent) else None
+
+    async def open_stream(self, job_id: str) -> tuple[Patience, EventId | None]:
+        """Look at the job that is to be followed from its beginning. No place where nothing is to come."""
+        patience = self._waits.patience(None)
+        opening = self._waits.in_time(self._waits.open_stream(job_id, None, patience), job_id, patience)
+        link = await self._links.get()
+        return patience, await link.run(opening, patience.answer_by, job_id)
+
+    def subscribed(
+        self, job_id: str, cursor: EventId, signal: asyncio.Event
+    ) -> AbstractContextManager[Subscription]:
+        """A subscription to what comes after the cursor, while the block lasts.  signal: set when it comes."""
+        return self._hub.following(job_id, cursor, signal=signal)
+
+    async def next_of(self, subscription: Subscription, patience: Patience) -> StreamedEvent | None:
+        """The next event, if there is one. Looks at the job if that is due.  Raises as `stream`."""
+        if subscription.inbox:
+            event = subscription.inbox.popleft()
+        else:
+            try:
+                event = await self._run(self._waits.next_event(subscription, _nothing_yet, patience))
+            except _NothingYetError:
+                return None
+        self._hub.resume(subscription)
+        patience.heard(event.id)
+        return event
 
     async def want(self, job_ids: Sequence[str]) -> None:
         """Say that somebody waits for those jobs."""
@@ -97,9 +147,15 @@ class GatewayProducer(AsyncProducer):
 
     async def models(self) -> tuple[ModelOverview, ...]:
         """All that have workers or queues, or as they were a moment ago.  Raises BrokerUnavailable."""
-        if self._overviews is None or time.monotonic() - self._overviews[0] > ROSTER_AGE_S:
-            self._overviews = time.monotonic(), (await self.overview()).models
-        return self._overviews[1]
+        return (await self._overview.get()).models
+
+    async def board(self) -> Overview:
+        """What goes on, with the next jobs that wait, or how it was a moment ago.  Raises BrokerUnavailable."""
+        return await self._board.get()
+
+    async def happening(self, job_id: str, owner: str | None) -> dict[str, Any]:
+        """See `happening.happening`."""
+        return await self._run(happening(self._keys, job_id, owner))
 
     async def knows(self, model: str) -> bool:
         """Whether anything tells of that model. Where this user of Redis may not look, it might be there."""
@@ -107,6 +163,17 @@ class GatewayProducer(AsyncProducer):
             return any(each.model == model for each in await self.models())
         except BrokerUnavailable:
             return True
+
+    async def _read_board(self) -> Overview:
+        return await self._run(overview(self._keys, waiting_shown=WAITING_SHOWN))
+
+
+class _NothingYetError(Exception):
+    """No event has come."""
+
+
+async def _nothing_yet(_: Subscription, __: float) -> None:
+    raise _NothingYetError
 
 
 def _with_fields(submission: Submission, fields: dict[str, Any]) -> Submission:
@@ -120,6 +187,10 @@ def _find(call_id: str) -> Operation[Call | None]:
 
 def _step(step: Step[T]) -> Operation[T]:
     return step.read((yield step.send))
+
+
+def _asked(command: Command) -> Operation[Any]:
+    return (yield command)
 
 
 def _unwanted(job_id: str) -> Operation[bool]:

@@ -17,6 +17,8 @@ from .asked import (
     translated,
 )
 from .errors import ApiError, refused
+from .input_items import Item, Turn, check_outputs, items_of, turns_of
+from .response_tools import chat_tools, shown_tools
 from .settings import GatewaySettings
 
 LOGPROBS = "message.output_text.logprobs"
@@ -29,20 +31,16 @@ OF_THE_CHAT = frozenset({
 SERVED_HERE = frozenset({
     "model", "input", "instructions", "previous_response_id", "stream", "stream_options", "store", "background",
     "metadata", "max_output_tokens", "top_logprobs", "include", "text", "service_tier", "user",
-    "safety_identifier", "prompt_cache_key",
+    "safety_identifier", "prompt_cache_key", "tools", "tool_choice", "parallel_tool_calls",
 })  # fmt: skip
 AS_ALWAYS: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "truncation": ("disabled",),
     "reasoning": ({}, {"effort": "none"}, {"effort": None, "summary": None}),
     "prompt_cache_retention": ("in_memory",),
     "prompt_cache_options": ({}, {"mode": "implicit"}),
     "background_options": ({}, {"completion_window": "soonest"}),
-    "parallel_tool_calls": (True, False),
 }
 """Fields of which only these values are served, which say what is done anyway."""
-_TEXTS = ("input_text", "output_text", "text")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class AskedResponse:
     """A request that was read, but for the conversation before it.
 
     fields    of the response's object, as they are shown
-    turns     messages of the request's own
+    chat      of the chat that it is for the model, but for its messages
     """
 
     model: str
@@ -59,8 +57,7 @@ class AskedResponse:
     store: bool
     instructions: str | None
     previous_id: str | None
-    items: list[dict[str, Any]]
-    turns: list[dict[str, str]]
+    items: list[Item]
     logprobs: bool
     user: str | None
     priority: Priority
@@ -68,12 +65,11 @@ class AskedResponse:
     fields: dict[str, Any]
     chat: dict[str, Any]
 
-    def request(
-        self, before: Sequence[Mapping[str, str]], owner: str, settings: GatewaySettings
-    ) -> GenerationRequest:
+    def request(self, before: Sequence[Turn], owner: str, settings: GatewaySettings) -> GenerationRequest:
         """The job's.  before: messages of the conversation so far.  Raises ApiError."""
+        check_outputs(self.items, before)
         system = [{"role": "system", "content": self.instructions}] if self.instructions is not None else []
-        body = {**self.chat, "messages": [*system, *before, *self.turns]}
+        body = {**self.chat, "messages": [*system, *before, *turns_of(self.items)]}
         if (salt := cache_salt(text_in(body, "cache_salt", 256), owner, settings)) is not None:
             body["cache_salt"] = salt
         options = {} if settings.max_tokens is None else {"max_new_tokens": settings.max_tokens}
@@ -86,13 +82,13 @@ def read_response(body: Mapping[str, Any]) -> AskedResponse:
     """Of a body.  Raises ApiError, which names the parameter."""
     given = {name: value for name, value in body.items() if value is not None}
     _check_known(given)
-    items = _items(given.get("input"))
+    items = items_of(given.get("input"))
     tier = text_in(given, "service_tier", 64)
     if tier is not None and tier not in PRIORITIES:
         raise refused("service_tier", f"it is one of {', '.join(PRIORITIES)}")
     _check_stream_options(given)
     logprobs = _wants_logprobs(given)
-    chat = {name: given[name] for name in OF_THE_CHAT & given.keys()}
+    chat = {name: given[name] for name in OF_THE_CHAT & given.keys()} | chat_tools(given)
     chat |= {"logprobs": True, "top_logprobs": given.get("top_logprobs", 0)} if logprobs else {}
     if (form := _response_format(given)) is not None:
         chat["response_format"] = form
@@ -109,7 +105,6 @@ def read_response(body: Mapping[str, Any]) -> AskedResponse:
         instructions=text_in(given, "instructions", 4_000_000),
         previous_id=text_in(given, "previous_response_id", 200),
         items=items,
-        turns=[turn_of(item) for item in items],
         logprobs=logprobs,
         user=text_in(given, "user", 512) or text_in(given, "safety_identifier", 512),
         priority=PRIORITIES[tier or "auto"],
@@ -117,43 +112,6 @@ def read_response(body: Mapping[str, Any]) -> AskedResponse:
         fields=_shown(given, store=store, background=background),
         chat=chat,
     )
-
-
-def turn_of(item: Mapping[str, Any]) -> dict[str, str]:
-    """The message that an input item is for the model.  Raises ApiError."""
-    role = {"developer": "system"}.get(item["role"], item["role"])
-    return {"role": role, "content": "".join(str(part["text"]) for part in item["content"])}
-
-
-def _items(given: Any) -> list[dict[str, Any]]:
-    """Input items in one form: messages with a list of parts."""
-    if isinstance(given, str):
-        return [_item({"role": "user", "content": given}, "input")]
-    if not isinstance(given, list) or not given:
-        raise refused("input", "a text, or a list of messages", code="invalid_value")
-    return [_item(item, f"input[{number}]") for number, item in enumerate(given)]
-
-
-def _item(item: Any, where: str) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise refused(where, "an object, as {role, content}", code="invalid_value")
-    if (kind := item.get("type", "message")) != "message":
-        raise refused(where, f"items of the type {kind!r:.40} are not served here: leave them out")
-    role, content = item.get("role"), item.get("content")
-    if role not in ("user", "assistant", "system", "developer"):
-        raise refused(f"{where}.role", "user, assistant, system or developer", code="invalid_value")
-    parts = [{"type": "input_text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not parts:
-        raise refused(f"{where}.content", "a text, or a list of texts", code="invalid_value")
-    own = "output_text" if role == "assistant" else "input_text"
-    return {"type": "message", "role": role, "content": [_part(part, own, f"{where}.content") for part in parts]}
-
-
-def _part(part: Any, kind: str, where: str) -> dict[str, Any]:
-    if not isinstance(part, dict) or part.get("type") not in _TEXTS or not isinstance(part.get("text"), str):
-        raise refused(where, "text is the only content that is read here")
-    more: dict[str, Any] = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
-    return {"type": kind, "text": part["text"], **more}
 
 
 def _check_known(given: Mapping[str, Any]) -> None:
@@ -213,6 +171,7 @@ def _shown(given: Mapping[str, Any], *, store: bool, background: bool) -> dict[s
         "max_output_tokens": given.get("max_output_tokens"),
         "parallel_tool_calls": given.get("parallel_tool_calls", True),
         "tool_choice": given.get("tool_choice", "auto"),
+        **({"tools": tools} if (tools := shown_tools(given)) else {}),
         "metadata": metadata_in(given) or {},
         "text": {"format": (given.get("text") or {}).get("format") or {"type": "text"}},
         "service_tier": given.get("service_tier", "default"),

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..contract import GenerationResult, InvalidRequest, Started, StreamedEvent, TokenLogprob, Tokens, TokensData
+from ..contract.markup import Markup
+from ..contract.views.draft import Part
 from ..contract.views.stream_view import StreamView
 from .calls import Call
 from .chunks import ended_well
 from .errors import ApiError
+from .output_items import COMPLETED, INCOMPLETE, Events, Output
 from .sse import sse
 
-CANCELLED, COMPLETED, FAILED, INCOMPLETE = "cancelled", "completed", "failed", "incomplete"
+CANCELLED, FAILED = "cancelled", "failed"
 
 
 def response_object(call: Call, status: str, **changed: Any) -> dict[str, Any]:
@@ -40,23 +43,13 @@ def response_object(call: Call, status: str, **changed: Any) -> dict[str, Any]:
     }
 
 
-def ended_object(
-    call: Call, result: GenerationResult, logprobs: Sequence[TokenLogprob] | None, *, has_begun: bool | None = None
-) -> dict[str, Any]:
-    """The object of a job that has ended, in whatever way.
-
-    has_begun: whether there was an answer; None: as the result tells.
-    """
+def ended_object(call: Call, result: GenerationResult, output: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The object of a job that has ended, in whatever way."""
     status = status_of(result)
-    if has_begun is None:
-        has_begun = result.status == "finished" or bool(result.token_ids)
-    item = message_item(
-        call, said_by(result), logprobs_of(result.token_ids, logprobs), _ITEM_STATUS.get(status, INCOMPLETE)
-    )
     return response_object(
         call,
         status,
-        output=[item] if has_begun else [],
+        output=list(output),
         completed_at=completed_at(call, result) if status == COMPLETED else None,
         error=error_of(result),
         incomplete_details={"reason": "max_output_tokens"} if status == INCOMPLETE else None,
@@ -64,12 +57,47 @@ def ended_object(
     )
 
 
-_ITEM_STATUS = {COMPLETED: COMPLETED}
+def plain_object(call: Call, result: GenerationResult) -> dict[str, Any] | None:
+    """The same, made of the result alone. None where the job's events must be read, for what is not in it."""
+    has_parts = bool(result.tool_calls) or result.reasoning is not None
+    is_plain = result.status == "finished" or bool(result.token_ids)
+    return None if call.logprobs or has_parts or not is_plain else object_in_order(call, result)
 
 
-def said_by(result: GenerationResult) -> str:
-    """What is said, without what was thought before."""
-    return result.text if result.content is None else result.content
+def object_in_order(
+    call: Call, result: GenerationResult, logprobs: Sequence[TokenLogprob] | None = None
+) -> dict[str, Any]:
+    """The same, made without the job's events: what was thought, said and called, in that order.
+
+    logprobs: of all tokens. They are left out of an answer that does more than say something, as which of them are
+    of what is said is not known.
+    """
+    output = Output(call.id)
+    parts = list(_parts_of(result))
+    said = logprobs_of(result.token_ids, logprobs) if [part.kind for part in parts] == ["content"] else []
+    for part in parts:
+        for _ in output.more(part, said if part.kind == "content" else ()):
+            pass
+    for _ in output.end(item_status(result)):
+        pass
+    return ended_object(call, result, output.items)
+
+
+def _parts_of(result: GenerationResult) -> Iterator[Part]:
+    calls = result.tool_calls or ()
+    if result.reasoning is not None:
+        yield Part("reasoning", result.reasoning)
+    content = result.text if result.content is None and result.reasoning is None and not calls else result.content
+    if content is not None:
+        yield Part("content", content)
+    for number, each in enumerate(calls):
+        yield Part("name", each.function.name, number)
+        yield Part("arguments", each.function.arguments, number)
+
+
+def item_status(result: GenerationResult) -> str:
+    """Of the item with which the answer ended."""
+    return COMPLETED if status_of(result) == COMPLETED else INCOMPLETE
 
 
 def status_of(result: GenerationResult) -> str:
@@ -77,22 +105,6 @@ def status_of(result: GenerationResult) -> str:
     if result.status == "finished":
         return INCOMPLETE if result.truncated else COMPLETED
     return CANCELLED if result.status == "cancelled" else FAILED
-
-
-def message_item(call: Call, text: str | None, logprobs: list[dict[str, Any]], status: str) -> dict[str, Any]:
-    """The one output item.  text: None where it has not begun."""
-    content = [] if text is None else [text_part(text, logprobs)]
-    return {"type": "message", "id": item_id(call), "status": status, "role": "assistant", "content": content}
-
-
-def item_id(call: Call) -> str:
-    """Of the output item."""
-    return f"msg_{call.id}"
-
-
-def text_part(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Its one part."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def logprobs_of(token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None) -> list[dict[str, Any]]:
@@ -147,29 +159,28 @@ class ResponseEvents:
         self._call = call
         self.is_eager = is_eager
         self._view = StreamView(call.id)
-        self._logprobs: list[TokenLogprob] = []
+        self._output = Output(call.id)
+        self._logprobs: list[dict[str, Any]] = []
+        """Of tokens of which it is not known yet whether something is said with them."""
         self._has_begun = False
-        self._result: GenerationResult | None = None
 
-    def head(self) -> Iterator[dict[str, Any]]:
+    def head(self) -> Events:
         """It was taken in."""
         for kind in ("created", "queued"):
             yield {"type": f"response.{kind}", "response": response_object(self._call, "queued")}
 
-    def of(self, _: int, streamed: StreamedEvent) -> Iterator[dict[str, Any]]:
+    def of(self, _: int, streamed: StreamedEvent) -> Events:
         """What an event of the job makes."""
         event = streamed.event
+        parts = self._view.hear_parts(event)
         if isinstance(event, Started):
-            self._view.hear(event)
-            yield from self._begin() if streamed.id.seq == 0 else ()
+            yield from self._begin(event.data.markup) if streamed.id.seq == 0 else ()
         elif isinstance(event, Tokens):
-            more = self._view.hear(event)
-            yield from self._delta(more.content if more else None, event.data)
+            yield from self._more(parts, event.data)
         else:
             if not self._has_begun and not self.is_eager:
                 ended_well(event.data)
-            more = self._view.hear(event)
-            yield from self._delta(more.content if more else None, None) if self._has_begun else ()
+            yield from self._more(parts, None)
             yield from self._end(event.data)
 
     def tail(self) -> Iterator[Any]:
@@ -185,35 +196,28 @@ class ResponseEvents:
         said = {"code": error.code, "message": error.message, "param": error.param}
         return sse({"type": "error", **said, "error": {"type": error.kind, **said}}, name="error")
 
-    def _begin(self) -> Iterator[dict[str, Any]]:
+    def _begin(self, markup: Markup | None) -> Events:
         self._has_begun = True
         yield {"type": "response.in_progress", "response": response_object(self._call, "in_progress")}
-        item = message_item(self._call, None, [], "in_progress")
-        yield {"type": "response.output_item.added", "output_index": 0, "item": item}
-        yield {"type": "response.content_part.added", **self._place(), "part": text_part("", [])}
+        if markup is None or not (markup.tool_calls or markup.reasoning):  # all that comes is said
+            yield from self._output.begin_message()
 
-    def _delta(self, text: str | None, data: TokensData | None) -> Iterator[dict[str, Any]]:
-        """More of what is said.  data: the tokens that it came with."""
-        tokens = data.logprobs or () if data is not None and self._call.logprobs else ()
-        self._logprobs += tokens
-        logprobs = logprobs_of(data.ids, tokens) if data is not None else []
-        if text or logprobs:
-            place = self._place()
-            yield {"type": "response.output_text.delta", **place, "delta": text or "", "logprobs": logprobs}
+    def _more(self, parts: Sequence[Part], data: TokensData | None) -> Events:
+        """More of the answer.  data: the tokens that it came with."""
+        own = logprobs_of(data.ids, data.logprobs) if data is not None and self._call.logprobs else []
+        for part in parts:
+            is_said = part.kind == "content"
+            yield from self._output.more(part, [*self._logprobs, *own] if is_said else ())
+            self._logprobs, own = [], [] if is_said else own
+        if not parts and self._output.says_or_is_empty:
+            self._logprobs += own
 
-    def _end(self, result: GenerationResult) -> Iterator[dict[str, Any]]:
-        logprobs = self._logprobs if self._call.logprobs else None
-        whole = ended_object(self._call, result, logprobs, has_begun=self._has_begun)
+    def _end(self, result: GenerationResult) -> Events:
         if self._has_begun:
-            item = whole["output"][0]
-            part = item["content"][0]
-            place = self._place()
-            done = {"text": part["text"], "logprobs": part["logprobs"]}
-            yield {"type": "response.output_text.done", **place, **done}
-            yield {"type": "response.content_part.done", **place, "part": part}
-            yield {"type": "response.output_item.done", "output_index": 0, "item": item}
+            if self._output.is_empty:
+                yield from self._output.begin_message()
+            yield from self._output.more_logprobs(self._logprobs)
+            yield from self._output.end(item_status(result))
+        whole = ended_object(self._call, result, self._output.items)
         status = INCOMPLETE if whole["status"] == CANCELLED else whole["status"]  # OpenAI has no event for it
         yield {"type": f"response.{status}", "response": whole}
-
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": item_id(self._call), "output_index": 0, "content_index": 0}

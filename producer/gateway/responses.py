@@ -1,6 +1,7 @@
 """The Responses API: create, retrieve, stream, cancel, delete, and the items that a response was made of."""
 
 import time
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -8,14 +9,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..contract import GenerationResult, InvalidRequest, NoSuchJob
-from .answering import Answering, read_with_logprobs
+from ..contract.chat import Message
+from .answering import Answering
 from .bodies import read_json
 from .calls import Call, call_id_in
 from .cursors import seen_before, seen_by
-from .errors import ApiError, refused
+from .errors import ApiError
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
+from .input_items import Turn
+from .pages import Page
 from .response_bodies import AskedResponse, not_over, read_response
-from .response_objects import ResponseEvents, ended_object, response_object, said_by
+from .response_objects import ResponseEvents, plain_object, response_object
 from .taking_in import call_id_for, take_in
 
 CANCEL_S = 10.0
@@ -52,8 +56,8 @@ async def create(request: Request) -> Response:
             return await answering.stream(seen_before(request, 1), ResponseEvents(call, is_eager=asked.background))
         if asked.background:
             return JSONResponse(await _now(gateway, call))
-        [(result, logprobs)] = await answering.ends()
-        return JSONResponse(ended_object(call, result, logprobs))
+        [(result, _)] = await answering.ends()
+        return JSONResponse(await _ended(gateway, call, result))
 
 
 async def retrieve(request: Request) -> Response:
@@ -84,26 +88,12 @@ async def delete(request: Request) -> Response:
 async def input_items(request: Request) -> Response:
     """What the response was asked with, without the conversation before it."""
     call = await call_of(request, "responses")
-    query = request.query_params
-    order, limit = query.get("order", "desc"), query.get("limit", "20")
-    if order not in ("asc", "desc"):
-        raise refused("order", "asc or desc", code="invalid_value")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= ITEMS_AT_MOST:
-        raise refused("limit", f"1 to {ITEMS_AT_MOST}", code="invalid_value")
+    page = Page.of(request, most=ITEMS_AT_MOST, limit=20)
     items = [
         {"id": f"msg_{call.id}-in-{number}", "status": "completed", **item}
         for number, item in enumerate(call.items or [])
     ]
-    if order == "desc":
-        items.reverse()
-    if (after := query.get("after")) is not None:
-        places = [place for place, item in enumerate(items) if item["id"] == after]
-        if not places:
-            raise refused("after", "the id of an item of this response", code="invalid_value")
-        items = items[places[0] + 1 :]
-    page, has_more = items[: int(limit)], len(items) > int(limit)
-    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
-    return JSONResponse({"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": has_more})
+    return JSONResponse(page.listed(page.rest(items, lambda item: str(item["id"]))))
 
 
 def _call(gateway: Gateway, request: Request, asked: AskedResponse) -> Call:
@@ -121,7 +111,7 @@ def _call(gateway: Gateway, request: Request, asked: AskedResponse) -> Call:
     )
 
 
-async def _conversation(gateway: Gateway, previous_id: str | None, owner: str) -> list[dict[str, str]]:
+async def _conversation(gateway: Gateway, previous_id: str | None, owner: str) -> list[Turn]:
     """What was said up to the end of a response: the messages of its job, which hold those before, and its answer.
 
     Instructions are no part of it: each response has its own.
@@ -143,9 +133,14 @@ async def _conversation(gateway: Gateway, previous_id: str | None, owner: str) -
         raise not_over(previous_id) from None
     if past.result.status != "finished":
         raise not_over(previous_id)
-    turns = [turn.model_dump(mode="json", exclude_defaults=True) for turn in past.request.messages or ()]
+    turns = [_turn(each) for each in (*(past.request.messages or ()), past.result.message)]
     has_instructions = (call.response or {}).get("instructions") is not None
-    return [*turns[has_instructions:], {"role": "assistant", "content": said_by(past.result)}]
+    return turns[has_instructions:]
+
+
+def _turn(message: Message) -> Turn:
+    """As a body has it."""
+    return {"content": "", **message.model_dump(mode="json", exclude_defaults=True)}
 
 
 async def _now(gateway: Gateway, call: Call) -> dict[str, Any]:
@@ -156,6 +151,17 @@ async def _now(gateway: Gateway, call: Call) -> dict[str, Any]:
     result = newest.event.data
     if not isinstance(result, GenerationResult):
         return response_object(call, "in_progress")
-    if call.logprobs and result.status == "finished":
-        return ended_object(call, *(await read_with_logprobs(gateway, call.id)))
-    return ended_object(call, result, None)
+    return await _ended(gateway, call, result)
+
+
+async def _ended(gateway: Gateway, call: Call, result: GenerationResult) -> dict[str, Any]:
+    """The object of a job that has ended; what its result does not tell, as in which order, its events do."""
+    if (whole := plain_object(call, result)) is not None:
+        return whole
+    events = ResponseEvents(call, is_eager=True)
+    parts: list[dict[str, Any]] = []
+    async with aclosing(gateway.producer.stream(call.id)) as stream:
+        async for streamed in stream:
+            parts = list(events.of(0, streamed)) or parts
+    response: dict[str, Any] = parts[-1]["response"]
+    return response

@@ -1,6 +1,9 @@
 """A gateway as a process: where it listens, when it refuses to, and how it ends."""
 
+import asyncio
 import contextlib
+import gc
+import logging
 import resource
 import socket
 
@@ -20,6 +23,14 @@ SHUTDOWN_S = 1
 KEEP_ALIVE_S = 20
 
 
+class CutStreams(logging.Filter):
+    """Leaves out that a stream was cut by the end of the process: there may be thousands, each a page of text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is something else."""
+        return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> None:
     """Serve until the process is told to end; the address goes to stderr.
 
@@ -33,11 +44,16 @@ def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> Non
         )
     app = make_app(settings, producer_settings)
     allow_many_files()
+    gc.collect()
+    gc.freeze()  # what is imported stays: to go through it for garbage again and again would hold up every stream
     config = server_config(app, settings)
+    logging.getLogger("uvicorn.error").addFilter(CutStreams())
     with _listener(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         click.echo(f"gateway: http://{host}:{port}/v1", err=True)
+        if settings.page:
+            click.echo(f"page:    http://{host}:{port}/", err=True)
         uvicorn.Server(config).run(sockets=[listener])
 
 

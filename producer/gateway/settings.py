@@ -41,6 +41,24 @@ class GatewaySettings(LoadedSettings):
     """How long a client may take to send the head of a request."""
     body_s: Seconds = 30
     """How long it may take for the rest."""
+    max_file_bytes: Count = 200 * 2**20
+    """Of an uploaded file."""
+    max_files_bytes: Count = 2**30
+    """Of all files of a key: those that batches write count, and are never refused."""
+    max_files: Count = 10_000
+    """Files of a key."""
+    files_ttl_s: WholeSeconds = 7 * 86_400
+    """How long files are kept, and batches after their end."""
+    max_batches: Count = 1_000
+    """Batches of a key that are kept."""
+    max_batch_rows: Count = 50_000
+    """Of a batch."""
+    batch_in_flight: Count = 64
+    """Rows of a batch that are with the workers at once."""
+    batches_at_once: Annotated[int, Field(ge=0)] = 4
+    """That this gateway runs; 0: it leaves them to others."""
+    page: bool = True
+    """Whether there is a page for people at `/`."""
     share_prefixes: bool = False
     """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
     cors_origins: tuple[str, ...] = ()

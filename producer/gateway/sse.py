@@ -15,12 +15,18 @@ from starlette.types import Receive, Scope, Send
 
 from .ending import end
 
-HEARTBEAT = b": still here\n\n"
-"""A comment, which readers pass over."""
+HEARTBEAT = b": still here\n"
+"""A comment, which readers pass over. openai-python takes a blank line for an event once one has had an id."""
 DONE = "[DONE]"
 HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
+_BREAKS = {ord(each): f"\\u{ord(each):04x}" for each in "\x85\u2028\u2029"}
+"""Line breaks to Python's `str.splitlines`, by which some clients read. JSON leaves them as they are."""
+
 Body = AsyncGenerator[bytes, None]
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: there are thousands of events a second."""
 
 
 def sse(data: Any, event_id: str | None = None, name: str | None = None) -> bytes:
@@ -28,7 +34,9 @@ def sse(data: Any, event_id: str | None = None, name: str | None = None) -> byte
 
     data: an object, or `[DONE]`.
     """
-    text = data if data is DONE else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = data if data is DONE else _json(data)
+    if not text.isascii():
+        text = text.translate(_BREAKS)
     head = f"id: {event_id}\n" if event_id is not None else ""
     head += f"event: {name}\n" if name is not None else ""
     return f"{head}data: {text}\n\n".encode(errors="replace")

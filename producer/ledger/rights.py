@@ -77,15 +77,16 @@ def producer_needs(keys: Keys, model: str) -> list[Command]:
 
 
 def gateway_needs(keys: Keys, model: str) -> list[Command]:
-    """What a gateway sends: a producer's, what tells which models there are, and limits of its clients."""
+    """What a gateway sends: a producer's, what tells which models there are, and what it keeps of its clients."""
     queue, left, opened = keys.queue(model), keys.limits(_ID), keys.open_requests(_ID)
+    files, file, batch = keys.files(_ID), keys.file(_ID, _ID), keys.batch(_ID, _ID)
     return [
         *producer_needs(keys, model),
         ("HGET", rq_names.job(_ID), "origin"),
         ("SMEMBERS", rq_names.WORKERS),
         ("SMEMBERS", rq_names.QUEUES),
         ("EXISTS", rq_names.SUSPENDED),
-        ("LINDEX", rq_names.queue(queue), "0"),
+        ("LRANGE", rq_names.queue(queue), "0", "0"),
         *(("ZCARD", rq_names.registry(state, queue)) for state in _ENDED),
         *(("ZREVRANGE", rq_names.registry(state, queue), "0", "1") for state in _ENDED),
         ("HMGET", left, "requests"),
@@ -97,6 +98,46 @@ def gateway_needs(keys: Keys, model: str) -> list[Command]:
         ("ZREM", opened, _ID),
         ("ZREMRANGEBYSCORE", opened, "-inf", "0"),
         ("PEXPIRE", opened, "1"),
+        *(command for name in (files, keys.batches(_ID), keys.stored(_ID)) for command in _of_a_set(name)),
+        ("ZRANGEBYSCORE", files, "-inf", "0"),
+        *(("HSET", name, "1", "") for name in (file, keys.file_parts(_ID, _ID), keys.file_sizes(_ID), batch)),
+        *(("PEXPIRE", name, "1") for name in (file, keys.file_parts(_ID, _ID), keys.file_sizes(_ID), batch)),
+        ("HGET", file, "record"),
+        ("HEXISTS", file, "record"),
+        ("HMGET", keys.file_parts(_ID, _ID), "0"),
+        ("HSTRLEN", keys.file_parts(_ID, _ID), "0"),
+        ("HINCRBY", keys.file_sizes(_ID), "", "1"),
+        ("HDEL", keys.file_sizes(_ID), "1"),
+        ("UNLINK", file, keys.file_parts(_ID, _ID)),
+        ("HGETALL", batch),
+        *_of_all_batches(keys, batch),
+    ]
+
+
+def _of_a_set(name: str) -> list[Command]:
+    """What stands in the order of its time."""
+    return [
+        ("ZADD", name, "1", _ID),
+        ("ZRANGE", name, "0", "-1"),
+        ("ZREM", name, _ID),
+        ("ZREMRANGEBYSCORE", name, "-inf", "0"),
+        ("ZCARD", name),
+        ("PEXPIRE", name, "1"),
+        ("PTTL", name),
+    ]
+
+
+def _of_all_batches(keys: Keys, batch: str) -> list[Command]:
+    """With the batch of a client, so that a key says whose command it is."""
+    name, runners = keys.open_batches, keys.batch_runners
+    return [
+        ("EVALSHA", _NO_SCRIPT, "3", name, runners, batch),
+        ("ZADD", name, "1", _ID),
+        ("ZREM", name, _ID),
+        ("ZRANGEBYSCORE", name, "-inf", "0"),
+        ("HSET", runners, _ID, ""),
+        ("HGET", runners, _ID),
+        ("HDEL", runners, _ID),
     ]
 
 

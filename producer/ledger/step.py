@@ -18,6 +18,9 @@ KNOW_OF_GROUPS = frozenset({
     "tend", "recount",
 })  # fmt: skip
 """Scripts that come with `turns`, too."""
+FILES = "files"
+KNOW_OF_FILES = frozenset({"write_file", "delete_file", "begin_batch"})
+"""Scripts that come with `files`, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,10 @@ class Script:
 
 @lru_cache
 def script(name: str) -> Script:
-    """The script in `lua/NAME.lua`, with the guards before it, and what it has to know of groups."""
+    """The script in `lua/NAME.lua`, with the guards before it, and what it has to know of groups or files."""
     folder = files(__package__) / "lua"
-    parts = [GUARDS, *([TURNS] if name in KNOW_OF_GROUPS else []), name]
+    more = [TURNS] if name in KNOW_OF_GROUPS else [FILES] if name in KNOW_OF_FILES else []
+    parts = [GUARDS, *more, name]
     text = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 

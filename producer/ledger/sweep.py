@@ -12,8 +12,9 @@ JOBS_AT_ONCE = 50
 """Jobs that one step moves: Redis serves nobody else meanwhile."""
 SCHEDULED_AT_ONCE = 100
 
-Sign = Literal["overdue", "gone", "expired"]
-"""How a worker is known to be dead: by its beat, its connection, or its record (one of an earlier version)."""
+Sign = Literal["exited", "overdue", "gone", "expired"]
+"""How a worker is known to be dead: by its process, its beat, its connection, or its record (one of an earlier
+version)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class Beat:
     has_late: bool
     """Jobs have waited for longer than they may."""
     has_scheduled: bool
+    is_forgotten: bool = False
+    """The record had none of the fields that came with the beat: it is new, or Redis has lost it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def beat(
     ttl_s: float,
     keep_s: int,
 ) -> Step[Beat]:
-    """Say that the worker is alive.  record: RQ's, of the worker."""
+    """Say that the worker is alive.  record: RQ's, of the worker; at least one field, those that have changed."""
     queues = keys.queues(model)
     names = [
         keys.beats,
@@ -176,7 +179,7 @@ def schedule(keys: Keys, model: str, *, now: str) -> Step[Scheduled]:
 
 
 def _read_beat(reply: Any) -> Beat:
-    now_ms, is_first, members, after, hear, overdue, has_late, has_scheduled = reply
+    now_ms, is_first, members, after, hear, overdue, has_late, has_scheduled, is_forgotten = reply
     return Beat(
         now_ms,
         bool(is_first),
@@ -186,6 +189,7 @@ def _read_beat(reply: Any) -> Beat:
         tuple(map(Member.parse, overdue)),
         bool(has_late),
         bool(has_scheduled),
+        bool(is_forgotten),
     )
 
 

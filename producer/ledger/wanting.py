@@ -32,3 +32,8 @@ def is_unwanted(reply: Sequence[Any]) -> bool:
     """Whether nobody waits for the job any more. Of one of which nobody ever has, that is not known."""
     until_ms, (seconds, micros) = reply
     return until_ms is not None and until_ms.isdigit() and int(until_ms) <= seconds * 1000 + micros // 1000
+
+
+def note(job_id: str, field: str, value: str) -> Step[bool]:
+    """Write a field of the hash of a job.  Returns whether it is there: it is not made."""
+    return Step("note_call", [rq_names.job(job_id)], [field, value], bool)

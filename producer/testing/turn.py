@@ -33,6 +33,7 @@ from ..contract import (
 )
 from ..contract.assemble import assemble
 from ..contract.requests import DRAWN_SEEDS
+from ..contract.views.syntaxes import THINK
 from ..ledger.stream import clear
 from .answers import Answer, Asked
 from .rq_ends import kept_s
@@ -106,7 +107,7 @@ class Turn:
         if answer.failure is not None and answer.failure.code in AT_ONCE and not answer.chunks:
             return self.fail(answer.failure)
         self._seat.begin(self._held)
-        self._append(self._started(asked))
+        self._append(self._started(asked, answer))
         try:
             self._publish_all(asked, answer, dies_after)
         except Interrupted as interrupted:
@@ -126,7 +127,7 @@ class Turn:
         parsed = [parse_entry(*entry) for entry in entries]
         return [event for event in parsed if isinstance(event, StreamedEvent)]
 
-    def _started(self, asked: Asked) -> Started:
+    def _started(self, asked: Asked, answer: Answer) -> Started:
         seeds = [event.event.data.seed for event in self._events if isinstance(event.event, Started)]
         drawn = seeds[0] if seeds else secrets.randbelow(DRAWN_SEEDS)
         data = StartedData(
@@ -136,7 +137,7 @@ class Turn:
             prompt_tokens=asked.prompt_tokens,
             resumed_tokens=self.resumed_tokens,
             seed=drawn if asked.request.seed is None else asked.request.seed,
-            markup=Markup(tool_calls=TOOL_FORMAT) if asked.request.calls_tools else None,
+            markup=_markup(asked, answer),
         )
         return Started(data=data)
 
@@ -223,6 +224,16 @@ class Turn:
             time_to_first_token_ms=first_ms,
             tokens_per_second=decoded / decode_s if decoded > 0 and decode_s > 0 else None,
         )
+
+
+def _markup(asked: Asked, answer: Answer) -> Markup | None:
+    """As that of a model that thinks, where it does, and that knows tools."""
+    thinks = asked.request.messages is not None and answer.text.lstrip().startswith(THINK)
+    if not (thinks or asked.request.calls_tools):
+        return None
+    return Markup(
+        tool_calls=TOOL_FORMAT if asked.request.calls_tools else None, reasoning="think" if thinks else None
+    )
 
 
 def raised(error: Exception) -> EngineError:

@@ -38,7 +38,8 @@ class ScriptedWorker:
     A prompt that has no answer is answered with `scripted answer to: PROMPT`; the prompt of a chat is its last
     message. A token is one character, and its id the code point. Of a request it heeds `max_new_tokens`, where it
     is given, `stop`, `seed`, `logprobs` (each token is sure) and all time-outs; the rest changes nothing. Of an
-    answer to a request with tools, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` is a call.
+    answer to a request with tools, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` is a call; and
+    of one to a chat, what stands between `<think>` and `</think>` at its beginning is reasoning.
     """
 
     def __init__(self, url: str, client: redis.Redis) -> None:

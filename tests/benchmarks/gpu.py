@@ -22,6 +22,7 @@ import torch
 from .engine import RESULTS, commit, hardware, versions
 
 _TESTS = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+KERNELS = [f"tests/unit/worker/engine/{part}/gpu" for part in ("forward", "sampling")]
 _MODEL = ["--shape", "qwen2-7b", "--device", "cuda:0", "--dtype", "bfloat16"]
 
 
@@ -74,8 +75,9 @@ def parts(name: str) -> list[Part]:
     structured = ["--shape", "qwen2-0.5b", "--device", "cuda:0", "--dtype", "bfloat16", "--prompts", "2"]
     structured += ["--save", f"structured-{name}"]
     return [
-        Part("kernels", [*_TESTS, "tests/unit/worker/engine/forward/gpu"], 90),
+        Part("kernels", [*_TESTS, *KERNELS], 90),
         Part("exactness", [*_TESTS, "tests/gpu/test_exactness.py"], 150),
+        Part("deterministic", [*_TESTS, "tests/gpu/test_deterministic.py"], 120),
         Part("worker", [*_TESTS, "tests/gpu/test_worker.py"], 120),
         Part("products", ["-m", "tests.benchmarks.products", "--save", f"products-{name}"], 60),
         Part("engine", ["-m", "tests.benchmarks.engine", *_MODEL, *own], 200),

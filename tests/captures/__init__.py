@@ -1,4 +1,5 @@
-"""Pictures of what a person sees, for people to look at: every command in a terminal, every page of the dashboard.
+"""Pictures of what a person sees, for people to look at: every command in a terminal, every page of the
+dashboard and of the gateway.
 
     make captures CAPTURES="--to FOLDER"
 

@@ -18,6 +18,7 @@ from tests.integration.dashboard_process import dashboard
 from tests.integration.worker_process import WorkerProcess
 from tests.models import tiny_model_paths
 
+from .gateway_page import take_gateway_page
 from .scenes import PROMPT, Scene, at_work, bare, helps, with_many, wrong
 from .terminal import capture
 
@@ -29,7 +30,9 @@ SCHEMES = ("light", "dark")
 @click.command()
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), default="captures", show_default=True)
 @click.option("--only", default="", help="Scenes whose line has these words in it.")
-@click.option("--pages/--no-pages", default=True, help="The dashboard as well, by Chromium.")
+@click.option(
+    "--pages/--no-pages", default=True, help="The dashboard and the gateway's page as well, by Chromium."
+)
 @click.option("--commands/--no-commands", default=True, help="The commands.")
 def main(to: Path, only: str, pages: bool, commands: bool) -> None:
     """Write what a person sees into a folder, and the faults that can be told to stdout."""
@@ -41,6 +44,7 @@ def main(to: Path, only: str, pages: bool, commands: bool) -> None:
             take_commands(to, only, broker.url)
         if pages:
             take_pages(to, broker.url)
+            take_gateway_page(to.resolve())
 
 
 def take_commands(to: Path, only: str, redis_url: str) -> None:

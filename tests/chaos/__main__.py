@@ -38,6 +38,7 @@ def main() -> int:
         options.server_kills,
         options.outages,
         options.preemptions,
+        options.apart,
         pool=8 if options.short else 24,
     )
     workload = Workload(rng, paths, size=plan.pool)
@@ -75,6 +76,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--outages", type=int, help="of 8 to 15 s, in which nobody dies")
     parser.add_argument(
         "--preemptions", type=int, help="jobs that make way for others, at least so often; 0: none"
+    )
+    parser.add_argument(
+        "--apart", type=float, default=Plan.apart, help="share of the workers that are as on hosts of their own"
     )
     parser.add_argument("--aof", action=argparse.BooleanOptionalAction, help="only with, only without AOF")
     parser.add_argument("--short", action="store_true", help="about a minute")

@@ -18,6 +18,7 @@ from tests.integration.worker_process import WorkerProcess
 
 from .checker import TERMINAL
 from .mortal_worker import POINTS
+from .plan import Plan
 
 APPENDS = {"between a token and its append", "between an append and its answer"}
 """Points that a job passes many times."""
@@ -53,7 +54,7 @@ class Gone(Exception):
 
 
 class Member(WorkerProcess):
-    """One worker. `point` is where it will kill itself, if anywhere."""
+    """One worker. `point` is where it will kill itself, if anywhere; `is_apart`: as on a host of its own."""
 
     def __init__(
         self,
@@ -64,9 +65,10 @@ class Member(WorkerProcess):
         nth: int,
         *,
         number: signal.Signals = signal.SIGKILL,
+        is_apart: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.redis_url, self.log, self.point = redis_url, log, point
+        self.redis_url, self.log, self.point, self.is_apart = redis_url, log, point, is_apart
         self.note = log.with_suffix(".died")
         self.ready = False
         self.stopped_until: float | None = None
@@ -123,11 +125,13 @@ class Member(WorkerProcess):
 class Fleet:
     """Keeps a number of workers alive; every second one that is started is mortal, one at a time."""
 
-    def __init__(self, url: str, model_paths: Path, folder: Path, size: int, rng: random.Random) -> None:
-        self._url, self._model_paths, self._folder, self._size, self._rng = url, model_paths, folder, size, rng
+    def __init__(self, url: str, model_paths: Path, folder: Path, plan: Plan, rng: random.Random) -> None:
+        self._url, self._model_paths, self._folder, self._rng = url, model_paths, folder, rng
+        self._size, self._apart = plan.workers, plan.apart
         self._points: Iterator[str] = iter(())
         self._started = 0
         self.members: list[Member] = []
+        self._buried: list[Member] = []
         self.deaths: list[Death] = []
         self.hung: set[str] = set()
         self.disabled: list[tuple[float, str]] = []
@@ -170,7 +174,7 @@ class Fleet:
 
     def close(self) -> None:
         """End all of them."""
-        for member in self.members:
+        for member in [*self.members, *self._buried]:
             member.stop()
 
     def _start(self) -> None:
@@ -178,8 +182,10 @@ class Fleet:
         name = f"chaos{self._started}"
         point = self._next_point()
         nth = self._rng.randint(2, 40) if point in APPENDS else self._rng.randint(1, 2)
+        is_apart = self._rng.random() < self._apart
+        log = self._folder / f"{name}.log"
         self.members.append(
-            Member(self._url, self._model_paths, self._folder / f"{name}.log", point, nth, environment=PATIENT)
+            Member(self._url, self._model_paths, log, point, nth, is_apart=is_apart, environment=PATIENT)
         )
 
     def _next_point(self) -> str | None:
@@ -198,6 +204,7 @@ class Fleet:
         at, point = member.died_at()
         death = self.death_of(member, client, at=at, point=point)
         self.members.remove(member)
+        self._buried.append(member)
         self.deaths.append(death)
         self.disabled.append((at, death.worker))
 
@@ -231,3 +238,5 @@ class Fleet:
             for key in keys:
                 if f":{member.log.stem}-" in key and client.hget(key, "model_state") == b"ready":
                     member.ready, member.hash_key = True, key
+                    if member.is_apart:
+                        member.hide_process()

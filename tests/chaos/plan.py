@@ -17,6 +17,8 @@ class Plan:
     """Of 8 to 15 s, with all workers alive."""
     preemptions: int = 100
     """Jobs that make way for others, at least so often; 0: none does."""
+    apart: float = 0.25
+    """Of the workers: their share whose processes the others do not see, as if they were on other hosts."""
     pool: int = 24
     """Different requests."""
     limit_s: float = 1500.0

@@ -23,7 +23,7 @@ class Recovery:
     in_peace: bool
     """Neither the server nor the connections were struck since a moment before the death."""
     sign: str
-    """How the death was noticed: gone, overdue, expired; engine, where the worker lived; else unknown."""
+    """How the death was noticed: exited, gone, overdue, expired; engine, where the worker lived; else unknown."""
 
     @property
     def seconds(self) -> float:

@@ -66,7 +66,7 @@ class Storm:
         self._broker, self._workload, self._plan, self._rng, self._folder = broker, workload, plan, rng, folder
         self._client = redis.Redis(port=broker.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         self._producer = Producer(broker.url)
-        self._fleet = Fleet(broker.url, paths, folder, plan.workers, rng)
+        self._fleet = Fleet(broker.url, paths, folder, plan, rng)
         self._watchers = Watchers(broker.url, folder, rng)
         self._requests: dict[str, dict[str, Any]] = {}
         self._running: set[str] = set()

@@ -87,6 +87,7 @@ def test_a_zombie_changes_nothing_and_serves_its_next_job(durable, client, produ
     assert traces(client, job.job_id) == before
     assert counters(client, name) == {"successful_job_count": 1, "failed_job_count": 0}
     assert counters(client, result.worker) == {"successful_job_count": 1 + others, "failed_job_count": 0}
+    assert "is dead (exited)" not in other.text(), "its process was there"
 
 
 @pytest.fixture

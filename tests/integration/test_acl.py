@@ -262,14 +262,45 @@ async def test_a_gateway_serves_whole_answers_streams_and_limits(
             ("POST", "/v1/chat/completions", chat),
             ("POST", "/v1/chat/completions", chat | {"stream": True}),
             ("POST", "/v1/responses", {"model": "tiny", "input": "Hi", "max_output_tokens": 3}),
+            ("GET", "/v1/queue", None),
         ]
         answers = [await http.request(method, path, json=body) for method, path, body in asked]
         assert [answer.status_code for answer in answers] == [200] * len(asked)
         assert answers[3].text.endswith("data: [DONE]\n\n")
+        job_id = answers[2].json()["id"].removeprefix("chatcmpl-")
+        assert (await http.get(f"/v1/queue/{job_id}")).json()["tokens"] == 3
         for method, path in (("POST", "/cancel"), ("DELETE", "")):
             done = await http.request(method, f"/v1/responses/{answers[4].json()['id']}{path}")
             assert done.status_code == 200
+        await use_files_and_batches(http, chat)
     assert refusals(operator) == []
+
+
+async def use_files_and_batches(http: httpx2.AsyncClient, chat: dict[str, object]) -> None:
+    """One batch to its end and one that is cancelled; a stored answer; and nothing is left of a file."""
+    stored = (await http.post("/v1/chat/completions", json=chat | {"store": True})).json()["id"]
+    assert [each["id"] for each in (await http.get("/v1/chat/completions")).json()["data"]] == [stored]
+    changed = await http.post(f"/v1/chat/completions/{stored}", json={"metadata": {"a": "b"}})
+    assert changed.json()["metadata"] == {"a": "b"}
+    assert (await http.get(f"/v1/chat/completions/{stored}/messages")).status_code == 200
+    assert (await http.delete(f"/v1/chat/completions/{stored}")).status_code == 200
+    row = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": chat}
+    upload = {"files": {"file": ("rows.jsonl", json.dumps(row))}, "data": {"purpose": "batch"}}
+    file = (await http.post("/v1/files", **upload)).json()["id"]
+    body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    for path, status in (("", "completed"), ("/cancel", "cancelled")):
+        batch = (await http.post("/v1/batches", json=body)).json()
+        if path:
+            assert (await http.post(f"/v1/batches/{batch['id']}{path}")).status_code == 200
+        async with asyncio.timeout(100):
+            while (batch := (await http.get(f"/v1/batches/{batch['id']}")).json())["status"] != status:
+                assert batch["status"] != "failed", batch
+                await asyncio.sleep(0.1)
+    first = (await http.get("/v1/batches")).json()["data"][1]
+    output = await http.get(f"/v1/files/{first['output_file_id']}/content")
+    assert json.loads(output.text)["custom_id"] == "a"
+    assert len((await http.get("/v1/files")).json()["data"]) >= 2
+    assert (await http.delete(f"/v1/files/{file}")).json()["deleted"]
 
 
 def test_a_dashboard_shows_every_page_and_requeues(
@@ -408,13 +439,16 @@ BEYOND_A_DASHBOARD = [
     ("LPOP", "rq:queue:generate.tiny"),
 ]
 
+OF_A_GATEWAY = [("SMEMBERS", "rq:queues"), ("LRANGE", "rq:queue:generate.tiny", "0", "-1")]
+"""Which models there are, and the jobs that wait."""
+
 FORBIDDEN = [
     *((role, command) for role in ROLES for command in ADMINISTRATION),
     *(
         (role, ("CLIENT", "LIST")) for role in ("producer", "gateway", "dashboard")
     ),  # workers see whose connection is gone
     *(("producer", command) for command in BEYOND_A_PRODUCER),
-    *(("gateway", command) for command in BEYOND_A_PRODUCER if command != ("SMEMBERS", "rq:queues")),
+    *(("gateway", command) for command in BEYOND_A_PRODUCER if command not in OF_A_GATEWAY),
     *(("worker", command) for command in BEYOND_A_WORKER),
     *(("dashboard", command) for command in BEYOND_A_DASHBOARD),
 ]

@@ -63,6 +63,22 @@ def test_a_client_goes_on_at_another_gateway(serving: WorkerProcess, serving_bro
         assert second.wait(100) in (0, -signal.SIGTERM)
 
 
+def test_a_gateway_that_is_told_to_end_says_no_more_of_a_stream_than_that_it_was_cut(
+    serving: WorkerProcess, serving_broker: EmbeddedBroker
+) -> None:
+    asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONG["max_new_tokens"], "stream": True}
+    with gateway(serving_broker.url) as (process, url):
+        stream = client_of(url).chat.completions.create(model="tiny", **asked, extra_body={"ignore_eos": True})
+        next(stream)
+        with serving.engine_stopped():
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            said = process.stderr.read()
+        stream.close()
+    assert "Cancel 1 running task(s)" in said
+    assert "Traceback" not in said
+
+
 def test_events_of_a_response_go_on_at_another_gateway(
     serving: WorkerProcess, serving_broker: EmbeddedBroker
 ) -> None:

@@ -123,10 +123,35 @@ def test_a_worker_killed_during_a_generation_is_replaced_and_the_job_goes_on(dur
         job = producer.submit(**LONG, model="tiny")
         follower = Follower(producer, job.job_id)
         wait_for_tokens(client_of(durable), job.job_id)
+        first.hide_process()
         first.send(signal.SIGKILL)
         assert joined(follower.all()) == undisturbed
         assert job.result().attempts == 2
     wait_for(lambda: _status(durable, job.job_id) == JobStatus.FINISHED, "RQ's bookkeeping")
+
+
+@pytest.mark.parametrize("sign", ["exited", pytest.param("overdue", marks=pytest.mark.long)])
+def test_a_worker_killed_with_the_server_is_replaced_and_the_job_goes_on(durable, crew: Crew, undisturbed, sign):
+    """Its connection tells nothing, as all have broken. Its process does; else its beat, after a while."""
+    first = crew.one()
+    second = crew.start().wait_until_ready()
+    with Producer(durable.url) as producer:
+        job = producer.submit(**LONG, model="tiny")
+        follower = Follower(producer, job.job_id)
+        with client_of(durable) as client:
+            wait_for_tokens(client, job.job_id)
+            is_first = first.name.encode() == client.hget(f"rq:job:{job.job_id}", "taken_by")
+        holder, other = (first, second) if is_first else (second, first)
+        os.kill(holder.engine_pid(), signal.SIGSTOP)  # or the job may end before the kill
+        durable.kill()
+        if sign == "overdue":
+            holder.hide_process()
+        holder.send(signal.SIGKILL)
+        holder.wait()
+        durable.start()
+        assert joined(follower.all()) == undisturbed
+        assert job.result(timeout_s=100).attempts == 2
+    assert f"is dead ({sign}); job {job.job_id} is back" in other.text()
 
 
 @pytest.mark.parametrize("how", ["second SIGTERM", "grace over"])

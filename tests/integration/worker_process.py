@@ -13,6 +13,7 @@ from typing import Self
 import redis
 
 from producer.broker.urls import client as client_of
+from worker.lives import MEMORY
 
 START_TIMEOUT_S = 300
 
@@ -82,6 +83,12 @@ class WorkerProcess:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
+        self.hide_process()  # nobody is to bury it: its server ends, too
+
+    def hide_process(self) -> None:
+        """From the others on this host, as if it were on another: connections and beats tell of its death."""
+        for path in MEMORY.glob(f"genqueue-workers-{os.getuid()}/{self._name}-*"):
+            path.unlink()
 
     def text(self) -> str:
         """What it has logged."""

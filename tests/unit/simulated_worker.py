@@ -21,6 +21,7 @@ from worker.engine_process.client import EngineDied
 from worker.engine_process.protocol import Accepted, Answer, Ended, RunFailed, StepMessage
 from worker.leaving import Leaving
 from worker.links import Links, OnConnect
+from worker.lives import Lives
 from worker.metrics import Metrics
 from worker.neighbours import Dead
 from worker.queue.rq_worker import GenerationWorker
@@ -227,6 +228,7 @@ class SimulatedWorker:
             self.engine,  # type: ignore[arg-type]
             worker,
             links=Links(client, *asyncs, OnConnect()),
+            lives=Lives(None),
             outage=Outage(),
             metrics=Metrics(),
             leaving=Leaving(grace_s=1, engine_stop_s=1),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from producer.contract import GenerationRequest, Markup
 
+from .errors import NotSupported
 from .sampling.sampler import Sampler
 from .text.constraint import Constraint, Constraints
 from .text.output import Output
@@ -34,6 +35,7 @@ class Answers:
         """The ids that end any answer."""
         self._vocab_size = vocab_size
         self._device = device
+        self._by_kernels = False
         self._prompts = Prompts(tokenizer, context_length, vocab_size)
         self._constraints = Constraints(tokenizer, vocab_size)
 
@@ -84,7 +86,19 @@ class Answers:
             bad_words_ids=self._prompts.bad_words_ids(request),
             device=self._device,
             may_wait=may_wait,
+            by_kernels=self._by_kernels,
         )
+
+    def draw_by_kernels(self) -> str:
+        """Have tokens drawn by our kernels, on a GPU.  Returns why not, where they are not exact there."""
+        from .sampling.gpu import draw  # noqa: PLC0415 - Triton is where there is a GPU
+
+        try:
+            draw.check(self._device)  # which compiles them, too
+        except NotSupported as error:
+            return str(error)
+        self._by_kernels = True
+        return ""
 
     def held_back(self, request: GenerationRequest, output_ids: Sequence[int]) -> str:
         """The text that a job with this output has not shown yet, for one that ends without another step."""

@@ -39,6 +39,8 @@ from .reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, SpeculationCost
 from .text.tokenizer import Tokenizer
 
 DEFAULT_OPTIONS = EngineOptions()
+DEFAULT_CHUNKS = {("cuda", False): 2048, ("cpu", False): 256, ("cuda", True): 256, ("cpu", True): 64}
+"""Tokens, by device, and by whether the engine is deterministic: a known beginning ends with a chunk, then."""
 PINNED_AHEAD_BYTES = 512 * 2**20
 """For a job that makes way: 9,000 tokens of Qwen2-7B. Pinned at the start, in 0.2 s."""
 
@@ -71,7 +73,7 @@ class Engine:
         self.vocab_size: int = text_config(model.config).vocab_size
         self.lookahead = (1 if device.type == "cuda" else 0) if lookahead is None else lookahead
         """Steps that are launched before the token of the one before them is read."""
-        self.prefill_chunk = options.prefill_chunk or (2048 if device.type == "cuda" else 256)
+        self.prefill_chunk = options.prefill_chunk or DEFAULT_CHUNKS[device.type, options.deterministic]
         self.speculation_cost = SpeculationCost()
         self.path, self.why = choose_path(
             model,
@@ -81,7 +83,9 @@ class Engine:
             ranges=device.type == "cuda" if ranges is None else ranges,
         )
         self._prefixes = (
-            PrefixCache(self.path.cache, options.prefix_cache_bytes, options.parked_cache_bytes)
+            PrefixCache(
+                self.path.cache, options.prefix_cache_bytes, options.parked_cache_bytes, chunk=self.prefill_chunk
+            )
             if isinstance(self.path, StaticPath)
             else None
         )
@@ -94,6 +98,7 @@ class Engine:
         )
         """What requests want of their answers."""
         self._model = model
+        self._deterministic = options.deterministic
         on_cpu = device.type == "cpu"
         self._masks = Masks(self.vocab_size, device, beside=on_cpu and self.parameters >= SMALL_MODEL_PARAMETERS)
         self._sequence = 0
@@ -120,9 +125,10 @@ class Engine:
         """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
         self.answers.warm_up()
         if isinstance(self.path, StaticPath):
-            self.why = "; ".join(
-                filter(None, [self.why, prepare(self.path, self.options, self.parameters, progress)])
-            )
+            shortfalls = [self.why, prepare(self.path, self.options, self.parameters, progress)]
+            if self.path.has_kernels and self.path.compiled:
+                shortfalls.append(self.answers.draw_by_kernels())
+            self.why = "; ".join(filter(None, shortfalls))
         self.abandon(self._sequence)
         for rows in (self.prefill_chunk, SHORT_DRAFT + 1, LONG_DRAFT + 1, 1):
             if rows < self.context_length:
@@ -164,16 +170,17 @@ class Engine:
             resumed_ids=resumed_ids,
         )
 
-    def begin(self, ids: Sequence[int], salt: str | None = None) -> int:
+    def begin(self, ids: Sequence[int], prompt_tokens: int, salt: str | None = None) -> int:
         """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already.
 
+        prompt_tokens: those of the prompt; behind it are tokens of an earlier attempt.
         salt: only sequences with the same one share their beginnings.
         """
         self._sequence += 1
         if self._prefixes is None:
             self.path.truncate(0)
             return 0
-        return self._prefixes.begin(torch.tensor(ids), salt)
+        return self._prefixes.begin(torch.tensor(ids), salt, in_chunks=prompt_tokens if self._deterministic else 0)
 
     def piece_end(self, done: int, prompt_tokens: int, length: int) -> int:
         """Where the next piece of a sequence of `length` tokens ends, of which `done` are in the cache.
@@ -181,7 +188,11 @@ class Engine:
         A chunk, or more for a model that must not be read in chunks. prompt_tokens: those of the prompt; behind it
         are tokens of an earlier attempt.
         """
-        return self.path.piece_end(done, prompt_tokens, length, self.prefill_chunk)
+        if not self._deterministic:
+            return self.path.piece_end(done, prompt_tokens, length, self.prefill_chunk)
+        if done < prompt_tokens:
+            return self.path.piece_end(done, prompt_tokens, prompt_tokens, self.prefill_chunk)
+        return done + 1  # a product of several rows rounds otherwise than the steps that have read these
 
     def prefill(self, ids: Tensor, *, rows: int = 1) -> Tensor:
         """Read tokens of the prompt into the cache.  ids: (1, seq_len) int64 on the engine's device.
@@ -202,7 +213,7 @@ class Engine:
 
         Returns the logits after the last of them, (1, vocab) float32.
         """
-        for piece in ids.split(self.prefill_chunk, dim=1):
+        for piece in ids.split(1 if self._deterministic else self.prefill_chunk, dim=1):
             logits = self.path.read(piece)
         return logits
 
@@ -219,7 +230,12 @@ class Engine:
     @property
     def takes_drafts(self) -> bool:
         """Whether `read_draft` can be used: the cache must be able to forget what was refused."""
-        return self.path.rolls_back
+        return self.path.rolls_back and not self._deterministic
+
+    @property
+    def reads_several(self) -> bool:
+        """Whether `read` can be used."""
+        return self.path.rolls_back or self._deterministic
 
     def read_draft(self, ids: Tensor) -> Tensor:
         """Read a token and the draft after it.  ids: (1, n) int64 on the engine's device.

@@ -68,10 +68,10 @@ class Generation(Iterator[Step]):
         from them already."""
         replay(output, resumed_ids, engine.vocab_size)
         self._tokens = TokenSequence(prompt_ids, [*given_ids, *resumed_ids], output.max_new_tokens, engine.device)
-        self._many_at_once = engine.takes_drafts and self._logprobs is None
-        """Whether several tokens may be known, or guessed, before the model reads the first of them."""
+        self._many_at_once = engine.reads_several and self._logprobs is None
+        """Whether several tokens may be known before the model reads the first of them."""
         drafts = engine.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup
-        if drafts and self._many_at_once:
+        if drafts and engine.takes_drafts and self._logprobs is None:
             self._tokens.lookup = PromptLookup(self._tokens.ids, engine.speculation_cost)
         self._first: list[int] = []
         """Tokens of the answer that are known before the first is chosen."""
@@ -133,7 +133,7 @@ class Generation(Iterator[Step]):
             return
         self._started_at = time.perf_counter()
         tokens = self._tokens
-        done = self._engine.begin(tokens.ids, self._cache_salt)
+        done = self._engine.begin(tokens.ids, self.prompt_tokens, self._cache_salt)
         self._sequence = self._engine.sequence
         self.cached_tokens = min(done, self.prompt_tokens)
         self._first = self._take_forced()  # they are read along with the prompt

@@ -36,6 +36,10 @@ class ModelRunner(Protocol):
         """Whether `read_draft` can be used: the cache must be able to forget what was refused."""
 
     @property
+    def reads_several(self) -> bool:
+        """Whether `read` can be used."""
+
+    @property
     def speculation_cost(self) -> SpeculationCost:
         """What drafts have cost on this device, from one job to the next."""
 
@@ -43,9 +47,10 @@ class ModelRunner(Protocol):
     def sequence(self) -> int:
         """Grows with every `begin`: tells a generation whether the cache is still its own."""
 
-    def begin(self, ids: Sequence[int], salt: str | None) -> int:
+    def begin(self, ids: Sequence[int], prompt_tokens: int, salt: str | None) -> int:
         """Make the cache ready for a new sequence.  Returns how many of its first tokens it holds already.
 
+        prompt_tokens: those of the prompt; behind it are tokens of an earlier attempt.
         salt: only sequences with the same one share their beginnings.
         """
 
@@ -68,8 +73,7 @@ class ModelRunner(Protocol):
     def read(self, ids: Tensor) -> Tensor:
         """Advance by several tokens that are known.  ids: (1, n) int64 on the device.
 
-        Returns the logits after the last of them, (1, vocab) float32. Needs `takes_drafts`, as what is read in
-        pieces of any size may be.
+        Returns the logits after the last of them, (1, vocab) float32. Needs `reads_several`.
         """
 
     def read_draft(self, ids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 passwd file knows, without a home and over read-only folders."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -13,11 +14,15 @@ def private_folder(name: str) -> Path:
     """
     folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    # In a folder that all can write to, only one that is surely ours will do.
-    found = folder.lstat()
-    if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077 or not is_writable(folder):
+    if not is_ours_alone(folder) or not is_writable(folder):
         return Path(tempfile.mkdtemp(prefix=f"{name}-"))
     return folder
+
+
+def is_ours_alone(folder: Path) -> bool:
+    """Whether nobody else can have made it, or write to it: for a folder among those of all users."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def is_writable(folder: Path) -> bool:

@@ -34,13 +34,25 @@ class MessageView:
 
     def push(self, text: str) -> Delta | None:
         """Take the next piece; return what it adds to the message, None where that is nothing yet."""
-        self._source.feed(text)
-        return self._advance()
+        return self.delta(self.push_parts(text))
 
     def close(self) -> Delta | None:
         """Nothing follows: return what had been held back, as what it could have become."""
+        return self.delta(self.close_parts())
+
+    def push_parts(self, text: str) -> list[Part]:
+        """As `push`, for who wants to know what came before what: the pieces, in their order in the text."""
+        self._source.feed(text)
+        return self._advance()
+
+    def close_parts(self) -> list[Part]:
+        """As `close`, in pieces."""
         self._source.close()
         return self._advance()
+
+    def delta(self, parts: Sequence[Part]) -> Delta | None:
+        """Those pieces as one delta."""
+        return self._delta(parts) if parts else None
 
     @property
     def parts(self) -> Parts:
@@ -57,12 +69,12 @@ class MessageView:
         yield from READERS.get(markup.tool_calls or "", read_content)(self._source, self._draft)
         self._draft.end()
 
-    def _advance(self) -> Delta | None:
+    def _advance(self) -> list[Part]:
         next(self._reading, None)
         new = list(self._draft.take_new())
         for part in new:
             self._note(part)
-        return self._delta(new) if new else None
+        return new
 
     def _note(self, part: Part) -> None:
         match part:

@@ -2,6 +2,7 @@
 
 from ..events import Cancelled, Failed, Finished, Started, Tokens
 from ..markup import Delta
+from .draft import Part
 from .message_view import MessageView
 
 
@@ -14,12 +15,17 @@ class StreamView:
 
     def hear(self, event: Started | Tokens | Finished | Failed | Cancelled) -> Delta | None:
         """Take the next event; return what it adds to the message, None where that is nothing."""
+        parts = self.hear_parts(event)
+        return self._view.delta(parts) if self._view else None
+
+    def hear_parts(self, event: Started | Tokens | Finished | Failed | Cancelled) -> list[Part]:
+        """As `hear`, in pieces, in their order in the text."""
         if self._view is None:
             self._view = MessageView(self._job_id, event.data.markup if isinstance(event, Started) else None)
         match event:
             case Started():
-                return None
+                return []
             case Tokens(data=data):
-                return self._view.push(data.text)
+                return self._view.push_parts(data.text)
             case _:
-                return self._view.close()
+                return self._view.close_parts()

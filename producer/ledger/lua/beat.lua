@@ -3,14 +3,16 @@
 --       5 all workers of RQ  6.. RQ's workers of each queue, then RQ's scheduled registry of each
 -- ARGV  1 name and model  2 ttl, ms  3 our entry in the ring  4 name  5 how many queues
 --       6 ttl of ring and beats, s  7 what stands before a name in its channel for RQ's commands
---       8 queues of groups that have scheduled jobs  9.. fields and values of the record
+--       8 queues of groups that have scheduled jobs  9.. fields and values of the record, those that have changed
 -- Returns {now in ms, 1 if we are the first of the ring, how many are in it, {the entries after ours}, {1 for each of
 -- them who hears RQ's commands, else 0; none, where we may not ask}, {names and models of those whose beat is overdue},
--- 1 if jobs wait for longer than they may, 1 if jobs are scheduled}. The last two are looked at by the first alone.
+-- 1 if jobs wait for longer than they may, 1 if jobs are scheduled, 1 if the record had none of these fields}. Of the
+-- last three, the first two are looked at by the first of the ring alone.
 local now, queues = now_ms(), tonumber(ARGV[5])
 local new = redis.call('HSET', KEYS[3], unpack(ARGV, 9))
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
-if new * 2 == #ARGV - 8 then -- a Redis that came back empty has forgotten us
+local is_forgotten = new * 2 == #ARGV - 8
+if is_forgotten then -- a Redis that came back empty has forgotten us
   for i = 5, 5 + queues do redis.call('SADD', KEYS[i], KEYS[3]) end
 end
 if redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
@@ -44,4 +46,5 @@ if is_first then
   scheduled = redis.call('EXISTS', unpack(KEYS, 6 + queues))
     + #redis.call('ZRANGEBYSCORE', ARGV[8], '-inf', now / 1000, 'LIMIT', 0, 1)
 end
-return {now, is_first and 1 or 0, redis.call('ZCARD', KEYS[2]), after, hear, overdue, late, scheduled > 0 and 1 or 0}
+return {now, is_first and 1 or 0, redis.call('ZCARD', KEYS[2]), after, hear, overdue, late, scheduled > 0 and 1 or 0,
+  is_forgotten and 1 or 0}

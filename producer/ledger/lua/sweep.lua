@@ -1,6 +1,6 @@
 -- Put back what a dead worker has left, in one step that only one sweeper can make, and forget the worker.
 -- KEYS  1 deadlines of the workers' beats  2 the model's ring  3 takers  4 its list of taken jobs  5 its record
--- ARGV  1 its name among the takers  2 the worker's name  3 how it is known to be dead: overdue | gone | expired
+-- ARGV  1 its name among the takers  2 the worker's name  3 how it is known to be dead: exited | overdue | gone | expired
 --       4 for gone: its entry in the ring  5 now, RQ's form  6 prefix of our keys  7 prefix of RQ's keys
 --       8 prefix of our queues' names  9 queue for a job that names none of ours  10 how many jobs at most
 --       11 the worker's name and model, as it beats
@@ -8,6 +8,7 @@
 -- the worker has come back.
 local name, worker = ARGV[1], ARGV[2]
 local function is_dead()
+  if ARGV[3] == 'exited' then return true end -- for good: no other process ever has its name
   if ARGV[3] == 'gone' then return redis.call('ZSCORE', KEYS[2], ARGV[4]) ~= false end
   local deadline = redis.call('ZSCORE', KEYS[1], ARGV[11])
   if ARGV[3] == 'overdue' then return not deadline or tonumber(deadline) <= now_ms() end

@@ -19,8 +19,8 @@ from producer import (
     WaitTimeout,
 )
 from producer.contract import BEFORE_FIRST, Keys
-from producer.following import INBOX_LIMIT
 from producer.operations import Operation
+from producer.subscription import INBOX_LIMIT
 from tests.scripted_worker import ScriptedWorker
 
 from .streamed import texts_of

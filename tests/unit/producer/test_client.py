@@ -28,7 +28,7 @@ from producer import (
     WorkerInfo,
 )
 from producer.contract import BEFORE_FIRST, FUNCTION, JobConflict, Keys
-from producer.following import INBOX_LIMIT, Subscription
+from producer.subscription import INBOX_LIMIT, Subscription
 from tests.scripted_worker import ScriptedWorker
 
 from .streamed import texts_of

@@ -20,14 +20,8 @@ from producer.contract import (
     TokensData,
     encode_entry,
 )
-from producer.following import (
-    INBOX_LIMIT,
-    READ_COUNT,
-    RESUME_AT,
-    Entries,
-    Subscription,
-    Subscriptions,
-)
+from producer.following import READ_COUNT, Entries, Subscriptions
+from producer.subscription import INBOX_LIMIT, RESUME_AT, Subscription
 
 KEYS = Keys()
 
@@ -504,3 +498,99 @@ def test_when_the_last_of_many_has_left_there_is_nothing_to_read(subscriptions: 
 
     assert [subscriptions.remove(each) for each in waiting][-1] is True
     assert subscriptions.next_read(now_s=200) == {}
+
+
+def _with_bell(subscriptions: Subscriptions, subscription: Subscription) -> str:
+    """A stream whose bell hangs, and which was read since."""
+    key = KEYS.events(subscription.job_id)
+    subscriptions.add(subscription)
+    subscriptions.hang_bell(key)
+    subscriptions.next_read(BEFORE_CHECK)
+    subscriptions.deliver([])
+    return key
+
+
+BEFORE_CHECK = -1.0
+"""When no stream is looked at in turn yet."""
+
+
+def test_a_stream_is_read_once_its_bell_hangs_and_whenever_it_rings(subscriptions: Subscriptions) -> None:
+    subscription = _subscription("a")
+    key = KEYS.events("a")
+    subscriptions.add(subscription)
+    subscriptions.next_read(BEFORE_CHECK)
+
+    assert subscriptions.hang_bell(key)  # the read that names it is of before
+    assert subscriptions.next_read(BEFORE_CHECK)[key] == "0-0"
+    subscriptions.deliver(_reply("a", [_entry(0)]))
+    assert subscriptions.next_read(BEFORE_CHECK) == {}
+    subscriptions.ring(key)
+    assert subscriptions.due_in_s(BEFORE_CHECK, 1.0) == 0
+    assert subscriptions.next_read(BEFORE_CHECK)[key] == "1-0"
+
+
+def test_a_bell_rings_for_nobody_once_the_stream_is_left(subscriptions: Subscriptions) -> None:
+    subscription = _subscription("a")
+    key = _with_bell(subscriptions, subscription)
+    subscriptions.remove(subscription)
+    assert not subscriptions.ring(key)
+    assert not subscriptions.have_bells
+
+
+def test_who_comes_later_to_a_stream_with_a_bell_has_it_read(subscriptions: Subscriptions) -> None:
+    key = _with_bell(subscriptions, _subscription("a", EventId(1, 7)))
+    subscriptions.add(_subscription("a", EventId(1, 3)))
+    assert subscriptions.next_read(BEFORE_CHECK)[key] == "1-3"
+
+
+def test_a_stream_with_a_bell_is_read_on_for_who_was_slow(subscriptions: Subscriptions) -> None:
+    slow = _subscription("a")
+    key = _with_bell(subscriptions, slow)
+    for begin in range(0, 2 * INBOX_LIMIT, READ_COUNT):
+        subscriptions.ring(key)
+        subscriptions.next_read(BEFORE_CHECK)
+        subscriptions.deliver(_reply("a", [_entry(seq) for seq in range(begin, begin + READ_COUNT)]))
+    assert subscriptions.next_read(BEFORE_CHECK) == {}
+    _drain(slow)
+    subscriptions.resume(slow)
+    assert subscriptions.next_read(BEFORE_CHECK)[key] == f"1-{INBOX_LIMIT - 1}"
+
+
+def test_what_did_not_go_into_one_read_is_read_without_a_bell(subscriptions: Subscriptions) -> None:
+    key = _with_bell(subscriptions, _subscription("a"))
+    subscriptions.ring(key)
+    subscriptions.next_read(BEFORE_CHECK)
+    subscriptions.deliver(_reply("a", [_entry(seq) for seq in range(READ_COUNT)]))
+    assert key in subscriptions.next_read(BEFORE_CHECK)
+
+
+def test_streams_with_bells_are_read_again_after_a_read_that_failed(subscriptions: Subscriptions) -> None:
+    key = _with_bell(subscriptions, _subscription("a"))
+    subscriptions.ring(key)
+    subscriptions.next_read(BEFORE_CHECK)
+    subscriptions.read_failed()
+    assert key in subscriptions.next_read(BEFORE_CHECK)
+
+
+def test_without_bells_all_are_in_every_read_again(subscriptions: Subscriptions) -> None:
+    keys = {_with_bell(subscriptions, _subscription(job_id)) for job_id in ("a", "b")}
+    subscriptions.next_read(BEFORE_CHECK)
+    subscriptions.lose_bells()
+    assert keys < set(subscriptions.next_read(BEFORE_CHECK))
+
+
+def test_of_a_stream_with_a_bell_the_end_alone_may_be_left_to_wait_for(subscriptions: Subscriptions) -> None:
+    reader = _subscription("a")
+    key = _with_bell(subscriptions, reader)
+    waiting = Subscription("a", BEFORE_FIRST, threading.Event(), only_end=True)
+    assert not subscriptions.add(waiting)
+    subscriptions.remove(reader)
+    assert not subscriptions.reads("a")
+    assert key in subscriptions.next_read(BEFORE_CHECK)  # its end may have been announced meanwhile
+
+
+def test_bells_that_ring_do_not_put_off_the_look_at_the_others(subscriptions: Subscriptions) -> None:
+    silent = _with_bell(subscriptions, _subscription("silent"))
+    loud = _with_bell(subscriptions, _subscription("loud"))
+    subscriptions.ring(loud)
+    assert set(subscriptions.next_read(CHECK_EVERY_S)) > {silent, loud}

@@ -10,6 +10,7 @@ from redis.client import Pipeline
 
 from producer import AsyncProducer, BrokerUnavailable, InvalidRequest, Producer
 from producer.contract import Keys
+from producer.overview import overview
 from producer.overview_values import ModelOverview
 from tests.scripted_worker import ScriptedWorker
 
@@ -51,6 +52,23 @@ def test_jobs_that_wait_are_counted_by_priority_with_the_age_of_the_first(
     assert 0 <= high < 60
     assert 90 <= normal < 150
     assert model.empty_in_s is None, "nobody works there"
+
+
+def test_the_next_jobs_that_wait_are_listed_where_they_are_asked_for(
+    producer: Producer, client: FakeRedis
+) -> None:
+    for group in ("ann", "bob"):
+        names = [f"{group}-{number}" for number in range(3)]
+        producer.submit_many(["a"] * 3, model="tiny", group=group, job_ids=names)
+    producer.submit("c", model="tiny", priority="high", job_id="first")
+    assert only(producer).waiting_jobs == ()
+    [model] = producer._run(overview(Keys(), waiting_shown=4)).models
+    assert [(each.job_id, each.group, each.priority) for each in model.waiting_jobs] == [
+        ("first", None, "high"),
+        *((f"{group}-{number}", group, "normal") for number, group in ((0, "ann"), (0, "bob"), (1, "ann"))),
+    ]
+    assert all(each.waited_s is not None for each in model.waiting_jobs)
+    assert model.queued == 7
 
 
 def test_what_wrote_no_time_has_no_age(producer: Producer, client: FakeRedis) -> None:

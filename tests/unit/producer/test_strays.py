@@ -7,8 +7,9 @@ import redis
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 
 from producer import AsyncProducer, GenqueueError, Producer
+from producer.async_hub import AsyncHub
 from producer.contract import BEFORE_FIRST, Keys
-from producer.hub import AsyncHub, Hub
+from producer.hub import Hub
 from tests.scripted_worker import ScriptedWorker
 
 WRONG_TYPE = redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")

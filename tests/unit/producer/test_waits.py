@@ -27,9 +27,9 @@ from producer import (
     WaitTimeout,
 )
 from producer.contract import BEFORE_FIRST, ErrorInfo, Keys
-from producer.following import Subscription
 from producer.operations import Operation, Operations
 from producer.patience import CONFIRM_S, Patience
+from producer.subscription import Subscription
 from producer.waits import _LINE_END
 from producer.waking import ThreadSignal
 from tests.scripted_worker import ScriptedWorker

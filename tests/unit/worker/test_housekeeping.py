@@ -15,18 +15,21 @@ from rq.rate_limit import RateLimit
 from producer.contract import FUNCTION, BrokerUnavailable
 from producer.ledger.sweep import SCHEDULED_AT_ONCE, Beat, Member
 from producer.ledger.take import DUE_AT_ONCE
+from worker import housekeeping
 from worker.housekeeping import EXPIRE_AT_ONCE, Housekeeping
 from worker.neighbours import Dead
 from worker.queue.rq_worker import GenerationWorker
 
-from .jobs import KEYS, NORMAL, die, enqueue, in_list, in_queue, member_of, taken_job
+from .jobs import KEYS, NORMAL, beat, die, enqueue, in_list, in_queue, member_of, taken_job
 
 
 class House:
     """A housekeeper, and what it was asked to end."""
 
     def __init__(self, worker: GenerationWorker, client: FakeAsyncRedis) -> None:
-        self.presence = SimpleNamespace(trusts_beats=False)
+        self.exited: list[Dead] = []
+        self.beats_due = 0
+        self.presence = SimpleNamespace(trusts_beats=False, exited=self._exited, beat_soon=self._beat_soon)
         self.keeper = Housekeeping(worker, self.presence, client, self.end_late)  # type: ignore[arg-type]
         self.worker = worker
         self.ended: list[str] = []
@@ -44,6 +47,13 @@ class House:
             raise RuntimeError
         self.worker.put_down(job_id)
         self.ended.append(job_id)
+
+    def _exited(self) -> list[Dead]:
+        exited, self.exited = self.exited, []
+        return exited
+
+    def _beat_soon(self) -> None:
+        self.beats_due += 1
 
     async def step(self) -> None:
         """What is due."""
@@ -89,6 +99,59 @@ async def test_a_burial_is_not_lost_when_redis_fails(client, house, dead_with_jo
     fake_server.connected = True
     await house.step()
     assert in_queue(client) == [job.id]
+
+
+async def test_whose_process_has_ended_is_buried_while_there_is_nothing_else_to_do(client, house, dead_with_job):
+    dead, job = dead_with_job
+    beat(dead)
+    step = asyncio.create_task(house.step())
+    await asyncio.sleep(0)
+    house.exited = [Dead(member_of(dead), "exited")]
+    await step
+    assert in_queue(client) == [job.id]
+    assert house.beats_due == 1, "whoever comes after it in the ring may be dead, too"
+
+
+async def test_whose_process_ends_during_an_outage_is_buried_with_its_end(
+    client, house, dead_with_job, fake_server
+):
+    dead, job = dead_with_job
+    await house.keeper.note_beat(seen())
+    house.keeper._due.set()
+    fake_server.connected = False
+    house.exited = [Dead(member_of(dead), "exited")]
+    with pytest.raises(redis.ConnectionError):
+        await house.step()
+    assert not house.exited
+    fake_server.connected = True
+    await house.step()
+    assert in_queue(client) == [job.id]
+
+
+async def test_what_the_dead_had_sent_and_redis_got_late_is_swept_a_moment_later(
+    client, house, dead_with_job, monkeypatch
+):
+    monkeypatch.setattr(housekeeping, "LATE_S", 0)
+    dead, job = dead_with_job
+    house.exited = [Dead(member_of(dead), "exited")]
+    await house.step()
+    assert in_queue(client) == [job.id]
+    assert dead.take().job_id == job.id
+    beat(dead)
+    await house.step()
+    assert (in_queue(client), in_list(client, dead)) == ([job.id], [])
+    assert client.zcard(KEYS.beats) == 1, "the housekeeper's own"
+    assert house.beats_due == 1
+    assert not house.keeper._due.is_set(), "no third one"
+
+
+async def test_the_dead_of_other_signs_are_swept_once(client, house, dead_with_job, monkeypatch):
+    monkeypatch.setattr(housekeeping, "LATE_S", 0)
+    await house.keeper.note_dead(Dead(member_of(dead_with_job[0]), "overdue"))
+    await house.step()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not house.keeper._due.is_set()
 
 
 async def test_late_jobs_are_ended_some_at_a_time(client, house):
@@ -182,6 +245,7 @@ async def test_one_that_cannot_be_buried_holds_up_nothing_else(client, house, de
     await house.step()
     assert in_queue(client) == [job.id]
     assert house.ended == [late]
+    assert house.beats_due == 1, "and not for one that the next beat would tell of again"
 
 
 async def test_only_the_first_of_the_ring_does_it_for_all(client, house, dead_with_job):

@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from producer.ledger.sweep import Beat, Member, RingEntry
+from worker.lives import Lives
 from worker.neighbours import (
     ASKED_AT_MOST,
     AT_ONCE_S,
@@ -19,7 +22,7 @@ from worker.neighbours import (
     TRUSTED_AGE_S,
     Dead,
 )
-from worker.presence import Presence, Watch
+from worker.presence import WHOLE_S, Presence, Watch
 
 from .jobs import KEYS
 
@@ -36,6 +39,7 @@ class Host:
         self.refusal: redis.ResponseError | None = None
         self.asked_for: list[int] = []
         self.now = 1000.0
+        self.lives: dict[str, Lives] = {}
 
 
 class Link(FakeAsyncRedis):
@@ -68,17 +72,21 @@ def host() -> Host:
 
 
 @pytest.fixture
-def join(fake_server: FakeServer, host: Host) -> Callable[..., Presence]:
-    """Workers of one model, each with a connection."""
+def join(fake_server: FakeServer, host: Host, tmp_path: Path) -> Iterator[Callable[..., Presence]]:
+    """Workers of one model on one host, each with a connection."""
     numbers = iter(range(1, 100))
 
     def join(name: str, *, beat_interval_s: float = INTERVAL_S) -> Presence:
         link = Link(server=fake_server).at(host, next(numbers))
         record = {"birth": "2026-01-01T00:00:00Z"}
         options = {"ttl_s": TTL_S, "keep_s": 1000, "beat_interval_s": beat_interval_s}
-        return Presence(link, KEYS, "tiny", name, lambda: record, clock=lambda: host.now, **options)
+        lives = host.lives[name] = Lives(tmp_path)
+        lives.begin(name)
+        return Presence(link, KEYS, "tiny", name, lambda: record, lives=lives, clock=lambda: host.now, **options)
 
-    return join
+    yield join
+    for lives in host.lives.values():
+        lives.end()
 
 
 async def ring_of(join, names: str) -> dict[str, Presence]:
@@ -88,6 +96,12 @@ async def ring_of(join, names: str) -> dict[str, Presence]:
         for member in members.values():
             await member.beat()
     return members
+
+
+def kill(host: Host, name: str) -> None:
+    """Its process has ended, and the kernel has taken its lock back. The file stays."""
+    descriptor = host.lives.pop(name)._lock
+    os.close(descriptor)
 
 
 def break_link(host: Host, presence: Presence) -> None:
@@ -417,6 +431,117 @@ async def test_a_connection_that_breaks_while_it_is_made_is_no_connection(join, 
 
 async def test_nobody_is_looked_for_before_the_first_beat(join):
     assert await join("a").look() == []
+
+
+# -- the record
+
+
+class Record:
+    """A worker's, and what its beats have written of it."""
+
+    def __init__(self, presence: Presence) -> None:
+        self.fields = {"birth": "then", "last_heartbeat": "0", "state": "idle"}
+        self.presence, self.client, self.key = presence, presence._client, "rq:worker:a"
+        presence._record = lambda: self.fields
+
+    async def written(self, **changed: str) -> set[str]:
+        """By the next beat, some fields being other ones now. What stands there is no worker's."""
+        self.fields = {**self.fields, **changed}
+        foreign = dict.fromkeys(self.fields, "foreign")
+        await self.client.hset(self.key, mapping=foreign)
+        await self.presence.beat()
+        stands = await self.client.hgetall(self.key)
+        return {name for name, value in foreign.items() if stands[name.encode()] != value.encode()}
+
+
+async def test_a_beat_writes_what_has_changed_and_now_and_then_all(join, host):
+    record = Record(join("a"))
+    assert await record.written() == set(record.fields), "of the first one, all"
+    assert await record.written(last_heartbeat="1") == {"last_heartbeat"}
+    assert await record.written(last_heartbeat="2", state="busy") == {"last_heartbeat", "state"}
+    assert await record.written() == set(record.fields), "a beat without a word is none"
+    host.now += WHOLE_S
+    assert await record.written(last_heartbeat="3") == set(record.fields), "somebody may have written there"
+    record.presence.connected()
+    assert await record.written(last_heartbeat="4") == set(record.fields), "on another connection, another server"
+
+
+async def test_what_a_lost_beat_has_written_is_not_known_and_the_next_one_writes_all(join, fake_server):
+    record = Record(join("a"))
+    await record.written()
+    fake_server.connected = False
+    with pytest.raises(redis.ConnectionError):
+        await record.presence.beat()
+    fake_server.connected = True
+    assert await record.written(last_heartbeat="1") == set(record.fields)
+
+
+async def test_a_redis_that_has_forgotten_the_record_gets_all_of_it_at_once(join):
+    record = Record(join("a"))
+    await record.written()
+    await record.client.flushall()
+    record.fields["last_heartbeat"] = "1"
+    await record.presence.beat()
+    assert record.presence.needs_beat
+    assert await record.client.smembers("rq:workers") == {b"rq:worker:a"}
+    record.fields["last_heartbeat"] = "2"
+    await record.presence.beat()
+    assert not record.presence.needs_beat
+    assert len(await record.client.hgetall(record.key)) == len(record.fields)
+
+
+# -- processes of this host
+
+
+async def test_a_worker_whose_process_has_ended_is_dead_whatever_its_connection_and_its_beats_say(join, host):
+    ring = await ring_of(join, "abc")
+    assert ring["a"].exited() == []
+    kill(host, "b")
+    assert ring["a"].exited() == [Dead(Member("b", "tiny"), "exited")]
+    assert ring["a"].exited() == [], "it is told of once"
+    await ring["a"].beat()
+    assert ring["a"].exited() == [Dead(Member("b", "tiny"), "exited")], "and again where it is in the ring still"
+
+
+async def test_after_an_outage_nobody_has_to_wait_until_beats_can_be_trusted(join, host):
+    """Its place in the ring is of an earlier run of the server, and its beat is over."""
+    ring = await ring_of(join, "abcd")
+    kill(host, "d")
+    await late(ring["d"])
+    host.run_id = "run-2"
+    ring["a"].connected()
+    seen = await ring["a"].beat()
+    assert "d" not in [entry.worker for entry in seen.after]
+    assert not ring["a"].trusts_beats
+    assert ring["a"].exited() == [Dead(Member("d", "tiny"), "exited")]
+
+
+async def test_a_worker_that_is_only_late_or_only_cut_off_has_not_exited(join, host):
+    ring = await ring_of(join, "ab")
+    break_link(host, ring["b"])
+    await late(ring["b"])
+    await ring["a"].beat()
+    assert ring["a"].exited() == []
+
+
+async def test_of_a_worker_of_another_host_connections_and_beats_decide(join, host):
+    ring = await ring_of(join, "ab")
+    kill(host, "b")
+    ring["a"]._lives = Lives(None)
+    await ring["a"].beat()
+    assert ring["a"].exited() == []
+    host.now += TRUSTED_AGE_S
+    break_link(host, ring["b"])
+    assert await found(host, ring["a"]) == ["b"]
+
+
+async def test_whoever_comes_after_the_dead_is_looked_at_with_a_beat_that_is_due_at_once(join, host):
+    ring = await ring_of(join, "ab")
+    assert not ring["a"].needs_beat
+    ring["a"].beat_soon()
+    assert ring["a"].needs_beat
+    await ring["a"].beat()
+    assert not ring["a"].needs_beat
 
 
 # -- beats

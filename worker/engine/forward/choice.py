@@ -30,8 +30,8 @@ def choose_path(
 ) -> tuple[ForwardPath, str]:
     """A path for sequences of up to `capacity` tokens, and the reason where it is not the fast one, else "".
 
-    Raises ConfigError where the options insist on the static path and this model cannot have it, and for a model
-    that no path can run.
+    Raises ConfigError where the options insist on the static path and this model cannot have it, for a model that
+    no path can run, and for one that no path runs deterministically here.
     """
     why = "path is set to dynamic"
     if options.path != "dynamic":
@@ -41,6 +41,11 @@ def choose_path(
             if options.path == "static":
                 raise ConfigError(f"the static path cannot run this model: {error}. Set path to auto") from error
             why = str(error)
+    if options.deterministic and device.type == "cuda":  # transformers' kernels there may add up in any order
+        raise ConfigError(
+            f"engine.deterministic needs the static path on a GPU, and {why}. Use another model, the CPU, or "
+            "engine.deterministic: false"
+        )
     try:
         return DynamicPath(model, capacity), why
     except NotSupported as error:
@@ -48,7 +53,10 @@ def choose_path(
 
 
 def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: ReportProgress) -> str:
-    """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why."""
+    """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why.
+
+    A deterministic step is made in one way or not at all: raises ConfigError where one of these fails.
+    """
     on_gpu = path.device.type == "cuda"
     shortfalls = []
 
@@ -65,9 +73,17 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
         progress("compiling the decode step", 0, 1)
         if on_gpu:
             attempt("made of our kernels", path.use_kernels)
-        attempt("compiled", path.compile)
+        attempt("compiled", partial(path.compile, deterministic=options.deterministic))
     if on_gpu:
         attempt("captured", partial(path.capture, progress))
+    if options.deterministic and on_gpu and not path.has_kernels and not shortfalls:
+        shortfalls.append("not made of our kernels: engine.compile is never, which is for the CPU")
+    if options.deterministic and shortfalls:
+        way_out = "engine.deterministic: false" if on_gpu else "engine.compile: never"
+        raise ConfigError(
+            f"engine.deterministic needs a decode step that is made alike at each start, and here it is "
+            f"{'; '.join(shortfalls)}. Mend that, or set {way_out}"
+        )
     return "; ".join(shortfalls)
 
 

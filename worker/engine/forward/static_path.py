@@ -126,9 +126,14 @@ class StaticPath:
         self._of_one = StepFunctions.of(Operations(small_products.matrix_vector, attend_by_kernel))
         self.has_kernels = True
 
-    def compile(self) -> None:
-        """Compile the decode step.  Raises whatever the compiler raises, which is many things."""
+    def compile(self, *, deterministic: bool = False) -> None:
+        """Compile the decode step.  Raises whatever the compiler raises, which is many things.
+
+        deterministic: choose nothing by a measurement that decides in which order a sum is taken.
+        """
         options: dict[str, Any] = {"compile_threads": 1}  # a pool of processes would outlive its use
+        if deterministic:
+            options["deterministic"] = True
         before = self._of_one, self._of_several
         if self.has_kernels:  # nothing in a step changes with the length, and kernels want numbers
             for layer in self._model.layers:
@@ -168,9 +173,10 @@ class StaticPath:
     @torch.inference_mode()
     def _warm_up(self) -> None:
         # The compiler takes the first length for a constant, and learns from the second that it is none.
-        # It tunes the second one, for all lengths: the ranges come longest first.
+        # It tunes the second one, for all lengths: the ranges come longest first. Without ranges the first is one
+        # that no token hangs on: of a step that is there twice, the one that was used last would be taken.
         for rows in self._step_rows():
-            for visible in reversed(self._all_ranges()) if self._ranges else (2, 3, 4):
+            for visible in reversed(self._all_ranges()) if self._ranges else (self.capacity, 3, 4):
                 self._start.fill_(visible - rows)
                 self._run_step(rows, visible)
 

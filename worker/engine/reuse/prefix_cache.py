@@ -45,6 +45,9 @@ class Salted:
     salt: str | None = None
     run: int | None = None
     """That is to go on from its end; None where there is none, and the sequence is anybody's."""
+    in_chunks: int = 0
+    """Of its first so many tokens, which were read in chunks, keys and values are those of such chunks alone, and
+    of the others, of steps behind them; 0 where it does not matter how they were read."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,6 +55,13 @@ class Salted:
     def common_length(self, other: "Salted") -> int:
         """How many ids at their beginnings two sequences share; none where their salts differ."""
         return common_length(self.ids, other.ids) if self.salt == other.salt else 0
+
+    def same_length(self, other: "Salted", chunk: int) -> int:
+        """Of how many tokens two sequences share keys and values to the last bit, read in such chunks."""
+        common = self.common_length(other)
+        if self.in_chunks == other.in_chunks <= common:
+            return common
+        return min(common, self.in_chunks, other.in_chunks) // chunk * chunk
 
 
 NOTHING = Salted(torch.empty(0, dtype=torch.int64))
@@ -75,14 +85,17 @@ class PrefixCache:
 
     budget_bytes: of host memory, for sequences that are anybody's; 0 turns common beginnings off.
     parked_budget_bytes: for those that a run is to go on from.
+    chunk: tokens that are read at once, from its multiples on; for sequences of which some are `in_chunks`.
     """
 
-    def __init__(self, cache: StaticKVCache, budget_bytes: int, parked_budget_bytes: int = 0) -> None:
-        self._cache = cache
+    def __init__(
+        self, cache: StaticKVCache, budget_bytes: int, parked_budget_bytes: int = 0, *, chunk: int = 1
+    ) -> None:
+        self._cache, self._chunk = cache, chunk
         self._budget_bytes, self._parked_budget_bytes = budget_bytes, parked_budget_bytes
         self._held = NOTHING
-        self._salt: str | None = None
-        """Of the sequence in work, which is held once it is noted."""
+        self._begun = NOTHING
+        """The sequence in work, which is held once it is noted."""
         self._parked: list[Parked] = []
 
     @property
@@ -90,16 +103,16 @@ class PrefixCache:
         """Host memory in use."""
         return sum(parked.kept.nbytes for parked in self._parked)
 
-    def begin(self, ids: Tensor, salt: str | None = None) -> int:
+    def begin(self, ids: Tensor, salt: str | None = None, *, in_chunks: int = 0) -> int:
         """Bring the longest beginning of a sequence that is known by that salt into the cache, and nothing else.
 
-        ids: (seq_len,) int64 on the CPU.  Returns its length, which is below seq_len: the last token has to be
-        read in any case, for its logits.
+        ids: (seq_len,) int64 on the CPU.  in_chunks: see `Salted`.  Returns its length, which is below seq_len:
+        the last token has to be read in any case, for its logits.
         """
         assert len(self._held) <= self._cache.length, "the cache was changed behind our back: forget, first"
-        held, wanted = self._held, Salted(ids[:-1], salt)
+        held, wanted = self._held, Salted(ids[:-1], salt, in_chunks=in_chunks)
         self.forget()  # at once: should anything fail below, nobody knows what the cache holds
-        self._salt = salt
+        self._begun = wanted
         common = self._shared(held, wanted)
         best = self._best_parked(wanted, beyond=common)
         if best is not None:
@@ -115,7 +128,7 @@ class PrefixCache:
     def note(self, ids: Tensor) -> None:
         """The cache holds these tokens, whole and exact.  ids: (seq_len,) int64 on the CPU."""
         assert len(ids) == self._cache.length, "what is noted must be what is there"
-        self._held = Salted(ids, self._salt)
+        self._held = replace(self._begun, ids=ids)
 
     def forget(self) -> None:
         """What is in the cache is no longer known."""
@@ -136,9 +149,8 @@ class PrefixCache:
 
     def _shared(self, known: Salted, wanted: Salted) -> int:
         """How much of a sequence that is known may serve for one that is wanted."""
-        common = known.common_length(wanted)
-        goes_on = known.run is not None and common == len(known)
-        return common if self._budget_bytes or goes_on else 0
+        goes_on = known.run is not None and known.common_length(wanted) == len(known)
+        return known.same_length(wanted, self._chunk) if self._budget_bytes or goes_on else 0
 
     def _best_parked(self, wanted: Salted, beyond: int) -> Parked | None:
         """The parked sequence with the longest common beginning, if it is worth a copy."""
@@ -157,7 +169,7 @@ class PrefixCache:
         if len(held) - spared < WORTH_PARKING or (held.run is None and size_bytes > self._budget_bytes):
             return
         for parked in [*self._parked]:
-            shared = parked.sequence.common_length(held)
+            shared = parked.sequence.same_length(held, self._chunk)
             if shared == len(held) and held.run is None:
                 return  # it is there already
             if shared == len(parked.sequence) and parked.sequence.run in (None, held.run):

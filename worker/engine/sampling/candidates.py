@@ -40,19 +40,18 @@ class Candidates:
             kept = self._count(best.tolist()[0], (scores - best[:, :1]).exp().sum().item())
             if kept < looked_at:
                 break
-        return best.numpy()[0, :kept], tokens.numpy()[0, :kept]
+        return _first(kept, best, tokens, scores)
 
     def _of_top_k(self, scores: Tensor) -> tuple[Floats, Ids]:
         best, tokens = scores.topk(min(self._top_k + 1, scores.shape[-1]))
         values = best.tolist()[0]
-        if len(values) <= self._top_k:
-            kept = self._count(values)
-        elif values[-1] != values[-2] or values[-1] == -math.inf:
-            kept = self._count(values[:-1])
-        else:  # those that equal the last one all stay
-            best, tokens = scores.topk(int((scores >= values[-1]).count_nonzero()))
-            kept = self._count(best.tolist()[0])
-        return best.numpy()[0, :kept], tokens.numpy()[0, :kept]
+        if len(values) > self._top_k:
+            if values[-1] != values[-2] or values[-1] == -math.inf:
+                values = values[:-1]
+            else:  # those that equal the last one all stay
+                best, tokens = scores.topk(int((scores >= best[0, -1]).count_nonzero()))
+                values = best.tolist()[0]
+        return _first(self._count(values), best, tokens, scores)
 
     def _count(self, scores: Sequence[float], total: float | None = None) -> int:
         """How many top_p and min_p leave, without those that cannot come at all.  scores: highest first.
@@ -67,3 +66,14 @@ class Candidates:
                 return count
             above += weight
         return len(weights)
+
+
+def _first(count: int, best: Tensor, tokens: Tensor, scores: Tensor) -> tuple[Floats, Ids]:
+    """So many of the best, (1, n) both. Of tokens with one score, those with the higher ids stay."""
+    values: Floats = best.numpy()[0]
+    ids: Ids = tokens.numpy()[0, :count]
+    if count < len(values) and values[count - 1] == values[count]:
+        above = int((values > values[count]).sum())
+        alike = (scores.numpy()[0] == values[count]).nonzero()[0]
+        ids = np.concatenate([ids[:above], alike[len(alike) - (count - above) :]])
+    return values[:count], ids

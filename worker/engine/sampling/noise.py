@@ -45,10 +45,13 @@ class GumbelNoise:
         """Of every token, (vocab_size,) float32."""
         row = position - self._first
         if not 0 <= row < len(self._kept) or self._kept.shape[1] != vocab_size:
-            end, device = position + max(1, _NUMBERS_AT_ONCE // vocab_size), self._seed.device
-            self._first, row = position, 0
+            count, device = max(1, _NUMBERS_AT_ONCE // vocab_size), self._seed.device
+            # From a multiple on: a vectorized logarithm may differ from a single one, in its last bit.
+            row = position % count
+            self._first = position - row
             self._kept = self._noise(
-                torch.arange(position, end, device=device), torch.arange(vocab_size, device=device)
+                torch.arange(self._first, self._first + count, device=device),
+                torch.arange(vocab_size, device=device),
             )
         return self._kept[row]
 

@@ -13,13 +13,14 @@ from transformers import (
     LogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from producer.contract import SamplingParams
+
+from .penalties import PenaltiesLogitsProcessor
 
 GREEDY_BELOW_TEMPERATURE = 1e-5
 """Dividing by less overflows float32, and the outcome is greedy anyway. Source: vLLM, _SAMPLING_EPS."""
@@ -57,12 +58,8 @@ def build_processors(
     chain: list[LogitsProcessor] = []
     if params.logit_bias:
         chain.append(LogitBiasLogitsProcessor(params.logit_bias, device))
-    if params.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty)))
-    if params.presence_penalty or params.frequency_penalty:
-        chain.append(
-            OutputPenaltyLogitsProcessor(prompt_length, params.presence_penalty, params.frequency_penalty)
-        )
+    if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
+        chain.append(PenaltiesLogitsProcessor(params, prompt_length))
     if bad_words_ids:
         chain.append(BadWordsLogitsProcessor(bad_words_ids, device))
     if params.min_new_tokens and eos_token_ids and not params.ignore_eos:
@@ -83,7 +80,7 @@ def build_cutoffs(params: SamplingParams) -> list[LogitsProcessor]:
     if params.top_k:
         chain.append(TopKLogitsWarper(params.top_k))
     if params.top_p < 1:
-        chain.append(TopPLogitsWarper(params.top_p))
+        chain.append(TopPLogitsProcessor(params.top_p))
     if params.min_p:
         chain.append(MinPLogitsWarper(params.min_p))
     return chain
@@ -91,9 +88,7 @@ def build_cutoffs(params: SamplingParams) -> list[LogitsProcessor]:
 
 def looks_at_ids(processor: LogitsProcessor) -> bool:
     """Whether it depends on the ids so far, and not only on how many they are."""
-    return isinstance(
-        processor, RepetitionPenaltyLogitsProcessor | OutputPenaltyLogitsProcessor | BadWordsLogitsProcessor
-    )
+    return isinstance(processor, PenaltiesLogitsProcessor | BadWordsLogitsProcessor)
 
 
 def is_alike_everywhere(processor: LogitsProcessor) -> bool:
@@ -101,23 +96,15 @@ def is_alike_everywhere(processor: LogitsProcessor) -> bool:
     return isinstance(processor, TemperatureLogitsWarper | LogitBiasLogitsProcessor | AllowedTokensLogitsProcessor)
 
 
-class OutputPenaltyLogitsProcessor(LogitsProcessor):
-    """Presence and frequency penalty, which transformers does not have.
+class TopPLogitsProcessor(TopPLogitsWarper):
+    """Of tokens with one score, those with the higher ids stay; transformers leaves that to an unstable sort."""
 
-    logit[t] -= frequency * count[t] + presence * (count[t] > 0), over the output without the prompt.
-    Source: OpenAI API reference, "Frequency and presence penalties".
-    """
-
-    def __init__(self, prompt_length: int, presence_penalty: float, frequency_penalty: float) -> None:
-        self.prompt_length = prompt_length
-        self.presence_penalty = presence_penalty
-        self.frequency_penalty = frequency_penalty
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """input_ids: (1, seq_len) int64, prompt and output.  scores: (1, vocab) float32, returned changed."""
-        output = input_ids[:, self.prompt_length :]
-        count = torch.zeros_like(scores).scatter_add_(1, output, torch.ones_like(output, dtype=scores.dtype))
-        return scores - self.frequency_penalty * count - self.presence_penalty * (count > 0)
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+        """scores: (rows, vocab) float32."""
+        ascending, tokens = scores.sort(stable=True)
+        goes = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+        goes[..., -self.min_tokens_to_keep :] = False
+        return scores.masked_fill(goes.scatter(1, tokens, goes), self.filter_value)
 
 
 class LogitBiasLogitsProcessor(LogitsProcessor):

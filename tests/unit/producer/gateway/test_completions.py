@@ -204,7 +204,18 @@ async def test_nothing_comes_for_long_but_comments(open_live_door: OpenDoor, wor
             assert answer.headers["content-type"].startswith("text/event-stream")
             assert answer.headers["x-accel-buffering"] == "no"
             lines = answer.aiter_lines()
-            assert [await anext(lines) for _ in range(4)] == [": still here", "", ": still here", ""]
+            assert [await anext(lines) for _ in range(2)] == [": still here", ": still here"]
+
+
+async def test_a_pause_in_mid_answer_is_nothing_to_openais_client(
+    open_live_door: OpenDoor, worker: ScriptedWorker
+):
+    """It reads a blank line as an event without data where an earlier one had an id."""
+    door = await open_live_door(heartbeat_s=0.01)
+    worker.answers("Hi", ["a", "b", "c"])
+    worker.delay_s = 0.1
+    chunks = [chunk async for chunk in await client_of(door).chat.completions.create(**CHAT, stream=True)]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "abc"
 
 
 async def test_many_streams_at_once(door: Door, worker: ScriptedWorker):

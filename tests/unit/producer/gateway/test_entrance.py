@@ -230,7 +230,7 @@ async def test_a_head_that_has_come_gives_nobody_up(open_live_door: OpenDoor, wo
     ("method", "path", "status"),
     [
         ("GET", "/v1/nothing", 404),
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("PUT", CHAT, 405),
         ("GET", "/v1/models/none", 404),
         ("GET", "/v1/models/%2e%2e%2fhealth", 404),

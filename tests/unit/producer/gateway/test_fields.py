@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "verbosity": "low",
     "stream_options": {"include_usage": True},
     "prompt_cache_retention": "24h",
+    "prompt_cache_options": {"mode": "explicit"},
     "reasoning_effort": "high",
     "modalities": ["audio"],
     "tools": [{"type": "function", "function": {"name": "f"}}],
@@ -119,6 +120,9 @@ def test_a_field_that_openai_does_not_know_is_refused(kind: str):
         ({"messages": [{"role": "king", "content": "Hi"}]}, "messages"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": TOOLS, "parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"max_tokens": 1, "min_tokens": 2}, "min_tokens"),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_clients_own_name(fields: dict[str, Any], param: str):

@@ -35,6 +35,45 @@ async def test_requests_are_counted_over_all_gateways(open_door: OpenDoor, tmp_p
     assert (await ask(second, "bob")).status_code == 200
 
 
+async def test_tokens_are_counted_over_all_gateways(open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path):
+    keys = keys_file(tmp_path, "alice", "bob", tokens_per_minute=1_000)
+    first, second = await open_door(api_keys=keys), await open_door(api_keys=keys)
+    with worker.paused():
+        asking = asyncio.create_task(ask(first, max_tokens=900))
+        await until(lambda: worker.client.exists(Keys().limits("alice")) and left(worker, "tokens") < 200)
+        refused = await ask(second, max_tokens=900)
+        assert (refused.status_code, "1000 tokens a minute" in refused.text) == (429, True)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        of_bob = asyncio.create_task(ask(second, "bob", max_tokens=900))
+        await until(lambda: worker.client.exists(Keys().limits("bob")))
+    assert (await asking).status_code == (await of_bob).status_code == 200
+
+
+async def test_open_streams_of_a_killed_gateway_free_themselves(
+    open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody tells of their end, and nobody that they are open still: so each has a time at which it is over."""
+    monkeypatch.setattr("producer.gateway.visits.OPEN_MS", 10**9)  # to say so, it would be its turn in days
+    keys = keys_file(tmp_path, "alice", requests_at_once=1)
+    killed, other = await open_live_door(api_keys=keys), await open_live_door(api_keys=keys)
+
+    async def say_nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(killed.gateway.visits, "end", say_nothing)
+    name = Keys().open_requests("alice")
+    with worker.paused():
+        asking = asyncio.create_task(ask(killed, stream=True))
+        await until(lambda: worker.client.zcard(name))
+        assert (await ask(other, stream=True)).status_code == 429
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        [(request_id, over_at_ms)] = worker.client.zrange(name, 0, -1, withscores=True)
+        now_s, _ = worker.client.time()
+        assert over_at_ms <= (now_s + 1) * 1000 + 30_000
+        worker.client.zadd(name, {request_id: (now_s - 1) * 1000})  # it has come
+    assert (await ask(other, stream=True)).status_code == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_an_answer_has_not_taken_is_given_back(
     open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, stream: bool

@@ -20,7 +20,7 @@ async def test_a_model_that_no_worker_serves_now_is_to_be_asked_for_again(door: 
     assert (await door.chat("Hi")).status_code == 200
     worker.serves()
     door.gateway.producer._operations._rosters.clear()
-    door.gateway.producer._overviews = None
+    door.gateway.producer._overview._until = 0.0
     refused = await door.chat("Hi")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_served")
     assert int(refused.headers["retry-after"]) >= 1
@@ -41,7 +41,7 @@ async def test_health_and_readiness(open_door: OpenDoor, worker: ScriptedWorker)
     assert (await door.http.get("/health")).json() == {"status": "ok"}
     assert (await door.http.get("/ready")).json() == {"status": "ready", "models": ["tiny"]}
     worker.serves()
-    door.gateway.producer._overviews = None
+    door.gateway.producer._overview._until = 0.0
     refused = await door.http.get("/ready")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_served")
     assert (await door.http.get("/health")).status_code == 200

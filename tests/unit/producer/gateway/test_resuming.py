@@ -122,6 +122,31 @@ async def test_asked_for_again_it_goes_on_from_there(door: Door, worker: Scripte
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "starting_after")
 
 
+async def test_begun_by_post_and_read_by_get(open_live_door: OpenDoor, worker: ScriptedWorker):
+    door = await open_live_door()
+    worker.answers("Hi", ["a", "b"])
+    headers = {"Prefer": "wait=5, Respond-Async", "Idempotency-Key": "mine"}
+    with worker.paused():  # nobody has to have begun it
+        begun = [await door.http.post(CHAT, json=BODY, headers=headers) for _ in range(2)]
+    assert begun[0].json() == begun[1].json()
+    assert [each.status_code for each in begun] == [202, 202]
+    url = begun[0].headers["location"]
+    assert url == f"{CHAT}/{begun[0].json()['id']}"
+    async with door.http.stream("GET", url, headers={"Accept": "text/event-stream"}) as answer:
+        events = await all_events(answer)
+    assert text_of(events) == "ab"
+    # An EventSource comes again to the address that it was opened with, and says what it has seen since.
+    headers = {"Last-Event-ID": events[2].id}
+    async with door.http.stream("GET", f"{url}?starting_after=0", headers=headers) as answer:
+        assert await all_events(answer) == events[3:]
+
+
+async def test_what_cannot_be_served_is_not_taken_in(door: Door, worker: ScriptedWorker):
+    for fields, status in (({"temperature": "hot"}, 400), ({"model": "none"}, 404)):
+        answer = await door.http.post(CHAT, json=BODY | fields, headers={"Prefer": "respond-async"})
+        assert answer.status_code == status, answer.text
+
+
 @pytest.mark.parametrize("after", ["x", "-1", "1.2", "1,2", "9" * 30])
 async def test_what_is_no_cursor_is_refused(door: Door, worker: ScriptedWorker, after: str):
     made = (await door.chat("Hi")).json()

@@ -44,6 +44,18 @@ async def test_a_call_of_a_tool_goes_on_from_any_place(door: Door, worker: Scrip
             assert await all_events(answer) == whole[seen + 1 :]
 
 
+async def test_what_a_client_has_parsed_is_sent_back(door: Door, worker: ScriptedWorker):
+    worker.answers("Hi", CALL)
+    client, tools = client_of(door), [{**TOOLS[0], "function": {**TOOLS[0]["function"], "strict": True}}]
+    async with client.chat.completions.stream(**CHAT, tools=tools) as stream:
+        message = (await stream.get_final_completion()).choices[0].message
+    [call] = message.tool_calls
+    assert call.function.parsed_arguments == ARGUMENTS
+    messages = [*CHAT["messages"], message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    await client.chat.completions.create(model="tiny", messages=messages, tools=tools)
+    assert worker.requests[1].request.messages[1].tool_calls[0].id == call.id
+
+
 async def test_an_answer_of_a_tool_is_read(door: Door, worker: ScriptedWorker):
     called = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     messages = [

@@ -17,10 +17,11 @@ USER, PASSWORD = "somebody", "secret"
 
 
 SCRIPTS = {path.stem: path.read_text() for path in (Path(ledger.__file__).parent / "lua").glob("*.lua")}
-PRELUDES = SCRIPTS.pop("guards") + SCRIPTS.pop("turns")
+PRELUDES = SCRIPTS.pop("guards") + SCRIPTS.pop("turns") + SCRIPTS.pop("files")
 GUARDS = dict(re.findall(r"^local function (\w+)(.*?)^end$", PRELUDES, re.DOTALL | re.MULTILINE))
 OF_A_PRODUCER = {"submit", "cancel", "await_end", "delete", "ahead", "want"}
-OF_A_GATEWAY = OF_A_PRODUCER | {"spend", "stay"}
+OF_FILES = {"write_file", "delete_file", "begin_batch", "lease_batch", "mark_batch", "cancel_batch", "note_call"}
+OF_A_GATEWAY = OF_A_PRODUCER | {"spend", "stay"} | OF_FILES
 BY_A_CLIENT = {
     producer_needs: {"EVALSHA", "GET", "SUNION", "TTL", "XRANGE", "XREAD"},
     gateway_needs: {
@@ -31,9 +32,12 @@ BY_A_CLIENT = {
         "XRANGE",
         "XREAD",
         "HGET",
-        "LINDEX",
+        "LRANGE",
         "ZCARD",
         "ZREVRANGE",
+        "HGETALL",
+        "HMGET",
+        "ZRANGE",
     },
     worker_needs: {"EVALSHA", "BLMOVE", "CLIENT", "HGETALL"},
 }
@@ -65,6 +69,7 @@ def test_what_is_asked_for_is_what_is_sent(needs) -> None:
 def test_each_is_a_whole_command_whose_keys_are_of_no_job_that_is_one(redis_client: redis.Redis, needs) -> None:
     keyless = {"TIME", "PUBLISH", "CLIENT", "PUBSUB"}
     common = {"rq:queues", "rq:workers", "rq:suspended", KEYS.takers, KEYS.beats}
+    common |= {KEYS.open_batches, KEYS.batch_runners}
     for command in needs(KEYS, "tiny"):
         assert command[0].isupper()
         if command[0] in keyless:

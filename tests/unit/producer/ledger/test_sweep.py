@@ -403,6 +403,32 @@ def test_a_worker_is_gone_while_its_place_in_the_ring_is_that_of_the_lost_connec
     assert (ring(client) == []) == is_dead
 
 
+def test_a_beat_tells_whether_the_record_was_forgotten(client):
+    assert beat(client).is_forgotten
+    assert not beat(client).is_forgotten
+    assert not beat(client, chat_template="1").is_forgotten, "one field is new"
+    client.delete("rq:worker:w1")
+    assert beat(client).is_forgotten
+
+
+def test_a_worker_whose_process_has_ended_is_dead_though_its_beat_counts_and_its_connection_stands(client):
+    running(client, "a", "dead")
+    beat(client, "dead", client_id=7)
+    assert bury(client, sign="exited").back == ("a",)
+    assert client.hget("rq:job:a", "deaths") == b"1"
+    assert client.zscore(KEYS.beats, "dead tiny") is None
+    assert (items(client, NORMAL), items(client, DEAD), ring(client)) == (["a"], [], [])
+
+
+def test_what_the_dead_had_sent_and_redis_got_late_is_swept_by_a_second_sweep(client):
+    beat(client, "dead")
+    assert bury(client, sign="exited") is not None
+    beat(client, "dead", client_id=7)
+    running(client, "a", "dead")
+    assert bury(client, sign="exited").back == ("a",)
+    assert (items(client, DEAD), ring(client), client.zcard(KEYS.beats)) == ([], [], 0)
+
+
 def test_a_worker_whose_name_begins_alike_keeps_its_place(client):
     for name in ("dead", "dead-2", "dea"):
         beat(client, name, client_id=7)

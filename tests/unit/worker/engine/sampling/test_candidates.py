@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import TopPLogitsWarper
 
 from producer.contract import SamplingParams
 from worker.engine.sampling.candidates import Candidates
@@ -63,6 +64,30 @@ def test_of_top_k_are_more_where_the_last_ones_are_equal(top_k):
     _, tokens = Candidates(params)(scores)
     assert len(tokens) > top_k
     assert sorted(tokens.tolist()) == (theirs != -math.inf).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("vocab_size", [60, 800])
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("top_k", [0, 30])
+def test_of_equal_ones_those_with_the_higher_ids_stay(top_k, top_p, vocab_size):
+    """In bfloat16 many logits are equal. In transformers what sorts them decides; here the id, on any device."""
+    params = SamplingParams(temperature=1.0, top_p=top_p, top_k=top_k)
+    scores = scores_of("tied", vocab_size)
+    chain = build_cutoffs(params)
+    theirs = apply(chain, torch.empty(1, 0), scores)[0]
+    best, tokens = Candidates(params)(scores)
+    kept = (theirs != -math.inf).nonzero()[:, 0].tolist()
+    assert sorted(tokens.tolist()) == kept
+    assert scores[0, tokens].tolist() == best.tolist()
+    lowest = best[-1]
+    alike = (scores[0] == lowest).nonzero()[:, 0].tolist()
+    assert [token for token in kept if scores[0, token] == lowest] == alike[-int((best == lowest).sum()) :]
+    by_transformers = apply(
+        [TopPLogitsWarper(each.top_p) if isinstance(each, TopPLogitsWarper) else each for each in chain],
+        torch.empty(1, 0),
+        scores,
+    )
+    assert sorted(by_transformers[0].tolist()) == sorted(theirs.tolist()), "as many of each score"
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)

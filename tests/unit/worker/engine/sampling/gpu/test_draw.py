@@ -1,0 +1,94 @@
+"""The kernels of a draw: on a GPU, or on a CPU by Triton's interpreter, where TRITON_INTERPRET=1 is set.
+
+`make test-cuda` does that. They draw what the CPU's way draws, also where scores are equal or no numbers.
+"""
+
+import importlib
+import math
+import os
+
+import pytest
+import torch
+
+from producer.contract import SamplingParams
+from tests.models import CPU
+from worker.engine.errors import NotSupported
+from worker.engine.sampling.sampler import NOT_A_TOKEN, Sampler
+
+NEEDED = "neither a GPU with Triton nor its interpreter (make test-cuda)"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+pytestmark = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason=NEEDED)
+pytest.importorskip("triton", reason=NEEDED)
+draws = importlib.import_module("worker.engine.sampling.gpu.draw")
+
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+FIELDS = {
+    "noise alone": {},
+    "top_k": {"top_k": 20},
+    "top_k beyond the vocabulary": {"top_k": 10**6},
+    "top_p": {"top_p": 0.8},
+    "top_p of one": {"top_p": 1e-6},
+    "min_p": {"min_p": 0.05},
+    "top_k and top_p": {"top_k": 50, "top_p": 0.7},
+    "all": {"top_k": 50, "top_p": 0.9, "min_p": 0.02},
+}
+VOCAB_SIZES = [300, 2100] if INTERPRETED else [300, 2100, 50_000]
+NONE = torch.empty((1, 0), dtype=torch.int64)
+
+
+def scores_of(kind: str, vocab_size: int) -> torch.Tensor:
+    noise = torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(vocab_size))
+    match kind:
+        case "peaked":
+            return noise * 6
+        case "flat":
+            return noise / 10
+        case "tied":
+            return noise.round()
+        case "masked":
+            return noise.masked_fill(noise > 1, -math.inf)
+    raise AssertionError(kind)
+
+
+def sampler(fields: dict[str, float], *, by_kernels: bool) -> Sampler:
+    return Sampler(
+        SamplingParams(temperature=1.0, **fields),
+        seed=2**40 + 7,
+        prompt_length=0,
+        eos_token_ids=frozenset(),
+        device=DEVICE if by_kernels else CPU,
+        by_kernels=by_kernels,
+    )
+
+
+@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+@pytest.mark.parametrize("kind", ["peaked", "flat", "tied", "masked"])
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_what_the_cpu_draws(fields, kind, vocab_size):
+    ours, theirs = sampler(fields, by_kernels=True), sampler(fields, by_kernels=False)
+    scores = scores_of(kind, vocab_size)
+    for position in (0, 1, 1000):
+        found = ours.choose(scores.to(DEVICE), NONE.to(DEVICE), position)
+        assert (found.shape, found.dtype) == ((1, 1), torch.int64)
+        assert found.item() == theirs.choose(scores, NONE, position).item()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, in the interpreter
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize("damage", [math.nan, math.inf, None])
+def test_no_token_where_there_is_none(damage, fields):
+    scores = scores_of("peaked", 300)
+    if damage is None:
+        scores.fill_(-math.inf)
+    else:
+        scores[0, 17] = damage
+    ours = sampler(fields, by_kernels=True)
+    assert ours.choose(scores.to(DEVICE), NONE.to(DEVICE), 3).item() == NOT_A_TOKEN
+    sound = scores_of("peaked", 300).to(DEVICE)
+    assert ours.choose(sound, NONE.to(DEVICE), 3).item() != NOT_A_TOKEN, "nothing of it stays"
+
+
+def test_one_that_differs_is_refused(monkeypatch):
+    monkeypatch.setattr(draws.Draw, "__call__", lambda *_: torch.zeros((1, 1), dtype=torch.int64, device=DEVICE))
+    with pytest.raises(NotSupported, match="is another one on this GPU"):
+        draws.check(DEVICE)

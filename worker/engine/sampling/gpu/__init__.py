@@ -1,0 +1,1 @@
+"""Triton kernels of a draw. Imported where there is a GPU, as Triton is only there."""
