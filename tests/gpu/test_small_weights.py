@@ -33,7 +33,7 @@ def test_rows_in_bfloat16(weights, on, gpu, tokenizer: Tokenizer):
     prompt = torch.tensor([ids(24)], device=gpu)
     with torch.inference_mode():
         expected = plain(prompt).logits[0, -1].float()
-    engine.begin(prompt[0].tolist())
+    engine.begin(prompt[0].tolist(), prompt.shape[1])
     engine.prefill(prompt[:, :-1])
     logits = engine.decode(prompt[:, -1:])[0]
     assert (logits - expected).norm() / expected.norm() < 0.03

@@ -96,7 +96,7 @@ def test_resumed_at_every_place(engine, reference):
 
 def test_a_draft_is_read_as_its_tokens_would_be(engine, models):
     ids = torch.tensor([random_ids(30)])
-    engine.begin(ids[0].tolist())
+    engine.begin(ids[0].tolist(), ids.shape[1])
     engine.prefill(ids[:, :20])
     with torch.inference_mode():
         expected = models[1](ids).logits[0]
@@ -131,7 +131,7 @@ def test_rows_in_bfloat16(kind, weights, tokenizer):
     ids = torch.tensor([random_ids(24)])
     with torch.inference_mode():
         expected = plain(ids).logits[0, -1].float()
-    engine.begin(ids[0].tolist())
+    engine.begin(ids[0].tolist(), ids.shape[1])
     logits = engine.prefill(ids)[0]
     assert engine.dtype == torch.bfloat16
     assert (logits - expected).norm() / expected.norm() < 0.03
