@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """auto: bfloat16 on a GPU (float16 on one before compute capability 8.0), float32 on a CPU."""
@@ -10,6 +10,11 @@ Weights = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 Group = Literal[32, 64, 128]
 MIN_CONTEXT = 16
 """Tokens. In less there is no room for a prompt and an answer."""
+
+
+def _number(value: object) -> object:
+    """An environment has texts alone, and pydantic makes no number of one for a Literal."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
 
 class EngineOptions(BaseModel):
@@ -27,7 +32,7 @@ class EngineOptions(BaseModel):
     """The form in which weights are held. int8: a scale for each row. int4: a scale and a zero for each group of
     columns; embedding and head are int8. They are made from any checkpoint when it is loaded, and rows, keys and
     values are of the worker's `dtype`. auto: int4 for a checkpoint of GPTQ or AWQ, else as `dtype` says."""
-    weights_group: Group = 32
+    weights_group: Annotated[Group, BeforeValidator(_number)] = 32
     """Columns of a group of int4; fewer are nearer to the checkpoint, and take more memory."""
     context_length: Annotated[int, Field(ge=MIN_CONTEXT)] | None = None
     """Tokens of prompt and answer together. None: the model's own, or what the device has memory for; on a CPU,

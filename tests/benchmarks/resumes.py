@@ -242,7 +242,11 @@ def make_modes(options: argparse.Namespace, device: torch.device) -> Iterator[tu
         model = _model(options, device)
         for name in options.modes:
             settings = EngineOptions(
-                deterministic=MODES[name], path=options.path, compile=options.compile, context_length=CONTEXT
+                deterministic=MODES[name],
+                path=options.path,
+                compile=options.compile,
+                context_length=CONTEXT,
+                prefill_chunk=options.prefill_chunk,
             )
             engine = Engine(model, tokenizer, device, settings)
             _say(f"{name}: warming up")
@@ -303,6 +307,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
     parser.add_argument("--path", choices=["auto", "static", "dynamic"], default="auto")
     parser.add_argument("--compile", choices=["auto", "always", "never"], default="auto")
+    parser.add_argument("--prefill-chunk", type=int, help="tokens; where not the device's own")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=[*MODES])
     parser.add_argument("--answers", type=int, default=40)
     parser.add_argument("--new-tokens", type=int, default=32, help="half to all of so many each")

@@ -26,18 +26,18 @@ def pop_at_once(self: TokenRing) -> int:
 
 
 def push_after_its_event(self: TokenRing, token: Tensor) -> None:
-    slot, event = self._slots[self._next], self._events[self._next]
+    slot, copied = self._slots[self._next], self._copied[self._next]
     self._next = (self._next + 1) % MAX_IN_FLIGHT
-    event.record()
+    copied.record()
     slot.copy_(token, non_blocking=True)
-    self._in_flight.append((slot, event))
+    self._in_flight.append((slot, copied))
 
 
 def push_into_one_slot(self: TokenRing, token: Tensor) -> None:
-    slot, event = self._slots[0], self._events[0]
+    slot, copied = self._slots[0], self._copied[0]
     slot.copy_(token, non_blocking=True)
-    event.record()
-    self._in_flight.append((slot, event))
+    copied.record()
+    self._in_flight.append((slot, copied))
 
 
 def step_that_reads(self: StaticPath, rows: int, visible: int) -> Tensor:

@@ -7,7 +7,8 @@ from tests.benchmarks.resumes import compare, parse
 
 def test_no_answer_differs(gpu: torch.device) -> None:
     arguments = ["--shape", "qwen2-0.5b", "--device", str(gpu), "--modes", "deterministic"]
-    found = compare(parse([*arguments, "--answers", "24", "--new-tokens", "32"]))
+    arguments += ["--prefill-chunk", "32", "--answers", "24", "--new-tokens", "32"]
+    found = compare(parse(arguments))
     assert (found["compiled"], found["captured"]) == (True, True)
     [seen] = found["modes"].values()
     assert (seen["answers"], seen["differ"]) == (24, 0)

@@ -10,6 +10,7 @@ from producer.contract import GenerationRequest
 from tests.families import FAMILIES, family_model
 from tests.models import CPU, random_model
 from worker.engine import Engine, EngineOptions, Tokenizer
+from worker.engine.reuse.prompt_lookup import SpeculationCost
 
 CONTEXT = 128
 LONG_CONTEXT = 640
@@ -104,6 +105,7 @@ class TestCompiled:
         rows: list[int] = []
         step = engine.path._step
         monkeypatch.setattr(engine.path, "_step", lambda ids, start: rows.append(len(ids)) or step(ids, start))
+        monkeypatch.setattr(engine, "speculation_cost", SpeculationCost())  # whatever drafts have cost so far
         prompt = [*ids(40), *ids(40), *ids(40)]
         expected = answer(reference, prompt, max_new_tokens=300)
         assert answer(engine, prompt, max_new_tokens=300, prompt_lookup=True) == expected

@@ -82,7 +82,7 @@ def test_the_step_runs_uncompiled_and_the_reason_is_one_sentence(compile_, monke
     eager = path.read(torch.tensor([[1, 2, 3]])), path.decode(torch.tensor([[4]]))
     path.truncate(0)
 
-    def compile_step(self: StaticPath) -> None:
+    def compile_step(self: StaticPath, *, deterministic: bool) -> None:
         raise inductor(NO_GCC)
 
     monkeypatch.setattr(StaticPath, "compile", compile_step)
