@@ -97,12 +97,18 @@ def is_alike_everywhere(processor: LogitsProcessor) -> bool:
 
 
 class TopPLogitsProcessor(TopPLogitsWarper):
-    """Of tokens with one score, those with the higher ids stay; transformers leaves that to an unstable sort."""
+    """Of tokens with one score, those with the higher ids stay; transformers leaves that to an unstable sort.
+
+    Probabilities are summed as integers: torch's sum of floats is another one at each time on a GPU.
+    """
+
+    _ONE = 2.0**40
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
         """scores: (rows, vocab) float32."""
         ascending, tokens = scores.sort(stable=True)
-        goes = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+        parts = (ascending.softmax(dim=-1) * self._ONE).long()
+        goes = parts.cumsum(dim=-1) <= int((1 - self.top_p) * self._ONE)
         goes[..., -self.min_tokens_to_keep :] = False
         return scores.masked_fill(goes.scatter(1, tokens, goes), self.filter_value)
 
