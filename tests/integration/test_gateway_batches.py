@@ -18,7 +18,7 @@ from tests.instant_worker import InstantWorker, answer_to
 
 from .test_gateway import client_of, gateway, names_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # the lease of a batch is ten seconds
 
 ROWS = 200
 WAIT_S = 100
@@ -119,7 +119,6 @@ def test_a_batch_is_finished_by_another_gateway(
             assert readme(second_url).startswith("completed BatchRequestCounts(completed=1, failed=0, total=1)\n{")
 
 
-@pytest.mark.long
 def test_a_batch_outlives_everything() -> None:
     """The server, which writes down what it is told, is killed alone, and then with the gateway."""
     with EmbeddedBroker(append_only=True) as broker, redis.Redis(port=broker.port) as client:

@@ -18,6 +18,8 @@ from producer.testing import ScriptedWorker
 
 from .conftest import LONG_S, Door, OpenDoor, opened
 from .test_entrance import keys_file
+from .test_response_tools import FUNCTION, THOUGHT
+from .test_tools import CALL
 
 KEYS = Keys()
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -113,6 +115,23 @@ async def test_each_endpoint_is_answered_as_it_would_be(door: Door, worker: Scri
     else:
         response = OpenAIResponse.model_validate(body)
         assert (response.output_text, response.metadata, response.status) == ("Hello.", {"a": "b"}, "completed")
+
+
+async def test_a_response_that_calls_has_its_calls(door: Door, worker: ScriptedWorker):
+    client = client_of(door)
+    worker.answers("Hi", THOUGHT + CALL)
+    body = {"model": "tiny", "input": "Hi", "tools": [FUNCTION]}
+    one = {"custom_id": "a", "method": "POST", "url": RESPONSES, "body": body}
+    batch = await until(client, await begin(client, one, endpoint=RESPONSES))
+    found = (await read(client, batch.output_file_id))["a"]["response"]["body"]
+    alone = (await door.http.post(RESPONSES, json=body)).json()
+    for response, its in ((found, "batch"), (alone, "alone")):
+        OpenAIResponse.model_validate(response)
+        for item in response["output"]:
+            assert item.pop("id"), its
+            item.pop("call_id", None)
+    assert found["output"] == alone["output"]
+    assert {item["type"] for item in found["output"]} >= {"reasoning", "function_call"}
 
 
 async def test_a_row_that_is_refused_or_fails_is_an_error_of_that_row(door: Door, worker: ScriptedWorker):
