@@ -18,6 +18,6 @@ def test_every_promise_holds_in_a_short_storm():
     report = json.loads(storm.stdout.splitlines()[-1])
     assert report["violations"] == 0, told
     assert report["jobs"] >= 12, told
-    assert report["worker_kills"] >= 2, told
+    assert report["worker_kills"] + report["engine_kills"] >= 2, told  # which of them, the seed decides
     assert report["server_kills"] >= 1, told
     assert report["resumes"] >= 1, told
