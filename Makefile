@@ -15,7 +15,7 @@ CUDA_STAMP := $(CUDA_VENV)/.installed
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
 # Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
-PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder
 # The tests start Python some hundreds of times. Each time it would compile all of this anew where it may keep nothing.
 unexport PYTHONDONTWRITEBYTECODE
 
