@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..contract import GenerationResult, GenqueueError, TokenLogprob, Tokens
+from ..ending import end
 from .calls import Call
 from .chunks import Parts, ended_well
 from .cursors import Cursor, Passing
-from .ending import end
 from .errors import ApiError, api_error
 from .following import Numbered, follow
 from .gateway import Gateway

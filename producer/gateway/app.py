@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from ..contract import GenqueueError
+from ..ending import end
 from ..settings import ProducerSettings
 from . import (
     batches as batches_api,
@@ -28,7 +29,6 @@ from . import (
 )
 from .api_keys import ApiKeys
 from .batch_runners import BatchRunners
-from .ending import end
 from .entrance import Entrance, error_response
 from .errors import ApiError, api_error
 from .gateway import Gateway

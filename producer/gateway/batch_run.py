@@ -23,10 +23,10 @@ from ..batch.reading import json_lines
 from ..batch.rows import Row, RowParser
 from ..batch.runner import Options, Runner
 from ..contract import GenerationResult, GenqueueError
+from ..ending import end
 from .batch_answers import answer_line
 from .batch_files import Input, InputGoneError, LostError, Outputs, through_outages
 from .batch_rows import ENDPOINTS, RowReader, check_rows
-from .ending import end
 from .errors import ApiError
 from .queueing import GatewayProducer
 from .settings import GatewaySettings

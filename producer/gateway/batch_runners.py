@@ -5,8 +5,8 @@ import logging
 from contextlib import suppress
 
 from ..contract import GenqueueError
+from ..ending import end
 from .batch_run import BatchRun
-from .ending import end
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
 from .stored_batches import BatchStore, Lease

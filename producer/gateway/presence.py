@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager, suppress
 import redis
 
 from ..contract import GenqueueError, NoSuchJob
+from ..ending import end
 from .calls import Call
-from .ending import end
 from .queueing import GatewayProducer
 
 logger = logging.getLogger(__name__)

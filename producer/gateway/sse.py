@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .ending import end
+from ..ending import end
 
 HEARTBEAT = b": still here\n"
 """A comment, which readers pass over. openai-python takes a blank line for an event once one has had an id."""

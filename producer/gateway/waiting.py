@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from .ending import end
+from ..ending import end
 from .sse import until_gone
 
 T = TypeVar("T")

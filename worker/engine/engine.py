@@ -24,7 +24,6 @@ from ..progress import ReportProgress, no_progress
 from .answers import Answers
 from .constrained import Masks
 from .forward.choice import SMALL_MODEL_PARAMETERS, choose_path, prepare
-from .forward.host_copy import pin_ahead
 from .forward.small_modules import parameters_of
 from .forward.static_path import StaticPath
 from .generation import Generation
@@ -41,8 +40,6 @@ from .text.tokenizer import Tokenizer
 DEFAULT_OPTIONS = EngineOptions()
 DEFAULT_CHUNKS = {("cuda", False): 2048, ("cpu", False): 256, ("cuda", True): 256, ("cpu", True): 64}
 """Tokens, by device, and by whether the engine is deterministic: a known beginning ends with a chunk, then."""
-PINNED_AHEAD_BYTES = 512 * 2**20
-"""For a job that makes way: 9,000 tokens of Qwen2-7B. Pinned at the start, in 0.2 s."""
 
 
 class Engine:
@@ -98,9 +95,8 @@ class Engine:
         )
         """What requests want of their answers."""
         self._model = model
-        self._deterministic = options.deterministic
-        on_cpu = device.type == "cpu"
-        self._masks = Masks(self.vocab_size, device, beside=on_cpu and self.parameters >= SMALL_MODEL_PARAMETERS)
+        takes_long = device.type == "cpu" and self.parameters >= SMALL_MODEL_PARAMETERS
+        self._masks = Masks(self.vocab_size, device, beside=takes_long)
         self._sequence = 0
 
     @classmethod
@@ -136,8 +132,8 @@ class Engine:
                 self.path.truncate(0)
         self.path.decode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         self.abandon(self._sequence)
-        if self.device.type == "cuda" and self._prefixes is not None:
-            pin_ahead(min(PINNED_AHEAD_BYTES, self.options.parked_cache_bytes))
+        if self._prefixes is not None:
+            self._prefixes.warm_up()
 
     @property
     def context_length(self) -> int:
@@ -180,7 +176,9 @@ class Engine:
         if self._prefixes is None:
             self.path.truncate(0)
             return 0
-        return self._prefixes.begin(torch.tensor(ids), salt, in_chunks=prompt_tokens if self._deterministic else 0)
+        return self._prefixes.begin(
+            torch.tensor(ids), salt, in_chunks=prompt_tokens if self.options.deterministic else 0
+        )
 
     def piece_end(self, done: int, prompt_tokens: int, length: int) -> int:
         """Where the next piece of a sequence of `length` tokens ends, of which `done` are in the cache.
@@ -188,7 +186,7 @@ class Engine:
         A chunk, or more for a model that must not be read in chunks. prompt_tokens: those of the prompt; behind it
         are tokens of an earlier attempt.
         """
-        if not self._deterministic:
+        if not self.options.deterministic:
             return self.path.piece_end(done, prompt_tokens, length, self.prefill_chunk)
         if done < prompt_tokens:
             return self.path.piece_end(done, prompt_tokens, prompt_tokens, self.prefill_chunk)
@@ -213,7 +211,7 @@ class Engine:
 
         Returns the logits after the last of them, (1, vocab) float32.
         """
-        for piece in ids.split(1 if self._deterministic else self.prefill_chunk, dim=1):
+        for piece in ids.split(1 if self.options.deterministic else self.prefill_chunk, dim=1):
             logits = self.path.read(piece)
         return logits
 
@@ -230,12 +228,12 @@ class Engine:
     @property
     def takes_drafts(self) -> bool:
         """Whether `read_draft` can be used: the cache must be able to forget what was refused."""
-        return self.path.rolls_back and not self._deterministic
+        return self.path.rolls_back and not self.options.deterministic
 
     @property
     def reads_several(self) -> bool:
         """Whether `read` can be used."""
-        return self.path.rolls_back or self._deterministic
+        return self.path.rolls_back or self.options.deterministic
 
     def read_draft(self, ids: Tensor) -> Tensor:
         """Read a token and the draft after it.  ids: (1, n) int64 on the engine's device.

@@ -24,13 +24,16 @@ import torch
 from torch import Tensor
 
 from ..faults import is_out_of_memory
-from ..forward.host_copy import HostCopy
+from ..forward.host_copy import HostCopy, pin_ahead
 from ..forward.kv_cache import StaticKVCache
 
 logger = logging.getLogger(__name__)
 
 WORTH_PARKING = 32
 """Tokens. To copy fewer costs as much as to read them again."""
+
+PINNED_AHEAD_BYTES = 512 * 2**20
+"""For a job that makes way: 9,000 tokens of Qwen2-7B. Pinned at the start, in 0.2 s."""
 
 MAX_PARKED = 16
 """Sequences that are nobody's own. Each is compared with every new prompt, and one that is so long ago will hardly
@@ -102,6 +105,11 @@ class PrefixCache:
     def parked_bytes(self) -> int:
         """Host memory in use."""
         return sum(parked.kept.nbytes for parked in self._parked)
+
+    def warm_up(self) -> None:
+        """Do what the first that makes way would have to wait for."""
+        if self._cache.keys.is_cuda:
+            pin_ahead(min(PINNED_AHEAD_BYTES, self._parked_budget_bytes))
 
     def begin(self, ids: Tensor, salt: str | None = None, *, in_chunks: int = 0) -> int:
         """Bring the longest beginning of a sequence that is known by that salt into the cache, and nothing else.

@@ -7,8 +7,8 @@ import pytest
 
 from producer import Producer
 from producer.contract import Keys
+from producer.ending import end
 from producer.gateway.cursors import Cursor, Passing
-from producer.gateway.ending import end
 from producer.gateway.errors import ApiError
 from producer.testing import ScriptedWorker
 

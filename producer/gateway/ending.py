@@ -1,5 +1,0 @@
-"""`end`, by its name here: it is the producer's."""
-
-from ..ending import end
-
-__all__ = ["end"]
