@@ -71,8 +71,7 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
     worth_it = on_gpu or parameters >= SMALL_MODEL_PARAMETERS
     if options.compile == "always" or (options.compile == "auto" and worth_it):
         progress("compiling the decode step", 0, 1)
-        if on_gpu:
-            attempt("made of our kernels", path.use_kernels)
+        attempt("made of our kernels", path.use_kernels)
         attempt("compiled", partial(path.compile, deterministic=options.deterministic))
     if on_gpu:
         attempt("captured", partial(path.capture, progress))

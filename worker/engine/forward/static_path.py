@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ...progress import ReportProgress
 from ..reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT
 from .architecture import describe
-from .decoder import Decoder, Operations, View, attend, head, step_through_layer
+from .decoder import Decoder, Linear, Operations, View, attend, head, step_through_layer
 from .kv_cache import StaticKVCache
 from .matrices import linear
 from .matrix_vector import matrix_vector, matrix_vector_of_small
@@ -71,6 +71,8 @@ class StaticPath:
         self._start = torch.zeros(1, dtype=torch.int64, device=device)
         self._positions = torch.arange(max(capacity, rows), device=device)
         self._of_one = self._of_several = StepFunctions.of(Operations(linear, attend))
+        self._linear_of_one: Linear = matrix_vector
+        """On a CPU, for compiled code."""
         self._captured: dict[tuple[int, int], Callable[[], Tensor]] = {}
 
     @property
@@ -103,10 +105,28 @@ class StaticPath:
         return self._step(token[0], self.cache.grow(1))
 
     def use_kernels(self) -> None:
-        """Have a step on a GPU be made of our kernels.
+        """Have a step be made of our kernels; on a CPU, the products of a prompt as well.
 
-        Raises NotSupported where they are not exact on this card, and whatever Triton raises.
+        Raises NotSupported where they are not exact here, and whatever Triton or a compiler raises.
         """
+        if self.device.type == "cuda":
+            self._use_gpu_kernels()
+        else:
+            self._use_cpu_kernels()
+
+    def _use_cpu_kernels(self) -> None:
+        from .cpu import products  # noqa: PLC0415 - takes what torch.compile is made of
+
+        dtype = self.cache.keys.dtype
+        if dtype not in products.DTYPES:
+            return
+        for matrix in self._model.forms():
+            products.check(dtype, matrix)
+        self._model.linear_of_many = products.fastest_linear
+        self._linear_of_one = products.linear
+        self._of_one = self._of_several = StepFunctions.of(Operations(products.linear, attend))
+
+    def _use_gpu_kernels(self) -> None:
         from .gpu import (  # noqa: PLC0415 - Triton is where there is a GPU
             attention,
             matrix_vector as products,
@@ -143,7 +163,7 @@ class StaticPath:
             self._of_several = self._of_several.compiled(options, dynamic=False)
         else:
             on_gpu = self.device.type == "cuda"
-            operations = Operations(matrix_vector_of_small if on_gpu else matrix_vector, attend)
+            operations = Operations(matrix_vector_of_small if on_gpu else self._linear_of_one, attend)
             self._of_one = StepFunctions.of(operations).compiled(options, dynamic=None)
         try:
             self._warm_up()

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..agreement import require_agreement
 from ..matrices import Int4Matrix, Int8Matrix, Matrix, linear, to_int4, to_int8
-from .agreement import require_agreement
 from .matrix_vector import matrix_vector as of_float
 
 _ROWS, _WARPS, _STAGES = 4, 2, 3
