@@ -24,12 +24,9 @@ from transformers import PreTrainedModel
 
 from .architecture import Architecture, Shape
 from .kv_cache import StaticKVCache
-from .matrices import Matrix, form_of, linear as linear_of_many, rows_of
+from .matrices import Linear, Matrix, form_of, linear as linear_of_many, rows_of
 from .small_modules import matrix_of
 from .weights import Weights, layer_weights, norm_weight
-
-Linear = Callable[[Tensor, Matrix], Tensor]
-"""(rows, in), (out, in) -> (rows, out)"""
 
 
 class Layer(NamedTuple):

@@ -1,6 +1,7 @@
 """Weights in int8 and int4: the tokens of `generate` on what they stand for, and all else as with any weights."""
 
 import re
+import shutil
 import warnings
 
 import pytest
@@ -12,7 +13,7 @@ from tests.models import CPU, ENGINES, engine_for, save_random_model
 from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, ModelLoader, Tokenizer
 from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_float, to_int4, to_int8
-from worker.engine.forward.small_modules import small_modules
+from worker.engine.forward.small_modules import SmallLinear, small_modules
 from worker.engine.loading import small_weights
 from worker.engine.loading.facts import memory_facts
 from worker.engine.loading.small_weights import make_small
@@ -159,6 +160,18 @@ def test_other_families(family, weights, tokenizer):
     ours = Engine(small, tokenizer, CPU)
     assert ours.path.name == Engine(plain, tokenizer, CPU).path.name
     assert ids_of(answer(ours, asked)) == ids_of(Reference(plain, tokenizer)(asked))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="our operator is compiled by g++")
+def test_on_transformers_own_path_by_our_operator(weights, tokenizer, monkeypatch):
+    small, plain = small_and_plain(weights)
+    engine = Engine(small, tokenizer, CPU, EngineOptions(path="dynamic", compile="always"))
+    engine.warm_up()
+    assert engine.why == "path is set to dynamic"
+    monkeypatch.setattr(SmallLinear, "weight", None)  # nothing is written out
+    monkeypatch.setattr("worker.engine.forward.matrices.to_float", None)
+    asked = request(random_ids(20), max_new_tokens=30)
+    assert ids_of(answer(engine, asked)) == ids_of(Reference(plain, tokenizer)(asked))
 
 
 class TestLoading:
