@@ -463,6 +463,10 @@ void multiply(
     int64_t count, int64_t inputs, float* out) {
   const int64_t outputs = values.size(0);
   if (values.dim() == 3) {
+    const ScalarType type = scales ? scales->scalar_type() : ScalarType::Undefined;
+    STD_TORCH_CHECK(
+        type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
+        "scales of int4 are float32, bfloat16 or float16");
     auto by = [&](auto form) {
       form.values = data<uint8_t>(values);
       form.scales = scales->const_data_ptr();
@@ -485,6 +489,7 @@ void multiply(
     case ScalarType::BFloat16:
       return multiply_by(Plain<BFloat16>{data<BFloat16>(values), nullptr, outputs, inputs}, rows, count, inputs, out);
     case ScalarType::Char:
+      STD_TORCH_CHECK(scales && scales->scalar_type() == ScalarType::Float, "scales of int8 are float32");
       return multiply_by(
           Plain<int8_t>{data<int8_t>(values), data<float>(*scales), outputs, inputs}, rows, count, inputs, out);
     default: STD_TORCH_CHECK(false, "weights are float32, bfloat16, int8 or int4");
@@ -495,8 +500,14 @@ void multiply(
 Tensor linear(
     const Tensor& rows, const Tensor& values, std::optional<Tensor> scales, std::optional<Tensor> zeros) {
   const int64_t count = rows.size(0), inputs = rows.size(1), outputs = values.size(0);
-  STD_TORCH_CHECK(rows.is_contiguous() && values.is_contiguous(), "rows and weights are contiguous");
+  const int64_t columns = values.dim() == 3 ? values.size(1) * values.size(2) * 2 : values.size(1);
+  STD_TORCH_CHECK(columns == inputs, "rows are as long as those of the matrix");
+  STD_TORCH_CHECK(
+      rows.is_contiguous() && values.is_contiguous() && (!scales || scales->is_contiguous()) &&
+          (!zeros || zeros->is_contiguous()),
+      "rows and weights are contiguous");
   Tensor out = torch::stable::new_empty(rows, {count, outputs});
+  if (count == 0) return out;
   if (rows.scalar_type() == ScalarType::Float) {
     multiply(values, scales, zeros, data<float>(rows), count, inputs, static_cast<float*>(out.mutable_data_ptr()));
     return out;

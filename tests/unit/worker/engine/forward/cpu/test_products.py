@@ -126,6 +126,11 @@ def test_threads_and_other_rows_change_no_bit(form):
     assert torch.equal(products.linear(rows[:6], matrix), several[:6])
 
 
+def test_no_rows_at_all(form):
+    """As where the logits of none are asked for."""
+    assert products.linear(random(0, 128), form(random(7, 128))).shape == (0, 7)
+
+
 def test_rows_of_any_shape(form):
     matrix, rows = form(random(12, 128)), random(2, 3, 128, seed=1)
     if isinstance(matrix, torch.Tensor):
@@ -151,6 +156,10 @@ def test_what_it_does_not_know_is_refused():
         products.linear(random(1, 8), matrix.half())
     with pytest.raises(RuntimeError, match="contiguous"):
         products.linear(random(1, 4), matrix.t())
+    with pytest.raises(RuntimeError, match="as long as those of the matrix"):
+        products.linear(random(1, 9), matrix)
+    with pytest.raises(RuntimeError, match="scales of int8 are float32"):
+        products.linear(random(1, 8), Int8Matrix(to_int8(matrix).values, matrix[:, 0].half()))
 
 
 class TestCheck:
