@@ -16,7 +16,7 @@ from worker.engine import EngineOptions
 from worker.engine.errors import NotSupported
 from worker.engine.forward.choice import prepare
 from worker.engine.forward.cpu import library, products
-from worker.engine.forward.matrices import Int4Matrix, Matrix, to_float, to_int4, to_int8
+from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, Matrix, to_float, to_int4, to_int8
 from worker.engine.forward.static_path import StaticPath
 from worker.errors import ConfigError
 from worker.progress import no_progress
