@@ -71,7 +71,8 @@ def test_one_matrix_for_embedding_and_head(weights, tokenizer):
 @pytest.mark.parametrize("weights", ["int4", beyond("int8")])
 def test_compiled(weights, tokenizer):
     small, plain = small_and_plain(weights)
-    engine = Engine(small, tokenizer, CPU, EngineOptions(path="static", compile="always"))
+    options = EngineOptions(path="static", compile="always", prefill_chunk=8)
+    engine = Engine(small, tokenizer, CPU, options)
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of torch, by torch
         engine.warm_up()
     assert engine.path.compiled, engine.why

@@ -31,7 +31,7 @@ def fastest_linear(rows: Tensor, matrix: Matrix) -> Tensor:
     flat = rows.reshape(-1, rows.shape[-1])
     if isinstance(matrix, Tensor) and len(flat) > (_MOST_ROWS if matrix.dtype == torch.float32 else 1):
         return functional.linear(rows, matrix)
-    return linear(flat, matrix).view(*rows.shape[:-1], -1)
+    return linear(flat, matrix).view(*rows.shape[:-1], matrix.shape[0])
 
 
 def _operator(rows: Tensor, values: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Tensor:
