@@ -86,6 +86,17 @@ class GatewayProducer(AsyncProducer):
         """The record of a call, for as long as its first job's is kept."""
         return await self._run(_find(call_id))
 
+    async def find_calls(self, call_ids: Sequence[str]) -> list[Call | None]:
+        """The records of several, in one round trip."""
+
+        def ask(client: Any) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            for call_id in call_ids:
+                pipeline.hget(rq_names.job(call_id), FIELD)
+            return pipeline.execute()
+
+        return list(map(Call.read, await self.ask(ask)))
+
     async def past(self, job_id: str) -> Past:
         """Request and result of a job that has ended.  Raises NoSuchJob, and InvalidRequest where it has not."""
         return await self._run(past_of(self._keys, job_id))
