@@ -98,7 +98,6 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
             GenqueueError: _of_ours,
             HTTPException: _of_the_router,
             ClientDisconnect: _gone,
-            Exception: _unforeseen,
         },
         lifespan=lifespan,
     )
@@ -127,9 +126,10 @@ async def _of_ours(_: Request, error: Exception) -> Response:
 
 async def _of_the_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path = request.scope["path"][:200]
     said = {
-        404: f"there is no {request.url.path[:200]} here",
-        405: f"{request.method} is not for {request.url.path[:200]}",
+        404: f"there is no {path} here",
+        405: f"{request.method:.40} is not for {path}",
     }.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
     if "Allow" in headers:  # which names the methods of one of the path's routes
@@ -146,7 +146,3 @@ def _methods(request: Request) -> set[str]:
 
 async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it: nginx's word for it, for the log
-
-
-async def _unforeseen(_: Request, __: Exception) -> Response:
-    return error_response(ApiError(500, "the gateway failed on this request: its log says why", code="internal"))

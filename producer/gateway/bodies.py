@@ -15,7 +15,16 @@ async def read_json(request: Request, settings: GatewaySettings) -> dict[str, An
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # also what a page elsewhere cannot send without asking first
         raise ApiError(415, "the body must be JSON: send content-type: application/json", code="not_json")
+    check_plain(request)
     return parse_object(await read_bytes(request, settings))
+
+
+def check_plain(request: Request) -> None:
+    """Raises ApiError for a body that is compressed: how much there is in it nobody could tell before."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        said = f"a body that is encoded ({encoding:.40}) is not read here: send it as it is"
+        raise ApiError(415, said, code="content_encoding", headers=_CLOSE)
 
 
 async def read_bytes(request: Request, settings: GatewaySettings) -> bytes:

@@ -78,6 +78,11 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, f"there is no {what:.200} here", code="not_found")
 
 
+def unforeseen() -> ApiError:
+    """Of what nobody has thought of."""
+    return ApiError(500, "the gateway failed on this request: its log says why", code="internal")
+
+
 def retry_after(seconds: float) -> dict[str, str]:
     """The header."""
     return {"retry-after": str(max(1, math.ceil(seconds)))}

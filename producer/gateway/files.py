@@ -80,8 +80,15 @@ def _refuse_a_page_elsewhere(request: Request, gateway: Gateway) -> None:
     origin = request.headers.get("origin")
     if origin is None or gateway.api_keys is not None or origin in gateway.settings.cors_origins:
         return
-    if not is_loopback(urlsplit(origin).hostname or ""):
+    if not is_loopback(_host_of(origin)):
         raise ApiError(403, "pages of other sites may not upload files here", code="cross_origin")
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:  # no browser sends it
+        return ""
 
 
 async def _file(request: Request, store: FileStore) -> StoredFile:

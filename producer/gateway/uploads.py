@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from .bodies import check_plain
 from .errors import ApiError, refused
 from .forms import Form, form_of, no_form
 from .settings import GatewaySettings
@@ -28,6 +29,7 @@ class Upload:
     """One, from the first byte to the last."""
 
     def __init__(self, request: Request, store: FileStore, settings: GatewaySettings, owner: str) -> None:
+        check_plain(request)
         self._request = request
         self._store = store
         self._settings = settings
