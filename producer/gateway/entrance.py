@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..loopback import is_loopback
 from .api_keys import ApiKey, ApiKeys
 from .errors import ApiError, retry_after, unforeseen
+from .last_words import LastWords
 from .page_files import PATHS as PAGE_PATHS
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ def _ending() -> ApiError:
 
 def error_response(error: ApiError) -> Response:
     """As OpenAI's clients read it."""
-    return Response(error.to_json(), error.status, error.headers, media_type="application/json")
+    kind = LastWords if error.headers.get("connection") == "close" else Response
+    return kind(error.to_json(), error.status, error.headers, media_type="application/json")
 
 
 def _check_head(scope: Scope, headers: Headers) -> None:
