@@ -78,7 +78,7 @@ async def delete(request: Request) -> Response:
 def _refuse_a_page_elsewhere(request: Request, gateway: Gateway) -> None:
     """Where no key is asked for, a page could send a form unasked, as no browser lets it send JSON."""
     origin = request.headers.get("origin")
-    if origin is None or gateway.api_keys is not None or origin in gateway.settings.cors_origins:
+    if origin is None or gateway.api_keys is not None or {origin, "*"} & set(gateway.settings.cors_origins):
         return
     if not is_loopback(_host_of(origin)):
         raise ApiError(403, "pages of other sites may not upload files here", code="cross_origin")
