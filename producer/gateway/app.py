@@ -32,6 +32,7 @@ from .batch_runners import BatchRunners
 from .entrance import Entrance, error_response
 from .errors import ApiError, api_error
 from .gateway import Gateway
+from .lasting import lasting
 from .metrics import Measured, Metrics
 from .presence import Presence
 from .queueing import GatewayProducer
@@ -71,15 +72,16 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
             runners = BatchRunners(producer, settings, files, batches)
             metrics.watch_batches(lambda: runners.running)
             app.state.gateway = Gateway(settings, producer, presence, visits, files, batches, runners, api_keys)
-            telling = [
-                asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
-                asyncio.create_task(visits.keep_telling(), name="genqueue-visits"),
-                asyncio.create_task(runners.keep_running(), name="genqueue-batches"),
-            ]
+            lasting_work = {
+                "genqueue-presence": presence.keep_telling,
+                "genqueue-visits": visits.keep_telling,
+                "genqueue-batches": runners.keep_running,
+            }
+            going_on = [asyncio.create_task(lasting(work, name), name=name) for name, work in lasting_work.items()]
             try:
                 yield
             finally:
-                await end(telling)
+                await end(going_on)
                 await presence.aclose()
                 await runners.aclose()
 

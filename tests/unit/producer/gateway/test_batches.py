@@ -12,6 +12,7 @@ from openai.types import Batch
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response as OpenAIResponse
 
+from producer.batch.answers import Answer
 from producer.contract import EngineError, Keys
 from producer.gateway import batch_files, batch_run, batch_runners, stored_batches, stored_files
 from producer.testing import ScriptedWorker
@@ -202,6 +203,29 @@ async def test_a_batch_is_its_owners_alone(open_door: OpenDoor, worker: Scripted
     await begin(alice, row(0))
     with pytest.raises(openai.RateLimitError, match="2 batches"):
         await begin(alice, row(0))
+
+
+async def test_a_batch_on_which_gateways_fail_fails(
+    door: Door, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It was taken on again, every ten seconds, for as long as it was kept. What it has it keeps."""
+    monkeypatch.setattr(stored_batches, "LEASE_S", 0.2)
+    tries, good = [], batch_run.answer_line
+
+    def fail(answer: Answer, *others: object) -> dict[str, Any]:
+        if answer.row.custom_id == "id-1":
+            tries.append(answer)
+            raise ZeroDivisionError("a bug")
+        return good(answer, *others)
+
+    monkeypatch.setattr(batch_run, "answer_line", fail)
+    client = client_of(door)
+    batch = await until(client, await begin(client, row(0), row(1)))
+    assert (batch.status, [error.code for error in batch.errors.data]) == ("failed", ["internal"])
+    assert len(tries) == batch_run.MOST_TRIES
+    assert "a bug" in caplog.text
+    assert "bug" not in batch.errors.data[0].message
+    assert worker.client.exists(KEYS.open_batches, KEYS.batch_runners) == 0
 
 
 async def test_batches_are_listed_page_by_page(door: Door, worker: ScriptedWorker):
