@@ -46,19 +46,13 @@ class BatchRunners:
 
     async def keep_running(self) -> None:
         """Take batches on for ever."""
-        is_away = False
         while True:
             self._news.clear()
             try:
                 while len(self._runs) < self._settings.batches_at_once and (lease := await self._batches.lease()):
                     self._start(lease)
-                if is_away:
-                    logger.warning("batches are looked for again")
-                is_away = False
-            except GenqueueError as error:
-                if not is_away:
-                    logger.warning("batches are not looked for: %s", error)
-                is_away = True
+            except GenqueueError as error:  # Redis is away
+                logger.debug("batches are not looked for: %s", error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._news.wait()

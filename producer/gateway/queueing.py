@@ -1,6 +1,8 @@
 """The producer of a gateway: jobs with a record of the call that they answer, and leases."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,8 +29,11 @@ from .calls import FIELD, Call
 from .happening import happening
 from .shared_read import SharedRead
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+SAID_AGAIN_S = 60.0
 ROSTER_AGE_S = 1.0
 """How old what is known of the workers may be, so that a thousand requests do not ask for it at once."""
 
@@ -38,6 +43,8 @@ class GatewayProducer(AsyncProducer):
 
     def __init__(self, settings: ProducerSettings) -> None:
         super().__init__(settings=settings)
+        self._said = ("", 0.0)
+        """Of Redis, to the log, and until when it is not said again."""
         self._overview = SharedRead(self.overview, ROSTER_AGE_S)
         self._board = SharedRead(self._read_board, ROSTER_AGE_S)
 
@@ -174,6 +181,17 @@ class GatewayProducer(AsyncProducer):
             return any(each.model == model for each in await self.models())
         except BrokerUnavailable:
             return True
+
+    async def _run(self, operation: Operation[T]) -> T:
+        """Clients are not told where Redis is, and what it says: the log is."""
+        try:
+            return await super()._run(operation)
+        except BrokerUnavailable as error:
+            said, until = self._said
+            if said != str(error) or time.monotonic() >= until:
+                self._said = str(error), time.monotonic() + SAID_AGAIN_S
+                logger.warning("%s", error)
+            raise
 
     async def _read_board(self) -> Overview:
         return await self._run(overview(self._keys, waiting_shown=WAITING_SHOWN))

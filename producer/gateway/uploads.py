@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from ..contract import BrokerUnavailable
 from .bodies import check_plain
 from .errors import ApiError, refused
 from .forms import Form, form_of, no_form
@@ -47,6 +48,8 @@ class Upload:
             self._check_length()
             await self._take()
             return await self._finish()
+        except BrokerUnavailable:  # and so it is now, most likely
+            raise
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._forget()))
             raise

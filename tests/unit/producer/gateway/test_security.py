@@ -312,7 +312,7 @@ async def test_no_secret_is_in_a_log(
         assert SECRET not in text
 
 
-async def test_a_password_of_redis_is_told_to_nobody(
+async def test_a_password_of_redis_is_told_to_nobody_and_its_address_to_the_log(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     caplog.set_level(logging.DEBUG)
@@ -322,8 +322,11 @@ async def test_a_password_of_redis_is_told_to_nobody(
     async with opened() as door:
         for path, body in BODIES.items():
             told = await door.http.post(path, json=body)
-            assert (told.status_code, SECRET in told.text) == (503, False), told.text
+            assert told.status_code == 503
+            assert not any(each in told.text for each in (SECRET, "127.0.0.1", "Redis")), told.text
         assert (await door.http.get("/ready")).status_code == 503
+    told_to_the_log = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert sum("Redis at 127.0.0.1:1 cannot be used" in each for each in told_to_the_log) == 1
     said = capfd.readouterr()
     for text in (caplog.text, said.out, said.err):
         assert SECRET not in text
