@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from ..async_client import AsyncProducer
 from ..continuing import past_of
-from ..contract import BrokerUnavailable, EventId, GenerationRequest, Keys, Priority, StreamedEvent
+from ..contract import (
+    BrokerUnavailable,
+    EventId,
+    GenerationRequest,
+    GenerationResult,
+    Keys,
+    Priority,
+    StreamedEvent,
+)
 from ..job_status import WorkerInfo
 from ..ledger import rq_names
 from ..ledger.limits import Limits, Reached, begin, end, stay
@@ -108,10 +116,15 @@ class GatewayProducer(AsyncProducer):
         """Request and result of a job that has ended.  Raises NoSuchJob, and InvalidRequest where it has not."""
         return await self._run(past_of(self._keys, job_id))
 
-    async def newest_event(self, job_id: str) -> StreamedEvent | None:
-        """Of a job; None of one that nobody has taken yet.  Raises NoSuchJob."""
-        newest = (await self._run(self._operations.standing(job_id))).newest
-        return newest if isinstance(newest, StreamedEvent) else None
+    async def newest(self, job_id: str) -> StreamedEvent | GenerationResult | None:
+        """The newest event of a job; its result where its events are gone; None of one that nobody has taken yet.
+
+        Raises NoSuchJob.
+        """
+        standing = await self._run(self._operations.standing(job_id))
+        if standing.newest is None and standing.has_result:  # Redis has evicted them, say
+            return await self.result(job_id, check=False)
+        return standing.newest if isinstance(standing.newest, StreamedEvent) else None
 
     async def open_stream(self, job_id: str) -> tuple[Patience, EventId | None]:
         """Look at the job that is to be followed from its beginning. No place where nothing is to come."""
