@@ -2,13 +2,15 @@
 
 import re
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from producer.contract import GenerationRequest
 from tests.families import family_model, toy_model
-from tests.models import CPU, ENGINES, engine_for, save_random_model
+from tests.models import CPU, ENGINES, engine_for, random_model, save_random_model
 from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, ModelLoader, Tokenizer
 from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_float, to_int4, to_int8
@@ -23,6 +25,21 @@ from worker.progress import no_progress
 from .asking import Reference, answer, ids_of, random_ids, request, start
 
 PATTERN = r"[a-f]{2,9}-[0-9]{1,5}\.(one|two)"
+
+
+TO_BE_FORESEEN: dict[str, Callable[[], PreTrainedModel]] = {
+    "as most": random_model,
+    "tied": lambda: random_model(tied=True),
+    "columns that no group divides": lambda: random_model("gqa 7:1"),
+    "biases": lambda: family_model("llama with biases"),
+    "experts that are one tensor": lambda: toy_model(
+        model_type="qwen2_moe", moe_intermediate_size=64, shared_expert_intermediate_size=64, num_experts=4
+    ),
+    "Conv1D": lambda: toy_model(model_type="gpt2"),
+    "parameters that stay in float32": lambda: toy_model(
+        model_type="mamba2", num_heads=8, head_dim=16, n_groups=1
+    ),
+}
 
 
 def beyond(value: str):
@@ -226,15 +243,19 @@ class TestLoading:
         )
 
     @pytest.mark.parametrize("group", [32, 128])
-    def test_what_they_will_take_is_known_before(self, weights, group, tmp_path):
-        save_random_model(tmp_path)
+    @pytest.mark.parametrize("kind", TO_BE_FORESEEN)
+    def test_what_they_will_take_is_known_before(self, kind, weights, group, tmp_path):
+        TO_BE_FORESEEN[kind]().save_pretrained(tmp_path)
         options = EngineOptions(weights=weights, weights_group=group)
-        facts = memory_facts(tmp_path, CPU, "float32", 176_704, options)
-        model = ModelLoader(tmp_path, "float32", weights=weights, group=group).load(CPU)
-        taken = sum(bytes_of(module.matrix) for module in small_modules(model).values())
-        taken += sum(parameter.nbytes for parameter in model.parameters())
+        facts = memory_facts(tmp_path, CPU, "bfloat16", 1, options)
+        model = ModelLoader(tmp_path, "bfloat16", weights=weights, group=group).load(CPU)
+        matrices = {module.values.data_ptr(): module.matrix for module in small_modules(model).values()}
+        taken = sum(map(bytes_of, matrices.values())) + sum(tensor.nbytes for tensor in model.parameters())
         assert facts.dtype == weights
-        assert facts.weights_bytes == pytest.approx(taken, rel=0.02)
+        assert facts.weights_bytes == taken
+        assert facts.smaller == {}
+        in_floats = memory_facts(tmp_path, CPU, "bfloat16", 1, EngineOptions(weights_group=group))
+        assert in_floats.smaller[weights] == taken
 
     def test_floats_are_a_dtype(self, tmp_path):
         save_random_model(tmp_path)
