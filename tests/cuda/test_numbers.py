@@ -225,4 +225,5 @@ def test_a_planted_mistake_is_found(
     except (AssertionError, RuntimeError, JobError) as error:
         found = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:70]}"
     assert found
+    assert torch.cuda.current_stream() == torch.cuda.default_stream(), "what comes after it runs on another stream"
     figure(f"planted: {mistake}: {found}")
