@@ -84,8 +84,6 @@ def _packed(
 def _words(values: np.ndarray, places: Any) -> np.ndarray:
     """Eight of a row to an int32: the k-th four bits hold the value at the k-th of `places`."""
     words = np.zeros((values.shape[0], values.shape[1] // 8), np.uint32)
-    for row in range(values.shape[0]):
-        for word in range(words.shape[1]):
-            for bits, place in enumerate(places):
-                words[row, word] |= np.uint32(int(values[row, 8 * word + place]) << (4 * bits))
+    for bits, place in enumerate(places):
+        words |= values[:, place::8].astype(np.uint32) << np.uint32(4 * bits)
     return words.view(np.int32)

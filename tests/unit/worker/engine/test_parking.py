@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.models import CPU, random_model
+from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions
 
 from .asking import answer, ids_of, random_ids, request, start, text_of
@@ -19,9 +20,19 @@ IDS = random_ids(40)
 OTHERS = [random_ids(length, seed=9) for length in (60, 35)]
 
 
+@pytest.fixture
+def model(request):
+    """Of float32, where a test does not ask for others."""
+    weights = getattr(request, "param", "float32")
+    return random_model() if weights == "float32" else small_and_plain(weights)[0]
+
+
+FORMS = pytest.mark.parametrize("model", ["float32", "int8", "int4"], indirect=True)
+
+
 @pytest.fixture(params=OPTIONS)
-def engine(request, tokenizer) -> Engine:
-    return Engine(random_model(), tokenizer, CPU, OPTIONS[request.param])
+def engine(request, model, tokenizer) -> Engine:
+    return Engine(model, tokenizer, CPU, OPTIONS[request.param])
 
 
 @pytest.fixture
@@ -57,6 +68,7 @@ def make_way(engine: Engine, generation, run: int) -> None:
     ],
     ids=["greedy", "sampled, with penalties", "with a stop string"],
 )
+@FORMS
 def test_at_every_token(engine, read, fields):
     asked = request(IDS, max_new_tokens=10, **fields)
     whole = answer(engine, asked, seed=5)
@@ -75,15 +87,16 @@ def test_at_every_token(engine, read, fields):
         make_way(engine, generation, run)
     assert [replace(step, logprob=None) for step in steps] == [replace(step, logprob=None) for step in whole]
     for step, expected in zip(steps, whole, strict=True):
-        assert (step.logprob and step.logprob.logprob) == pytest.approx(
-            expected.logprob and expected.logprob.logprob
-        )
+        assert (step.logprob is None) == (expected.logprob is None)
+        if step.logprob and expected.logprob:
+            assert step.logprob.logprob == pytest.approx(expected.logprob.logprob, abs=1e-4)
     assert steps[-1].finish_reason == "length"
 
 
-def test_at_every_piece_of_its_prompt(tokenizer):
+@FORMS
+def test_at_every_piece_of_its_prompt(model, tokenizer):
     options = EngineOptions(path="static", prefill_chunk=33, prefix_cache_bytes=0)
-    engine, undisturbed = (Engine(random_model(), tokenizer, CPU, options) for _ in range(2))
+    engine, undisturbed = (Engine(model, tokenizer, CPU, options) for _ in range(2))
     asked = request(random_ids(110), max_new_tokens=6)
     known = []
     for run in range(1, 4):
