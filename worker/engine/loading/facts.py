@@ -114,7 +114,7 @@ def memory_facts(
         return planned_bytes(skeleton(config, form, there), form, dtype)
 
     weights = planned(form) if form.small else parameters * dtype.itemsize
-    smaller = {}
+    smaller: dict[str, int] = {}
     if not form.small:
         with contextlib.suppress(ConfigError):  # the model cannot have them
             smaller = {name: planned(replace(form, small=name, group=options.weights_group)) for name in _SMALL}

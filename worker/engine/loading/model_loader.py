@@ -155,12 +155,14 @@ def skeleton(config: PreTrainedConfig, form: WeightsForm, there: Mapping[str, St
 
     there: the tensors of the files.  Raises ConfigError where transformers makes no model of this configuration.
     """
-    own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    own: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     try:
         with torch.device("meta"):
             model: PreTrainedModel = (_with_packed(own, there, form.files) if form.files else own)(config)
     except Exception as error:
-        raise ConfigError(f"transformers makes no model of config.json: {reason_of(error)}") from error
+        raise ConfigError(
+            f"config.json is refused by transformers: {reason_of(error)}. Correct it, or download it again"
+        ) from error
     return model
 
 
