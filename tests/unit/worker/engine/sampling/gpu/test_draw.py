@@ -22,7 +22,17 @@ pytest.importorskip("triton", reason=NEEDED)
 draws = importlib.import_module("worker.engine.sampling.gpu.draw")
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-FIELDS = {"noise alone": {}, "min_p": {"min_p": 0.05}, "min_p of all": {"min_p": 1.0}}
+FIELDS = {
+    "noise alone": {},
+    "top_k": {"top_k": 20},
+    "top_k beyond the vocabulary": {"top_k": 10**6},
+    "top_p": {"top_p": 0.8},
+    "top_p of one": {"top_p": 1e-6},
+    "min_p": {"min_p": 0.05},
+    "min_p of all": {"min_p": 1.0},
+    "top_k and top_p": {"top_k": 50, "top_p": 0.7},
+    "all": {"top_k": 50, "top_p": 0.9, "min_p": 0.02},
+}
 VOCAB_SIZES = [300, 2100] if INTERPRETED else [300, 2100, 50_000]
 NONE = torch.empty((1, 0), dtype=torch.int64)
 
@@ -78,16 +88,6 @@ def test_no_token_where_there_is_none(damage, fields):
     assert ours.choose(scores.to(DEVICE), NONE.to(DEVICE), 3).item() == NOT_A_TOKEN
     sound = scores_of("peaked", 300).to(DEVICE)
     assert ours.choose(sound, NONE.to(DEVICE), 3).item() != NOT_A_TOKEN, "nothing of it stays"
-
-
-@pytest.mark.parametrize("fields", [{"top_k": 20}, {"top_p": 0.8}, {"top_k": 50, "top_p": 0.9, "min_p": 0.02}])
-def test_with_top_k_or_top_p_it_is_torchs(fields, monkeypatch):
-    monkeypatch.setattr(draws.Draw, "__call__", lambda *_: pytest.fail("drawn without what is cut"))
-    ours, theirs = sampler(fields, by_kernels=True), sampler(fields, by_kernels=False)
-    scores = scores_of("peaked", 300)
-    for position in (0, 1, 1000):
-        found = ours.choose(scores.to(DEVICE), NONE.to(DEVICE), position)
-        assert found.item() == theirs.choose(scores, NONE, position).item()
 
 
 def test_one_that_differs_is_refused(monkeypatch):
