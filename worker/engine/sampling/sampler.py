@@ -41,7 +41,7 @@ class Sampler:
         """`bad_words_ids`: of the request's `bad_words`, as the tokenizer has them.
 
         `may_wait`: numbers may be looked at, as costs nothing on a CPU; on a GPU a step could not run ahead.
-        `by_kernels`: draw by ours, which are for a GPU."""
+        `by_kernels`: choose by ours, which are for a GPU."""
         self._processors = build_processors(
             params,
             prompt_length=prompt_length,
@@ -54,7 +54,7 @@ class Sampler:
         self._candidates = Candidates(params) if self._cutoffs and may_wait else None
         self._noise = None if is_greedy(params) else GumbelNoise(seed, device)
         self._draw_on_device: Callable[[Tensor, int], Tensor] | None = None
-        if by_kernels and not is_greedy(params):
+        if by_kernels:
             from .gpu.draw import Draw  # noqa: PLC0415 - Triton is where there is a GPU
 
             self._draw_on_device = Draw(params, seed, device)

@@ -1,7 +1,10 @@
-"""Triton's kernels of a draw: each program has a block of one row's tokens. Their order stands in `draw`."""
+"""Triton's kernels of a draw, in the order in which `draw` launches them.
+
+The first axis of a grid are blocks of tokens, the second one rows; `find_cut` and `take_best` have rows alone.
+"""
 
 # Triton's functions take pointers and numbers without annotations, and constants by names in capitals.
-# ruff: noqa: ANN001, ANN202, N803, PLR0917, PLR0124
+# ruff: noqa: ANN001, ANN201, ANN202, N803, PLR0917, PLR0124, SIM108
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
 import triton
@@ -85,9 +88,10 @@ def _enough(total, top_p):
 
 @triton.jit
 def _bounds(depths, sums, row, most, top_k, top_p, BY_WEIGHT: tl.constexpr, DEPTHS: tl.constexpr):
-    """Between which scores the last one that stays lies: lower, upper; what is to lie above it, and what above upper.
+    """Between which two scores the last one that stays lies.
 
-    With top_k all above lower are looked at: among them top_p has its own.
+    Returns them; how much stays; and how much of that lies at the upper one and above. With top_k, the upper one
+    is infinite: of all that stay, top_p has to know the weights.
     """
     summed = tl.load(sums + row * DEPTHS + tl.arange(0, DEPTHS))
     enough = tl.zeros((), tl.int64) + top_k
@@ -134,7 +138,10 @@ def collect(
 
 @triton.jit
 def _last_that_stays(keys, count, most, low, high, enough, BY_WEIGHT: tl.constexpr, TILE: tl.constexpr):
-    """The highest key, from low to high, with so much at it and above: by halves, from one of the keys to another."""
+    """The highest key from low to high at which and above which there is so much.
+
+    By halves; each end moves on to a key that is there, so that a few dozen keys take a few turns.
+    """
     while low < high:
         middle = low + (high - low + 1) // 2
         summed = tl.zeros((TILE,), tl.int64)
@@ -183,7 +190,7 @@ def find_cut(
     lower, _, enough, above = _bounds(depths, sums, row, most, top_k, top_p, not BY_COUNT, DEPTHS)
     keys += row.to(tl.int64) * vocab_size
     count = tl.load(collected + row)
-    low, high = _key(lower, row * 0), _key(most, vocab_size - 1)
+    low, high = _key(lower, tl.zeros((), tl.int32)), _key(most, vocab_size - 1)
     if BY_COUNT:
         low = _last_that_stays(keys, count, most, low, high, enough, False, TILE)
         low = (low >> 24) << 24  # all with the last one's score stay
@@ -218,7 +225,7 @@ def _gumbel(seed, position, token):
 
 
 @triton.jit(do_not_specialize=["position"])
-def add_noise(
+def find_best(
     scores,
     highest,
     cuts,
@@ -229,6 +236,7 @@ def add_noise(
     best,
     ids,
     WIDTH: tl.constexpr,
+    NOISE: tl.constexpr,
     CUTS: tl.constexpr,
     MIN_P: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -247,7 +255,9 @@ def add_noise(
         stays = stays & (tl.where(score < most, tl.exp(score - most), 1.0) >= min_p)
     place = row * tl.num_programs(0) + program
     if tl.max(stays.to(tl.int32), 0) > 0:
-        drawn = tl.where(stays, score + _gumbel(seed, position + row, token), float("-inf"))
+        if NOISE:
+            score += _gumbel(seed, position + row, token)
+        drawn = tl.where(stays, score, float("-inf"))
         tl.store(best + place, tl.where(no_number > 0, float("inf"), tl.max(drawn, 0)))
         tl.store(ids + place, (program * BLOCK + tl.argmax(drawn, 0)).to(tl.int64))
     else:

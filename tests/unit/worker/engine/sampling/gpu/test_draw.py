@@ -23,6 +23,7 @@ draws = importlib.import_module("worker.engine.sampling.gpu.draw")
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 FIELDS = {
+    "greedy": {"temperature": 0.0},
     "noise alone": {},
     "top_k": {"top_k": 20},
     "top_k beyond the vocabulary": {"top_k": 10**6},
@@ -53,7 +54,7 @@ def scores_of(kind: str, vocab_size: int) -> torch.Tensor:
 
 def sampler(fields: dict[str, float], *, by_kernels: bool) -> Sampler:
     return Sampler(
-        SamplingParams(temperature=1.0, **fields),
+        SamplingParams(**{"temperature": 1.0, **fields}),
         seed=2**40 + 7,
         prompt_length=0,
         eos_token_ids=frozenset(),
@@ -73,6 +74,16 @@ def test_what_the_cpu_draws(fields, kind, vocab_size):
         found = ours.choose(scores.to(DEVICE), NONE.to(DEVICE), position)
         assert (found.shape, found.dtype) == ((1, 1), torch.int64)
         assert found.item() == theirs.choose(scores, NONE, position).item()
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_rows_are_consecutive_positions(fields):
+    ours, theirs = sampler(fields, by_kernels=True), sampler(fields, by_kernels=False)
+    rows = torch.cat([scores_of(kind, 300) for kind in ("peaked", "flat", "tied", "masked")])
+    for count in (1, 4, 2):
+        found = ours.choose(rows[:count].to(DEVICE), NONE.to(DEVICE), 5)
+        expected = [theirs.choose(rows[at : at + 1], NONE, 5 + at).item() for at in range(count)]
+        assert (found.shape, found.flatten().tolist()) == ((count, 1), expected)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, in the interpreter
