@@ -17,7 +17,7 @@ from ..noise import GumbelNoise
 from ..processors import apply, build_cutoffs, is_greedy
 from . import kernels
 
-_BLOCK = 1024
+_BLOCK = 512
 """Tokens of a program."""
 _TILE = 64
 """Of them, those that are summed at once."""
@@ -53,14 +53,17 @@ class Draw:
         programs = triton.cdiv(vocab_size, _BLOCK)
         width = triton.next_power_of_2(programs)
         top_k = self._top_k if self._top_k < vocab_size else 0
-        cuts = self._by_weight or top_k > 0
+        looks = self._by_weight or top_k > 0
+        cuts = looks or self._min_p > 0
         own = self._buffers
         if own is None or len(own.cuts) < rows:
-            own = self._buffers = _Buffers(rows, programs, vocab_size if cuts else 0, scores.device)
+            own = self._buffers = _Buffers(rows, programs, vocab_size if looks else 0, scores.device)
         grid = (programs, rows)
-        if cuts or self._min_p:
-            kernels.find_highest[grid](scores, own.highest, own.sums, own.collected, vocab_size, _DEPTHS, _BLOCK)
         if cuts:
+            kernels.find_highest[grid](
+                scores, own.highest, own.sums, own.collected, own.cuts, vocab_size, _DEPTHS, _BLOCK
+            )
+        if looks:
             kernels.sum_by_depth[grid](
                 scores, own.highest, self._depths, own.sums, vocab_size, width, top_k == 0, _DEPTHS, _BLOCK, _TILE
             )
@@ -74,7 +77,7 @@ class Draw:
             )  # fmt: skip
         kernels.find_best[grid](
             scores, own.highest, own.cuts, vocab_size, self._min_p, self._seed, position, own.best, own.ids, width,
-            self._draws, cuts, self._min_p > 0, _BLOCK,
+            self._draws, cuts, _BLOCK,
         )  # fmt: skip
         tokens = torch.empty((rows, 1), dtype=torch.int64, device=scores.device)
         kernels.take_best[(rows,)](own.best, own.ids, tokens, programs, width)
@@ -95,14 +98,26 @@ class _Buffers:
 
 
 @torch.inference_mode()
-def check(device: torch.device) -> None:
-    """Compare with torch's way on this very card.  Raises NotSupported where they differ."""
+def check(device: torch.device, vocab_size: int) -> None:
+    """Compare with torch's way on this very card.  Raises NotSupported where they differ.
+
+    Compiles all kernels for that vocabulary.
+    """
     generator = torch.Generator(device).manual_seed(0)
-    for fields in ({}, {"min_p": 0.01}, {"top_k": 40}, {"top_p": 0.9}, {"top_k": 40, "top_p": 0.9}):
-        params = SamplingParams(temperature=1.0, **fields)
+    for fields in (
+        {"temperature": 0.0},
+        {},
+        {"min_p": 0.01},
+        {"top_k": 40},
+        {"top_p": 0.9},
+        {"top_k": 40, "top_p": 0.9},
+    ):
+        params = SamplingParams(**{"temperature": 1.0, **fields})
         draw, cutoffs, noise = Draw(params, 1, device), build_cutoffs(params), GumbelNoise(1, device)
         for position in range(4):
-            scores = 3 * torch.randn((1, 5000), generator=generator, device=device)
-            expected = apply(cutoffs, scores.new_empty((1, 0)), scores) + noise(position, 5000)
+            scores = 3 * torch.randn((1, vocab_size), generator=generator, device=device)
+            expected = apply(cutoffs, scores.new_empty((1, 0)), scores)
+            if params.temperature:
+                expected = expected + noise(position, vocab_size)
             if not torch.equal(draw(scores, position), expected.argmax(-1, keepdim=True)):
                 raise NotSupported(f"a draw with {fields or 'noise alone'} is another one on this GPU")

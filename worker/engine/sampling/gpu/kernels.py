@@ -12,8 +12,8 @@ import triton.language as tl
 
 
 @triton.jit
-def find_highest(scores, highest, sums, collected, vocab_size, DEPTHS: tl.constexpr, BLOCK: tl.constexpr):
-    """Of each block; and make 0 what is summed and counted later."""
+def find_highest(scores, highest, sums, collected, cuts, vocab_size, DEPTHS: tl.constexpr, BLOCK: tl.constexpr):
+    """Of each block; and make 0 what is summed, counted and found later."""
     program, row = tl.program_id(0), tl.program_id(1)
     token = program * BLOCK + tl.arange(0, BLOCK)
     score = tl.load(scores + row * vocab_size + token, mask=token < vocab_size, other=float("-inf"))
@@ -21,6 +21,7 @@ def find_highest(scores, highest, sums, collected, vocab_size, DEPTHS: tl.conste
     if program == 0:
         tl.store(sums + row * DEPTHS + tl.arange(0, DEPTHS), tl.zeros((DEPTHS,), tl.int64))
         tl.store(collected + row, 0)
+        tl.store(cuts + row, 0)
 
 
 @triton.jit
@@ -149,14 +150,13 @@ def _last_that_stays(keys, count, most, low, high, enough, BY_WEIGHT: tl.constex
         below = tl.full((TILE,), -1, tl.int64)
         for first in range(0, count, TILE):
             place = first + tl.arange(0, TILE)
-            inside = place < count
-            key = tl.load(keys + place, mask=inside, other=-1)
+            key = tl.load(keys + place, mask=place < count, other=-1)
             if BY_WEIGHT:
                 weight = _weight(_score_of(key), most)
             else:
                 weight = tl.full((TILE,), 1, tl.int64)
             is_above = key >= middle
-            summed += tl.where(is_above & inside, weight, 0)
+            summed += tl.where(is_above, weight, 0)
             above = tl.where(is_above, tl.minimum(above, key), above)
             below = tl.where(is_above, below, tl.maximum(below, key))
         if tl.sum(summed, 0) >= enough:
@@ -238,7 +238,6 @@ def find_best(
     WIDTH: tl.constexpr,
     NOISE: tl.constexpr,
     CUTS: tl.constexpr,
-    MIN_P: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """The best of what stays of each block, as infinite where one of it is no number."""
@@ -249,17 +248,16 @@ def find_best(
     stays = inside & (score == score)
     no_number = tl.max((((score != score) | (score == float("inf"))) & inside).to(tl.int32), 0)
     if CUTS:
-        stays = stays & (_key(score, token) >= tl.load(cuts + row))
-    if MIN_P:
         most = _highest_of(highest, row, tl.num_programs(0), WIDTH)
+        stays = stays & (_key(score, token) >= tl.load(cuts + row))
         stays = stays & (tl.where(score < most, tl.exp(score - most), 1.0) >= min_p)
     place = row * tl.num_programs(0) + program
     if tl.max(stays.to(tl.int32), 0) > 0:
         if NOISE:
             score += _gumbel(seed, position + row, token)
-        drawn = tl.where(stays, score, float("-inf"))
-        tl.store(best + place, tl.where(no_number > 0, float("inf"), tl.max(drawn, 0)))
-        tl.store(ids + place, (program * BLOCK + tl.argmax(drawn, 0)).to(tl.int64))
+        score = tl.where(stays, score, float("-inf"))
+        tl.store(best + place, tl.where(no_number > 0, float("inf"), tl.max(score, 0)))
+        tl.store(ids + place, (program * BLOCK + tl.argmax(score, 0)).to(tl.int64))
     else:
         tl.store(best + place, tl.where(no_number > 0, float("inf"), float("-inf")))
 
