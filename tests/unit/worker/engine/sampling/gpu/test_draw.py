@@ -37,7 +37,7 @@ FIELDS = {
 }
 REAL = [49_152, 151_936, 152_064]
 """Vocabularies of SmolLM2 and of two kinds of Qwen2."""
-VOCAB_SIZES = [259, 2100] if INTERPRETED else [259, 2100, *REAL]
+VOCAB_SIZES = [259, 1100] if INTERPRETED else [259, 2100, *REAL]
 NONE = torch.empty((1, 0), dtype=torch.int64)
 
 
@@ -112,9 +112,8 @@ def test_what_stays_is_what_the_processors_leave(fields, kind, vocab_size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [{"top_p": 0.8}, {"top_k": 50, "top_p": 0.7}], ids=str)
-def test_what_stays_of_a_real_vocabulary(fields):
-    ours, theirs = what_stays(fields, scores_of("peaked", REAL[-1]))
+def test_what_stays_of_a_real_vocabulary():
+    ours, theirs = what_stays({"top_k": 50, "top_p": 0.7}, scores_of("peaked", REAL[-1]))
     assert torch.equal(ours, theirs)
     assert 0 < int(ours.sum()) < 10_000
 
