@@ -34,12 +34,14 @@ MATRICES = {
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 28, 4, 128
 LENGTHS = (500, 2000, 8000, 32_000)
 VOCAB_SIZE = 152_064
-CHOICES: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "temperature 0.7": {"temperature": 0.7},
-    "and top_p 0.8, top_k 20": {"temperature": 0.7, "top_p": 0.8, "top_k": 20},
-    "and top_p 0.95": {"temperature": 0.7, "top_p": 0.95},
+CHOICES: dict[str, tuple[float, dict[str, Any]]] = {
+    "greedy": (2.5, {}),
+    "temperature 0.7": (2.5, {"temperature": 0.7}),
+    "and top_p 0.8, top_k 20": (2.5, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
+    "and top_p 0.95": (2.5, {"temperature": 0.7, "top_p": 0.95}),
+    "and top_p 0.8, flat": (0.07, {"temperature": 0.7, "top_p": 0.8}),
 }
+"""The standard deviation of the logits, and what a request asks for."""
 
 
 def main() -> None:
@@ -105,10 +107,11 @@ def attention(device: torch.device) -> list[dict[str, Any]]:
 @torch.inference_mode()
 def choices(device: torch.device) -> list[dict[str, Any]]:
     """A token out of logits that are normally distributed."""
-    spread = 2.5 * torch.randn((1, VOCAB_SIZE), device=device)
+    normal = torch.randn((1, VOCAB_SIZE), device=device)
     ids = torch.empty((1, 0), dtype=torch.int64, device=device)
     found = []
-    for name, fields in CHOICES.items():
+    for name, (deviation, fields) in CHOICES.items():
+        logits = deviation * normal
         ours, theirs = (
             Sampler(
                 SamplingParams(**fields),
@@ -122,10 +125,10 @@ def choices(device: torch.device) -> list[dict[str, Any]]:
             for by_kernels in (True, False)
         )
         taken = [
-            microseconds(lambda: [sampler.choose(spread, ids, position) for position in range(LAYERS)])  # noqa: B023
+            microseconds(lambda: [sampler.choose(logits, ids, position) for position in range(LAYERS)])  # noqa: B023
             for sampler in (ours, theirs)
         ]
-        found.append(figures(f"choice, {name}", *taken, spread.nbytes))
+        found.append(figures(f"choice, {name}", *taken, logits.nbytes))
     return found
 
 
