@@ -132,9 +132,7 @@ class Decoder:
         return head(hidden[len(ids) - rows :], self.ends, linear=self.linear)
 
 
-def rows_through_layer(
-    hidden: Tensor, layer: Layer, rotation: Rotation, start: int, *, linear: Linear
-) -> Tensor:
+def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: int, *, linear: Linear) -> Tensor:
     """Many rows at once, at the positions from `start` on.  hidden: (rows, hidden)."""
     end = start + len(hidden)
     query, key, value = _query_key_value(hidden, layer, rotation, linear)
