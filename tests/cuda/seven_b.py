@@ -1,7 +1,8 @@
 """Qwen2-7B's shape on one card: what is compiled, captured and launched, and how much memory that takes.
 
 `python -m tests.cuda.seven_b` prints a `Report` as JSON; with `masked`, of a card on which our kernels are not
-exact; with `int8` or `int4`, of weights of that form. It is a process of its own, as a process has one card.
+exact; with `int8` or `int4`, of weights of that form; with `deterministic`, of an engine that is. It is a process
+of its own, as a process has one card.
 """
 
 import json
@@ -74,7 +75,7 @@ class Report:
     """On the card, in the end: torch gives nothing back before memory runs out."""
 
 
-def main(*, masked: bool, weights: str | None) -> Report:
+def main(*, masked: bool, weights: str | None, deterministic: bool) -> Report:
     """On the card that this process has."""
     # Triton is in the stand-in's environment alone.
     from worker.engine.forward.gpu import (  # noqa: PLC0415
@@ -91,7 +92,8 @@ def main(*, masked: bool, weights: str | None) -> Report:
     attention.check = _refuse if masked else _accept  # they compare numbers, and here are none
     matrix_vector.check = small_matrix_vector.check = small_matrix_rows.check = draw.check = _accept
     model = build_small(CONFIG, device, torch.bfloat16, weights) if weights else _model(device)
-    engine = Engine(model, tokenizer, device, EngineOptions(prefix_cache_bytes=2**28))
+    options = EngineOptions(prefix_cache_bytes=2**28, deterministic=deterministic)
+    engine = Engine(model, tokenizer, device, options)
     engine.warm_up()
     report = Report(
         context=engine.context_length,
@@ -148,4 +150,5 @@ def _model(device: torch.device) -> Qwen2ForCausalLM:
 
 if __name__ == "__main__":
     form = next((word for word in sys.argv if word in {"int8", "int4"}), None)
-    json.dump(asdict(main(masked="masked" in sys.argv, weights=form)), sys.stdout)
+    asked = {name: name in sys.argv for name in ("masked", "deterministic")}
+    json.dump(asdict(main(weights=form, **asked)), sys.stdout)
