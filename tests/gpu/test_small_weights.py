@@ -41,7 +41,7 @@ def test_rows_in_bfloat16(weights, on, gpu, tokenizer: Tokenizer):
 
 @pytest.mark.parametrize("rows", [2, 8, 16, 40])
 def test_rows_that_are_read_at_once(rows, weights, on, gpu, tokenizer: Tokenizer):
-    """As the check of a draft has, 8 and 16, which is a captured step; fewer; and so many that all is written out."""
+    """8 and 16, as of a draft, are a captured step; fewer; and so many that all is written out."""
     small, plain = (on(model) for model in small_and_plain(weights, dtype=torch.bfloat16))
     engine = Engine(small, tokenizer, gpu, EngineOptions(path="static"))
     engine.warm_up()
