@@ -1,4 +1,4 @@
-"""A decode step of Qwen2-7B on a GPU by its parts, in bfloat16, and a token's choice: our kernels beside torch's.
+"""A decode step of Qwen2-7B on a GPU by its parts, in bfloat16 and small weights, and a choice, beside torch's.
 
     python -m tests.benchmarks.products [--device cuda:0] [--save NAME]
 
@@ -19,9 +19,11 @@ from torch.nn import functional
 
 from producer.contract import SamplingParams
 from worker.engine import resolve_device
+from worker.engine.forward.matrices import bytes_of
 from worker.engine.sampling.sampler import Sampler
 
 from .engine import RESULTS, commit, hardware, measure_bandwidth, versions
+from .small_shapes import random_matrix
 
 LAYERS = 28
 MATRICES = {
@@ -31,6 +33,9 @@ MATRICES = {
     "down": (3584, 18_944),
 }
 """(out, in) of a layer."""
+FORMS = ("int4", "int8")
+ROWS = (1, 8, 16)
+"""Of a step: a token, or a draft with the one before it."""
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 28, 4, 128
 LENGTHS = (500, 2000, 8000, 32_000)
 VOCAB_SIZE = 152_064
@@ -51,7 +56,7 @@ def main() -> None:
     parser.add_argument("--save", metavar="NAME", help="keep the result as tests/benchmarks/results/NAME.json")
     options = parser.parse_args()
     device = resolve_device(options.device)
-    rows = [*matrices(device), *attention(device), *choices(device)]
+    rows = [*matrices(device), *small_matrices(device), *attention(device), *choices(device)]
     result = {
         "hardware": hardware(device),
         "versions": versions(),
@@ -62,7 +67,7 @@ def main() -> None:
     }
     if options.save:
         (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
-    shown = Table("what", "ours µs", "torch µs", "MB read", "ours GB/s")
+    shown = Table("what", "ours µs", "torch µs", "MB moved", "ours GB/s")
     for row in rows:
         shown.add_row(row["name"], *(f"{row[key]:.1f}" for key in ("ours_us", "torch_us", "megabytes", "gb_s")))
     Console(stderr=True, width=100).print(shown)
@@ -81,6 +86,36 @@ def matrices(device: torch.device) -> list[dict[str, Any]]:
         ours = microseconds(lambda: [matrix_vector(row, weight) for weight in weights])  # noqa: B023 - called here
         theirs = microseconds(lambda: [functional.linear(row, weight) for weight in weights])  # noqa: B023
         found.append(figures(f"{name} {shape}", ours, theirs, weights[0].nbytes))
+    return found
+
+
+@torch.inference_mode()
+def small_matrices(device: torch.device) -> list[dict[str, Any]]:
+    """The linear of one row, of a few, and what it takes to write a matrix out; beside torch's linear in bfloat16.
+
+    int4 is in groups of 32, with zeros.
+    """
+    from worker.engine.forward.gpu import small_matrix_rows, small_matrix_vector, written_out  # noqa: PLC0415
+
+    found = []
+    for name, shape in MATRICES.items():
+        numbers = [torch.randn(shape, device=device).bfloat16() / 100 for _ in range(LAYERS)]
+        theirs = {}
+        for count in ROWS:
+            rows = torch.randn((count, shape[1]), device=device).bfloat16()
+            theirs[count] = microseconds(lambda: [functional.linear(rows, matrix) for matrix in numbers])  # noqa: B023
+        for form in FORMS:
+            small = [random_matrix(shape, device, form) for _ in range(LAYERS)]
+            read = bytes_of(small[0])
+            for count in ROWS:
+                linear = small_matrix_vector.matrix_vector if count == 1 else small_matrix_rows.few_rows
+                rows = torch.randn((count, shape[1]), device=device).bfloat16()
+                ours = microseconds(lambda: [linear(rows, matrix) for matrix in small])  # noqa: B023
+                what = f"{name} {shape}, {form}" + (f", {count} rows" if count > 1 else "")
+                found.append(figures(what, ours, theirs[count], read))
+            out = numbers[0]
+            ours = microseconds(lambda: [written_out.write_out(matrix, out) for matrix in small])  # noqa: B023
+            found.append(figures(f"{name}, {form}, written out", ours, theirs[1], read + out.nbytes))
     return found
 
 

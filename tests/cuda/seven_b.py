@@ -87,14 +87,19 @@ class Report:
 def main(*, masked: bool, weights: str | None, deterministic: bool) -> Report:
     """On the card that this process has."""
     # Triton is in the stand-in's environment alone.
-    from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415
+    from worker.engine.forward.gpu import (  # noqa: PLC0415
+        attention,
+        matrix_vector,
+        small_matrix_rows,
+        small_matrix_vector,
+    )
     from worker.engine.sampling.gpu import draw  # noqa: PLC0415
 
     device = resolve_device("cuda:0")
     with TemporaryDirectory() as folder:
         tokenizer = Tokenizer(save_tokenizer(Path(folder)))
     attention.check = _refuse if masked else _accept  # they compare numbers, and here are none
-    matrix_vector.check = small_matrix_vector.check = draw.check = _accept
+    matrix_vector.check = small_matrix_vector.check = small_matrix_rows.check = draw.check = _accept
     model = build_small(CONFIG, device, torch.bfloat16, weights) if weights else _model(device)
     options = EngineOptions(prefix_cache_bytes=2**28, deterministic=deterministic)
     engine = Engine(model, tokenizer, device, options)

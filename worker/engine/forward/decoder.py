@@ -99,6 +99,7 @@ class Decoder:
         self._rotations = _rotations(decoder.rotary_emb, cache.capacity, decoder.norm.weight.detach())
         self._dtype = model.dtype
         self.linear_of_many: Linear = linear_of_many
+        """Of `read`."""
 
     def forms(self) -> list[Matrix]:
         """A matrix of each form that a step multiplies by."""

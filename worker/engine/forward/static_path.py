@@ -131,19 +131,25 @@ class StaticPath:
         from .gpu import (  # noqa: PLC0415 - Triton is where there is a GPU
             attention,
             matrix_vector as products,
+            small_matrix_rows as few_products,
             small_matrix_vector as small_products,
+            written_out,
         )
 
         shape, dtype = self._shape, self.cache.keys.dtype
         products.check(self.device, dtype)
-        for matrix in self._model.forms():
+        small = [matrix for matrix in self._model.forms() if not isinstance(matrix, Tensor)]
+        for matrix in small:
             small_products.check(self.device, dtype, matrix)
+            few_products.check(self.device, dtype, matrix)
         attention.check(self.device, dtype, shape.query_heads, shape.kv_heads, shape.head_dim)
 
         def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
             return attention.attend(query, keys, values, cast("Tensor", view.used), scale)
 
-        self._of_several = StepFunctions.of(Operations(linear, attend_by_kernel))
+        if small:
+            self._model.linear_of_many = written_out.Linear(self.device, dtype)
+        self._of_several = StepFunctions.of(Operations(few_products.linear_of_few, attend_by_kernel))
         self._of_one = StepFunctions.of(Operations(small_products.matrix_vector, attend_by_kernel))
         self.has_kernels = True
 
