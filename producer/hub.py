@@ -142,6 +142,9 @@ class Hub:
                 self._thread = None  # whoever comes from here on needs another
                 self._subscriptions.fail_all(error)
             raise
+        finally:
+            if self._reads is not None:
+                self._reads.hang_up()  # also a connection that was made while the producer was closed
 
     def _next_read(self) -> dict[str, str]:
         """Wait until there is something to follow. Empty once closed."""
