@@ -135,16 +135,20 @@ class Hub:
         try:
             while streams := self._next_read():
                 self._read(streams)
+            self._let_go()
         except Exception as error:
             with self._changed:
+                self._let_go()
                 if self._closed:  # redis-py's words for a connection that was closed under it are many
                     return
                 self._thread = None  # whoever comes from here on needs another
                 self._subscriptions.fail_all(error)
             raise
-        finally:
-            if self._reads is not None:
-                self._reads.hang_up()  # also a connection that was made while the producer was closed
+
+    def _let_go(self) -> None:
+        """Of the connection, also of one that was made while the producer was closed."""
+        if self._reads is not None:
+            self._reads.hang_up()
 
     def _next_read(self) -> dict[str, str]:
         """Wait until there is something to follow. Empty once closed."""
