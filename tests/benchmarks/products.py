@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from worker.engine import resolve_device
 
-from .engine import RESULTS, commit, hardware, measure_bandwidth, versions
+from .bandwidth import measure_bandwidth
+from .engine import RESULTS, commit, hardware, versions
 
 LAYERS = 28
 MATRICES = {
