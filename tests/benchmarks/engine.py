@@ -20,15 +20,14 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel
 
 from worker.engine import resolve_device
@@ -36,6 +35,7 @@ from worker.engine_options import Weights
 
 from .bandwidth import measure_bandwidth
 from .engine_peers import PEERS, LlamaCpp, Peer, Run
+from .engine_rows import Row, common, over, place, summarize, table
 from .shapes import MAX_POSITIONS, SHAPES, bytes_per_token
 from .subjects import RandomWeights, Subject, TrainedModel
 
@@ -45,45 +45,13 @@ LLAMA_CPPS = [LLAMA_CPP, *(f"{LLAMA_CPP}-{form}" for form in ("bfloat16", "q8_0"
 DEFAULT = ["genqueue", "genqueue-dynamic", "generate", "generate-static", "model-loop"]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One engine on one prompt."""
-
-    engine: str
-    shape: str
-    """Or the trained model."""
-    device: str
-    dtype: str
-    """Of rows, and the form of the weights where they are of another."""
-    prompt_tokens: int
-    sampling: str
-    prefill_ms: float | None
-    ttft_ms: float
-    tokens_per_second: float
-    """Median over the rounds."""
-    tokens_per_second_spread: tuple[float, float]
-    """Slowest and fastest round."""
-    fraction_of_bandwidth: float | None
-    bandwidth_gb_s: float
-    """Median over the rounds."""
-    speed_over_llama_cpp: float | None
-    """Tokens a second over those of llama.cpp with weights as small, median of the rounds' ratios."""
-    first_token_over_llama_cpp: float | None
-    """Its time over that of llama.cpp."""
-    same_tokens: int | None
-    """How many tokens, from the first on, are those of the engine that was named first, where it is greedy."""
-    peak_bytes: int | None
-    note: str
-    """How the engine ran, where it can run in more than one way."""
-
-
 def main() -> None:
     """Measure, print a table for people, and one line for programs."""
     options = _options()
     device = resolve_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
     path = RESULTS / f"{options.save}.json"
     rows: list[Row] = []
     if options.add and path.exists():
@@ -97,11 +65,6 @@ def main() -> None:
     console.print(f"{result['hardware']}: {result['bandwidth_gb_s']} GB/s")
     console.print(table(rows))
     print(json.dumps(result))
-
-
-def place(row: Row) -> tuple[str, str, str, int, str]:
-    """What a row says something about."""
-    return row.engine, row.shape, row.dtype, row.prompt_tokens, row.sampling
 
 
 def subjects(options: argparse.Namespace) -> list[Subject]:
@@ -178,24 +141,6 @@ def rival(peer: Peer, peers: dict[str, Peer]) -> str:
     return ""
 
 
-def over(own: list[Run], theirs: list[Run] | None) -> dict[str, float | None]:
-    """Round by round: the speed of a machine changes from one to the next."""
-    if theirs is None:
-        return {"speed_over_llama_cpp": None, "first_token_over_llama_cpp": None}
-    pairs = list(zip(own, theirs, strict=True))
-    speeds = [one.tokens_per_second / other.tokens_per_second for one, other in pairs]
-    firsts = [one.first_token_s / other.first_token_s for one, other in pairs]
-    return {
-        "speed_over_llama_cpp": round(statistics.median(speeds), 3),
-        "first_token_over_llama_cpp": round(statistics.median(firsts), 3),
-    }
-
-
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How long they are the same."""
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
-
-
 def make_peers(
     subject: Subject, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
 ) -> dict[str, Peer]:
@@ -241,20 +186,6 @@ def measure_in_turn(
     return runs, peaks, bandwidths
 
 
-def summarize(runs: list[Run], seconds_per_token: list[float]) -> dict[str, Any]:
-    """Medians.  seconds_per_token: what reading weights and cache takes at the bandwidth of each round."""
-    speeds = [run.tokens_per_second for run in runs]
-    prefills = [run.prefill_s for run in runs if run.prefill_s is not None]
-    fractions = [speed * seconds for speed, seconds in zip(speeds, seconds_per_token, strict=True)]
-    return {
-        "prefill_ms": round(statistics.median(prefills) * 1000, 3) if prefills else None,
-        "ttft_ms": round(statistics.median(run.first_token_s for run in runs) * 1000, 3),
-        "tokens_per_second": round(statistics.median(speeds), 2),
-        "tokens_per_second_spread": (round(min(speeds), 2), round(max(speeds), 2)),
-        "fraction_of_bandwidth": round(statistics.median(fractions), 3),
-    }
-
-
 # -- what it ran on
 
 
@@ -292,35 +223,6 @@ def commit() -> str:
         return told
     done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
-
-
-def table(rows: list[Row]) -> Table:
-    """For people."""
-    shown = Table(
-        "engine",
-        "shape",
-        "dtype",
-        "prompt",
-        "sampling",
-        "ttft ms",
-        "tokens/s",
-        "spread",
-        "of bandwidth",
-        "of llama.cpp",
-        "same",
-        "peak GB",
-    )
-    for row in rows:
-        low, high = row.tokens_per_second_spread
-        shown.add_row(
-            *(row.engine, row.shape, row.dtype, str(row.prompt_tokens), row.sampling),
-            *(f"{row.ttft_ms:.1f}", f"{row.tokens_per_second:.1f}", f"{low:.1f}-{high:.1f}"),
-            f"{row.fraction_of_bandwidth:.0%}" if row.fraction_of_bandwidth is not None else "",
-            f"{row.speed_over_llama_cpp:.2f}" if row.speed_over_llama_cpp else "",
-            "" if row.same_tokens is None else str(row.same_tokens),
-            f"{row.peak_bytes / 1e9:.2f}" if row.peak_bytes else "",
-        )
-    return shown
 
 
 def _options() -> argparse.Namespace:
