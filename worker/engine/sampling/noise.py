@@ -80,7 +80,7 @@ def split_mix_64(seed: Integers, index: Integers) -> Integers:
     return z ^ _shift_right(z, 31)
 
 
-def to_open_unit_interval(bits: Tensor | NDArray[np.int64]) -> Tensor:
+def to_open_unit_interval(bits: Integers) -> Tensor:
     """From random int64 to float64 in (0, 1): 52 bits and a half, so that 0 and 1 are out and nothing rounds."""
     return torch.as_tensor(_shift_right(bits, 12)).double().add_(0.5).mul_(math.ldexp(1.0, -52))
 
