@@ -11,9 +11,9 @@ CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_STAMP := $(CUDA_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-models test-clients test-crash test-cuda costs captures lint mutate mutate-lua bench bench-engine
+.PHONY: help demo test test-fast test-long test-models test-clients test-crash test-cuda costs captures lint style mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
-# Four at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
+# Five at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the storm first.
 PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder
 # The tests start Python some hundreds of times. Each time it would compile all of this anew where it may keep nothing.
@@ -25,7 +25,7 @@ help: ## What there is to make
 demo: $(STAMP) ## One job from a prompt to its answer: broker, worker and tiny model included
 	@$(BIN)/python -m producer.demo $(if $(PROMPT),"$(PROMPT)")
 
-test: $(STAMP) lint ## Linters, types and all tests but the long and the whole matrices; what was skipped is named
+test: $(STAMP) style ## Linters, types and all tests but the long and the whole matrices; what was skipped is named
 	$(BIN)/python -m pytest $(PARALLEL) -m "not long and not matrix"
 
 test-fast: $(STAMP) ## For the work in between: unit tests that compile nothing and start nothing
@@ -51,10 +51,13 @@ test-cuda: $(CUDA_STAMP) ## The CUDA path without a GPU, on a stand-in: compiled
 costs: $(STAMP) ## What each test file costs, in processor time; COSTS="tests/unit"
 	@$(BIN)/python -m tests.costs $(COSTS)
 
-lint: $(STAMP) ## Style, types, and who may import whom
+lint: style ## Style, types, and who may import whom
+	$(BIN)/mypy
+
+# In a second. Types take twenty where nothing is known of them yet: a test looks at these, beside the others.
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
 mutate: $(STAMP) ## Faults put into the code, of which tests must see 85 %; goes on where it was stopped; MUTATE="event_log"

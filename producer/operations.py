@@ -52,6 +52,9 @@ Command = Callable[[Any], Any]
 """Takes a redis client, sync or async; returns its reply, or an awaitable of it."""
 Operation = Generator[Command, Any, T]
 
+ROSTERS_KEPT = 1_000
+"""Models, of which those with workers are a few."""
+
 CancelOutcome = Literal["cancelled", "requested", "ended"]
 
 
@@ -187,6 +190,8 @@ class Operations:
             return known
         read_at = time.monotonic()
         workers = yield from self.workers(model)
+        if len(self._rosters) >= ROSTERS_KEPT:  # whoever asks for names of models may ask for any
+            self._rosters.clear()
         self._rosters[model] = workers, read_at
         return workers
 

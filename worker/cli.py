@@ -16,6 +16,7 @@ from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, Genqueu
 from producer.contract.version import VERSION
 
 from . import logs
+from .engine_options import Dtype, Weights
 from .errors import ConfigError
 from .models.config_loader import find_model
 from .models.tiny_corpus import DEFAULT_PROMPT
@@ -148,6 +149,15 @@ async def _serve(settings: WorkerSettings, model_path: Path) -> None:
     help=f"At most so many tokens.  [default: {DEFAULT_MAX_NEW_TOKENS}, or what fits]",
 )
 @click.option("--device", default="cuda:0", help="As torch names it: cuda:0, cpu.")
+@click.option(
+    "--dtype", type=click.Choice(get_args(Dtype)), default="auto", help="Of weights, and of keys and values."
+)
+@click.option(
+    "--weights",
+    type=click.Choice(get_args(Weights)),
+    default="auto",
+    help="Their form, as engine.weights.",
+)
 @model_paths_option
 def generate(
     *,
@@ -158,6 +168,8 @@ def generate(
     chat: bool,
     max_new_tokens: int | None,
     device: str,
+    dtype: str,
+    weights: str,
     model_paths: Path | None,
 ) -> None:
     """Answer one prompt, without Redis.
@@ -182,6 +194,8 @@ def generate(
         device,
         model_path=model_path,
         model_paths=model_paths,
+        dtype=dtype,
+        weights=weights,
         chat=chat,
         on_text=lambda text: click.echo(text, nl=False),
         on_cut_off=cut_off.append,

@@ -75,16 +75,17 @@ def judge_memory(name: str, facts: "MemoryFacts") -> Finding:
     said = f"{size(facts.weights_bytes)} of weights in {facts.dtype}; {name} has {size(facts.free_bytes)} free"
     fits = facts.context_that_fits
     if fits < min(MIN_CONTEXT, facts.model_context):
-        advice = (
-            "free memory there, or take a smaller model, dtype (--dtype bfloat16) or form of weights "
-            "(engine.weights int8 or int4)"
-        )
-        return _finding("memory", "wrong", f"{said}, which is too little: {advice}")
+        advice = "free memory there, or take a smaller model, dtype (--dtype bfloat16) or form of weights"
+        return _finding("memory", "wrong", f"{said}, which is too little: {advice}{_in_small_forms(facts)}")
     if fits < facts.model_context:
-        return _finding(
-            "memory", "ok", f"{said}: a context of about {fits:,} of the model's {facts.model_context:,} tokens"
-        )
+        of_all = f"a context of about {fits:,} of the model's {facts.model_context:,} tokens"
+        return _finding("memory", "ok", f"{said}: {of_all}{_in_small_forms(facts)}")
     return _finding("memory", "ok", f"{said}: the model's whole context of {facts.model_context:,} tokens fits")
+
+
+def _in_small_forms(facts: "MemoryFacts") -> str:
+    forms = [f"{form} {size(taken)}" for form, taken in facts.smaller.items()]
+    return f" (with engine.weights, weights take: {', '.join(forms)})" if forms else ""
 
 
 def _settings(config_file: Path | None, options: dict[str, Any]) -> WorkerSettings:

@@ -82,7 +82,10 @@ class Lives:
         if self._folder is None:
             return
         now = self._clock()
-        over = [path for path in self._folder.iterdir() if _has_ended(path)]
+        try:
+            over = [path for path in self._folder.iterdir() if _has_ended(path)]
+        except OSError:  # it was removed: logind does so once its user logs out (RemoveIPC), and nothing is known
+            return
         self._over_since = {path: self._over_since.get(path, now) for path in over}
         for path, since in self._over_since.items():
             if now - since >= KEEP_S:

@@ -8,11 +8,13 @@ import secrets
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from producer.contract import GenerationRequest
 from producer.contract.requests import DRAWN_SEEDS
 
+from .engine_options import EngineOptions, Weights
+from .errors import ConfigError
 from .extras import worker_extra
 from .models.config_loader import find_model
 from .progress import ShownProgress
@@ -31,6 +33,7 @@ def generate(
     model_path: Path | None = None,
     model_paths: Path | None = None,
     dtype: str = "auto",
+    weights: str = "auto",
     chat: bool = False,
     on_text: Callable[[str], None] | None = None,
     on_cut_off: Callable[[int], None] | None = None,
@@ -44,13 +47,17 @@ def generate(
     fields of GenerationRequest, `messages` excepted.
     `model_path`: a model folder, which needs no name; `model_paths`: the model paths file; None takes
     configs/model_paths.yaml of the current folder, else of the checkout.
+    `dtype`, `weights`: as a worker's `dtype` and `engine.weights`.
 
-    Raises ConfigError for a model, a device or a dtype that cannot be used here, and JobError for a request that
-    is not valid or a generation that failed. Bad input is found before the model is loaded, as far as it can be.
+    Raises ConfigError for a model, a device, a dtype or weights that cannot be used here, and JobError for a
+    request that is not valid or a generation that failed. Bad input is found before the model is loaded, as far as
+    it can be.
     """
     asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
     request = GenerationRequest.parse({**asked, "max_new_tokens": max_new_tokens, **sampling})
-    engine = load_engine(model_name, device, model_path=model_path, model_paths=model_paths, dtype=dtype)
+    engine = load_engine(
+        model_name, device, model_path=model_path, model_paths=model_paths, dtype=dtype, weights=weights
+    )
     return run(engine, request, on_text=on_text, on_cut_off=on_cut_off)
 
 
@@ -61,6 +68,7 @@ def load_engine(
     model_path: Path | None = None,
     model_paths: Path | None = None,
     dtype: str = "auto",
+    weights: str = "auto",
     progress: bool = True,
 ) -> Engine:
     """Find and load a model by its name, or from its folder.  Raises ConfigError.
@@ -68,10 +76,13 @@ def load_engine(
     `progress` shows a bar on stderr while weights are loaded, and while `tiny` is trained on its first use.
     """
     torch_device = resolve_device(device)  # first: the cheapest thing that can be wrong
+    if weights not in get_args(Weights):
+        raise ConfigError(f"weights {weights!r} are not known: use {', '.join(get_args(Weights))}")
+    options = EngineOptions.model_validate({"weights": weights})
     path = find_model(model_name, model_path, model_paths, progress=progress)
     with ShownProgress(visible=progress) as shown, memory_for_the_model(device):
         # No warm-up: compiling takes longer than one answer.
-        return Engine.load(path, torch_device, dtype, progress=shown)
+        return Engine.load(path, torch_device, dtype, options, shown)
 
 
 def run(

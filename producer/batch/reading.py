@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..contract import InvalidRequest
+from ..strict_json import read_json
 from ..submission import MAX_REQUEST_BYTES
 
 MAX_LINE_BYTES = 4 * MAX_REQUEST_BYTES
@@ -68,10 +69,8 @@ def table_rows(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
 def value_of(record: Record) -> Any:
     """What a line of JSON says.  Raises InvalidRequest."""
     try:
-        return json.loads(record.raw)
-    except UnicodeDecodeError:
-        raise InvalidRequest("it is not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
+        return read_json(record.raw)
+    except ValueError as error:
         raise InvalidRequest(f"it is not JSON: {error}") from None
 
 

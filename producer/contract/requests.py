@@ -216,7 +216,10 @@ class GenerationRequest(SamplingParams):
         try:
             # Through JSON, because that is what the wire carries: NaN, lone surrogates and objects that
             # JSON cannot hold are refused here, on the producer's side as on the worker's.
-            return cls.model_validate_json(json.dumps(fields, ensure_ascii=False, default=_plain).encode())
+            text = json.dumps(fields, ensure_ascii=False, default=_plain)
+            request = cls.model_validate_json(text.encode())
+            if "NaN" in text or "Infinity" in text:  # within a schema, say: of a field of ours it was said by now
+                json.dumps(fields, allow_nan=False, default=_plain)
         except ValidationError as error:
             names = Names((*cls.model_fields, *beside), ELSEWHERE)
             faults = faults_of(error, names, by_worker=as_worker)
@@ -229,6 +232,7 @@ class GenerationRequest(SamplingParams):
             ) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"the request is not JSON: {_culprit(fields)}{error}") from None
+        return request
 
     def digest(self) -> str:
         """The same for the same request, however it was written: what its id stands for."""
@@ -316,7 +320,7 @@ def _culprit(fields: Any) -> str:
         return ""
     for name, value in fields.items():
         try:
-            json.dumps(value, default=_plain)
+            json.dumps(value, default=_plain, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
             return f"{name!s:.80}: "
     return ""

@@ -1,6 +1,7 @@
 """What becomes of a call, as a response to one request: whole, or as a stream of events."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from ..ending import end
 from .calls import Call
 from .chunks import Parts, ended_well
 from .cursors import Cursor, Passing
-from .errors import ApiError, api_error
+from .errors import ApiError, api_error, unforeseen
 from .following import Numbered, follow
 from .gateway import Gateway
 from .sse import HEARTBEAT, EventStream
 from .visits import Visit
 from .waiting import while_client_waits
+
+logger = logging.getLogger(__name__)
 
 Ended = tuple[GenerationResult, list[TokenLogprob] | None]
 """How a job ended, and the log-probabilities of its tokens where they were asked for."""
@@ -84,6 +87,11 @@ class Answering:
             told = api_error(error)
         except ApiError as error:
             told = error
+        except Exception:
+            if not has_begun:
+                raise
+            logger.exception("the stream of %s failed", self.call.public_id)
+            told = unforeseen()
         if not has_begun:
             raise told
         yield parts.told(told)

@@ -32,6 +32,7 @@ from .batch_runners import BatchRunners
 from .entrance import Entrance, error_response
 from .errors import ApiError, api_error
 from .gateway import Gateway
+from .lasting import lasting
 from .metrics import Measured, Metrics
 from .presence import Presence
 from .queueing import GatewayProducer
@@ -71,15 +72,16 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
             runners = BatchRunners(producer, settings, files, batches)
             metrics.watch_batches(lambda: runners.running)
             app.state.gateway = Gateway(settings, producer, presence, visits, files, batches, runners, api_keys)
-            telling = [
-                asyncio.create_task(presence.keep_telling(), name="genqueue-presence"),
-                asyncio.create_task(visits.keep_telling(), name="genqueue-visits"),
-                asyncio.create_task(runners.keep_running(), name="genqueue-batches"),
-            ]
+            lasting_work = {
+                "genqueue-presence": presence.keep_telling,
+                "genqueue-visits": visits.keep_telling,
+                "genqueue-batches": runners.keep_running,
+            }
+            going_on = [asyncio.create_task(lasting(work, name), name=name) for name, work in lasting_work.items()]
             try:
                 yield
             finally:
-                await end(telling)
+                await end(going_on)
                 await presence.aclose()
                 await runners.aclose()
 
@@ -98,7 +100,6 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
             GenqueueError: _of_ours,
             HTTPException: _of_the_router,
             ClientDisconnect: _gone,
-            Exception: _unforeseen,
         },
         lifespan=lifespan,
     )
@@ -127,9 +128,10 @@ async def _of_ours(_: Request, error: Exception) -> Response:
 
 async def _of_the_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path = request.scope["path"][:200]
     said = {
-        404: f"there is no {request.url.path[:200]} here",
-        405: f"{request.method} is not for {request.url.path[:200]}",
+        404: f"there is no {path} here",
+        405: f"{request.method:.40} is not for {path}",
     }.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
     if "Allow" in headers:  # which names the methods of one of the path's routes
@@ -146,7 +148,3 @@ def _methods(request: Request) -> set[str]:
 
 async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it: nginx's word for it, for the log
-
-
-async def _unforeseen(_: Request, __: Exception) -> Response:
-    return error_response(ApiError(500, "the gateway failed on this request: its log says why", code="internal"))

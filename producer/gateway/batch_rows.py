@@ -17,6 +17,8 @@ from .settings import GatewaySettings
 ENDPOINTS: Mapping[str, Kind] = {CHAT: "chat", COMPLETIONS: "completions", "/v1/responses": "responses"}
 MOST_FAULTS = 100
 """Of a file, after which nobody looks on."""
+LINES_PER_ROW = 10
+"""Of the rows that a file may have, so many lines may be blank: what is known of a row is kept by its line."""
 
 
 @dataclass
@@ -39,9 +41,12 @@ def check_rows(records: Iterable[Record], endpoint: str, most: int) -> Checked:
         checked.rows += 1
         if checked.rows > most:
             checked.fault("too_many_rows", f"a batch may have {most} rows here", record.line)
-        else:
-            _check(record, endpoint, checked, seen)
-        if checked.rows > most or len(checked.faults) >= MOST_FAULTS:
+            return checked
+        if record.line > LINES_PER_ROW * most:
+            checked.fault("too_many_lines", "leave the blank lines out", record.line)
+            return checked
+        _check(record, endpoint, checked, seen)
+        if len(checked.faults) >= MOST_FAULTS:
             return checked
     if not checked.rows:
         checked.fault("empty_file", "the file has no rows")

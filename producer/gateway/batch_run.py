@@ -45,6 +45,8 @@ GATHER_S = 3_600
 """How long the workers keep an answer that no gateway is there to gather."""
 END_S = 20.0
 """How long a worker may take to end a job that is cancelled."""
+MOST_TRIES = 3
+"""So often a batch is taken on of which nobody knows why it could not go on."""
 READ_BYTES = 64 * 2**10
 LATE_S = 60.0
 """A row's job waits for so much longer than the batch, which ends it."""
@@ -118,6 +120,16 @@ class BatchRun:
         except (InputGoneError, ApiError) as error:
             fault = {"code": "input_file_gone", "message": str(error), "line": None, "param": "input_file_id"}
             await self._fail([fault])
+        except LostError:
+            raise
+        except Exception:
+            tries = 1 + (self._batch.number("tries") or 0)
+            if tries < MOST_TRIES:
+                await self._mark({"tries": tries})
+                raise
+            logger.exception("batch %s fails", self._lease.batch_id)
+            said = "a gateway failed on it, again and again: its log says why"
+            await self._fail([{"code": "internal", "message": said, "line": None, "param": None}])
 
     async def _check(self) -> bool:
         """Whether there is more to be done: it fails at once where its file will not do."""
@@ -180,7 +192,7 @@ class BatchRun:
         }
         put = partial(self._put, outputs)
         options = Options(queue, in_flight=asked.in_flight)
-        runner = Runner(self._producer, options, Outbox(put, in_order=False), logger.info)
+        runner = Runner(self._producer, options, Outbox(put, in_order=False), logger.warning)
         with await self._input() as file:
             running = asyncio.create_task(runner.run(self._rows(file, outputs), may_begin_without=True))
             flushing = asyncio.create_task(self._keep_flushing(outputs))

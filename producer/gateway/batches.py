@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -21,6 +22,8 @@ from .uploads import lifetime
 FIELDS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
 WINDOW = "^([1-9][0-9]{0,5})([smhd])$"
 """Of a completion_window; OpenAI's is always 24h."""
+AT_ONCE = 100
+"""Of a list."""
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -76,10 +79,12 @@ async def cancel(request: Request) -> Response:
 async def list_batches(request: Request) -> Response:
     """The owner's, the newest first."""
     store, owner = gateway_of(request).batches, owner_of(request)
-    page = Page.of(request, most=100, limit=20)
-    ids = page.behind(await store.ids(owner), BATCH_ID)
-    found = await store.some(owner, ids[: page.limit + 1])
-    return JSONResponse(page.listed([batch.described() for batch in found]))
+    page = Page.of(request, most=AT_ONCE, limit=20)
+
+    async def some(ids: Sequence[str]) -> list[dict[str, Any]]:
+        return [batch.described() for batch in await store.some(owner, ids)]
+
+    return JSONResponse(await page.read(page.behind(await store.ids(owner), BATCH_ID), some, AT_ONCE))
 
 
 def read_batch(body: dict[str, Any], settings: GatewaySettings) -> AskedBatch:

@@ -1,16 +1,13 @@
 """The body of a request: one JSON object, within bounds of size and time."""
 
 import asyncio
-import json
-import re
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.requests import Request
 
+from .. import strict_json
 from .errors import ApiError
 from .settings import GatewaySettings
-
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read_json(request: Request, settings: GatewaySettings) -> dict[str, Any]:
@@ -18,7 +15,16 @@ async def read_json(request: Request, settings: GatewaySettings) -> dict[str, An
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # also what a page elsewhere cannot send without asking first
         raise ApiError(415, "the body must be JSON: send content-type: application/json", code="not_json")
+    check_plain(request)
     return parse_object(await read_bytes(request, settings))
+
+
+def check_plain(request: Request) -> None:
+    """Raises ApiError for a body that is compressed: how much there is in it nobody could tell before."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        said = f"a body that is encoded ({encoding:.40}) is not read here: send it as it is"
+        raise ApiError(415, said, code="content_encoding", headers=_CLOSE)
 
 
 async def read_bytes(request: Request, settings: GatewaySettings) -> bytes:
@@ -44,31 +50,15 @@ async def read_bytes(request: Request, settings: GatewaySettings) -> bytes:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Raises ApiError for what is no JSON object."""
     try:
-        body = json.loads(raw.decode(), parse_constant=_no_constant)
-        if _SURROGATE.search(raw):
-            json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise _no_json("it holds a lone surrogate, which is no text") from None
-    except RecursionError:
-        raise _no_json("it is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise _no_json("it is not UTF-8") from None
+        body = strict_json.read_json(raw)
     except ValueError as error:
-        raise _no_json(str(error)) from None
+        raise ApiError(400, f"the body is no JSON: {error}", code="not_json") from None
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object, with the fields of the request", code="not_json")
     return body
 
 
 _CLOSE = {"connection": "close"}
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _no_json(why: str) -> ApiError:
-    return ApiError(400, f"the body is no JSON: {why}", code="not_json")
 
 
 def _too_large(most: int) -> ApiError:

@@ -77,8 +77,6 @@ def _delete(kind: Kind) -> Handler:
     async def delete(request: Request) -> Response:
         """Delete the answer and all that is kept of it. One that is not whole is cancelled first."""
         gateway, call = gateway_of(request), await call_of(request, kind)
-        if kind == "chat":
-            await stored_chats.forget(gateway, call)
         for job_id in reversed(call.job_ids):  # the first has the record by which the others are found
             await gateway.producer.delete(job_id)
         return JSONResponse({"id": call.public_id, "object": DELETED[kind], "deleted": True})

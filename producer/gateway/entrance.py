@@ -1,5 +1,10 @@
-"""What every request passes: its id, and the key that it comes with. Pure ASGI, so that streams pass untouched."""
+"""What every request passes: its id, the key that it comes with, and what it is told where nobody answers.
 
+Pure ASGI, so that streams pass untouched.
+"""
+
+import asyncio
+import logging
 import re
 import uuid
 
@@ -9,8 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..loopback import is_loopback
 from .api_keys import ApiKey, ApiKeys
-from .errors import ApiError
+from .errors import ApiError, retry_after, unforeseen
+from .last_words import LastWords
 from .page_files import PATHS as PAGE_PATHS
+
+logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", *PAGE_PATHS})
 """Where nobody is asked for a key."""
@@ -35,19 +43,31 @@ class Entrance:
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id"))
 
+        has_begun = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:
             _check_head(scope, headers)
             key = self._check(scope["path"], headers)
+            scope.setdefault("state", {}).update(api_key=key, request_id=request_id)
+            await self._app(scope, receive, send_with_id)
         except ApiError as error:
             await error_response(error)(scope, receive, send_with_id)
-            return
-        scope.setdefault("state", {}).update(api_key=key, request_id=request_id)
-        await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the process ends
+            if not has_begun:
+                await error_response(_ending())(scope, receive, send_with_id)
+            raise
+        except Exception:
+            if has_begun:
+                raise
+            logger.exception("request %s failed", request_id)
+            await error_response(unforeseen())(scope, receive, send_with_id)
 
     def _check(self, path: str, headers: Headers) -> ApiKey | None:
         """Raises ApiError."""
@@ -69,9 +89,15 @@ class Entrance:
         return key
 
 
+def _ending() -> ApiError:
+    said = "this gateway ends: try again, here or at another"
+    return ApiError(503, said, code="gateway_ending", headers={**retry_after(1), **_CLOSE})
+
+
 def error_response(error: ApiError) -> Response:
     """As OpenAI's clients read it."""
-    return Response(error.to_json(), error.status, error.headers, media_type="application/json")
+    kind = LastWords if error.headers.get("connection") == "close" else Response
+    return kind(error.to_json(), error.status, error.headers, media_type="application/json")
 
 
 def _check_head(scope: Scope, headers: Headers) -> None:

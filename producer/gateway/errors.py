@@ -78,6 +78,11 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, f"there is no {what:.200} here", code="not_found")
 
 
+def unforeseen() -> ApiError:
+    """Of what nobody has thought of."""
+    return ApiError(500, "the gateway failed on this request: its log says why", code="internal")
+
+
 def retry_after(seconds: float) -> dict[str, str]:
     """The header."""
     return {"retry-after": str(max(1, math.ceil(seconds)))}
@@ -91,7 +96,6 @@ _STATUS: tuple[tuple[type[GenqueueError], int, bool], ...] = (
     (JobCancelled, 410, False),
     (QueueFull, 429, True),
     (JobExpired, 503, True),
-    (BrokerUnavailable, 503, True),
     (WaitTimeout, 503, True),
     (JobStranded, 503, True),
     (OutOfMemory, 503, True),
@@ -106,6 +110,9 @@ _AGAIN_S = 5.0
 
 def api_error(error: GenqueueError, names: Mapping[str, str] | None = None) -> ApiError:
     """What a client is told of one of ours.  names: what it has called fields of ours, by our names."""
+    if isinstance(error, BrokerUnavailable):  # which may name its host and its users
+        said = "the queue cannot be reached now: try again in a moment; the gateway's log says why"
+        return ApiError(503, said, code=error.code, headers=retry_after(_AGAIN_S))
     if isinstance(error, FieldRefused):
         return refused(error.param or "", error.why, code="unsupported_parameter")
     status, again = next(

@@ -1,5 +1,7 @@
 """`/v1/files`: what clients upload for batches, and what batches write."""
 
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
@@ -39,14 +41,12 @@ async def list_files(request: Request) -> Response:
     """The owner's, page by page."""
     store, owner, purpose = gateway_of(request).files, owner_of(request), request.query_params.get("purpose")
     page = Page.of(request, most=10_000, limit=10_000)
-    found = []
+
+    async def some(ids: Sequence[str]) -> list[dict[str, Any]]:
+        return [file.described() for file in await store.some(owner, ids) if purpose in (None, file.purpose)]
+
     ids = page.behind(await store.ids(owner), FILE_ID)
-    for at in range(0, len(ids), AT_ONCE):
-        files = await store.some(owner, ids[at : at + AT_ONCE])
-        found += [file.described() for file in files if purpose in (None, file.purpose)]
-        if len(found) > page.limit:
-            break
-    return JSONResponse(page.listed(found))
+    return JSONResponse(await page.read(ids, some, AT_ONCE))
 
 
 async def retrieve(request: Request) -> Response:
@@ -78,10 +78,17 @@ async def delete(request: Request) -> Response:
 def _refuse_a_page_elsewhere(request: Request, gateway: Gateway) -> None:
     """Where no key is asked for, a page could send a form unasked, as no browser lets it send JSON."""
     origin = request.headers.get("origin")
-    if origin is None or gateway.api_keys is not None or origin in gateway.settings.cors_origins:
+    if origin is None or gateway.api_keys is not None or {origin, "*"} & set(gateway.settings.cors_origins):
         return
-    if not is_loopback(urlsplit(origin).hostname or ""):
+    if not is_loopback(_host_of(origin)):
         raise ApiError(403, "pages of other sites may not upload files here", code="cross_origin")
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:  # no browser sends it
+        return ""
 
 
 async def _file(request: Request, store: FileStore) -> StoredFile:

@@ -4,9 +4,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..contract import GenqueueError
-from .errors import ApiError
-from .gateway import gateway_of
+from .errors import ApiError, retry_after
+from .gateway import UNSERVED_AGAIN_S, gateway_of
 
 
 def routes() -> list[Route]:
@@ -21,11 +20,9 @@ async def health(_: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """503 with the reason, where a request would be refused."""
-    try:
-        models = await gateway_of(request).producer.models()
-    except GenqueueError as error:
-        raise ApiError(503, str(error), code=error.code) from error
+    models = await gateway_of(request).producer.models()
     served = [each.model for each in models if any(worker.model_state != "loading" for worker in each.workers)]
     if not served:
-        raise ApiError(503, "no worker serves a model", code="model_not_served")
+        again = retry_after(UNSERVED_AGAIN_S)
+        raise ApiError(503, "no worker serves a model", code="model_not_served", headers=again)
     return JSONResponse({"status": "ready", "models": served})

@@ -1,7 +1,7 @@
 """Lists of a client's own things, page by page, as OpenAI has them: `after`, `limit`, `order`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,6 +10,8 @@ from starlette.requests import Request
 from .errors import refused
 
 T = TypeVar("T")
+Some = Callable[[Sequence[str]], Awaitable[Sequence[dict[str, Any]]]]
+"""Reads what is there of some ids."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,18 @@ class Page:
         if self.after is None:
             return ordered
         return [each for each in ordered if (each < self.after if self.newest_first else each > self.after)]
+
+    async def read(self, ids: Sequence[str], some: Some, at_once: int) -> dict[str, Any]:
+        """The object, of ids behind those that were seen. Which of them are there still, reading them tells.
+
+        some: reads so many of them at once.
+        """
+        found: list[dict[str, Any]] = []
+        for at in range(0, len(ids), at_once):
+            found += await some(ids[at : at + at_once])
+            if len(found) > self.limit:
+                break
+        return self.listed(found)
 
     def listed(self, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The object.  found: what comes behind those that were seen, one more than fit where there are more."""

@@ -1,6 +1,8 @@
 """The producer of a gateway: jobs with a record of the call that they answer, and leases."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -8,7 +10,15 @@ from typing import Any, TypeVar
 
 from ..async_client import AsyncProducer
 from ..continuing import past_of
-from ..contract import BrokerUnavailable, EventId, GenerationRequest, Keys, Priority, StreamedEvent
+from ..contract import (
+    BrokerUnavailable,
+    EventId,
+    GenerationRequest,
+    GenerationResult,
+    Keys,
+    Priority,
+    StreamedEvent,
+)
 from ..job_status import WorkerInfo
 from ..ledger import rq_names
 from ..ledger.limits import Limits, Reached, begin, end, stay
@@ -27,8 +37,11 @@ from .calls import FIELD, Call
 from .happening import happening
 from .shared_read import SharedRead
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+SAID_AGAIN_S = 60.0
 ROSTER_AGE_S = 1.0
 """How old what is known of the workers may be, so that a thousand requests do not ask for it at once."""
 
@@ -38,6 +51,8 @@ class GatewayProducer(AsyncProducer):
 
     def __init__(self, settings: ProducerSettings) -> None:
         super().__init__(settings=settings)
+        self._said = ("", 0.0)
+        """Of Redis, to the log, and until when it is not said again."""
         self._overview = SharedRead(self.overview, ROSTER_AGE_S)
         self._board = SharedRead(self._read_board, ROSTER_AGE_S)
 
@@ -86,14 +101,30 @@ class GatewayProducer(AsyncProducer):
         """The record of a call, for as long as its first job's is kept."""
         return await self._run(_find(call_id))
 
+    async def find_calls(self, call_ids: Sequence[str]) -> list[Call | None]:
+        """The records of several, in one round trip."""
+
+        def ask(client: Any) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            for call_id in call_ids:
+                pipeline.hget(rq_names.job(call_id), FIELD)
+            return pipeline.execute()
+
+        return list(map(Call.read, await self.ask(ask)))
+
     async def past(self, job_id: str) -> Past:
         """Request and result of a job that has ended.  Raises NoSuchJob, and InvalidRequest where it has not."""
         return await self._run(past_of(self._keys, job_id))
 
-    async def newest_event(self, job_id: str) -> StreamedEvent | None:
-        """Of a job; None of one that nobody has taken yet.  Raises NoSuchJob."""
-        newest = (await self._run(self._operations.standing(job_id))).newest
-        return newest if isinstance(newest, StreamedEvent) else None
+    async def newest(self, job_id: str) -> StreamedEvent | GenerationResult | None:
+        """The newest event of a job; its result where its events are gone; None of one that nobody has taken yet.
+
+        Raises NoSuchJob.
+        """
+        standing = await self._run(self._operations.standing(job_id))
+        if standing.newest is None and standing.has_result:  # Redis has evicted them, say
+            return await self.result(job_id, check=False)
+        return standing.newest if isinstance(standing.newest, StreamedEvent) else None
 
     async def open_stream(self, job_id: str) -> tuple[Patience, EventId | None]:
         """Look at the job that is to be followed from its beginning. No place where nothing is to come."""
@@ -163,6 +194,17 @@ class GatewayProducer(AsyncProducer):
             return any(each.model == model for each in await self.models())
         except BrokerUnavailable:
             return True
+
+    async def _run(self, operation: Operation[T]) -> T:
+        """Clients are not told where Redis is, and what it says: the log is."""
+        try:
+            return await super()._run(operation)
+        except BrokerUnavailable as error:
+            said, until = self._said
+            if said != str(error) or time.monotonic() >= until:
+                self._said = str(error), time.monotonic() + SAID_AGAIN_S
+                logger.warning("%s", error)
+            raise
 
     async def _read_board(self) -> Overview:
         return await self._run(overview(self._keys, waiting_shown=WAITING_SHOWN))

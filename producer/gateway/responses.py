@@ -19,7 +19,7 @@ from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
 from .input_items import Turn
 from .pages import Page
 from .response_bodies import AskedResponse, not_over, read_response
-from .response_objects import ResponseEvents, plain_object, response_object
+from .response_objects import ResponseEvents, object_in_order, plain_object, response_object
 from .taking_in import call_id_for, take_in
 
 CANCEL_S = 10.0
@@ -145,9 +145,11 @@ def _turn(message: Message) -> Turn:
 
 async def _now(gateway: Gateway, call: Call) -> dict[str, Any]:
     """The object as it is now."""
-    newest = await gateway.producer.newest_event(call.id)
+    newest = await gateway.producer.newest(call.id)
     if newest is None:
         return response_object(call, "queued")
+    if isinstance(newest, GenerationResult):
+        return object_in_order(call, newest)
     result = newest.event.data
     if not isinstance(result, GenerationResult):
         return response_object(call, "in_progress")

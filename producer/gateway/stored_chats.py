@@ -1,10 +1,11 @@
 """Chat completions that were to be stored: the list of them, their messages, and their metadata.
 
-Which there are stands in a sorted set of their owner's, by when they were made. What each is, its jobs tell, for
-as long as they are kept.
+Which there were stands in a sorted set of their owner's, by when they were made. What each is, its jobs tell, for
+as long as they are kept. The place of one that is deleted stays: whoever deletes page by page goes on from it.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -23,6 +24,8 @@ from .gateway import Gateway, call_of, gateway_of, key_of, owner_of
 from .pages import Page
 
 _FILTER = "metadata["
+AT_ONCE = 100
+"""Of a list."""
 _LATE_S = 86_400
 """How much longer than an answer its place in the list may stay: it is passed over."""
 
@@ -51,29 +54,29 @@ async def remember(gateway: Gateway, call: Call) -> None:
     await gateway.producer.ask(add)
 
 
-async def forget(gateway: Gateway, call: Call) -> None:
-    """It is deleted."""
-    name = gateway.producer.keys.stored(call.owner)
-    await gateway.producer.ask(lambda r: r.zrem(name, call.id))
-
-
 async def list_chats(request: Request) -> Response:
     """Those that are whole, the oldest first."""
     gateway, owner, query = gateway_of(request), owner_of(request), request.query_params
-    page = Page.of(request, most=100, limit=20, order="asc")
+    page = Page.of(request, most=AT_ONCE, limit=20, order="asc")
     wanted = {name[len(_FILTER) : -1]: value for name, value in query.items() if name.startswith(_FILTER)}
     name = gateway.producer.keys.stored(owner)
     ids = list(map(bytes.decode, await gateway.producer.ask(lambda r: r.zrange(name, 0, -1))))
-    found: list[dict[str, Any]] = []
-    for call_id in page.rest(ids, lambda each: ID_PREFIX["chat"] + each):
-        call = await gateway.producer.find_call(call_id)
-        if call is None or call.owner != owner or query.get("model") not in (None, call.model):
-            continue
-        if wanted.items() <= (call.metadata or {}).items() and (answer := await _whole(gateway, call)) is not None:
-            found.append(answer)
-        if len(found) > page.limit:
-            break
-    return JSONResponse(page.listed(found))
+
+    def is_wanted(call: Call) -> bool:
+        is_it = call.owner == owner and query.get("model") in (None, call.model)
+        return is_it and wanted.items() <= (call.metadata or {}).items()
+
+    async def some(call_ids: Sequence[str]) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        for call in await gateway.producer.find_calls(call_ids):
+            if call is not None and is_wanted(call) and (answer := await _whole(gateway, call)) is not None:
+                answers.append(answer)
+            if len(answers) > page.limit:
+                break
+        return answers
+
+    behind = page.rest(ids, lambda each: ID_PREFIX["chat"] + each)
+    return JSONResponse(await page.read(behind, some, AT_ONCE))
 
 
 async def update(request: Request) -> Response:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from ..contract import GenerationRequest, InvalidRequest, Priority, QueueFull
+from ..contract import GenerationRequest, InvalidRequest, JobConflict, Priority, QueueFull
 from ..contract.groups import check_group
 from ..eta import start_in_s
 from ..job_status import paces_of
 from .calls import Call, call_id_of_key, new_call_id
-from .errors import ApiError, refused, retry_after
+from .errors import NOT_AGAIN, ApiError, refused, retry_after
 from .gateway import Gateway, owner_of
 
 FULL_AGAIN_S = 5.0
@@ -40,17 +40,11 @@ async def take_in(
 
     Raises ApiError, and errors of the producer.
     """
-    if "idempotency-key" in request.headers:
-        known = await gateway.producer.find_call(call.id)
-        if known is not None and _shape(known) != _shape(call):  # that the requests are the same, `submit` sees
-            raise ApiError(
-                422,
-                "this Idempotency-Key was used for another request: use a new one",
-                code="idempotency_key_in_use",
-            )
-        call = known or call
+    is_repeatable = "idempotency-key" in request.headers
+    if is_repeatable:
+        call = await _known(gateway, call)
     try:
-        await gateway.producer.submit_call(
+        is_new = await gateway.producer.submit_call(
             call,
             requests,
             priority=priority,
@@ -64,7 +58,25 @@ async def take_in(
         raise ApiError(
             429, str(error), code=error.code, headers=retry_after(FULL_AGAIN_S if again_s is None else again_s)
         ) from error
-    return call
+    except JobConflict:
+        raise _used_already() from None
+    # The same request may have come at the same time, to another gateway.
+    return await _known(gateway, call) if is_repeatable and not is_new else call
+
+
+async def _known(gateway: Gateway, call: Call) -> Call:
+    """The call of that id, which may have been made before.  Raises ApiError for another."""
+    known = await gateway.producer.find_call(call.id)
+    if known is None:
+        return call
+    if _shape(known) != _shape(call):  # that the requests are the same, `submit` sees
+        raise _used_already()
+    return known
+
+
+def _used_already() -> ApiError:
+    said = "this Idempotency-Key was used for another request: use a new one"
+    return ApiError(422, said, code="idempotency_key_in_use", headers=NOT_AGAIN)
 
 
 def group_of(call: Call) -> str | None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from ..contract import BrokerUnavailable
+from .bodies import check_plain
 from .errors import ApiError, refused
 from .forms import Form, form_of, no_form
 from .settings import GatewaySettings
@@ -20,7 +21,6 @@ FRAME_BYTES = 64 * 2**10
 SHORTEST_S, LONGEST_S = 3_600, 2_592_000
 """OpenAI's bounds of expires_after."""
 FORGET_S = 5.0
-LINGER_S = 30.0
 _CLOSE = {"connection": "close"}
 
 
@@ -28,6 +28,7 @@ class Upload:
     """One, from the first byte to the last."""
 
     def __init__(self, request: Request, store: FileStore, settings: GatewaySettings, owner: str) -> None:
+        check_plain(request)
         self._request = request
         self._store = store
         self._settings = settings
@@ -47,17 +48,19 @@ class Upload:
             self._check_length()
             await self._take()
             return await self._finish()
-        except ApiError:
-            await self._forget()
-            await self._pass_over_the_rest()
+        except BrokerUnavailable:  # and so it is now, most likely
             raise
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._forget()))
             raise
 
     def _check_length(self) -> None:
-        most, said = self._settings.max_file_bytes, self._request.headers.get("content-length", "0")
-        if said.isdigit() and int(said) > most + FRAME_BYTES:
+        said = self._request.headers.get("content-length", "0")
+        self._check_size(int(said) if said.isdigit() else 0)
+
+    def _check_size(self, of_body: int) -> None:
+        most = self._settings.max_file_bytes
+        if of_body > most + FRAME_BYTES:
             why = f"a file may have {most} bytes"
             raise ApiError(413, why, param="file", code="file_too_large", headers=_CLOSE)
 
@@ -70,6 +73,7 @@ class Upload:
                     self._form.feed(chunk)
                     _check_purpose(self._form.fields.get("purpose", PURPOSE))
                     came += len(chunk)
+                    self._check_size(came)
                     while len(self._form.pending) >= PART_BYTES:
                         await self._write(self._form.take(PART_BYTES))
                     bound.reschedule(by + came / SLOWEST)
@@ -98,18 +102,6 @@ class Upload:
         await self._store.write(self._owner, self._id, self._parts, part)
         self._parts += 1
         self._bytes += len(part)
-
-    async def _pass_over_the_rest(self) -> None:
-        """For a while: clients read no answer while they send, and take a closed connection for a broken one.
-
-        Who has asked whether to send at all is told at once.
-        """
-        if "expect" in self._request.headers:
-            return
-        with suppress(TimeoutError, ClientDisconnect):
-            async with asyncio.timeout(LINGER_S):
-                async for _ in self._chunks:
-                    pass
 
     async def _forget(self) -> None:
         if self._form.filename is None:

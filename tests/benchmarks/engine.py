@@ -110,7 +110,7 @@ def measure_subject(
                 peer = peers[name]
                 weights, kept = peer.read_as or (peer.form, peer.dtype or dtype)
                 read = bytes_per_token(subject.config, kept, prompt_tokens + options.new_tokens // 2, weights)
-                comparable = sampling == "greedy" and (subject.trained or not isinstance(peer, LlamaCpp))
+                comparable = sampling == "greedy" and subject.trained
                 yield Row(
                     engine=name,
                     shape=subject.name,

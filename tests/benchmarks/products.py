@@ -1,4 +1,4 @@
-"""What a decode step of Qwen2-7B is made of on a GPU: our kernels beside torch's, in bfloat16.
+"""A decode step of Qwen2-7B on a GPU by its parts, in bfloat16, and a token's choice: our kernels beside torch's.
 
     python -m tests.benchmarks.products [--device cuda:0] [--save NAME]
 
@@ -17,7 +17,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from producer.contract import SamplingParams
 from worker.engine import resolve_device
+from worker.engine.sampling.sampler import Sampler
 
 from .bandwidth import measure_bandwidth
 from .engine import RESULTS, commit, hardware, versions
@@ -32,6 +34,15 @@ MATRICES = {
 """(out, in) of a layer."""
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 28, 4, 128
 LENGTHS = (500, 2000, 8000, 32_000)
+VOCAB_SIZE = 152_064
+CHOICES: dict[str, tuple[float, dict[str, Any]]] = {
+    "greedy": (2.5, {}),
+    "temperature 0.7": (2.5, {"temperature": 0.7}),
+    "and top_p 0.8, top_k 20": (2.5, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
+    "and top_p 0.95": (2.5, {"temperature": 0.7, "top_p": 0.95}),
+    "and top_p 0.8, flat": (0.07, {"temperature": 0.7, "top_p": 0.8}),
+}
+"""The standard deviation of the logits, and what a request asks for."""
 
 
 def main() -> None:
@@ -41,7 +52,7 @@ def main() -> None:
     parser.add_argument("--save", metavar="NAME", help="keep the result as tests/benchmarks/results/NAME.json")
     options = parser.parse_args()
     device = resolve_device(options.device)
-    rows = [*matrices(device), *attention(device)]
+    rows = [*matrices(device), *attention(device), *choices(device)]
     result = {
         "hardware": hardware(device),
         "versions": versions(),
@@ -91,6 +102,34 @@ def attention(device: torch.device) -> list[dict[str, Any]]:
         found.append(
             figures(f"attention, {length} tokens", ours, theirs, 2 * KV_HEADS * length * HEAD_DIM * query.itemsize)
         )
+    return found
+
+
+@torch.inference_mode()
+def choices(device: torch.device) -> list[dict[str, Any]]:
+    """A token out of logits that are normally distributed."""
+    normal = torch.randn((1, VOCAB_SIZE), device=device)
+    ids = torch.empty((1, 0), dtype=torch.int64, device=device)
+    found = []
+    for name, (deviation, fields) in CHOICES.items():
+        logits = deviation * normal
+        ours, theirs = (
+            Sampler(
+                SamplingParams(**fields),
+                seed=1,
+                prompt_length=0,
+                eos_token_ids=frozenset(),
+                device=device,
+                may_wait=False,
+                by_kernels=by_kernels,
+            )
+            for by_kernels in (True, False)
+        )
+        taken = [
+            microseconds(lambda: [sampler.choose(logits, ids, position) for position in range(LAYERS)])  # noqa: B023
+            for sampler in (ours, theirs)
+        ]
+        found.append(figures(f"choice, {name}", *taken, logits.nbytes))
     return found
 
 

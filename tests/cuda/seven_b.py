@@ -1,7 +1,8 @@
 """Qwen2-7B's shape on one card: what is compiled, captured and launched, and how much memory that takes.
 
 `python -m tests.cuda.seven_b` prints a `Report` as JSON; with `masked`, of a card on which our kernels are not
-exact; with `int8` or `int4`, of weights of that form. It is a process of its own, as a process has one card.
+exact; with `int8` or `int4`, of weights of that form; with `deterministic`, of an engine that is. It is a process
+of its own, as a process has one card.
 """
 
 import json
@@ -45,6 +46,15 @@ JOBS: dict[str, dict[str, Any]] = {
     "sampled": {"temperature": 1.0},
     "top_p and top_k": {"temperature": 1.0, "top_p": 0.9, "top_k": 50},
     "penalties": {"repetition_penalty": 1.1, "presence_penalty": 0.1},
+    "all of these": {
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "min_p": 0.02,
+        "repetition_penalty": 1.05,
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.1,
+    },
     "logprobs": {"logprobs": 5},
     "in chunks": {"prompt_tokens": 9000},
     "whole context": {"prompt_tokens": None},
@@ -74,7 +84,7 @@ class Report:
     """On the card, in the end: torch gives nothing back before memory runs out."""
 
 
-def main(*, masked: bool, weights: str | None) -> Report:
+def main(*, masked: bool, weights: str | None, deterministic: bool) -> Report:
     """On the card that this process has."""
     # Triton is in the stand-in's environment alone.
     from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415
@@ -86,7 +96,8 @@ def main(*, masked: bool, weights: str | None) -> Report:
     attention.check = _refuse if masked else _accept  # they compare numbers, and here are none
     matrix_vector.check = small_matrix_vector.check = draw.check = _accept
     model = build_small(CONFIG, device, torch.bfloat16, weights) if weights else _model(device)
-    engine = Engine(model, tokenizer, device, EngineOptions(prefix_cache_bytes=2**28))
+    options = EngineOptions(prefix_cache_bytes=2**28, deterministic=deterministic)
+    engine = Engine(model, tokenizer, device, options)
     engine.warm_up()
     report = Report(
         context=engine.context_length,
@@ -143,4 +154,5 @@ def _model(device: torch.device) -> Qwen2ForCausalLM:
 
 if __name__ == "__main__":
     form = next((word for word in sys.argv if word in {"int8", "int4"}), None)
-    json.dump(asdict(main(masked="masked" in sys.argv, weights=form)), sys.stdout)
+    asked = {name: name in sys.argv for name in ("masked", "deterministic")}
+    json.dump(asdict(main(weights=form, **asked)), sys.stdout)

@@ -8,6 +8,7 @@ import torch
 
 from producer.contract import GenerationRequest
 from tests.models import random_model, save_tokenizer
+from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, Tokenizer
 from worker.errors import ConfigError
 
@@ -20,23 +21,27 @@ GPU = torch.device("cuda", 0)
 CONTEXT = 600
 
 
-def engine_on(folder: object, patched: pytest.MonkeyPatch, **options: object) -> Engine:
+def engine_on(folder: object, patched: pytest.MonkeyPatch, weights: str = "bfloat16", **options: object) -> Engine:
     """Its kernels are taken for exact: they compare numbers, and here are none."""
-    from worker.engine.forward.gpu import attention, matrix_vector  # noqa: PLC0415 - needs Triton
+    from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415 - Triton
     from worker.engine.sampling.gpu import draw  # noqa: PLC0415
 
-    for kernels in (attention, matrix_vector, draw):
+    for kernels in (attention, matrix_vector, small_matrix_vector, draw):
         patched.setattr(kernels, "check", lambda *_: None)
-    model = random_model(context_length=CONTEXT).to(torch.bfloat16).to(GPU)
+    if weights == "bfloat16":
+        model = random_model(context_length=CONTEXT).to(torch.bfloat16)
+    else:
+        model, _ = small_and_plain(weights, dtype=torch.bfloat16, context_length=CONTEXT)
     settings = EngineOptions.model_validate({"deterministic": True, **options})
-    return Engine(model, Tokenizer(save_tokenizer(folder)), GPU, settings)
+    return Engine(model.to(GPU), Tokenizer(save_tokenizer(folder)), GPU, settings)
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=["bfloat16", "int8", "int4"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patched:
-        engine = engine_on(tmp_path_factory.mktemp("tokenizer"), patched)
+        engine = engine_on(tmp_path_factory.mktemp("tokenizer"), patched, request.param)
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of torch, by torch
+            torch._dynamo.reset()  # its limit of compilations is for all engines of a process
             engine.warm_up()
         yield engine
 

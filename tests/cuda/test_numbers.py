@@ -11,8 +11,10 @@ from transformers import Qwen2ForCausalLM
 
 from producer.contract import GenerationRequest, JobError
 from tests.models import CPU, VOCAB_SIZE, random_model, save_tokenizer
+from tests.small import small_and_plain
 from tests.unit.worker.engine.asking import REFERENCE, answer, random_ids, request, start
 from worker.engine import Engine, EngineOptions, Step, Tokenizer
+from worker.engine.forward.matrices import linear
 from worker.engine.reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT, PromptLookup
 
 from . import card
@@ -63,9 +65,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def on_cpu(model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> Callable[[Sequence[GenerationRequest]], Answers]:
-    engine = Engine(model, tokenizer, CPU, REFERENCE)
-    return lambda jobs: [answer(engine, job, seed=3) for job in jobs]
+def on_cpu(model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> Callable[..., Answers]:
+    def answers(jobs: Sequence[GenerationRequest], model: Qwen2ForCausalLM = model) -> Answers:
+        engine = Engine(model, tokenizer, CPU, REFERENCE)
+        return [answer(engine, job, seed=3) for job in jobs]
+
+    return answers
 
 
 @pytest.fixture
@@ -74,18 +79,23 @@ def on_gpu(
 ) -> Callable[..., Answers]:
     """Fails where nothing is captured, a capture is violated, or an operation has no twin on the CPU."""
     # Triton is in the stand-in's environment alone.
-    from worker.engine.forward.gpu import attention, matrix_vector  # noqa: PLC0415
+    from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415
 
     def answers(
-        jobs: Sequence[GenerationRequest], *, kernels: bool, drafts: bool, reads: list[int] | None = None
+        jobs: Sequence[GenerationRequest],
+        *,
+        kernels: bool,
+        drafts: bool,
+        reads: list[int] | None = None,
+        model: Qwen2ForCausalLM = model,
     ) -> Answers:
         options = EngineOptions(compile="never", path="static", prefill_chunk=64, prompt_lookup=drafts)
         card.forget()
         card.be_lazy(True)
         with Numbers() as numbers, monkeypatch.context() as patched:
             patched.setattr(attention, "attend", numbers.with_twin(attention.attend, attend_to_all))
-            linear = numbers.with_twin(matrix_vector.matrix_vector, functional.linear)
-            patched.setattr(matrix_vector, "matrix_vector", linear)
+            for products in (matrix_vector, small_matrix_vector):
+                patched.setattr(products, "matrix_vector", numbers.with_twin(products.matrix_vector, linear))
             engine = Engine(copy.deepcopy(model).to(GPU), tokenizer, GPU, options)
             if kernels:
                 engine.path.use_kernels()
@@ -126,16 +136,21 @@ def _logprob(step: Step) -> float:
     return step.logprob.logprob if step.logprob else 0.0
 
 
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "mask"])
 def test_tokens_are_those_of_the_cpu(
-    kernels: bool, on_cpu: Callable[..., Answers], on_gpu: Callable[..., Answers], figure: Callable[[str], None]
+    kernels: bool,
+    weights: str,
+    on_cpu: Callable[..., Answers],
+    on_gpu: Callable[..., Answers],
+    figure: Callable[[str], None],
 ) -> None:
     jobs = [*JOBS.values()]
     count = sum(job.max_new_tokens or 0 for job in jobs)
-    assert are_alike(on_gpu(jobs, kernels=kernels, drafts=False), on_cpu(jobs))
-    figure(
-        f"lazy streams, {'kernels' if kernels else 'mask'}: the {count} tokens of {len(jobs)} jobs are the CPU's"
-    )
+    asked = {} if weights == "float32" else {"model": small_and_plain(weights, context_length=600)[0]}
+    assert are_alike(on_gpu(jobs, kernels=kernels, drafts=False, **asked), on_cpu(jobs, **asked))
+    kind = f"{weights}, {'kernels' if kernels else 'mask'}"
+    figure(f"lazy streams, {kind}: the {count} tokens of {len(jobs)} jobs are the CPU's")
 
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "mask"])
@@ -210,4 +225,5 @@ def test_a_planted_mistake_is_found(
     except (AssertionError, RuntimeError, JobError) as error:
         found = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:70]}"
     assert found
+    assert torch.cuda.current_stream() == torch.cuda.default_stream(), "what comes after it runs on another stream"
     figure(f"planted: {mistake}: {found}")

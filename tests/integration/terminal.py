@@ -39,13 +39,10 @@ class Terminal:
         """What Ctrl-C does; the terminal is not the process's controlling one, so that it is sent by hand."""
         self.process.send_signal(signal.SIGINT)
 
-    def interrupt_until_it_ends(self) -> None:
-        """Ctrl-C, and once more where it was not heard: one just before a read begins does not end the read."""
-        for _ in range(10):
-            self.interrupt()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(30)
-                return
+    def interrupt_at_the_prompt(self) -> None:
+        """Ctrl-C, also where it comes just before a read begins, which it does not end: a line then does."""
+        self.interrupt()
+        self.type("\n")
 
     def exit_code(self) -> int:
         code = self.process.wait(100)

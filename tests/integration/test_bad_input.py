@@ -788,11 +788,6 @@ def test_a_read_only_replica(start_worker, no_broker):
         refused_start(start_worker(replica.url, GENQUEUE_BROKER_WAIT_S="1"), 3, "read-only", "primary")
 
 
-def test_a_device_that_is_not_there(start_worker, serving_broker):
-    """Found by the engine's process, which has torch. Another one: test_logs.py."""
-    refused_start(start_worker(serving_broker.url, "--device", "cuda:7"), 2, "cuda:7", "--device cpu")
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -19,8 +19,9 @@ from rq import Queue, SimpleWorker
 from rq.job import Job
 
 from producer.broker.embedded import EmbeddedBroker
-from tests.browser import Browser, open_browser, table_rows
+from tests.browser import table_rows
 from tests.dashboard_jobs import ANSWER, HOSTILE_ANSWER, MODEL_QUEUE, PROMPT, make_jobs
+from tests.devtools import Tab, open_tab
 
 
 @pytest.fixture
@@ -71,9 +72,17 @@ def dashboard(broker: EmbeddedBroker, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    """Headless Chromium with a fresh profile."""
-    return open_browser(tmp_path_factory.mktemp("chromium"))
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """Headless Chromium with a fresh profile, for the whole module: it takes longer to start than to use."""
+    with open_tab(tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+def dom(browser: Tab, url: str) -> str:
+    """The page as HTML, once its scripts have filled it."""
+    browser.open(url)
+    browser.until("!document.querySelector('[data-role=loading-placeholder]')")
+    return str(browser.run("document.documentElement.outerHTML"))
 
 
 def status_of(url: str, method: str = "GET", **headers: str) -> int:
@@ -87,8 +96,8 @@ def status_of(url: str, method: str = "GET", **headers: str) -> int:
 
 
 @pytest.mark.usefixtures("jobs_in_every_state")
-def test_queues_page_counts_the_jobs_of_every_state(dashboard: str, browser: Browser) -> None:
-    rows = table_rows(browser.dom(dashboard), "queues")
+def test_queues_page_counts_the_jobs_of_every_state(dashboard: str, browser: Tab) -> None:
+    rows = table_rows(dom(browser, dashboard), "queues")
     # queue, queued, deferred, scheduled, started, finished, failed, cancelled
     assert rows == [[MODEL_QUEUE, "2", "1", "0", "1", "2", "1", "2"]]
 
@@ -104,9 +113,9 @@ def test_queues_page_counts_the_jobs_of_every_state(dashboard: str, browser: Bro
     ],
 )
 def test_jobs_page_lists_our_jobs_without_their_prompts(
-    dashboard: str, browser: Browser, registry: str, job_ids: list[str]
+    dashboard: str, browser: Tab, registry: str, job_ids: list[str]
 ) -> None:
-    html = browser.dom(f"{dashboard}/0/view/jobs/{MODEL_QUEUE}/{registry}/8/asc/1")
+    html = dom(browser, f"{dashboard}/0/view/jobs/{MODEL_QUEUE}/{registry}/8/asc/1")
     cells = [row[0] for row in table_rows(html, "jobs")]
     for cell, job_id in zip(cells, job_ids, strict=True):
         assert cell.startswith(f"generate with tiny ({job_id}) {job_id}")
@@ -114,8 +123,8 @@ def test_jobs_page_lists_our_jobs_without_their_prompts(
 
 
 @pytest.mark.usefixtures("jobs_in_every_state")
-def test_job_page_shows_the_result_of_a_finished_job(dashboard: str, browser: Browser) -> None:
-    html = browser.dom(f"{dashboard}/0/view/job/done")
+def test_job_page_shows_the_result_of_a_finished_job(dashboard: str, browser: Tab) -> None:
+    html = dom(browser, f"{dashboard}/0/view/job/done")
     assert '<strong class="status status-finished">finished</strong>' in html
     assert ANSWER in html
     assert str(2**53 + 1) in html
@@ -124,25 +133,25 @@ def test_job_page_shows_the_result_of_a_finished_job(dashboard: str, browser: Br
 
 
 @pytest.mark.usefixtures("jobs_in_every_state")
-def test_job_page_links_to_the_job_that_a_deferred_one_waits_for(dashboard: str, browser: Browser) -> None:
+def test_job_page_links_to_the_job_that_a_deferred_one_waits_for(dashboard: str, browser: Tab) -> None:
     """rq-dashboard 0.9 answers 500 for a job with depends_on: it decodes ids that RQ 3 has decoded already."""
-    html = browser.dom(f"{dashboard}/0/view/job/waiting")
+    html = dom(browser, f"{dashboard}/0/view/job/waiting")
     assert '<strong class="status status-deferred">deferred</strong>' in html
     assert '<a href="/0/view/job/running">running</a>' in html
 
 
 @pytest.mark.usefixtures("jobs_in_every_state")
-def test_workers_page_shows_a_busy_worker_and_no_prompt(dashboard: str, browser: Browser) -> None:
+def test_workers_page_shows_a_busy_worker_and_no_prompt(dashboard: str, browser: Tab) -> None:
     """rq-dashboard 0.9 answers 500 while a worker is busy with a JSON job; mended, it would quote the prompt."""
-    html = browser.dom(f"{dashboard}/0/view/workers")
+    html = dom(browser, f"{dashboard}/0/view/workers")
     assert table_rows(html, "workers") == [["gpu-0", "generate with tiny (running)", MODEL_QUEUE]]
     assert PROMPT not in html
 
 
 @pytest.mark.usefixtures("jobs_in_every_state")
-def test_a_models_output_is_text_and_never_markup(dashboard: str, browser: Browser) -> None:
+def test_a_models_output_is_text_and_never_markup(dashboard: str, browser: Tab) -> None:
     """rq-dashboard 0.9 puts results into the page as HTML, so that a generated <img onerror=…> would run."""
-    html = browser.dom(f"{dashboard}/0/view/job/hostile")
+    html = dom(browser, f"{dashboard}/0/view/job/hostile")
     assert HOSTILE_ANSWER.replace("<", "&lt;").replace(">", "&gt;") in html
     assert "<title>Job hostile</title>" in html
 

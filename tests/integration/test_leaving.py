@@ -72,7 +72,7 @@ def test_a_busy_worker_leaves_without_redis_and_its_job_goes_on_elsewhere(
             assert job.result(timeout_s=90).status == "finished"
 
 
-@pytest.mark.parametrize("how", ["frozen", "killed"])
+@pytest.mark.parametrize("how", ["frozen", pytest.param("killed", marks=pytest.mark.long)])
 def test_an_idle_worker_leaves_without_redis(place: tuple[EmbeddedBroker, Crew], how: str):
     broker, crew = place
     worker = crew.one()

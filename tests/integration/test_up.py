@@ -150,7 +150,7 @@ def test_ctrl_c_cancels_an_answer_and_at_the_prompt_ends_everything(typed: Termi
         typed.wait_for("was cancelled")
     assert request.prompt == "Hello"
     typed.wait_for("> ", after="was cancelled")
-    typed.interrupt_until_it_ends()
+    typed.interrupt_at_the_prompt()
 
     assert typed.exit_code() == 0
     assert "Traceback" not in typed.seen

@@ -2,8 +2,8 @@
 import { FetchedEvents } from "./fetched.js";
 
 const AGAIN_MS = 500;
-/** Codes of errors that pass: Redis is away for a while. */
-const AWAY = ["broker_unavailable", "wait_timeout"];
+/** Codes of errors that pass: Redis is away for a while, or the gateway ends and another goes on. */
+const AWAY = ["broker_unavailable", "wait_timeout", "gateway_ending"];
 /** Whether an answer that is made cannot be had for good. An error without a code is a proxy's, and passes, too. */
 const isFinal = (error) => error?.code && ![...AWAY, "rate_limit_exceeded"].includes(error.code);
 

@@ -15,7 +15,7 @@ local left = {}
 local function left_of(name, limit)
   local fields = fields_of(KEYS[1], name, name .. '_at_ms')
   local known, at = tonumber(fields[1] or ''), tonumber(fields[2] or '')
-  if not known or not at then return limit end
+  if not known or not at or at > now + 60000 then return limit end -- the last: the clock has gone back
   return math.min(limit, known + math.max(0, now - at) * limit / 60000)
 end
 
@@ -24,7 +24,7 @@ for _, name in ipairs({'requests', 'tokens'}) do
   if limit > 0 then
     left[name] = left_of(name, limit)
     local needed = math.min(costs[name], limit) -- what takes more than a minute's is let in where all of that is left
-    if left[name] < needed then return {name, math.ceil((needed - left[name]) * 60000 / limit)} end
+    if ARGV[7] ~= '0' and left[name] < needed then return {name, math.ceil((needed - left[name]) * 60000 / limit)} end
   end
 end
 

@@ -233,6 +233,8 @@ class TestGenerate:
             (["--max-new-tokens", "0"], "max_new_tokens"),
             (["--device", "cuda:99"], "cuda:99"),
             (["--model-name", "other"], "other"),
+            (["--weights", "int3"], "int3"),
+            (["--weights", "bfloat16", "--dtype", "float16"], "engine.weights bfloat16"),
         ],
     )
     def test_bad_input(self, run, capsys, paths, options, said):

@@ -97,11 +97,14 @@ def test_memory_against_the_model(free_gib: int, context_that_fits: int, state: 
         free_bytes=free_gib * GIB,
         model_context=32_768,
         context_that_fits=context_that_fits,
+        smaller={"int8": 8 * GIB, "int4": 5 * GIB},
     )
     found = judge_memory("cuda:0", facts)
     assert (found.name, found.state) == ("memory", state)
     assert said in found.message
     assert f"cuda:0 has {free_gib}.0 GiB free" in found.message
+    in_small_forms = "with engine.weights, weights take: int8 8.0 GiB, int4 5.0 GiB"
+    assert (in_small_forms in found.message) == (context_that_fits < 32_768), "where it would help"
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Whose process has ended, as the kernel knows it: real processes, and the lock that each keeps."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,17 @@ def are_seen(memory: Path) -> bool:
     if ours._lock is not None:
         die(ours)
     return Lives.of_this_host().is_over("w1")
+
+
+def test_a_folder_that_is_removed_below_its_workers_leaves_nothing_to_do(tmp_path):
+    """logind removes what a user has in there once he logs out: upkeep went no further, again and again."""
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    ours = begin(folder, "w1")
+    shutil.rmtree(folder)
+    ours.tidy()
+    assert not ours.is_over("w1")
+    ours.end()
 
 
 def test_workers_of_one_host_and_user_see_each_other(memory):

@@ -28,6 +28,10 @@ def test_answers_and_streams_the_answer(paths):
     assert all(pieces)
 
 
+def test_weights_may_be_small(paths):
+    assert generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, weights="int8") == INTRODUCTION
+
+
 def test_takes_the_fields_of_a_request(paths):
     answer = generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, stop=["，"])
     assert answer == INTRODUCTION.partition("，")[0]
@@ -71,6 +75,8 @@ def test_an_error_of_the_listener_ends_it(paths):
         ({"model_name": "other"}, ConfigError, "which knows: tiny"),
         ({"device": "cuda:99"}, ConfigError, "cuda:99"),
         ({"dtype": "float8"}, ConfigError, "dtype 'float8'"),
+        ({"weights": "int3"}, ConfigError, "weights 'int3' are not known: use auto, .*int4"),
+        ({"weights": "float16", "dtype": "float32"}, ConfigError, "dtype is float32 and engine.weights float16"),
         ({"prompt": ""}, InvalidRequest, "prompt"),
         ({"max_new_tokens": 0}, InvalidRequest, "max_new_tokens"),
         ({"max_new_tokens": 2000}, InvalidRequest, "Set max_new_tokens to"),

@@ -223,9 +223,13 @@ class StaticPath:
 
 def _captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
     """A step that is replayed with one launch; what it returns is overwritten by the next replay."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        logits = step()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            logits = step()
+    except BaseException:
+        torch.cuda.set_stream(stream)  # torch stays on the stream of a capture that has failed
+        raise
 
     def replay() -> Tensor:
         """Logits, (rows, vocab) float32."""

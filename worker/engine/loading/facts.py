@@ -2,8 +2,10 @@
 
 import contextlib
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -16,10 +18,12 @@ from .driver import driver_cuda
 from .kv_cost import kv_cost
 from .memory import free_bytes, room_in
 from .model_config import read_config
-from .model_loader import torch_dtype
-from .weights_form import small_bytes, weights_form
+from .model_loader import skeleton, torch_dtype
+from .small_weights import planned_bytes
+from .weights_form import WeightsForm, weights_form
 
 _DEFAULT_OPTIONS = EngineOptions()
+_SMALL: tuple[Literal["int8"], Literal["int4"]] = ("int8", "int4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class MemoryFacts:
     """Tokens, of the model's own."""
     context_that_fits: int
     """Tokens, unless the setting asks for more; 0 where not even the weights fit."""
+    smaller: Mapping[str, int] = field(default_factory=dict)
+    """What the weights would take in each small form, where they have none and the model can have it."""
 
 
 def torch_facts() -> TorchFacts:
@@ -102,7 +108,16 @@ def memory_facts(
         dtype_name, options.weights, options.weights_group, getattr(config, "quantization_config", None)
     )
     dtype = torch_dtype(form.dtype, device)
-    weights = parameters * dtype.itemsize if form.small is None else small_bytes(tensors_of(folder), form, dtype)
+    there = tensors_of(folder)
+
+    def planned(form: WeightsForm) -> int:
+        return planned_bytes(skeleton(config, form, there), form, dtype)
+
+    weights = planned(form) if form.small else parameters * dtype.itemsize
+    smaller: dict[str, int] = {}
+    if not form.small:
+        with contextlib.suppress(ConfigError):  # the model cannot have them
+            smaller = {name: planned(replace(form, small=name, group=options.weights_group)) for name in _SMALL}
     free = free_bytes(device)
     return MemoryFacts(
         dtype=form.small or str(dtype).removeprefix("torch."),
@@ -110,4 +125,5 @@ def memory_facts(
         free_bytes=free,
         model_context=model_context(config).usual,
         context_that_fits=room_in(free - weights, kv_cost(config, dtype), device).usual,
+        smaller=smaller,
     )

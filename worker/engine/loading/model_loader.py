@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,19 +12,21 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 
 from ...engine_options import Group, Weights
 from ...errors import ConfigError
-from ...models.model_files import read_weights, tensors_of
+from ...models.model_files import StoredTensor, read_weights, tensors_of
 from ...progress import ReportProgress, no_progress
 from .device import check_dtype, default_dtype
 from .model_config import check_generation_config, read_config, reason_of
 from .packed_files import PackedLinear
 from .progress_bars import no_progress_bars
 from .small_weights import make_small
-from .weights_form import WeightsForm, weights_form
+from .weights_form import ADVICE, PackedFiles, WeightsForm, weights_form
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _OF_FILES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_PACKED, _SCALES = ".qweight", ".scales"
+"""Ends of names, of a matrix of GPTQ or AWQ."""
 
 
 class ModelLoader:
@@ -79,16 +81,18 @@ class ModelLoader:
     ) -> PreTrainedModel:
         """As the files have it first: what is not converted stays mapped, and takes no memory."""
         there = tensors_of(self._path)
-        kinds = [tensor.dtype for tensor in there.values() if tensor.dtype in _OF_FILES]
+        kinds = [
+            tensor.dtype
+            for name, tensor in there.items()
+            if tensor.dtype in _OF_FILES and not name.endswith(_SCALES)  # which have a dtype of their own
+        ]
         as_in_files = _OF_FILES[max(kinds, key=kinds.count)] if kinds else dtype
         if form.files is None:
             model, report = self._read(AutoModelForCausalLM, config, as_in_files)
         else:
-            described: Any = config.quantization_config
-            size = described.get("group_size", 128) if isinstance(described, dict) else described.group_size
             del config.quantization_config
             own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-            model, report = self._read(_with_packed(own, set(there), size, form), config, as_in_files)
+            model, report = self._read(_with_packed(own, there, form.files), config, as_in_files)
             cast("Any", model).__class__ = own
         self._check(report)
         make_small(model, form, dtype, device, progress)
@@ -124,12 +128,19 @@ class ModelLoader:
                 f"{list(in_file)} in the file and {list(by_config)} by config.json{_more(mismatched)}. Download "
                 "both again, from one place"
             )
-        if missing := sorted(report["missing_keys"]):
+        missing, unused = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+        if packed := [name for name in unused if missing and name.endswith(_PACKED)]:
+            raise ConfigError(
+                f"the weights in {self._path} are quantized, and {packed[0]} is not read here: it is of no linear "
+                "of this model (as where experts are one tensor), or config.json has no quantization_config. "
+                f"{ADVICE}"
+            )
+        if missing:
             raise ConfigError(
                 f"the model in {self._path} is incomplete: {len(missing)} tensors are missing that config.json "
                 f"asks for, {missing[0]} the first of them. Download it again, config.json with it"
             )
-        if unused := sorted(report["unexpected_keys"]):
+        if unused:
             logger.warning(
                 "config.json in %s has no place for %d tensors of the weights, %s the first of them: they are "
                 "left out",
@@ -139,17 +150,33 @@ class ModelLoader:
             )
 
 
-def _with_packed(own: Any, there: set[str], group: int, form: WeightsForm) -> Any:
+def skeleton(config: PreTrainedConfig, form: WeightsForm, there: Mapping[str, StoredTensor]) -> PreTrainedModel:
+    """The model as it is loaded before it is made small, without memory for its weights.
+
+    there: the tensors of the files.  Raises ConfigError where transformers makes no model of this configuration.
+    """
+    own: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = (_with_packed(own, there, form.files) if form.files else own)(config)
+    except Exception as error:
+        raise ConfigError(
+            f"config.json is refused by transformers: {reason_of(error)}. Correct it, or download it again"
+        ) from error
+    return model
+
+
+def _with_packed(own: Any, there: Mapping[str, StoredTensor], files: PackedFiles) -> Any:
     """A class whose models have the tensors of the files, where these are packed. transformers reads the rest."""
-    assert form.files is not None, "the files are packed"
-    files = form.files
 
     class Packed(own):  # type: ignore[misc]
         def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
             super().__init__(config, *args, **options)
             for name, module in list(self.named_modules()):
-                if type(module) is nn.Linear and f"{name}.qweight" in there:
-                    self.set_submodule(name, PackedLinear(module, group, files))
+                if type(module) is nn.Linear and f"{name}{_PACKED}" in there:
+                    scales = there.get(f"{name}{_SCALES}")
+                    dtype = _OF_FILES.get(scales.dtype if scales else "", torch.float16)
+                    self.set_submodule(name, PackedLinear(module, files, dtype))
 
     Packed.__name__ = Packed.__qualname__ = own.__name__
     return Packed

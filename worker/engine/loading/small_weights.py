@@ -48,18 +48,13 @@ def make_small(
 
     Raises ConfigError where a model has nothing to make small, or files that cannot be read so.
     """
-    places = list(_places(model))
-    if not places:
-        raise ConfigError(
-            f"engine.weights is {form.small}, and {type(model).__name__} keeps its matrices in modules of its own "
-            "that cannot be made small: leave it at auto"
-        )
+    places = _places_in(model, form)
     made: dict[int, SmallMatrix] = {}  # embedding and head may be one
-    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    ends = _ends(model)
     otherwise: list[str] = []
     for number, (parent, name, module) in enumerate(places):
         progress("loading weights", number, len(places))
-        matrix = _small(module, form, made, device, as_int8=form.small == "int8" or id(module) in ends)
+        matrix = _small(module, form, made, device, is_end=id(module) in ends)
         if form.small == "int4" and id(module) not in ends and isinstance(matrix, Int8Matrix):
             otherwise.append(f"{name} of {matrix.shape[1]} columns")
         setattr(parent, name, _module(module, matrix, dtype))
@@ -73,6 +68,27 @@ def make_small(
         )
     _convert_the_rest(model, dtype)
     progress("loading weights", len(places), len(places))
+
+
+def planned_bytes(model: PreTrainedModel, form: WeightsForm, dtype: torch.dtype) -> int:
+    """What `make_small` will make of a model, which may be on the meta device.  Raises ConfigError as it does."""
+    places, ends, seen, total = _places_in(model, form), _ends(model), set(), 0
+    for _, _, module in places:
+        if isinstance(module, PackedLinear):
+            total += module.planned_bytes
+        elif id(module.weight) not in seen:
+            seen.add(id(module.weight))
+            outputs, inputs = module.weight.shape
+            group = _int4_group(module, form, is_end=id(module) in ends)
+            if group is None:
+                total += outputs * (inputs + 4)
+            else:
+                total += outputs * (inputs // 2 + inputs // group * 3)
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in seen:
+            kept = parameter.dtype if _stays_as_it_is(model, name) else dtype
+            total += parameter.numel() * kept.itemsize
+    return total
 
 
 def described(model: nn.Module) -> str:
@@ -89,6 +105,17 @@ def described(model: nn.Module) -> str:
     return " and ".join(f"{form} ({size / 2**20:,.0f} MiB)" for form, size in sorted(counts.items()))
 
 
+def _places_in(model: PreTrainedModel, form: WeightsForm) -> list[tuple[nn.Module, str, Any]]:
+    """Raises ConfigError where there are none."""
+    places = list(_places(model))
+    if not places:
+        raise ConfigError(
+            f"engine.weights is {form.small}, and {type(model).__name__} keeps its matrices in modules of its own "
+            "that cannot be made small: leave it at auto"
+        )
+    return places
+
+
 def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """What can be made small, with the module that holds it and its name there."""
     for parent in list(model.modules()):
@@ -97,17 +124,29 @@ def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
                 yield parent, name, module
 
 
+def _ends(model: PreTrainedModel) -> set[int]:
+    """Embedding and head, by their `id`."""
+    return {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+
+
+def _int4_group(module: Any, form: WeightsForm, *, is_end: bool) -> int | None:
+    """Columns of a group; None for a matrix that is to be int8."""
+    if form.small == "int8" or is_end or isinstance(module, nn.Embedding):
+        return None
+    inputs = module.weight.shape[1]
+    return next((group for group in reversed(GROUPS) if group <= form.group and inputs % group == 0), None)
+
+
 def _small(
-    module: Any, form: WeightsForm, made: dict[int, SmallMatrix], device: torch.device, *, as_int8: bool
+    module: Any, form: WeightsForm, made: dict[int, SmallMatrix], device: torch.device, *, is_end: bool
 ) -> SmallMatrix:
     if isinstance(module, PackedLinear):
         return module.read(device)
     weight = module.weight.detach()
     key = weight.data_ptr()
     if key not in made:
-        inputs = weight.shape[1]
-        group = next((group for group in reversed(GROUPS) if group <= form.group and inputs % group == 0), None)
-        if as_int8 or isinstance(module, nn.Embedding) or group is None:
+        group = _int4_group(module, form, is_end=is_end)
+        if group is None:
             made[key] = _by_pieces(weight, to_int8, device)
         else:
             made[key] = _by_pieces(weight, lambda piece: to_int4(piece, group, zeros=True), device)
@@ -138,9 +177,14 @@ def _module(module: Any, matrix: SmallMatrix, dtype: torch.dtype) -> nn.Module:
 
 def _convert_the_rest(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Parameters alone: buffers, as of rotary embeddings, are float32 for a reason. As are some parameters."""
-    kinds = "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"  # not each version of transformers has both
-    as_they_are = {name for kind in kinds for name in getattr(model, kind, None) or ()}
     for name, parameter in model.named_parameters():
-        if not as_they_are & set(name.split(".")):
+        if not _stays_as_it_is(model, name):
             parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
+
+
+def _stays_as_it_is(model: PreTrainedModel, name: str) -> bool:
+    """name: of a parameter."""
+    kinds = "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"  # not each version of transformers has both
+    as_they_are = {name for kind in kinds for name in getattr(model, kind, None) or ()}
+    return bool(as_they_are & set(name.split(".")))

@@ -51,7 +51,7 @@ def grammar_of(request: GenerationRequest) -> str | None:
         case lark:
             _, _, schemas = lark.lark.partition("%json")
             for number in _NUMBER.finditer(schemas):
-                if abs(Decimal(number[0])) > _LARGEST:
+                if _is_too_large(number[0]):
                     raise _too_large(number[0])
             return str(LLMatcher.grammar_from_lark(lark.lark))
 
@@ -82,6 +82,12 @@ def with_small_numbers(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _largest(place: object, *, is_data: bool) -> int:
     return _LARGEST_COUNT if place in _COUNTS and not is_data else _LARGEST
+
+
+def _is_too_large(number: str) -> bool:
+    """Exactly where it has to be: a Decimal has bounds of its own, and raises beyond them."""
+    about = abs(float(number))
+    return about > _LARGEST or (about == _LARGEST and abs(Decimal(number)) > _LARGEST)
 
 
 def _too_large(number: object) -> InvalidRequest:

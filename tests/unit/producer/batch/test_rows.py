@@ -55,7 +55,8 @@ def test_a_row_goes_before_the_option_and_chat_makes_a_message_of_a_text() -> No
         (b'{"prompt": "Hi", "priority": "high"}', "priority: it is no field of a row"),
         (b'{"prompt": "Hi", "custom_id": 3}', "custom_id must be a text"),
         (b'{"prompt": "\\ud800"}', "lone surrogate"),
-        (b'{"prompt": "Hi", "temperature": NaN}', "temperature"),
+        (b'{"prompt": "Hi", "temperature": NaN}', "NaN is no value of JSON"),
+        (b'{"prompt": "Hi", "custom_id": "\\ud800"}', "lone surrogate"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_the_next_is_read(line: bytes, said: str) -> None:

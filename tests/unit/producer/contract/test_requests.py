@@ -14,6 +14,8 @@ from producer.contract.requests import MAX_PROMPT_CHARS
 from .strategies import generation_requests
 
 SECRET = "a prompt that no message may quote"
+CHAT = [{"role": "user", "content": "b"}]
+SCHEMA = {"name": "x", "schema": {"minimum": math.inf}}
 
 
 @given(generation_requests)
@@ -118,6 +120,11 @@ def test_a_request_cannot_be_changed() -> None:
         ({"prompt": "a", "max_new_tokens": 1, "min_new_tokens": 2}, "min_new_tokens must not be above"),
         ({"prompt": "a", "temperature": math.nan}, "temperature: "),
         ({"prompt": "a", "temperature": math.inf}, "temperature: "),
+        ({"messages": CHAT, "chat_template_kwargs": {"a": math.nan}}, "chat_template_kwargs: Out of range float"),
+        (
+            {"prompt": "a", "response_format": {"type": "json_schema", "json_schema": SCHEMA}},
+            "response_format: Out of range float",
+        ),
         ({"prompt": "a", "temperature": -0.1}, "temperature: "),
         ({"prompt": "a", "top_p": 0}, "top_p: "),
         ({"prompt": "a", "top_p": 1.1}, "top_p: "),

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
+from producer.gateway import last_words
 from producer.gateway.app import make_app
 from producer.gateway.gateway import Gateway
 from producer.gateway.serving import server_config
@@ -74,6 +75,12 @@ async def opened_live(**settings: Any) -> AsyncIterator[Door]:
         finally:
             server.should_exit = True
             await asyncio.wait_for(serving, LONG_S)
+
+
+@pytest.fixture(autouse=True)
+def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends nothing more behind a refusal is not waited for."""
+    monkeypatch.setattr(last_words, "SILENT_S", 0.05)
 
 
 @pytest.fixture

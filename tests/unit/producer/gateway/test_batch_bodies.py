@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from typing import Any
 
 import pytest
@@ -48,6 +49,9 @@ BAD: list[tuple[list[Any], str, int | None]] = [
     ([row(0, model=None)], "invalid_model", 1),
     ([row(0), row(1, stop="x" * 5_000)], "line_too_long", 2),
     ([row(n) for n in range(11)], "too_many_rows", 11),
+    ([row(0), *[b""] * 99, row(1)], "too_many_lines", 101),
+    ([row(0), json.dumps(row(1, temperature=math.nan)).encode()], "invalid_json_line", 2),
+    ([{**row(0), "custom_id": "\ud800"}], "invalid_json_line", 1),
 ]
 
 

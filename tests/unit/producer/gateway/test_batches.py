@@ -12,6 +12,7 @@ from openai.types import Batch
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response as OpenAIResponse
 
+from producer.batch.answers import Answer
 from producer.contract import EngineError, Keys
 from producer.gateway import batch_files, batch_run, batch_runners, stored_batches, stored_files
 from producer.testing import ScriptedWorker
@@ -204,10 +205,37 @@ async def test_a_batch_is_its_owners_alone(open_door: OpenDoor, worker: Scripted
         await begin(alice, row(0))
 
 
-async def test_batches_are_listed_page_by_page(door: Door):
+async def test_a_batch_on_which_gateways_fail_fails(
+    door: Door, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It was taken on again, every ten seconds, for as long as it was kept. What it has it keeps."""
+    monkeypatch.setattr(stored_batches, "LEASE_S", 0.2)
+    tries, good = [], batch_run.answer_line
+
+    def fail(answer: Answer, *others: object) -> dict[str, Any]:
+        if answer.row.custom_id == "id-1":
+            tries.append(answer)
+            raise ZeroDivisionError("a bug")
+        return good(answer, *others)
+
+    monkeypatch.setattr(batch_run, "answer_line", fail)
     client = client_of(door)
-    made = [(await begin(client, row(n))).id for n in range(5)]
-    assert [each.id async for each in client.batches.list(limit=2)] == sorted(made, reverse=True)
+    batch = await until(client, await begin(client, row(0), row(1)))
+    assert (batch.status, [error.code for error in batch.errors.data]) == ("failed", ["internal"])
+    assert len(tries) == batch_run.MOST_TRIES
+    assert "a bug" in caplog.text
+    assert "bug" not in batch.errors.data[0].message
+    assert worker.client.exists(KEYS.open_batches, KEYS.batch_runners) == 0
+
+
+async def test_batches_are_listed_page_by_page(door: Door, worker: ScriptedWorker):
+    """Also where some are gone by now: a page without any ended the list."""
+    client = client_of(door)
+    made = sorted([(await begin(client, row(n))).id for n in range(6)], reverse=True)
+    assert [each.id async for each in client.batches.list(limit=2)] == made
+    for gone in made[:3]:
+        worker.client.delete(KEYS.batch("", gone))
+    assert [each.id async for each in client.batches.list(limit=1)] == made[3:]
     assert (await door.http.get("/v1/batches?after=x")).json()["error"]["param"] == "after"
     for path in ("batch_x", "batch_..%2fx", "file-" + "0" * 32):
         assert (await door.http.get(f"/v1/batches/{path}")).status_code == 404

@@ -8,6 +8,7 @@ from openai import AsyncOpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from producer.gateway.calls import Call
 from producer.testing import ScriptedWorker
 
 from .conftest import Door, OpenDoor
@@ -160,8 +161,26 @@ async def test_the_same_idempotency_key_is_the_same_answer(door: Door, worker: S
         refused = await door.http.post("/v1/chat/completions", json=CHAT | other, headers=headers)
         assert refused.status_code == 422
         assert refused.json()["error"]["type"] == "invalid_request_error"
+        assert refused.json()["error"]["code"] == "idempotency_key_in_use"
     assert len(worker.requests) == 1
     assert worker.client.keys("rq:job:*-1") == []
+
+
+async def test_the_same_key_at_the_same_time_is_the_same_answer(
+    door: Door, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+):
+    """None of the two finds the other before it submits: the record of the first is that of both."""
+    find = door.gateway.producer.find_call
+
+    async def find_late(call_id: str) -> Call | None:
+        return await find(call_id) if next(found, True) else None
+
+    headers = {"Idempotency-Key": "mine"}
+    first = await door.http.post("/v1/chat/completions", json=CHAT | {"metadata": {"a": "1"}}, headers=headers)
+    found = iter([False])
+    monkeypatch.setattr(door.gateway.producer, "find_call", find_late)
+    second = await door.http.post("/v1/chat/completions", json=CHAT, headers=headers)
+    assert second.json() == first.json()
 
 
 async def test_what_a_job_fails_of_is_the_status_of_the_response(door: Door, worker: ScriptedWorker):

@@ -118,6 +118,8 @@ async def test_metrics_tell_what_was_asked(door: Door, worker: ScriptedWorker):
     made = (await door.chat("Hi")).json()
     for path in (f"/v1/chat/completions/{made['id']}", "/v1/chat/completions/none", "/v1/nothing", "/v1/models"):
         await door.http.get(path)
+    for method, path in (("BREW", "/v1/models"), ("BREW2", "/coffee"), ("GET", "/v1/chat/completions/v1")):
+        await door.http.request(method, path)  # no series of their own
     shown = await door.http.get("/metrics")
     samples = [each for family in text_string_to_metric_families(shown.text) for each in family.samples]
     requests = {
@@ -128,8 +130,10 @@ async def test_metrics_tell_what_was_asked(door: Door, worker: ScriptedWorker):
     assert requests == {
         ("POST", "/v1/chat/completions", "200"): 1,
         ("GET", "/v1/chat/completions/{id}", "200"): 1,
-        ("GET", "/v1/chat/completions/{id}", "404"): 1,
+        ("GET", "/v1/chat/completions/{id}", "404"): 2,
         ("GET", "other", "404"): 1,
+        ("other", "/v1/models", "405"): 1,
+        ("other", "other", "404"): 1,
         ("GET", "/v1/models", "200"): 1,
     }
     values = {each.name: each.value for each in samples if not each.labels}

@@ -1,22 +1,28 @@
 """Who is let in, what a request may look like, and how what goes wrong is answered."""
 
 import asyncio
+import gzip
 import hashlib
+import json
 import socket
 from pathlib import Path
 
 import httpx2
 import pytest
 import yaml
+from starlette.types import Message
 
 from producer.contract import GenqueueError, InvalidRequest, Keys
 from producer.gateway.api_keys import ApiKeys
+from producer.gateway.chunks import Chunks
+from producer.gateway.entrance import Entrance
 from producer.gateway.serving import serve
 from producer.gateway.settings import GatewaySettings
 from producer.settings import ProducerSettings
 from producer.testing import ScriptedWorker
 
 from .conftest import LONG_S, Door, OpenDoor
+from .events import all_events
 
 CHAT = "/v1/chat/completions"
 
@@ -254,10 +260,54 @@ async def test_what_nobody_has_foreseen_is_said_to_the_log_alone(door: Door, mon
         raise ZeroDivisionError("a secret")
 
     monkeypatch.setattr(door.gateway.producer, "models", fail)
-    answer = await door.http.get("/v1/models")
+    answer = await door.http.get("/v1/models", headers={"X-Request-Id": "mine"})
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.json()["error"]["type"] == "server_error"
+    assert answer.headers["x-request-id"] == "mine"
+    assert 'path="/v1/models",status="500"} 1.0' in (await door.http.get("/metrics")).text
+
+
+async def test_a_stream_that_fails_as_nobody_has_foreseen_says_so(door: Door, monkeypatch: pytest.MonkeyPatch):
+    of = Chunks.of
+    monkeypatch.setattr(Chunks, "of", lambda *of_it: of(*of_it) if of_it[2].id.seq == 0 else 1 // 0)
+    events = await all_events(await door.chat("Hi", stream=True))
+    assert events[-1].data["error"]["code"] == "internal"
+    assert len(events) == 2
+
+
+async def test_who_waits_while_the_process_ends_is_told_to_come_again():
+    """It was uvicorn's 500, without a body in OpenAI's form."""
+    told: list[Message] = []
+
+    async def wait(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    scope = {"type": "http", "path": "/v1/models", "query_string": b"", "headers": [(b"host", b"localhost")]}
+    asking = asyncio.ensure_future(Entrance(wait, None)(scope, wait, send))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert told[0]["status"] == 503
+    assert {b"retry-after", b"x-request-id"} <= dict(told[0]["headers"]).keys()
+    assert json.loads(told[1]["body"])["error"]["code"] == "gateway_ending"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/files"])
+async def test_a_body_that_is_compressed_is_refused(door: Door, path: str):
+    kind = "application/json" if path == CHAT else "multipart/form-data; boundary=x"
+    headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
+    answer = await door.http.post(path, content=gzip.compress(b"{}"), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "content_encoding")
+
+
+async def test_an_origin_that_is_none_is_one_elsewhere(door: Door):
+    answer = await door.http.post("/v1/files", headers={"Origin": "http://["})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "cross_origin")
 
 
 def test_an_address_that_is_taken_is_said(genqueue_worker: ScriptedWorker):

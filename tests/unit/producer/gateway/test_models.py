@@ -2,6 +2,7 @@
 
 import pytest
 
+from producer import operations
 from producer.testing import ScriptedWorker
 
 from .conftest import Door, OpenDoor
@@ -54,3 +55,13 @@ async def test_a_full_queue_is_to_be_tried_again(open_door: OpenDoor, worker: Sc
         assert refused.status_code == 429
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_names_of_models_that_are_not_there_are_not_kept_for_ever(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "ROSTERS_KEPT", 3)
+    for number in range(8):
+        body = Door.body("Hi") | {"model": f"none{number}"}
+        assert (await door.http.post("/v1/chat/completions", json=body)).status_code == 404
+    assert len(door.gateway.producer._operations._rosters) <= 3

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from producer.contract import BrokerUnavailable, WaitTimeout
 from producer.gateway.page_files import FOLDER, HEADERS, PATHS
 
 from .conftest import Door, OpenDoor
@@ -86,3 +87,11 @@ def test_no_script_reads_markup(script: Path):
     )
     assert not re.search(words, script.read_text())
     assert len(script.read_text().splitlines()) < 200
+
+
+def test_the_page_asks_again_after_what_passes():
+    """What a gateway says at its end is 503 in JSON: taken for the answer, it would be shown as an error."""
+    script = (FOLDER / "stream.js").read_text()
+    away = next(line for line in script.splitlines() if line.startswith("const AWAY"))
+    for code in (BrokerUnavailable.code, WaitTimeout.code, "gateway_ending"):
+        assert f'"{code}"' in away

@@ -338,3 +338,10 @@ async def test_what_cannot_be_is_refused(door: Door, fields: dict[str, Any], par
         assert answer.status_code == 200
     else:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_one_whose_events_are_gone_is_told_by_its_result(door: Door, worker: ScriptedWorker):
+    """It was `queued` then, for as long as anybody asked."""
+    made = (await door.http.post("/v1/responses", json={"model": "tiny", "input": "Hi"})).json()
+    worker.client.delete(Keys().events(made["id"].removeprefix("resp_")))
+    assert (await door.http.get(f"/v1/responses/{made['id']}")).json() == made

@@ -46,6 +46,18 @@ async def test_stored_ones_are_listed_and_no_other(door: Door, worker: ScriptedW
     assert 0 < worker.client.ttl(Keys().stored("")) <= 2 * 86_400
 
 
+async def test_they_are_deleted_page_by_page(door: Door):
+    """The last of a page, behind which the next begins, is deleted by then."""
+    chats = chats_of(door)
+    made = [(await chats.create(**asked(f"Hi {n}", store=True))).id for n in range(5)]
+    deleted = []
+    async for each in chats.list(limit=2):
+        assert (await chats.delete(each.id)).deleted
+        deleted.append(each.id)
+    assert sorted(deleted) == sorted(made)
+    assert [each async for each in chats.list()] == []
+
+
 async def test_metadata_is_changed_and_nothing_else(door: Door, worker: ScriptedWorker):
     chats = chats_of(door)
     made = await chats.create(**asked("Hi", store=True, metadata={"a": "b"}))

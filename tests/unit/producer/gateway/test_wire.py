@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import httpx2
 import pytest
 
+from producer.gateway import last_words
 from producer.testing import ScriptedWorker
 
 from .conftest import LONG_S, Door, OpenDoor
@@ -79,6 +80,17 @@ async def test_a_body_that_is_too_large_ends_the_connection(open_live_door: Open
         assert b"connection: close" in told.lower()
         assert b'"body_too_large"' in told
     assert (await door.chat("Hi")).status_code == 200
+
+
+async def test_who_still_sends_is_told_that_it_is_too_much(
+    open_live_door: OpenDoor, monkeypatch: pytest.MonkeyPatch
+):
+    """The connection was closed on what he had not sent yet: he knew of no answer, and tried again."""
+    monkeypatch.setattr(last_words, "SILENT_S", LONG_S)
+    door = await open_live_door(max_body_bytes=1_000)
+    for body in (Door.body("x" * 8_000_000), Door.body("x" * 2_000)):
+        answer = await door.http.post("/v1/chat/completions", json=body)
+        assert (answer.status_code, answer.headers["connection"]) == (413, "close")
 
 
 async def test_many_small_pieces_are_one_body(open_live_door: OpenDoor):

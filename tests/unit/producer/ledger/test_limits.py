@@ -7,6 +7,8 @@ from producer.ledger.limits import OPEN_MS, Limits, Reached, begin, end, stay
 
 from .steps import KEYS
 
+STILL_S = -50
+"""The clock stands still for so long."""
 LEFT, OPEN = KEYS.limits("alice"), KEYS.open_requests("alice")
 
 
@@ -15,14 +17,14 @@ def ask(
 ) -> Reached | None:
     """A request begins. The clock stands still until it is turned."""
     reached = begin(KEYS, owner, limits, request_id, tokens=tokens).run(client)
-    turn(client, -3600)
+    turn(client, STILL_S)
     return reached
 
 
 def over(client: redis.Redis, limits: Limits, request_id: str, unused: int) -> None:
     """It is over, and the clock stands still."""
     assert end(KEYS, "alice", limits, request_id, unused=unused).run(client) is None
-    turn(client, -3600)
+    turn(client, STILL_S)
 
 
 def turn(client: redis.Redis, seconds: float) -> None:
@@ -70,6 +72,24 @@ def test_what_is_refused_counts_for_nothing(client):
     assert ask(client, limits, "2", tokens=95).limit == "tokens"
     assert client.hgetall(LEFT) == before
     assert client.zrange(OPEN, 0, -1) == [b"1"]
+
+
+def test_a_request_ends_also_where_less_than_nothing_is_left(client):
+    """Its place stayed taken for half a minute, and nothing was given back."""
+    limits = Limits(tokens=100, at_once=1)
+    assert ask(client, limits, "1", tokens=1_000) is None
+    over(client, limits, "1", 0)
+    assert client.exists(OPEN) == 0
+    over(client, limits, "1", 950)
+    assert ask(client, limits, "2", tokens=50) is None
+
+
+def test_a_clock_that_has_gone_back_holds_nobody_up(client):
+    limits = Limits(requests=1)
+    assert ask(client, limits) is None
+    assert ask(client, limits).limit == "requests"
+    turn(client, -3600)
+    assert ask(client, limits) is None
 
 
 def test_what_a_request_has_not_taken_is_given_back(client):

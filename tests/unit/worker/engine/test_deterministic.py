@@ -1,4 +1,4 @@
-"""`engine.deterministic`: in bfloat16, to the last bit, what was before an answer changes nothing in it.
+"""`engine.deterministic`: with any weights, to the last bit, what was before an answer changes nothing in it.
 
 Logprobs are compared as they are, and so are keys and values: two bits that differ need not change a token.
 """
@@ -12,6 +12,7 @@ import torch
 
 from producer.contract import GenerationRequest
 from tests.models import CPU, random_model
+from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, Tokenizer
 from worker.engine.forward.choice import choose_path, prepare
 from worker.errors import ConfigError
@@ -21,12 +22,18 @@ from .asking import answer, ids_of, random_ids, request, start
 CHUNK = 8
 BASE = random_ids(90, seed=1)
 OTHER = random_ids(40, seed=2)
-ANSWERS = {"static": 10, "dynamic": 5}
+ANSWERS = {"static": 6, "dynamic": 3}
+
+
+def model_of(weights: str, dtype: torch.dtype):
+    if weights == "float":
+        return random_model(context_length=256).to(dtype)
+    return small_and_plain(weights, dtype=dtype, context_length=256)[0]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(context_length=256).to(torch.bfloat16)
+    return model_of("float", torch.bfloat16)
 
 
 def engine_of(model, tokenizer: Tokenizer, path: str, *, deterministic: bool = True, **options) -> Engine:
@@ -77,8 +84,13 @@ def differing(model, tokenizer: Tokenizer, path: str, *, deterministic: bool) ->
         model, tokenizer, path, deterministic=deterministic, prefix_cache_bytes=0, prompt_lookup=False
     )
     engine = engine_of(model, tokenizer, path, deterministic=deterministic)
+    return compared(fresh, engine, ANSWERS[path])
+
+
+def compared(fresh: Engine, engine: Engine, answers: int) -> tuple[int, int]:
+    """As `differing`.  fresh: undisturbed, as it knows no beginnings; `engine` is disturbed."""
     count = known = 0
-    for number in range(ANSWERS[path]):
+    for number in range(answers):
         asked = asked_of(number)
         undisturbed = answer(fresh, asked.model_copy(update={"prompt_lookup": False}), seed=number)
         expected = read_by(fresh)
@@ -91,10 +103,34 @@ def differing(model, tokenizer: Tokenizer, path: str, *, deterministic: bool) ->
 
 
 @pytest.mark.parametrize("path", ["static", "dynamic"])
-def test_nothing_that_was_before_changes_a_bit(path, model, tokenizer):
-    count, known = differing(model, tokenizer, path, deterministic=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("weights", ["float", "int8", "int4"])
+def test_nothing_that_was_before_changes_a_bit(path, dtype, weights, tokenizer):
+    count, known = differing(model_of(weights, dtype), tokenizer, path, deterministic=True)
     assert count == 0
     assert (known > 50) == (path == "static"), "beginnings that are known are used"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=pytest.mark.matrix)])
+@pytest.mark.parametrize(
+    "weights", ["int4", *(pytest.param(w, marks=pytest.mark.matrix) for w in ("int8", "float"))]
+)
+def test_nor_does_it_where_steps_are_compiled(dtype, weights, tokenizer):
+    """Both engines are at work in turn, so that neither has the compiler's latest."""
+    model = model_of(weights, dtype)
+    engines = [
+        engine_of(model, tokenizer, "static", compile="always", **options)
+        for options in ({"prefix_cache_bytes": 0}, {})
+    ]
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of torch, by torch
+        torch._dynamo.reset()  # its limit of compilations is for all engines of a process
+        for engine in engines:
+            engine.warm_up()
+            assert engine.path.compiled, engine.why
+    count, known = compared(*engines, 12)
+    assert count == 0
+    assert known > 50
 
 
 def test_which_it_does_in_the_usual_mode(model, tokenizer):

@@ -2,13 +2,15 @@
 
 import re
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from producer.contract import GenerationRequest
 from tests.families import family_model, toy_model
-from tests.models import CPU, ENGINES, engine_for, save_random_model
+from tests.models import CPU, ENGINES, engine_for, random_model, save_random_model
 from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, ModelLoader, Tokenizer
 from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_float, to_int4, to_int8
@@ -20,9 +22,24 @@ from worker.engine.loading.weights_form import WeightsForm
 from worker.errors import ConfigError
 from worker.progress import no_progress
 
-from .asking import Reference, answer, ids_of, random_ids, request, start
+from .asking import ForwardClock, Reference, answer, ids_of, random_ids, request, start
 
 PATTERN = r"[a-f]{2,9}-[0-9]{1,5}\.(one|two)"
+
+
+TO_BE_FORESEEN: dict[str, Callable[[], PreTrainedModel]] = {
+    "as most": random_model,
+    "tied": lambda: random_model(tied=True),
+    "columns that no group divides": lambda: random_model("gqa 7:1"),
+    "biases": lambda: family_model("llama with biases"),
+    "experts that are one tensor": lambda: toy_model(
+        model_type="qwen2_moe", moe_intermediate_size=64, shared_expert_intermediate_size=64, num_experts=4
+    ),
+    "Conv1D": lambda: toy_model(model_type="gpt2"),
+    "parameters that stay in float32": lambda: toy_model(
+        model_type="mamba2", num_heads=8, head_dim=16, n_groups=1
+    ),
+}
 
 
 def beyond(value: str):
@@ -79,19 +96,47 @@ def test_compiled(weights, tokenizer):
         assert ids_of(answer(engine, asked)) == ids_of(Reference(plain, tokenizer)(asked))
 
 
-def test_logprobs(engine, reference):
-    asked = request(random_ids(12), max_new_tokens=12, logprobs=3)
-    for ours, theirs in zip(answer(engine, asked), reference(asked), strict=True):
-        assert ours.logprob is not None
-        assert theirs.logprob is not None
-        assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-3)
+ASKED = {
+    "logprobs": request(random_ids(12), max_new_tokens=12, logprobs=3),
+    "sampled": request(random_ids(12), max_new_tokens=20, temperature=0.9, top_p=0.9, repetition_penalty=1.2),
+    "structure": GenerationRequest.parse({
+        "prompt_token_ids": random_ids(12), "max_new_tokens": 60, "grammar": {"type": "regex", "regex": PATTERN}
+    }),
+    "structure, with logprobs": GenerationRequest.parse({
+        "prompt_token_ids": random_ids(9), "max_new_tokens": 60, "logprobs": 1,
+        "grammar": {"type": "choice", "choice": ["a queue of jobs", "a queue of workers"]},
+    }),
+}  # fmt: skip
 
 
-def test_resumed_at_every_place(engine, reference):
-    asked = request(random_ids(12), max_new_tokens=20, temperature=0.9)
-    whole = ids_of(reference(asked, seed=3))
-    for cut in range(len(whole)):
-        assert ids_of(answer(engine, asked, seed=3, resumed_ids=whole[:cut])) == whole[cut:]
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_all_else_is_as_with_any_weights(asked, kind, weights, tokenizer):
+    """Resumed at the first place, in the midst, and before the last token."""
+    small, plain = small_and_plain(weights, context_length=256, eos_token_id=[2])
+    engine = engine_for(small, tokenizer, kind)
+    whole = Reference(plain, tokenizer)(asked, seed=3)
+    for cut in (0, 1, len(whole) // 2, len(whole) - 1):
+        steps = answer(engine, asked, seed=3, resumed_ids=ids_of(whole)[:cut])
+        assert ids_of(steps) == ids_of(whole)[cut:]
+        assert steps[-1].finish_reason == whole[-1].finish_reason
+        for ours, theirs in zip(steps, whole[cut:], strict=True):
+            assert (ours.logprob is None) == (asked.logprobs is None)
+            if ours.logprob and theirs.logprob:
+                assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_with_drafts_the_tokens_are_the_same(kind, weights, tokenizer, monkeypatch):
+    """Of a model of few words, which repeats itself."""
+    small, plain = small_and_plain(weights, vocab_size=16)
+    engine = engine_for(small, tokenizer, kind)
+    clock = ForwardClock(engine, monkeypatch)
+    asked = request([1, 2, 3, 4, 5] * 5, max_new_tokens=100, prompt_lookup=True)
+    expected = ids_of(Reference(plain, tokenizer)(asked.model_copy(update={"prompt_lookup": False})))
+    for _ in range(2):  # the first learns what a step costs
+        assert ids_of(answer(engine, asked)) == expected
+    assert clock.drafts
 
 
 def test_a_draft_is_read_as_its_tokens_would_be(engine, models):
@@ -111,16 +156,6 @@ def test_beginnings_are_reused(engine, reference):
     steps = list(generation := start(engine, second))
     assert generation.cached_tokens == 40
     assert ids_of(steps) == ids_of(reference(second))
-
-
-def test_held_to_a_structure(weights, tokenizer):
-    small, plain = small_and_plain(weights, context_length=256, eos_token_id=[2])
-    asked = GenerationRequest(
-        prompt_token_ids=random_ids(12), max_new_tokens=60, grammar={"type": "regex", "regex": PATTERN}
-    )
-    steps = answer(engine_for(small, tokenizer), asked, seed=1)
-    assert re.fullmatch(PATTERN, "".join(step.text for step in steps))
-    assert ids_of(steps) == ids_of(Reference(plain, tokenizer)(asked, seed=1))
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
@@ -226,15 +261,19 @@ class TestLoading:
         )
 
     @pytest.mark.parametrize("group", [32, 128])
-    def test_what_they_will_take_is_known_before(self, weights, group, tmp_path):
-        save_random_model(tmp_path)
+    @pytest.mark.parametrize("kind", TO_BE_FORESEEN)
+    def test_what_they_will_take_is_known_before(self, kind, weights, group, tmp_path):
+        TO_BE_FORESEEN[kind]().save_pretrained(tmp_path)
         options = EngineOptions(weights=weights, weights_group=group)
-        facts = memory_facts(tmp_path, CPU, "float32", 176_704, options)
-        model = ModelLoader(tmp_path, "float32", weights=weights, group=group).load(CPU)
-        taken = sum(bytes_of(module.matrix) for module in small_modules(model).values())
-        taken += sum(parameter.nbytes for parameter in model.parameters())
+        facts = memory_facts(tmp_path, CPU, "bfloat16", 1, options)
+        model = ModelLoader(tmp_path, "bfloat16", weights=weights, group=group).load(CPU)
+        matrices = {module.values.data_ptr(): module.matrix for module in small_modules(model).values()}
+        taken = sum(map(bytes_of, matrices.values())) + sum(tensor.nbytes for tensor in model.parameters())
         assert facts.dtype == weights
-        assert facts.weights_bytes == pytest.approx(taken, rel=0.02)
+        assert facts.weights_bytes == taken
+        assert facts.smaller == {}
+        in_floats = memory_facts(tmp_path, CPU, "bfloat16", 1, EngineOptions(weights_group=group))
+        assert in_floats.smaller[weights] == taken
 
     def test_floats_are_a_dtype(self, tmp_path):
         save_random_model(tmp_path)

@@ -47,11 +47,14 @@ def test_limits_beyond_them_are_brought_to_where_numbers_can_be_told_apart(given
     of_json(given)
 
 
-@pytest.mark.parametrize("number", ["-9223372036854775808", "-1e19", "9007199254740993"])
+@pytest.mark.parametrize(
+    "number", ["-9223372036854775808", "-1e19", "9007199254740993", "1e9999999", "1e" + "9" * 30]
+)
 def test_a_schema_within_a_grammar_is_looked_at_as_well(number):
     def grammar(lark: str) -> str | None:
         return grammar_of(GenerationRequest.parse({"prompt": "x", "grammar": {"type": "lark", "lark": lark}}))
 
     with pytest.raises(InvalidRequest, match=f"it has the number {number}"):
         grammar(f'start: "n: " %json {{"const": {number}}}')
+    assert grammar('json: %json {"minimum": 1e-99999999999999999999}')
     assert grammar(f'start: "{number}" | json\njson: %json {{"const": 5}}')
