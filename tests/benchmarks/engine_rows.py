@@ -36,7 +36,7 @@ class Row:
     first_token_over_llama_cpp: float | None
     """Its time over that of llama.cpp."""
     same_tokens: int | None
-    """How many tokens, from the first on, are those of the engine that was named first: greedy, of a trained model."""
+    """How many tokens, from the first on, are those of the engine named first: greedy, of a trained model."""
     peak_bytes: int | None
     note: str
     """How the engine ran, where it can run in more than one way."""
