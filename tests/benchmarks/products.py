@@ -22,7 +22,8 @@ from worker.engine import resolve_device
 from worker.engine.forward.matrices import bytes_of
 from worker.engine.sampling.sampler import Sampler
 
-from .engine import RESULTS, commit, hardware, measure_bandwidth, versions
+from .bandwidth import measure_bandwidth
+from .engine import RESULTS, commit, hardware, versions
 from .small_shapes import random_matrix
 
 LAYERS = 28
