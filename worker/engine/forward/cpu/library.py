@@ -1,4 +1,4 @@
-"""`linear.cpp`, compiled for this processor by the compiler of torch.compile, and kept where that keeps its code.
+"""The operator of `linear.cpp`, compiled for this processor by torch.compile's compiler, and kept beside its code.
 
 A file is named by all that it is made of, and is there whole or not at all: processes that compile it at the same
 time do so twice, and any of them may be ended half-way.
@@ -43,7 +43,13 @@ def _shape_of_linear(rows: Tensor, values: Tensor, scales: Tensor | None, zeros:
 def _built() -> Path:
     """Where it is; built, where it is not."""
     compiler = get_cpp_compiler()
-    made_of = [SOURCE.read_text(), *_FLAGS, get_compiler_version_info(compiler), torch.__version__, _processor()]
+    made_of = [
+        *(path.read_text() for path in _sources()),
+        *_FLAGS,
+        get_compiler_version_info(compiler),
+        torch.__version__,
+        _processor(),
+    ]
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
     folder = Path(cache_dir()) / "genqueue"
     library = folder / f"linear-{name}.so"
@@ -54,6 +60,10 @@ def _built() -> Path:
             _compile(compiler, made)
             made.replace(library)
     return library
+
+
+def _sources() -> list[Path]:
+    return [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
 
 
 def _compile(compiler: str, to: Path) -> None:

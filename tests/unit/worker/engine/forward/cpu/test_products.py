@@ -240,8 +240,9 @@ class TestBuilding:
 
     def test_is_in_the_package(self):
         """An installed worker compiles it as well."""
-        assert library.SOURCE.is_file()
-        assert "engine/forward/cpu/*.cpp" in Path("pyproject.toml").read_text()
+        data = Path("pyproject.toml").read_text()
+        assert {path.suffix for path in library._sources()} == {".cpp", ".h"}
+        assert all(f'"engine/forward/cpu/*{path.suffix}"' in data for path in library._sources())
 
 
 class TestWithout:
