@@ -145,17 +145,18 @@ def test_that_nobody_serves_a_model_is_said_at_once_and_once(
         stream.close()
 
 
+@pytest.fixture
+def fresh_rosters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look asks who serves the model."""
+    monkeypatch.setattr("producer.waits.ROSTER_AGE_S", 0)
+
+
 @BOTH
+@pytest.mark.usefixtures("fresh_rosters")
 def test_a_worker_that_restarts_just_at_the_first_look_is_waited_for(
-    handle: JobHandle,
-    worker: ScriptedWorker,
-    client: FakeRedis,
-    looks: Looks,
-    monkeypatch: pytest.MonkeyPatch,
-    wait: Callable[..., object],
+    handle: JobHandle, worker: ScriptedWorker, client: FakeRedis, looks: Looks, wait: Callable[..., object]
 ) -> None:
     """Its record lives for seconds only. The wait has seen it, and does not begin with the worst."""
-    monkeypatch.setattr("producer.waits.ROSTER_AGE_S", 0)
     worker.register()
     looks.before_each(lambda: client.delete("rq:worker:w1"), worker.register, lambda: worker.play("a"))
 
