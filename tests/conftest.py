@@ -20,9 +20,16 @@ from fakeredis import FakeServer
 from producer.broker.embedded import EmbeddedBroker
 from producer.testing.plugin import genqueue_worker  # noqa: F401 - this checkout's, whichever is installed
 
+from .order import longest_first
+
 # What is imported and collected stays. To go through it for garbage, again and again, takes a quarter of the time
 # of that, and 0.4 s in each test that has garbage collected: it is looked at no more.
 gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order in which they are begun."""
+    longest_first(items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -153,6 +153,7 @@ class Registrar:
         for last_word in (
             partial(self.refuse, job_id, failure),
             partial(self.call, self._worker.fail_unreadable, job_id),
+            partial(self.call, self._worker.forget_runs, job_id),
             partial(self.call, self._worker.put_down, job_id),
         ):
             try:

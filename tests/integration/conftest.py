@@ -1,7 +1,9 @@
 """Real processes against a real server."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -13,6 +15,9 @@ from producer.contract import StreamedEvent, Tokens
 from tests.models import tiny_model_paths
 
 from .worker_process import WorkerProcess
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +51,15 @@ def client(serving_broker: EmbeddedBroker) -> Iterator[redis.Redis]:
     """A plain client of the module's server."""
     with redis.Redis(port=serving_broker.port) as client:
         yield client
+
+
+@pytest.fixture
+def client_of() -> "Iterator[Callable[[str], OpenAI]]":
+    """Makes openai's clients of gateways, by their addresses. Their connections and streams end with the test."""
+    from openai import OpenAI  # noqa: PLC0415 - for those alone who use it
+
+    with contextlib.ExitStack() as stack:
+        yield lambda url: stack.enter_context(OpenAI(base_url=url, api_key="none", max_retries=0, timeout=100))
 
 
 @pytest.fixture

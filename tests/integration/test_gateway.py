@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -38,11 +38,12 @@ def gateway(redis_url: str, *options: str) -> Iterator[tuple[subprocess.Popen[st
             process.kill()
 
 
-def client_of(url: str) -> OpenAI:
-    return OpenAI(base_url=url, api_key="none", max_retries=0, timeout=100)
+ClientOf = Callable[[str], OpenAI]
 
 
-def test_a_client_goes_on_at_another_gateway(serving: WorkerProcess, serving_broker: EmbeddedBroker) -> None:
+def test_a_client_goes_on_at_another_gateway(
+    serving: WorkerProcess, serving_broker: EmbeddedBroker, client_of: ClientOf
+) -> None:
     """By the helper of the README."""
     answer = names_of(Document("producer/gateway/README.md").blocks("Coming back")[0])["answer"]
     asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONG["max_new_tokens"]}
@@ -64,7 +65,7 @@ def test_a_client_goes_on_at_another_gateway(serving: WorkerProcess, serving_bro
 
 
 def test_a_gateway_that_is_told_to_end_says_no_more_of_a_stream_than_that_it_was_cut(
-    serving: WorkerProcess, serving_broker: EmbeddedBroker
+    serving: WorkerProcess, serving_broker: EmbeddedBroker, client_of: ClientOf
 ) -> None:
     asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONG["max_new_tokens"], "stream": True}
     with gateway(serving_broker.url) as (process, url):
@@ -80,7 +81,7 @@ def test_a_gateway_that_is_told_to_end_says_no_more_of_a_stream_than_that_it_was
 
 
 def test_events_of_a_response_go_on_at_another_gateway(
-    serving: WorkerProcess, serving_broker: EmbeddedBroker
+    serving: WorkerProcess, serving_broker: EmbeddedBroker, client_of: ClientOf
 ) -> None:
     url = serving_broker.url
     with gateway(url) as (first, first_url), gateway(url) as (_, second_url):
@@ -109,7 +110,7 @@ def names_of(code: str) -> dict[str, Any]:
 
 
 def test_a_job_ends_whose_client_and_gateway_are_gone(
-    serving: WorkerProcess, serving_broker: EmbeddedBroker, client: redis.Redis
+    serving: WorkerProcess, serving_broker: EmbeddedBroker, client: redis.Redis, client_of: ClientOf
 ) -> None:
     asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONG["max_new_tokens"]}
     engine = engine_of(serving.process.pid)

@@ -16,7 +16,7 @@ from producer.contract import Keys
 from tests.documents import Document
 from tests.instant_worker import InstantWorker, answer_to
 
-from .test_gateway import client_of, gateway, names_of
+from .test_gateway import ClientOf, gateway, names_of
 
 pytestmark = pytest.mark.long  # the lease of a batch is ten seconds
 
@@ -103,7 +103,11 @@ def readme(
 
 
 def test_a_batch_is_finished_by_another_gateway(
-    worker: InstantWorker, broker: EmbeddedBroker, redis_client: redis.Redis, readme: Callable[[str], str]
+    worker: InstantWorker,
+    broker: EmbeddedBroker,
+    redis_client: redis.Redis,
+    readme: Callable[[str], str],
+    client_of: ClientOf,
 ) -> None:
     with gateway(broker.url) as (first, first_url):
         batch_id = begin(client_of(first_url))
@@ -119,7 +123,7 @@ def test_a_batch_is_finished_by_another_gateway(
             assert readme(second_url).startswith("completed BatchRequestCounts(completed=1, failed=0, total=1)\n{")
 
 
-def test_a_batch_outlives_everything() -> None:
+def test_a_batch_outlives_everything(client_of: ClientOf) -> None:
     """The server, which writes down what it is told, is killed alone, and then with the gateway."""
     with EmbeddedBroker(append_only=True) as broker, redis.Redis(port=broker.port) as client:
         worker = InstantWorker(client, pause_s=0.01)

@@ -404,9 +404,9 @@ def _server(*options: str) -> EmbeddedBroker:
     return EmbeddedBroker(options=options)
 
 
-async def _refusals(url: str) -> set[str]:
+async def _refusals(url: str, **options: float) -> set[str]:
     """What both producers say when they submit there."""
-    settings = ProducerSettings.load(redis_url=url)
+    settings = ProducerSettings.load(redis_url=url, **options)
     messages = set()
     with Producer(settings=settings) as producer, pytest.raises(BrokerUnavailable) as refused:
         producer.submit("Hi", model="tiny")
@@ -445,8 +445,9 @@ async def test_a_user_without_rights_to_the_keys_is_named_as_such() -> None:
 
 
 async def test_a_read_only_replica_is_named_as_such() -> None:
+    """It may be a primary again: each producer tries it for as long as a command may take."""
     with _server() as primary, _server("--replicaof", f"127.0.0.1 {primary.port}") as replica:
-        (refusal,) = await _refusals(replica.url)
+        (refusal,) = await _refusals(replica.url, socket_timeout_s=3)
 
     assert "read-only replica" in refusal
 

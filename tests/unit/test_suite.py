@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.order import PLACES, longest_first
 from tests.pairwise import axes, beyond_pairs
 
 TESTS = Path(__file__).parents[1]
@@ -63,6 +64,18 @@ def test_a_clock_that_is_read_there_is_found(source: str) -> None:
 @pytest.mark.parametrize("source", ["def now():\n    return time.time()", "later = lambda: time.time() + 5"])
 def test_a_clock_that_is_read_in_a_test_is_none_of_these(source: str) -> None:
     assert not clocks_read(source)
+
+
+def test_the_longest_files_are_begun_first_and_the_others_in_their_order(request: pytest.FixtureRequest) -> None:
+    assert [str(path) for path in PLACES if not path.is_file()] == []
+    *_, late = longest = list(PLACES)
+    others = [TESTS / "unit" / name for name in ("test_suite.py", "test_imports.py")]
+    items = [
+        pytest.Module.from_parent(request.session, path=path)
+        for path in (others[0], late, *others[::-1], *longest)
+    ]
+    longest_first(items)
+    assert [item.path for item in items] == [*longest[:-1], late, late, others[0], *others[::-1]]
 
 
 def bound(module: Path) -> set[str]:

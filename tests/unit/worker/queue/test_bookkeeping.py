@@ -23,6 +23,7 @@ from producer.contract import (
     WorkerLost,
 )
 from producer.ledger.delete import delete
+from producer.ledger.step import Step
 from worker.errors import BookkeepingFailed
 from worker.intake import MIN_RESULT_TTL_S, read_order
 from worker.queue import bookkeeping, running
@@ -61,13 +62,35 @@ def test_begin_shows_the_job_as_running_here(client, worker, job):
     assert client.ttl(job.key) == -1
 
 
-def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, job):
-    first = worker.begin(job, DIGEST)
-    second = worker.begin(job, DIGEST)
-    assert [each.id for each in Job.fetch(job.id, client, "json").get_executions()] == [second.id]
-    assert client.zrange(f"rq:wip:{NORMAL}", 0, -1) == [f"{job.id}:{second.id}".encode()]
-    assert not client.exists(first.key)
-    assert list(worker.executions) == [second.id]
+def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, job, monkeypatch):
+    def lose_answer(step, server, *, run=Step.run):
+        run(step, server)
+        raise redis.ConnectionError("Connection closed by server.")
+
+    def not_heard(*_, **__):
+        raise redis.ConnectionError("Connection refused.")
+
+    for owner, name, call in ((Step, "run", lose_answer), (Pipeline, "execute", not_heard)):
+        with monkeypatch.context() as cut:
+            cut.setattr(owner, name, call)
+            with pytest.raises(redis.ConnectionError):
+                worker.begin(job, DIGEST)
+    execution = worker.begin(job, DIGEST)
+    assert [each.id for each in Job.fetch(job.id, client, "json").get_executions()] == [execution.id]
+    assert client.zrange(f"rq:wip:{NORMAL}", 0, -1) == [execution.composite_key.encode()]
+    assert client.smembers(worker.executions_key) == {execution.composite_key.encode()}
+    assert client.keys("rq:execution:*") == [execution.key.encode()]
+    assert list(worker.executions) == [execution.id]
+
+
+def test_a_job_that_cannot_be_begun_and_is_given_up_is_shown_as_running_nowhere(client, worker, job):
+    client.delete(worker.key)
+    client.set(worker.key, "what is no record")
+    with pytest.raises(redis.ResponseError):
+        worker.begin(job, DIGEST)
+    worker.forget_runs(job.id)
+    assert client.zrange(f"rq:wip:{NORMAL}", 0, -1) == client.keys("rq:execution:*") == []
+    assert worker.executions == {}
 
 
 def test_begin_writes_nothing_for_a_job_that_a_sweep_has_moved_on(client, worker, job):
