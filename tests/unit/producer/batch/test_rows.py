@@ -96,6 +96,15 @@ def test_a_bad_row_of_a_table(row: str | bytes, said: str) -> None:
     assert good.request == GenerationRequest(prompt="Hi")
 
 
+def test_a_quote_that_is_never_closed_makes_no_prompt_of_the_rest() -> None:
+    first, bad = rows_of('text\nHi\n"two\nthree\nfour\n', table_rows, template="{text}")
+    assert first.request == GenerationRequest(prompt="Hi")
+    assert (bad.line, bad.request) == (3, None)
+    assert "a quote that is never closed" in bad.fault
+    [row] = rows_of('text\n"two\nthree"', table_rows, template="{text}")
+    assert row.request == GenerationRequest(prompt="two\nthree")
+
+
 @pytest.mark.parametrize("template", ["{", "{}", "{text!r}", "{text:>9}", "{0}", "{other}", "{text.upper}"])
 def test_a_template_that_does_not_fit_is_refused_before_any_row(template: str) -> None:
     with pytest.raises(InvalidRequest, match=r"--template"):
