@@ -37,8 +37,8 @@ CHECK_EVERY_S = 2.0
 """Between two looks at whether Redis is there, and still knows what it was told."""
 MOST_LIVES = 5
 """So often a job is lost and submitted again."""
-FULL_RETRY_S = 1.0
-"""Until rows for which the queue had no room are sent again, where none of ours has ended before."""
+REFUSED_RETRY_S = 1.0
+"""Until rows that the queue did not take are sent again, where none of ours has ended before."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Runner:
         self._again: deque[_Open] = deque()
         self._at_once = options.in_flight
         """Rows of one call. A queue with less room than that takes none of them."""
-        self._is_full = self._has_said_full = False
+        self._is_refused = self._has_said_refused = False
         self._is_failing = False
         self._error: BaseException | None = None
         self._outages: Outages
@@ -106,7 +106,7 @@ class Runner:
                     raise self._error
                 if chunk := self._next_chunk(feed):
                     await self._submit(chunk)
-                    await self._wait_for_room()
+                    await self._wait_after_refusal()
                 elif self._is_over(feed):
                     return
                 else:
@@ -149,14 +149,12 @@ class Runner:
             handles = await self._outages.through(
                 lambda: self._producer.submit_many(requests, job_ids=job_ids, **self._options.queue)
             )
-        except QueueFull as error:
-            self._sending = 0
-            self._again.extend(chunk)
-            self._note_full(error, len(chunk))
-            return
-        except (InvalidRequest, JobConflict) as error:
+        except (QueueFull, InvalidRequest, JobConflict) as error:
             self._sending = 0  # and not where Ctrl-C ends it: they may be there
-            if len(chunk) > 1:
+            if isinstance(error, QueueFull) or getattr(error, "param", "") == "group":
+                self._again.extend(chunk)
+                self._note_not_now(error, len(chunk))
+            elif len(chunk) > 1:
                 for item in chunk:
                     await self._submit([item])
             else:
@@ -169,18 +167,19 @@ class Runner:
             self._waits[task] = item
             task.add_done_callback(self._ended)
 
-    def _note_full(self, error: QueueFull, rows: int) -> None:
-        self._at_once, self._is_full = max(1, rows // 2), True
-        if not self._has_said_full:
-            self._has_said_full = True
-            self._say(f"{str(error).partition(';')[0]}: waiting for room")
+    def _note_not_now(self, error: GenqueueError, rows: int) -> None:
+        """No row is at fault: there is no room, or no live worker knows of groups yet."""
+        self._at_once, self._is_refused = max(1, rows // 2), True
+        if not self._has_said_refused:
+            self._has_said_refused = True
+            self._say(f"{str(error).partition(';')[0]}: waiting for that")
 
-    async def _wait_for_room(self) -> None:
-        """Until a job of ours has ended, or a while has passed, where the queue had no room."""
-        if self._is_full:
-            self._is_full = False
+    async def _wait_after_refusal(self) -> None:
+        """Until a job of ours has ended, or a while has passed, where the queue took no rows."""
+        if self._is_refused:
+            self._is_refused = False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FULL_RETRY_S):
+                async with asyncio.timeout(REFUSED_RETRY_S):
                     await self._changed.wait()
 
     async def _answer(self, row: Row, handle: AsyncJobHandle) -> Answer:

@@ -11,6 +11,7 @@ from producer.batch.outbox import Outbox
 from producer.batch.rows import Row
 from producer.batch.runner import Options, Runner
 from producer.contract import GenerationRequest, GenerationResult, GenqueueError, QueueFull
+from producer.contract.compatibility import PUBLISHED_FIELDS, check_understood
 
 ROWS = 9
 
@@ -63,11 +64,11 @@ async def test_a_queue_with_less_room_than_rows_in_flight_takes_them_by_and_by(r
         await runner_of(queue, write, said).run(iter(rows()), may_begin_without=False)
     assert written == [*range(1, ROWS + 1)]
     assert sorted(queue.job_ids) == [f"job-{line}" for line in range(1, ROWS + 1)]
-    assert [line.split(" ", 1)[1] for line in said] == ["jobs wait for tiny: waiting for room"] * (room < 8)
+    assert [line.split(" ", 1)[1] for line in said] == ["jobs wait for tiny: waiting for that"] * (room < 8)
 
 
 async def test_room_that_others_make_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FULL_RETRY_S", 0.001)
+    monkeypatch.setattr(module, "REFUSED_RETRY_S", 0.001)
     queue, written = SmallQueue(0), []
     running = asyncio.create_task(
         runner_of(queue, lambda answer: written.append(answer.row.line), []).run(
@@ -93,3 +94,26 @@ async def test_an_output_that_cannot_be_written_ends_it_also_where_the_queue_is_
         with pytest.raises(GenqueueError, match="no space"):
             await runner_of(queue, write, []).run(iter(rows()), may_begin_without=False)
     assert queue.job_ids == ["job-1"]
+
+
+async def test_no_row_fails_for_a_group_that_no_live_worker_knows_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an upgrade: the output would hold the failures for good."""
+    monkeypatch.setattr(module, "REFUSED_RETRY_S", 0.001)
+    queue, said, written, understood = SmallQueue(8), [], [], [frozenset[str]()]
+    take = queue.submit_many
+
+    async def submit_many(requests: Sequence[object], *, job_ids: Sequence[str]) -> list[Handle]:
+        check_understood([frozenset({"group"})], understood)
+        return await take(requests, job_ids=job_ids)
+
+    def say(line: str) -> None:
+        said.append(line)
+        understood[0] = PUBLISHED_FIELDS
+
+    queue.submit_many = submit_many  # type: ignore[method-assign]
+    runner = Runner(queue, Options({}, in_flight=8), Outbox(written.append, in_order=True), say)  # type: ignore[arg-type]
+    async with asyncio.timeout(60):
+        await runner.run(iter(rows()), may_begin_without=False)
+    assert [answer.failed for answer in written] == [False] * ROWS
+    [line] = said
+    assert line.startswith("no live worker understands 'group': upgrade the workers")
