@@ -95,6 +95,11 @@ class Subscriptions:
         return min(longest_s, self._cold.next_check_in_s(now_s))
 
     @property
+    def follows_one(self) -> bool:
+        """Whether one stream is read, and nothing else looked at."""
+        return len(self._hot) == 1 and not self._cold and not self._rung
+
+    @property
     def have_bells(self) -> bool:
         """Whether a read that blocks would miss what is new."""
         return bool(self._rung)

@@ -13,8 +13,9 @@ from typing import Any
 
 import redis
 
+from .blocked_reads import BlockedReads
 from .broker.advice import broker_unavailable, is_transient
-from .broker.bounds import close_now, drop_idle
+from .broker.bounds import close_now, drop_idle, is_bounded
 from .broker.connections import BLOCK_S, address, block_ms
 from .broker.meaning import is_wrong_type
 from .contract import EventId, Keys
@@ -52,6 +53,7 @@ class Hub:
     ) -> None:
         self._blocking_client = blocking_client
         self._owns_clients = owns_clients
+        self._reads = BlockedReads(blocking_client) if owns_clients and is_bounded(blocking_client) else None
         self._subscriptions = Subscriptions(keys, uuid.uuid4().hex)
         self._waker = Waker(client, self.wake_key)
         self._silence = Silence()
@@ -133,13 +135,20 @@ class Hub:
         try:
             while streams := self._next_read():
                 self._read(streams)
+            self._let_go()
         except Exception as error:
             with self._changed:
+                self._let_go()
                 if self._closed:  # redis-py's words for a connection that was closed under it are many
                     return
                 self._thread = None  # whoever comes from here on needs another
                 self._subscriptions.fail_all(error)
             raise
+
+    def _let_go(self) -> None:
+        """Of the connection, also of one that was made while the producer was closed."""
+        if self._reads is not None:
+            self._reads.hang_up()
 
     def _next_read(self) -> dict[str, str]:
         """Wait until there is something to follow. Empty once closed."""
@@ -147,6 +156,8 @@ class Hub:
             while not self._closed:
                 if streams := self._subscriptions.next_read(time.monotonic()):
                     return streams
+                if self._reads is not None:
+                    self._reads.rest()
                 self._changed.wait()
         return {}
 
@@ -154,22 +165,34 @@ class Hub:
         client = self._blocking_client
         block = block_ms(client, self._subscriptions.block_s(time.monotonic(), BLOCK_S))
         try:
-            reply: Any = client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
+            reply = self._xread(streams, block)
         except redis.RedisError as error:
             strays = self._strays(streams) if is_wrong_type(error) else []
             with self._changed:
                 self._subscriptions.read_failed()
                 if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
                     self._subscriptions.fail_all(broker_unavailable(error, address(client)))
-            if self._owns_clients:
-                drop_idle(client)  # a server that was demoted keeps its connections, and they lead nowhere
+            self._drop()  # a server that was demoted keeps its connections, and they lead nowhere
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, RETRY_S)
         else:
             with self._changed:
                 self._subscriptions.deliver(reply)
             if self._owns_clients and self._silence.is_suspect(reply):
-                drop_idle(client)
+                self._drop()
+
+    def _xread(self, streams: dict[str, str], block: int) -> Any:
+        if self._reads is None:
+            return self._blocking_client.xread(streams, count=READ_COUNT, block=block)  # type: ignore[arg-type]
+        may_run_ahead = self._subscriptions.follows_one
+        return self._reads.read(streams, count=READ_COUNT, block_ms=block, may_run_ahead=may_run_ahead)
+
+    def _drop(self) -> None:
+        """Have the next read made on a new connection, if connections are ours to drop."""
+        if self._reads is not None:
+            self._reads.hang_up()
+        if self._owns_clients:
+            drop_idle(self._blocking_client)
 
     def _strays(self, streams: dict[str, str]) -> list[str]:
         """Those of the streams that are none. The read's own error does not say which."""

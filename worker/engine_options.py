@@ -45,7 +45,7 @@ class EngineOptions(BaseModel):
     turns the reuse of common beginnings off."""
     parked_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
     """For the keys and values of jobs that wait for one of a higher priority, in host memory. What does not fit is
-    read again."""
+    read again. On a GPU, the first GiB of both budgets is pinned at the start."""
     prompt_lookup: bool = True
     """Whether drafts are taken from the prompt and the output, for requests that do not say."""
     deterministic: bool = False

@@ -212,6 +212,11 @@ class AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, AsyncPool
     """As `AsyncPool`, for the primary that Sentinels name."""
 
 
+def is_bounded(client: redis.Redis) -> bool:
+    """Whether its connections are those of here, to a server of its own process."""
+    return issubclass(client.connection_pool.connection_class, _Bounded)
+
+
 def drop_idle(client: redis.Redis) -> None:
     """Close the connections that nobody uses: the next command makes one, to wherever the address leads now."""
     client.connection_pool.disconnect(inuse_connections=False)

@@ -1,69 +1,48 @@
 """The engine against its peers, side by side in one run: `make bench-engine`, on a CPU and on a GPU.
 
     python -m tests.benchmarks.engine --shape qwen2-7b --device cuda:0 --dtype bfloat16 --save h100
-    python -m tests.benchmarks.engine --shape qwen2-0.5b --sampling greedy --engines genqueue genqueue-bfloat16 \\
-        genqueue-int8 genqueue-int4 llama.cpp llama.cpp-bfloat16 llama.cpp-q8_0 llama.cpp-q4_0
+    python -m tests.benchmarks.engine --shape qwen2-0.5b --sampling greedy --engines genqueue llama.cpp \\
+        genqueue-bfloat16 llama.cpp-bfloat16 genqueue-int8 llama.cpp-q8_0 genqueue-int4 llama.cpp-q4_0
+    python -m tests.benchmarks.engine --model-path FOLDER --sampling greedy --engines generate genqueue \\
+        llama.cpp genqueue-drafts generate-drafts
 
-Every engine gets the same weights and the same prompts, in turn, round after round. The last line of stdout is
+Every engine gets the same weights and the same prompts, in turn, in the order in which they are named, round after
+round. A ratio to llama.cpp is the median of those of each round, with weights as small. The last line of stdout is
 one JSON object; the table before it, on stderr, is for people. `--save NAME` keeps the object in results/.
 """
 
 import argparse
-import copy
 import gc
 import importlib.metadata
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from transformers import Qwen2ForCausalLM
+from transformers import PreTrainedModel
 
 from worker.engine import resolve_device
+from worker.engine_options import Weights
 
+from .bandwidth import measure_bandwidth
 from .engine_peers import PEERS, LlamaCpp, Peer, Run
-from .shapes import MAX_POSITIONS, SHAPES, build, bytes_per_token
-from .small_shapes import build_small
+from .engine_rows import Row, common, over, place, summarize, table
+from .shapes import MAX_POSITIONS, SHAPES, bytes_per_token
+from .subjects import RandomWeights, Subject, TrainedModel
 
 RESULTS = Path(__file__).parent / "results"
 LLAMA_CPP = "llama.cpp"
 LLAMA_CPPS = [LLAMA_CPP, *(f"{LLAMA_CPP}-{form}" for form in ("bfloat16", "q8_0", "q4_0"))]
 DEFAULT = ["genqueue", "genqueue-dynamic", "generate", "generate-static", "model-loop"]
-MEASURED_BYTES = 2**30
-
-
-@dataclass(frozen=True)
-class Row:
-    """One engine on one prompt."""
-
-    engine: str
-    shape: str
-    device: str
-    dtype: str
-    prompt_tokens: int
-    sampling: str
-    prefill_ms: float | None
-    ttft_ms: float
-    tokens_per_second: float
-    """Median over the rounds."""
-    tokens_per_second_spread: tuple[float, float]
-    """Slowest and fastest round."""
-    fraction_of_bandwidth: float | None
-    peak_bytes: int | None
-    note: str
-    """How the engine ran, where it can run in more than one way."""
 
 
 def main() -> None:
@@ -72,62 +51,80 @@ def main() -> None:
     device = resolve_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
+    path = RESULTS / f"{options.save}.json"
     rows: list[Row] = []
-    bandwidths: list[float] = []
-    for shape in options.shape:
-        for row, measured in measure_shape(shape, device, options, console):
-            rows.append(row)
-            bandwidths += measured
-            result = summary(rows, bandwidths, device)
+    if options.add and path.exists():
+        rows = [Row(**row) for row in json.loads(path.read_text())["rows"]]
+    for subject in subjects(options):
+        for row in measure_subject(subject, device, options, console):
+            rows = [*(kept for kept in rows if place(kept) != place(row)), row]
             if options.save:  # after each row: a run that is cut off must not be lost
-                (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
+                path.write_text(json.dumps(summary(rows, device), indent=1) + "\n")
+    result = summary(rows, device)
     console.print(f"{result['hardware']}: {result['bandwidth_gb_s']} GB/s")
     console.print(table(rows))
     print(json.dumps(result))
 
 
-def summary(rows: list[Row], bandwidths: list[float], device: torch.device) -> dict[str, Any]:
+def subjects(options: argparse.Namespace) -> list[Subject]:
+    """What was asked for."""
+    longest = max(options.prompt_tokens) + options.new_tokens
+    positions = max(MAX_POSITIONS, -(-longest // 256) * 256)
+    shapes = options.shape or ([] if options.model_path else ["tiny", "qwen2-0.5b"])
+    return [
+        *(RandomWeights(shape, positions) for shape in shapes),
+        *(TrainedModel(folder) for folder in options.model_path),
+    ]
+
+
+def summary(rows: list[Row], device: torch.device) -> dict[str, Any]:
     """What is printed and kept."""
     return {
         "hardware": hardware(device),
         "versions": versions(),
         "commit": commit(),
         "threads": torch.get_num_threads(),
-        "bandwidth_gb_s": round(statistics.median(bandwidths) / 1e9, 2),
+        "bandwidth_gb_s": round(statistics.median(row.bandwidth_gb_s for row in rows), 2),
         "rows": [asdict(row) for row in rows],
     }
 
 
-def measure_shape(
-    shape: str, device: torch.device, options: argparse.Namespace, console: Console
-) -> Iterator[tuple[Row, list[float]]]:
-    """All rows of one shape, each with the bandwidth that was measured in its rounds, in bytes a second."""
+def measure_subject(
+    subject: Subject, device: torch.device, options: argparse.Namespace, console: Console
+) -> Iterator[Row]:
+    """All rows of one model."""
     dtype = getattr(torch, options.dtype)
-    peers = make_peers(shape, device, dtype, options)
+    peers = make_peers(subject, device, dtype, options)
     for name, peer in peers.items():
-        console.print(f"{shape}: warming up {name}")
+        console.print(f"{subject.name}: warming up {name}")
         peer.warm_up()
         if peer.note:
             console.print(f"{name}: {peer.note}")
     for prompt_tokens in options.prompt_tokens:
         for sampling in options.sampling:
-            runs, peaks, bandwidths = measure_in_turn(peers, prompt_tokens, sampling == "sampled", options, device)
-            for name in runs:
-                own, small = peers[name].dtype or dtype, peers[name].weights
-                read = bytes_per_token(SHAPES[shape], own, prompt_tokens + options.new_tokens // 2, small)
-                row = Row(
+            prompt = subject.prompt(prompt_tokens)
+            runs, peaks, bandwidths = measure_in_turn(peers, prompt, sampling == "sampled", options, device)
+            reference = next(iter(runs.values()))[-1].tokens
+            for name, own in runs.items():
+                peer = peers[name]
+                weights, kept = peer.read_as or (peer.form, peer.dtype or dtype)
+                read = bytes_per_token(subject.config, kept, prompt_tokens + options.new_tokens // 2, weights)
+                comparable = sampling == "greedy" and subject.trained
+                yield Row(
                     engine=name,
-                    shape=shape,
+                    shape=subject.name,
                     device=str(device),
-                    dtype=f"{str(own).removeprefix('torch.')}{f', {small}' if small else ''}",
+                    dtype=", ".join(filter(None, [str(peer.dtype or dtype).removeprefix("torch."), peer.form])),
                     prompt_tokens=prompt_tokens,
                     sampling=sampling,
+                    bandwidth_gb_s=round(statistics.median(bandwidths) / 1e9, 2),
+                    same_tokens=common(reference, own[-1].tokens) if comparable else None,
                     peak_bytes=peaks[name],
-                    note=peers[name].note,
-                    **summarize(runs[name], [read / bandwidth for bandwidth in bandwidths]),
+                    note=peer.note,
+                    **over(own, runs.get(rival(peer, peers))),
+                    **summarize(own, [read / bandwidth for bandwidth in bandwidths]),
                 )
-                yield row, bandwidths
     for peer in peers.values():
         peer.close()
     peers.clear()
@@ -135,45 +132,43 @@ def measure_shape(
     torch._dynamo.reset()
 
 
+def rival(peer: Peer, peers: dict[str, Peer]) -> str:
+    """llama.cpp with weights as small; an empty name where it takes no part, or is this peer."""
+    for name, other in peers.items():
+        alike = (other.dtype, other.weights) == (peer.dtype, peer.weights)
+        if alike and isinstance(other, LlamaCpp) and other is not peer:
+            return name
+    return ""
+
+
 def make_peers(
-    shape: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
+    subject: Subject, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
 ) -> dict[str, Peer]:
     """Those that were asked for and can be had; all that are of one form share their weights."""
-    longest = max(options.prompt_tokens) + options.new_tokens
-    positions = max(MAX_POSITIONS, -(-longest // 256) * 256)
-
-    @cache
-    def model(form: str | None, own: torch.dtype) -> Qwen2ForCausalLM:
-        if form is None:
-            return build(shape, device, own, positions=positions)
-        config = copy.deepcopy(SHAPES[shape])
-        config.max_position_embeddings = positions
-        return build_small(config, device, own, form)
-
+    model: Callable[[Weights, torch.dtype], PreTrainedModel] = cache(
+        lambda weights, own: subject.model(device, own, weights)
+    )
     torch._dynamo.config.recompile_limit = 8 * len(options.engines)  # a process has one engine else
-    peers = {
-        name: peer(model(peer.weights, peer.dtype or dtype), device)
-        for name, peer in PEERS.items()
-        if name in options.engines
-    }
+    peers: dict[str, Peer] = {}
     for name in options.engines:
-        if name.startswith(LLAMA_CPP):
-            form = name.removeprefix(LLAMA_CPP).removeprefix("-") or options.dtype
-            llama = LlamaCpp(shape, form, torch.get_num_threads(), options.llama_python)
-            if llama.available:
-                peers[name] = llama
+        if name in PEERS:
+            peer = PEERS[name]
+            peers[name] = peer(model(peer.weights, peer.dtype or dtype), subject.tokenizer, device)
+            continue
+        form = name.removeprefix(LLAMA_CPP).removeprefix("-")
+        llama = LlamaCpp(subject.for_llama_cpp, form, dtype, options)
+        if llama.available:
+            peers[name] = llama
     return peers
 
 
 def measure_in_turn(
-    peers: dict[str, Peer], prompt_tokens: int, sampled: bool, options: argparse.Namespace, device: torch.device
+    peers: dict[str, Peer], prompt: list[int], sampled: bool, options: argparse.Namespace, device: torch.device
 ) -> tuple[dict[str, list[Run]], dict[str, int], list[float]]:
     """Rounds in which every engine has its turn, after one short run each that pays for what is made once.
 
     The bandwidth is measured in every round, too: that of a shared machine changes from minute to minute.
     """
-    vocabulary = min(config.vocab_size for config in SHAPES.values()) - 8
-    prompt = random.Random(prompt_tokens).choices(range(8, vocabulary), k=prompt_tokens)
     able = {name: peer for name, peer in peers.items() if not (sampled and isinstance(peer, LlamaCpp))}
     runs: dict[str, list[Run]] = {name: [] for name in able}
     peaks = dict.fromkeys(able, 0)
@@ -191,45 +186,7 @@ def measure_in_turn(
     return runs, peaks, bandwidths
 
 
-def summarize(runs: list[Run], seconds_per_token: list[float]) -> dict[str, Any]:
-    """Medians.  seconds_per_token: what reading weights and cache takes at the bandwidth of each round."""
-    speeds = [run.tokens_per_second for run in runs]
-    prefills = [run.prefill_s for run in runs if run.prefill_s is not None]
-    fractions = [speed * seconds for speed, seconds in zip(speeds, seconds_per_token, strict=True)]
-    return {
-        "prefill_ms": round(statistics.median(prefills) * 1000, 3) if prefills else None,
-        "ttft_ms": round(statistics.median(run.first_token_s for run in runs) * 1000, 3),
-        "tokens_per_second": round(statistics.median(speeds), 2),
-        "tokens_per_second_spread": (round(min(speeds), 2), round(max(speeds), 2)),
-        "fraction_of_bandwidth": round(statistics.median(fractions), 3),
-    }
-
-
 # -- what it ran on
-
-
-def measure_bandwidth(device: torch.device) -> float:
-    """Bytes a second: of a copy within a GPU, which reads and writes; of a read by all threads of a CPU."""
-    source = torch.ones(MEASURED_BYTES // 4, device=device)
-    if device.type == "cuda":
-        target = torch.empty_like(source)
-
-        def once() -> None:
-            target.copy_(source)
-            torch.cuda.synchronize(device)
-
-        return 2 * MEASURED_BYTES / fastest(once, 20)
-    return MEASURED_BYTES / fastest(source.sum, 10)
-
-
-def fastest(action: Callable[[], object], times: int) -> float:
-    """Seconds of the fastest of some runs."""
-    best = float("inf")
-    for _ in range(times):
-        started_at = time.perf_counter()
-        action()
-        best = min(best, time.perf_counter() - started_at)
-    return best
 
 
 def watch_peak(device: torch.device) -> Callable[[], int]:
@@ -268,34 +225,12 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def table(rows: list[Row]) -> Table:
-    """For people."""
-    shown = Table(
-        "engine",
-        "shape",
-        "dtype",
-        "prompt",
-        "sampling",
-        "ttft ms",
-        "tokens/s",
-        "spread",
-        "of bandwidth",
-        "peak GB",
-    )
-    for row in rows:
-        low, high = row.tokens_per_second_spread
-        shown.add_row(
-            *(row.engine, row.shape, row.dtype, str(row.prompt_tokens), row.sampling),
-            *(f"{row.ttft_ms:.1f}", f"{row.tokens_per_second:.1f}", f"{low:.1f}-{high:.1f}"),
-            f"{row.fraction_of_bandwidth:.0%}" if row.fraction_of_bandwidth is not None else "",
-            f"{row.peak_bytes / 1e9:.2f}" if row.peak_bytes else "",
-        )
-    return shown
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["tiny", "qwen2-0.5b"])
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, help="with random weights; tiny and qwen2-0.5b")
+    parser.add_argument(
+        "--model-path", nargs="+", type=Path, default=[], help="trained models, in place of shapes"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--prompt-tokens", nargs="+", type=int, default=[32, 512])
@@ -307,7 +242,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--llama-python", default=sys.executable, help="a Python that has llama-cpp-python and gguf"
     )
+    parser.add_argument(
+        "--llama-files", type=Path, metavar="FOLDER", help="where what is written for llama.cpp stays"
+    )
     parser.add_argument("--save", metavar="NAME", help="keep the result as tests/benchmarks/results/NAME.json")
+    parser.add_argument("--add", action="store_true", help="to the rows that --save has kept before")
     return parser.parse_args()
 
 

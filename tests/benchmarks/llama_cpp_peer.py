@@ -1,20 +1,22 @@
-"""llama.cpp as a peer of the engine's benchmark: the same shape in the same precision, on the CPU.
+"""llama.cpp as a peer of the engine's benchmark: the same model in the same precision, on the CPU.
 
     pip install llama-cpp-python gguf numpy        # compiles llama.cpp for this machine's own processor
-    python -m tests.benchmarks.llama_cpp_peer --shape qwen2-0.5b --dtype float32 --prompt-tokens 32 512
+    python -m tests.benchmarks.llama_cpp_peer --shape qwen2-0.5b --dtype float32 --threads 2
+    python -m tests.benchmarks.llama_cpp_peer --model-path FOLDER --dtype q4_0 --files FOLDER
 
-Knows llama.cpp, its file format and numpy. Refuses to know torch, transformers and our own engine: it runs in a
-process of its own, under whatever Python has llama_cpp, and nothing but its JSON reaches the benchmark. The
-weights are random; they are written to a temporary GGUF file that is gone once it is loaded.
+Knows llama.cpp; refuses to know torch, transformers and our own engine: it runs in a process of its own, under
+whatever Python has llama_cpp, and nothing but its JSON reaches the benchmark. Each line of stdin is a question,
+`{"prompt": ids, "new_tokens": n}`, and each line of stdout an answer, but for the first, which says that the model
+is loaded.
 
-Diagnostics go to stderr; the last line of stdout is one JSON object: `{engine, version, system, threads, rows}`.
-Exit code 3 means that llama_cpp, gguf or numpy is missing.
+The model's file is written for the purpose, in a format of llama.cpp's own. It is gone once it is loaded, unless
+`--files` names a folder for it, where the next process finds it. Diagnostics go to stderr. Exit code 3 means that
+llama_cpp, gguf or numpy is missing.
 """
 
 import argparse
 import contextlib
 import json
-import math
 import os
 import sys
 import tempfile
@@ -22,14 +24,22 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, get_args
 
 EXIT_MISSING = 3
 
 try:
-    import gguf
     import llama_cpp
-    import numpy as np
+
+    from .llama_cpp_files import (
+        GGML_TYPES,
+        SHAPES,
+        DType,
+        Shape,
+        checkpoint_tensors,
+        random_tensors,
+        write_gguf,
+    )
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
@@ -40,151 +50,9 @@ except ModuleNotFoundError as missing:
     )
     sys.exit(EXIT_MISSING)
 
-DType = Literal["float32", "float16", "bfloat16", "q8_0", "q4_0"]
-"""The small ones as llama.cpp has them; the embedding, which is the head as well, is never smaller than q8_0."""
-
-GGML_TYPES = {
-    "float32": gguf.GGMLQuantizationType.F32,
-    "float16": gguf.GGMLQuantizationType.F16,
-    "bfloat16": gguf.GGMLQuantizationType.BF16,
-    "q8_0": gguf.GGMLQuantizationType.Q8_0,
-    "q4_0": gguf.GGMLQuantizationType.Q4_0,
-}
-WEIGHT_STD = 0.02
 WARM_UP_TOKENS = 8
 SEED = 0
 GGML_LOG_LEVEL_ERROR = 4
-
-
-class Shape(Protocol):
-    """What is read of a transformers Qwen2Config, or of anything like it.
-
-    Rotary embeddings have the base that Qwen2Config and llama.cpp both default to, 10,000.
-    """
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def num_hidden_layers(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def num_key_value_heads(self) -> int: ...
-    @property
-    def tie_word_embeddings(self) -> bool: ...
-    @property
-    def rms_norm_eps(self) -> float: ...
-    @property
-    def max_position_embeddings(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Qwen2Shape:
-    """A Shape without transformers; names and defaults are those of Qwen2Config."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    tie_word_embeddings: bool = True
-    rms_norm_eps: float = 1e-6
-    max_position_embeddings: int = 32_768
-
-
-SHAPES = {
-    "tiny": Qwen2Shape(768, 128, 384, 2, 4, 2),
-    "qwen2-0.5b": Qwen2Shape(151_936, 896, 4864, 24, 14, 2),
-}
-
-
-def write_gguf(path: Path, shape: Shape, dtype: DType, seed: int, std: float = WEIGHT_STD) -> None:
-    """Write a Qwen2 with random weights, one tensor after another: never more than one is in memory.
-
-    Weights and biases are normal with deviation `std`, the weights of norms 1. Matrices are of `dtype`, vectors
-    float32, as llama.cpp's convert_hf_to_gguf.py writes them. There is no tokenizer: ids go in and come out.
-    """
-    writer = gguf.GGUFWriter(path, arch="qwen2")
-    _describe(writer, shape)
-    sizes = dict(_tensor_sizes(shape))
-    types = {name: _ggml_type(name, size, dtype) for name, size in sizes.items()}
-    for name, size in sizes.items():
-        block, block_bytes = gguf.GGML_QUANT_SIZES[types[name]]
-        stored = (*size[:-1], size[-1] // block * block_bytes)
-        as_bytes = block > 1  # gguf then takes the size of what is stored, and makes of it that of the tensor
-        writer.add_tensor_info(
-            name,
-            stored if as_bytes else size,
-            np.dtype(np.uint8 if as_bytes else np.float32),
-            math.prod(stored),
-            raw_dtype=types[name],
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    generator = np.random.default_rng(seed)
-    for name, size in sizes.items():
-        writer.write_tensor_data(gguf.quantize(_values(name, size, std, generator), types[name]))
-    writer.close()
-
-
-def _describe(writer: Any, shape: Shape) -> None:
-    """The metadata that llama.cpp asks of a qwen2. Without a tokenizer, the vocabulary is a number."""
-    writer.add_context_length(shape.max_position_embeddings)
-    writer.add_embedding_length(shape.hidden_size)
-    writer.add_feed_forward_length(shape.intermediate_size)
-    writer.add_block_count(shape.num_hidden_layers)
-    writer.add_head_count(shape.num_attention_heads)
-    writer.add_head_count_kv(shape.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
-    writer.add_vocab_size(shape.vocab_size)
-    writer.add_tokenizer_model("none")
-
-
-def _tensor_sizes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Each tensor's name and its size, (out, in) as in torch.  Source: llama.cpp, src/models/qwen2.cpp."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    kv = hidden // shape.num_attention_heads * shape.num_key_value_heads
-    block: dict[str, tuple[int, ...]] = {
-        "attn_norm.weight": (hidden,),
-        "attn_q.weight": (hidden, hidden),
-        "attn_q.bias": (hidden,),
-        "attn_k.weight": (kv, hidden),
-        "attn_k.bias": (kv,),
-        "attn_v.weight": (kv, hidden),
-        "attn_v.bias": (kv,),
-        "attn_output.weight": (hidden, hidden),
-        "ffn_norm.weight": (hidden,),
-        "ffn_gate.weight": (inner, hidden),
-        "ffn_up.weight": (inner, hidden),
-        "ffn_down.weight": (hidden, inner),
-    }
-    yield "token_embd.weight", (shape.vocab_size, hidden)
-    for layer in range(shape.num_hidden_layers):
-        yield from ((f"blk.{layer}.{name}", size) for name, size in block.items())
-    yield "output_norm.weight", (hidden,)
-    if not shape.tie_word_embeddings:
-        yield "output.weight", (shape.vocab_size, hidden)
-
-
-def _ggml_type(name: str, size: tuple[int, ...], dtype: DType) -> Any:
-    if name == "token_embd.weight" and dtype == "q4_0":
-        return GGML_TYPES["q8_0"]
-    return GGML_TYPES[dtype] if len(size) > 1 else gguf.GGMLQuantizationType.F32
-
-
-def _values(name: str, size: tuple[int, ...], std: float, generator: np.random.Generator) -> np.ndarray:
-    """A tensor's values: float32, (out, in)."""
-    if name.endswith("norm.weight"):
-        return np.ones(size, np.float32)
-    values = generator.standard_normal(size, np.float32)
-    values *= std
-    return values
 
 
 @llama_cpp.llama_log_callback
@@ -258,6 +126,7 @@ class Run:
     prefill_s: float
     first_token_s: float  # prefill, and the first token sampled
     tokens_per_second: float  # all tokens but the first, over the time from the first to the last
+    tokens: list[int]
 
 
 def generate(context: Any, sampler: Any, prompt: Sequence[int], new_tokens: int) -> Run:
@@ -270,11 +139,13 @@ def generate(context: Any, sampler: Any, prompt: Sequence[int], new_tokens: int)
     prefilled = time.perf_counter()
     token[0] = llama_cpp.llama_sampler_sample(sampler, context, -1)
     first = time.perf_counter()
+    tokens = [token[0]]
     for _ in range(new_tokens - 1):
         forward(context, token)
         token[0] = llama_cpp.llama_sampler_sample(sampler, context, -1)
+        tokens.append(token[0])
     last = time.perf_counter()
-    return Run(prefilled - start, first - start, (new_tokens - 1) / (last - first))
+    return Run(prefilled - start, first - start, (new_tokens - 1) / (last - first), tokens)
 
 
 def answer(model: Any, question: dict[str, Any], dtype: DType, threads: int) -> dict[str, Any]:
@@ -290,17 +161,35 @@ def answer(model: Any, question: dict[str, Any], dtype: DType, threads: int) -> 
 
 
 @contextlib.contextmanager
-def random_model(shape: Shape, dtype: DType) -> Iterator[Any]:
-    """llama.cpp's model of random weights. Their file is gone once it is loaded: what is mapped of it stays."""
+def prepared_model(options: argparse.Namespace) -> Iterator[Any]:
+    """llama.cpp's model of what the options name. Where its file is gone, what is mapped of it stays."""
     with contextlib.ExitStack() as stack:
-        with tempfile.TemporaryDirectory(prefix="llama-cpp-peer-") as folder:
-            path = Path(folder) / "model.gguf"
-            write_gguf(path, shape, dtype, SEED)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # or the kernel writes it to the disk during the measurement
+        with contextlib.ExitStack() as until_loaded:
+            folder = options.files or until_loaded.enter_context(tempfile.TemporaryDirectory(prefix="llama-cpp-"))
+            path = (
+                Path(folder)
+                / f"{options.model_path.name if options.model_path else options.shape}-{options.dtype}.gguf"
+            )
+            if not path.exists():
+                write(path, options)
             _reset_peak_rss()
             model = stack.enter_context(load_model(path))
         yield model
+
+
+def write(path: Path, options: argparse.Namespace) -> None:
+    """The model's file, whole and on the disk: the kernel would else write it there during the measurement."""
+    if options.model_path:
+        shape = Shape.of(options.model_path)
+        tensors = checkpoint_tensors(options.model_path, shape)
+    else:
+        shape = SHAPES[options.shape]
+        tensors = random_tensors(shape, SEED)
+    unfinished = path.with_suffix(".unfinished")
+    write_gguf(unfinished, shape, list(tensors), options.dtype)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.rename(path)
 
 
 def _reset_peak_rss() -> None:
@@ -323,18 +212,20 @@ def _peak_rss_bytes() -> int | None:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="qwen2-0.5b")
+    parser.add_argument("--shape", choices=SHAPES, default="qwen2-0.5b", help="of random weights")
+    parser.add_argument("--model-path", type=Path, help="a checkpoint, in place of random weights")
+    parser.add_argument("--files", type=Path, metavar="FOLDER", help="where the model's file stays")
     parser.add_argument("--dtype", choices=get_args(DType), default="float32")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Build the model, say so, and answer one question a line until stdin ends."""
+    """Load the model, say so, and answer one question a line until stdin ends."""
     options = _parse_options()
     llama_cpp.llama_log_set(_log_errors, None)
     llama_cpp.llama_backend_init()
-    with random_model(SHAPES[options.shape], options.dtype) as model:
+    with prepared_model(options) as model:
         print(json.dumps({"version": llama_cpp.__version__}), flush=True)
         for line in sys.stdin:
             print(json.dumps(answer(model, json.loads(line), options.dtype, options.threads)), flush=True)

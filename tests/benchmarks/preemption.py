@@ -72,6 +72,8 @@ class Bench:
         self._load = load
         self._rng = random.Random(seed)
         self._numbers = itertools.count()
+        self.highs: list[tuple[float, float | None, float | None]] = []
+        """Of each high job, in ms: to its first token at the subscriber, in the queue, and from there on."""
 
     def submit(self, priority: str) -> JobHandle:
         """A job whose prompt begins like no other."""
@@ -89,6 +91,8 @@ class Bench:
                 last_at = time.monotonic()
                 first_at = first_at or last_at
         timings = handle.result().timings
+        figures = (1000 * (first_at - began_at), timings.queued_ms, timings.time_to_first_token_ms)
+        self.highs.append(tuple(figure if figure is None else round(figure, 1) for figure in figures))
         took_ms = (timings.time_to_first_token_ms or 0.0) + (timings.decode_ms or 0.0)
         return first_at - began_at, took_ms / 1000, last_at
 
@@ -186,6 +190,7 @@ def measure(engine: str, folder: Path, options: argparse.Namespace) -> dict[str,
         idle, (alone_s, speeds) = here.idle(options.highs), here.lows(options.lows)
         seen["low"] = here.beside(options.lows, options.highs)
         goes_on["from the parked cache"] = here.going_on(options.pauses)
+        each_high = here.highs
     if not options.brief:
         with bench(engine, folder, 1, GENQUEUE_PREEMPT="off") as here:
             seen["off"] = here.beside(options.lows, options.highs)
@@ -199,6 +204,7 @@ def measure(engine: str, folder: Path, options: argparse.Namespace) -> dict[str,
             "idle": spread(idle),
             **{f"preempt {name}": spread(each["first_s"]) for name, each in seen.items()},
         },
+        "each_high_ms": each_high,
         "more_than_idle_p95_ms": round(1000 * (at(seen["low"]["first_s"], 95) - at(idle, 95)), 1),
         "lows_alone_s": round(alone_s, 2),
         **{f"lost_{name}": lost(each, alone_s) for name, each in seen.items()},

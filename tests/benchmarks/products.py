@@ -1,4 +1,4 @@
-"""What a decode step of Qwen2-7B is made of on a GPU: our kernels beside torch's, in bfloat16.
+"""A decode step of Qwen2-7B on a GPU by its parts, in bfloat16 and small weights, and a choice, beside torch's.
 
     python -m tests.benchmarks.products [--device cuda:0] [--save NAME]
 
@@ -17,9 +17,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from producer.contract import SamplingParams
 from worker.engine import resolve_device
+from worker.engine.forward.matrices import bytes_of
+from worker.engine.sampling.sampler import Sampler
 
-from .engine import RESULTS, commit, hardware, measure_bandwidth, versions
+from .bandwidth import measure_bandwidth
+from .engine import RESULTS, commit, hardware, versions
+from .small_shapes import random_matrix
 
 LAYERS = 28
 MATRICES = {
@@ -29,8 +34,20 @@ MATRICES = {
     "down": (3584, 18_944),
 }
 """(out, in) of a layer."""
+FORMS = ("int4", "int8")
+ROWS = (1, 8, 16)
+"""Of a step: a token, or a draft with the one before it."""
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 28, 4, 128
 LENGTHS = (500, 2000, 8000, 32_000)
+VOCAB_SIZE = 152_064
+CHOICES: dict[str, tuple[float, dict[str, Any]]] = {
+    "greedy": (2.5, {}),
+    "temperature 0.7": (2.5, {"temperature": 0.7}),
+    "and top_p 0.8, top_k 20": (2.5, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
+    "and top_p 0.95": (2.5, {"temperature": 0.7, "top_p": 0.95}),
+    "and top_p 0.8, flat": (0.07, {"temperature": 0.7, "top_p": 0.8}),
+}
+"""The standard deviation of the logits, and what a request asks for."""
 
 
 def main() -> None:
@@ -40,7 +57,7 @@ def main() -> None:
     parser.add_argument("--save", metavar="NAME", help="keep the result as tests/benchmarks/results/NAME.json")
     options = parser.parse_args()
     device = resolve_device(options.device)
-    rows = [*matrices(device), *attention(device)]
+    rows = [*matrices(device), *small_matrices(device), *attention(device), *choices(device)]
     result = {
         "hardware": hardware(device),
         "versions": versions(),
@@ -51,7 +68,7 @@ def main() -> None:
     }
     if options.save:
         (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
-    shown = Table("what", "ours µs", "torch µs", "MB read", "ours GB/s")
+    shown = Table("what", "ours µs", "torch µs", "MB moved", "ours GB/s")
     for row in rows:
         shown.add_row(row["name"], *(f"{row[key]:.1f}" for key in ("ours_us", "torch_us", "megabytes", "gb_s")))
     Console(stderr=True, width=100).print(shown)
@@ -74,6 +91,36 @@ def matrices(device: torch.device) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
+def small_matrices(device: torch.device) -> list[dict[str, Any]]:
+    """The linear of one row, of a few, and what it takes to write a matrix out; beside torch's linear in bfloat16.
+
+    int4 is in groups of 32, with zeros.
+    """
+    from worker.engine.forward.gpu import small_matrix_rows, small_matrix_vector, written_out  # noqa: PLC0415
+
+    found = []
+    for name, shape in MATRICES.items():
+        numbers = [torch.randn(shape, device=device).bfloat16() / 100 for _ in range(LAYERS)]
+        theirs = {}
+        for count in ROWS:
+            rows = torch.randn((count, shape[1]), device=device).bfloat16()
+            theirs[count] = microseconds(lambda: [functional.linear(rows, matrix) for matrix in numbers])  # noqa: B023
+        for form in FORMS:
+            small = [random_matrix(shape, device, form) for _ in range(LAYERS)]
+            read = bytes_of(small[0])
+            for count in ROWS:
+                linear = small_matrix_vector.matrix_vector if count == 1 else small_matrix_rows.few_rows
+                rows = torch.randn((count, shape[1]), device=device).bfloat16()
+                ours = microseconds(lambda: [linear(rows, matrix) for matrix in small])  # noqa: B023
+                what = f"{name} {shape}, {form}" + (f", {count} rows" if count > 1 else "")
+                found.append(figures(what, ours, theirs[count], read))
+            out = numbers[0]
+            ours = microseconds(lambda: [written_out.write_out(matrix, out) for matrix in small])  # noqa: B023
+            found.append(figures(f"{name}, {form}, written out", ours, theirs[1], read + out.nbytes))
+    return found
+
+
+@torch.inference_mode()
 def attention(device: torch.device) -> list[dict[str, Any]]:
     """A row's attention over the cache, beside torch's split-KV flash kernel."""
     from worker.engine.forward.gpu.attention import attend  # noqa: PLC0415 - as above
@@ -90,6 +137,34 @@ def attention(device: torch.device) -> list[dict[str, Any]]:
         found.append(
             figures(f"attention, {length} tokens", ours, theirs, 2 * KV_HEADS * length * HEAD_DIM * query.itemsize)
         )
+    return found
+
+
+@torch.inference_mode()
+def choices(device: torch.device) -> list[dict[str, Any]]:
+    """A token out of logits that are normally distributed."""
+    normal = torch.randn((1, VOCAB_SIZE), device=device)
+    ids = torch.empty((1, 0), dtype=torch.int64, device=device)
+    found = []
+    for name, (deviation, fields) in CHOICES.items():
+        logits = deviation * normal
+        ours, theirs = (
+            Sampler(
+                SamplingParams(**fields),
+                seed=1,
+                prompt_length=0,
+                eos_token_ids=frozenset(),
+                device=device,
+                may_wait=False,
+                by_kernels=by_kernels,
+            )
+            for by_kernels in (True, False)
+        )
+        taken = [
+            microseconds(lambda: [sampler.choose(logits, ids, position) for position in range(LAYERS)])  # noqa: B023
+            for sampler in (ours, theirs)
+        ]
+        found.append(figures(f"choice, {name}", *taken, logits.nbytes))
     return found
 
 

@@ -37,21 +37,36 @@ def title(run: dict[str, Any]) -> str:
 
 
 def table(run: dict[str, Any]) -> str:
-    """One run as a Markdown table."""
-    lines = [
-        f"{title(run)}, commit {run['commit']}:",
-        "",
-        "| shape | dtype | prompt | sampling | engine | first token | tokens/s (slowest-fastest) | bandwidth |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in sorted(run["rows"], key=lambda row: (*place(row), -row["tokens_per_second"])):
-        low, high = row["tokens_per_second_spread"]
-        share = row["fraction_of_bandwidth"]
-        lines.append(
-            f"| {' | '.join(map(str, place(row)))} | {row['engine']} | {row['ttft_ms']:.0f} ms | "
-            f"{row['tokens_per_second']:.1f} ({low:.1f}-{high:.1f}) | {f'{share:.0%}' if share else ''} |"
-        )
-    return "\n".join(lines)
+    """One run as a Markdown table, without the columns in which it has nothing."""
+    rows = sorted(run["rows"], key=lambda row: (*place(row), -row["tokens_per_second"]))
+    columns = {
+        "model": [row["shape"] for row in rows],
+        "dtype": [row["dtype"] for row in rows],
+        "prompt": [str(row["prompt_tokens"]) for row in rows],
+        "sampling": [row["sampling"] for row in rows],
+        "engine": [row["engine"] for row in rows],
+        "first token": [f"{row['ttft_ms']:.0f} ms" for row in rows],
+        "over llama.cpp": [written(row.get("first_token_over_llama_cpp"), ".2f") for row in rows],
+        "tokens/s (slowest-fastest)": [speed(row) for row in rows],
+        "over llama.cpp ": [written(row.get("speed_over_llama_cpp"), ".2f") for row in rows],
+        "bandwidth": [written(row["fraction_of_bandwidth"], ".0%") for row in rows],
+        "same text": [written(row.get("same_tokens"), "d") for row in rows],
+    }
+    filled = {name: cells for name, cells in columns.items() if any(cells)}
+    lines = [f"| {' | '.join(cells)} |" for cells in zip(*filled.values(), strict=True)]
+    head = [f"| {' | '.join(map(str.strip, filled))} |", "|---" * len(filled) + "|"]
+    return "\n".join([f"{title(run)}, commit {run['commit']}:", "", *head, *lines])
+
+
+def written(value: float | None, form: str) -> str:
+    """Nothing for what was not measured."""
+    return "" if value is None else format(value, form)
+
+
+def speed(row: dict[str, Any]) -> str:
+    """Median and spread."""
+    low, high = row["tokens_per_second_spread"]
+    return f"{row['tokens_per_second']:.1f} ({low:.1f}-{high:.1f})"
 
 
 def place(row: dict[str, Any]) -> tuple[str, str, int, str]:
@@ -88,7 +103,7 @@ def picture(runs: list[dict[str, Any]]) -> str:
 def bar(y: int, row: dict[str, Any], most: float) -> list[str]:
     """One engine."""
     width = round((WIDTH - LEFT - 80) * row["tokens_per_second"] / most)
-    colour = COLOURS.get(row["engine"], OTHER)
+    colour = COLOURS.get(row["engine"].partition("-")[0], OTHER)
     return [
         text(LEFT - GAP, y + BAR - 5, row["engine"], anchor="end"),
         f'<rect x="{LEFT}" y="{y}" width="{width}" height="{BAR}" fill="{colour}"/>',

@@ -115,23 +115,27 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     jobs = make_jobs(
         first.engine, options.answers, options.new_tokens, options.seed, random_weights=not options.model_path
     )
-    measure(modes, jobs, options.seed)
-    return {
-        "hardware": hardware(device),
-        "versions": versions(),
-        "commit": commit(),
-        "model": options.model_path.name if options.model_path else options.shape,
-        "dtype": str(first.engine.dtype).removeprefix("torch."),
-        "path": first.engine.path.name,
-        "compiled": first.engine.path.compiled,
-        "captured": first.engine.path.captured,
-        "threads": torch.get_num_threads(),
-        "modes": {name: mode.figures() for name, mode in modes.items()},
-    }
+    result: dict[str, Any] = {}
+    for _ in measure(modes, jobs, options.seed):
+        result = {
+            "hardware": hardware(device),
+            "versions": versions(),
+            "commit": commit(),
+            "model": options.model_path.name if options.model_path else options.shape,
+            "dtype": str(first.engine.dtype).removeprefix("torch."),
+            "path": first.engine.path.name,
+            "compiled": first.engine.path.compiled,
+            "captured": first.engine.path.captured,
+            "threads": torch.get_num_threads(),
+            "modes": {name: mode.figures() for name, mode in modes.items()},
+        }
+        if options.save:  # so far: a run that is cut off must not be lost
+            (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
-def measure(modes: dict[str, Mode], jobs: Sequence[Job], seed: int) -> None:
-    """Fill in what is seen, some answers at a time."""
+def measure(modes: dict[str, Mode], jobs: Sequence[Job], seed: int) -> Iterator[None]:
+    """Fill in what is seen, some answers at a time: yields after each of these."""
     for first in range(0, len(jobs), AT_A_TIME):
         numbers = range(first, min(first + AT_A_TIME, len(jobs)))
         for number in numbers:
@@ -145,6 +149,7 @@ def measure(modes: dict[str, Mode], jobs: Sequence[Job], seed: int) -> None:
                     mode.differing.append(number)
         differing = ", ".join(f"{name}: {len(mode.differing)}" for name, mode in modes.items())
         _say(f"{numbers.stop} of {len(jobs)}; differ: {differing}")
+        yield
 
 
 def _whole(mode: Mode, job: Job) -> list[int]:
@@ -291,8 +296,6 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     result = compare(options)
-    if options.save:
-        (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
     for name, figures in result["modes"].items():
         _say(f"{name}: {figures['differ']} of {figures['answers']} differ ({figures})")
     print(json.dumps(result))

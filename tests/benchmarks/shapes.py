@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedConfig, Qwen2Config, Qwen2ForCausalLM
 
 from tests.models import save_tokenizer
 
@@ -88,14 +88,15 @@ def save(
     save_tokenizer(folder)
 
 
-BITS = {"int8": 8, "int4": 4 + 24 / 32}
-"""Of a weight; int4 in groups of 32, each with a scale of 16 bits and a zero of 8."""
+BITS = {"int8": 8, "int4": 4 + 24 / 32, "q8_0": 8 + 16 / 32, "q4_0": 4 + 16 / 32}
+"""Of a weight; int4 in groups of 32, each with a scale of 16 bits and a zero of 8, as llama.cpp's have a scale."""
+HEAD_BITS = BITS | {"int4": BITS["int8"], "q4_0": BITS["q8_0"]}
 
 
-def bytes_per_token(config: Qwen2Config, dtype: torch.dtype, context: int, weights: str | None = None) -> int:
+def bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype, context: int, weights: str | None = None) -> int:
     """What a decode step has to read: every weight but the input embedding, and the keys and values so far.
 
-    weights: int8 or int4 where they are not of `dtype`.
+    dtype: of keys and values.  weights: their form where they are not of `dtype`.
     """
     head_dim = config.hidden_size // config.num_attention_heads
     kv_width = config.num_key_value_heads * head_dim
@@ -104,7 +105,7 @@ def bytes_per_token(config: Qwen2Config, dtype: torch.dtype, context: int, weigh
     cache = dtype.itemsize * 2 * config.num_hidden_layers * kv_width * context
     if weights is None:
         return dtype.itemsize * (layers + head) + cache
-    return int(layers * BITS[weights] / 8 + head) + cache
+    return int((layers * BITS[weights] + head * HEAD_BITS[weights]) / 8) + cache
 
 
 def main() -> None:

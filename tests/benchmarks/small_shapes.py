@@ -25,7 +25,8 @@ def build_small(
                 continue
             as_int8 = weights == "int8" or module in (model.model.embed_tokens, model.lm_head)
             matrix = made.setdefault(
-                id(module.weight), _random(tuple(module.weight.shape), device, as_int8, group)
+                id(module.weight),
+                random_matrix(tuple(module.weight.shape), device, "int8" if as_int8 else weights, group),
             )
             if isinstance(module, nn.Embedding):
                 setattr(parent, name, SmallEmbedding(matrix, dtype))
@@ -44,10 +45,10 @@ def build_small(
     return model
 
 
-def _random(shape: tuple[int, int], device: torch.device, as_int8: bool, group: int) -> SmallMatrix:
-    """With the deviation of a Qwen2 that is initialised, 0.02."""
+def random_matrix(shape: tuple[int, int], device: torch.device, form: str, group: int = 32) -> SmallMatrix:
+    """With the deviation of a Qwen2 that is initialised, 0.02.  form: int8 or int4."""
     outputs, inputs = shape
-    if as_int8:
+    if form == "int8":
         values = torch.randint(-127, 128, shape, dtype=torch.int8, device=device)
         return Int8Matrix(values, torch.full((outputs,), 0.02 / 73.6, device=device))
     groups = inputs // group

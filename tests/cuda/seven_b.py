@@ -46,6 +46,15 @@ JOBS: dict[str, dict[str, Any]] = {
     "sampled": {"temperature": 1.0},
     "top_p and top_k": {"temperature": 1.0, "top_p": 0.9, "top_k": 50},
     "penalties": {"repetition_penalty": 1.1, "presence_penalty": 0.1},
+    "all of these": {
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "min_p": 0.02,
+        "repetition_penalty": 1.05,
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.1,
+    },
     "logprobs": {"logprobs": 5},
     "in chunks": {"prompt_tokens": 9000},
     "whole context": {"prompt_tokens": None},
@@ -78,14 +87,19 @@ class Report:
 def main(*, masked: bool, weights: str | None, deterministic: bool) -> Report:
     """On the card that this process has."""
     # Triton is in the stand-in's environment alone.
-    from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415
+    from worker.engine.forward.gpu import (  # noqa: PLC0415
+        attention,
+        matrix_vector,
+        small_matrix_rows,
+        small_matrix_vector,
+    )
     from worker.engine.sampling.gpu import draw  # noqa: PLC0415
 
     device = resolve_device("cuda:0")
     with TemporaryDirectory() as folder:
         tokenizer = Tokenizer(save_tokenizer(Path(folder)))
     attention.check = _refuse if masked else _accept  # they compare numbers, and here are none
-    matrix_vector.check = small_matrix_vector.check = draw.check = _accept
+    matrix_vector.check = small_matrix_vector.check = small_matrix_rows.check = draw.check = _accept
     model = build_small(CONFIG, device, torch.bfloat16, weights) if weights else _model(device)
     options = EngineOptions(prefix_cache_bytes=2**28, deterministic=deterministic)
     engine = Engine(model, tokenizer, device, options)

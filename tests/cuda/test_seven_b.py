@@ -59,8 +59,15 @@ COMPILATIONS = {"masked": 3}
 """With a mask a layer for one length and for all, and the head; else 6, a layer and the head for each number of
 rows."""
 BESIDE = {
-    False: {"greedy": 8, "sampled": 4, "top_p and top_k": 87, "penalties": 17, "logprobs": 29},
-    True: {"greedy": 8, "sampled": 49, "top_p and top_k": 87, "penalties": 17, "logprobs": 29},
+    False: {"greedy": 4, "sampled": 4, "top_p and top_k": 8, "penalties": 13, "all of these": 19, "logprobs": 25},
+    True: {
+        "greedy": 8,
+        "sampled": 49,
+        "top_p and top_k": 87,
+        "penalties": 17,
+        "all of these": 123,
+        "logprobs": 29,
+    },
 }
 """Launches of a token beside the graph: to choose it, and to send it on its way."""
 LEVEL_MIB = 8

@@ -37,3 +37,19 @@ def test_rows_in_bfloat16(weights, on, gpu, tokenizer: Tokenizer):
     engine.prefill(prompt[:, :-1])
     logits = engine.decode(prompt[:, -1:])[0]
     assert (logits - expected).norm() / expected.norm() < 0.03
+
+
+@pytest.mark.parametrize("rows", [2, 8, 16, 40])
+def test_rows_that_are_read_at_once(rows, weights, on, gpu, tokenizer: Tokenizer):
+    """8 and 16, as of a draft, are a captured step; fewer; and so many that all is written out."""
+    small, plain = (on(model) for model in small_and_plain(weights, dtype=torch.bfloat16))
+    engine = Engine(small, tokenizer, gpu, EngineOptions(path="static"))
+    engine.warm_up()
+    assert engine.why == ""
+    prompt = torch.tensor([ids(24 + rows)], device=gpu)
+    with torch.inference_mode():
+        expected = plain(prompt).logits[0, -rows:].float()
+    engine.begin(prompt[0].tolist(), prompt.shape[1])
+    engine.prefill(prompt[:, :-rows])
+    logits = engine.path.read(prompt[:, -rows:], rows=rows)
+    assert (logits - expected).norm() / expected.norm() < 0.03

@@ -94,7 +94,7 @@ class Answers:
         from .sampling.gpu import draw  # noqa: PLC0415 - Triton is where there is a GPU
 
         try:
-            draw.check(self._device)  # which compiles them, too
+            draw.check(self._device, self._vocab_size)
         except NotSupported as error:
             return str(error)
         self._by_kernels = True

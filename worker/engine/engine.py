@@ -120,11 +120,10 @@ class Engine:
     def warm_up(self, progress: ReportProgress = no_progress) -> None:
         """Do once what the first job would have to wait for: compile, capture, let libraries set themselves up."""
         self.answers.warm_up()
-        if isinstance(self.path, StaticPath):
-            shortfalls = [self.why, prepare(self.path, self.options, self.parameters, progress)]
-            if self.path.has_kernels and self.path.compiled:
-                shortfalls.append(self.answers.draw_by_kernels())
-            self.why = "; ".join(filter(None, shortfalls))
+        shortfalls = [self.why, prepare(self.path, self.options, self.parameters, progress)]
+        if isinstance(self.path, StaticPath) and self.path.has_kernels and self.path.compiled:
+            shortfalls.append(self.answers.draw_by_kernels())
+        self.why = "; ".join(filter(None, shortfalls))
         self.abandon(self._sequence)
         for rows in (self.prefill_chunk, SHORT_DRAFT + 1, LONG_DRAFT + 1, 1):
             if rows < self.context_length:

@@ -6,4 +6,4 @@ class CacheFull(Exception):
 
 
 class NotSupported(Exception):
-    """A path cannot run this model, or our kernels are not exact on this GPU. The message says why."""
+    """A path cannot run this model, or our kernels are not exact here. The message says why."""

@@ -106,6 +106,31 @@ async def test_a_connection_that_the_server_has_closed_is_made_anew(link: OneCon
     assert await link.eval(ECHO, 0, "next") == b"next"
 
 
+async def test_who_waits_hears_of_a_connection_that_is_cut(link: OneConnection, broker: EmbeddedBroker) -> None:
+    await link.eval(ECHO, 0, "first")
+    with frozen(broker):
+        waiting = asyncio.create_task(link.eval(ECHO, 0, "cut off"))
+        await asyncio.sleep(0.01)
+        link._connection._writer.transport.abort()  # as `Links.drop` does
+        with pytest.raises(redis.ConnectionError):
+            await waiting
+
+    assert await link.eval(ECHO, 0, "next") == b"next"
+
+
+async def test_what_is_no_reply_is_an_error_and_the_next_is_on_a_new_connection(link: OneConnection) -> None:
+    await link.eval(ECHO, 0, "first")
+    assert link._replies is not None
+    replies = link._replies
+    waiting = asyncio.create_task(link.eval(ECHO, 0, "never seen"))
+    await asyncio.sleep(0)
+    replies.data_received(b"no reply\r\n")
+    with pytest.raises(redis.InvalidResponse):
+        await waiting
+
+    assert await link.eval(ECHO, 0, "next") == b"next"
+
+
 async def test_two_at_once_take_turns(link: OneConnection) -> None:
     replies = await asyncio.gather(*(link.eval(ECHO, 0, str(number)) for number in range(20)))
 

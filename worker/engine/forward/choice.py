@@ -52,12 +52,15 @@ def choose_path(
         raise ConfigError(f"this model cannot be served: {error}. Use another model") from error
 
 
-def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress: ReportProgress) -> str:
+def prepare(path: ForwardPath, options: EngineOptions, parameters: int, progress: ReportProgress) -> str:
     """Compile and capture the decode step, as far as that can be done here.  Returns what could not, and why.
+
+    transformers' own path has small matrices multiplied by our operator, and no more.
 
     A deterministic step is made in one way or not at all: raises ConfigError where one of these fails.
     """
-    on_gpu = path.device.type == "cuda"
+    static = path if isinstance(path, StaticPath) else None
+    on_gpu = static is not None and static.device.type == "cuda"
     shortfalls = []
 
     def attempt(name: str, action: Callable[[], None]) -> None:
@@ -70,14 +73,15 @@ def prepare(path: StaticPath, options: EngineOptions, parameters: int, progress:
 
     worth_it = on_gpu or parameters >= SMALL_MODEL_PARAMETERS
     if options.compile == "always" or (options.compile == "auto" and worth_it):
-        progress("compiling the decode step", 0, 1)
-        if on_gpu:
-            attempt("made of our kernels", path.use_kernels)
-        attempt("compiled", partial(path.compile, deterministic=options.deterministic))
-    if on_gpu:
-        attempt("captured", partial(path.capture, progress))
-    if options.deterministic and on_gpu and not path.has_kernels and not shortfalls:
-        shortfalls.append("not made of our kernels: engine.compile is never, which is for the CPU")
+        if static:
+            progress("compiling the decode step", 0, 1)
+        attempt("made of our kernels", path.use_kernels)
+        if static:
+            attempt("compiled", partial(static.compile, deterministic=options.deterministic))
+    if static and on_gpu:
+        attempt("captured", partial(static.capture, progress))
+        if options.deterministic and not static.has_kernels and not shortfalls:
+            shortfalls.append("not made of our kernels: engine.compile is never, which is for the CPU")
     if options.deterministic and shortfalls:
         way_out = "engine.deterministic: false" if on_gpu else "engine.compile: never"
         raise ConfigError(

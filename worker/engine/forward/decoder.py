@@ -24,12 +24,9 @@ from transformers import PreTrainedModel
 
 from .architecture import Architecture, Shape
 from .kv_cache import StaticKVCache
-from .matrices import Matrix, form_of, linear as linear_of_many, rows_of
+from .matrices import Linear, Matrix, form_of, linear as linear_of_many, rows_of
 from .small_modules import matrix_of
 from .weights import Weights, layer_weights, norm_weight
-
-Linear = Callable[[Tensor, Matrix], Tensor]
-"""(rows, in), (out, in) -> (rows, out)"""
 
 
 class Layer(NamedTuple):
@@ -101,6 +98,8 @@ class Decoder:
         )
         self._rotations = _rotations(decoder.rotary_emb, cache.capacity, decoder.norm.weight.detach())
         self._dtype = model.dtype
+        self.linear_of_many: Linear = linear_of_many
+        """Of `read`."""
 
     def forms(self) -> list[Matrix]:
         """A matrix of each form that a step multiplies by."""
@@ -126,14 +125,14 @@ class Decoder:
         hidden = self.embed(ids)
         rotation = self.rotation(torch.arange(start, start + len(ids), device=ids.device))
         for layer in self.layers:
-            hidden = rows_through_layer(hidden, layer, rotation, start)
-        return head(hidden[len(ids) - rows :], self.ends, linear=linear_of_many)
+            hidden = rows_through_layer(hidden, layer, rotation, start, self.linear_of_many)
+        return head(hidden[len(ids) - rows :], self.ends, linear=self.linear_of_many)
 
 
-def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: int) -> Tensor:
+def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: int, linear: Linear) -> Tensor:
     """Many rows at once, at the positions from `start` on.  hidden: (rows, hidden)."""
     end = start + len(hidden)
-    query, key, value = _query_key_value(hidden, layer, rotation, linear_of_many)
+    query, key, value = _query_key_value(hidden, layer, rotation, linear)
     layer.keys[:, start:end] = key.transpose(0, 1)
     layer.values[:, start:end] = value.transpose(0, 1)
     keys, values = layer.keys[None, :, :end], layer.values[None, :, :end]
@@ -148,8 +147,8 @@ def rows_through_layer(hidden: Tensor, layer: Layer, rotation: Rotation, start: 
         scale=layer.shape.attention_scale,
         enable_gqa=keys.shape[1] != query.shape[1],
     )
-    hidden = _add_attention(hidden, attended[0].transpose(0, 1).flatten(1), layer, linear_of_many)
-    return _add(hidden, _mlp(hidden, layer, linear_of_many), layer.weights.down_norm, layer.shape)
+    hidden = _add_attention(hidden, attended[0].transpose(0, 1).flatten(1), layer, linear)
+    return _add(hidden, _mlp(hidden, layer, linear), layer.weights.down_norm, layer.shape)
 
 
 def step_through_layer(

@@ -13,6 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import NotSupported
 from .kv_cache import DynamicKVCache
+from .matrices import form_of
+from .small_modules import SmallLinear, small_modules
 
 _REREADING = {"Phi3ForCausalLM", "PhimoeForCausalLM", "Phi4MultimodalForCausalLM"}
 """Classes whose `prepare_inputs_for_generation` drops the cache when a sequence outgrows the original length."""
@@ -47,6 +49,23 @@ class DynamicPath:
     def length(self) -> int:
         """Tokens in the cache."""
         return self._cache.length
+
+    def use_kernels(self) -> None:
+        """Have small matrices be multiplied by our operator on a CPU; all else is transformers'.
+
+        Raises NotSupported where it is not exact here, and whatever a compiler raises.
+        """
+        linears = [module for module in small_modules(self._model).values() if isinstance(module, SmallLinear)]
+        if not linears or self._model.device.type != "cpu":
+            return
+        from .cpu import products  # noqa: PLC0415 - takes what torch.compile is made of
+
+        if self._model.dtype not in products.DTYPES:
+            return
+        for matrix in {form_of(module.matrix): module.matrix for module in linears}.values():
+            products.check(self._model.dtype, matrix)
+        for module in linears:
+            module.linear = products.fastest_linear
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens."""

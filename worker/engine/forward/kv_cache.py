@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from ..errors import CacheFull
-from .host_copy import HostCopy
+from .host_copy import HostCopy, HostMemory
 
 
 class DynamicKVCache:
@@ -62,6 +62,8 @@ class StaticKVCache:
         self.keys: Tensor = torch.zeros(shape, dtype=dtype, device=device)
         self.values: Tensor = torch.zeros_like(self.keys)
         self.length = 0
+        self.host_memory = HostMemory(pinned=device.type == "cuda")
+        """For what is copied out."""
 
     @property
     def capacity(self) -> int:
@@ -92,7 +94,7 @@ class StaticKVCache:
 
     def copy_out(self) -> HostCopy:
         """Keys and values of the tokens held, for `copy_in`. On a GPU, the copy is only launched."""
-        kept = HostCopy(2 * self.keys[:, :, : self.length].numel(), self.keys.dtype, pinned=self.keys.is_cuda)
+        kept = HostCopy(2 * self.keys[:, :, : self.length].numel(), self.keys.dtype, self.host_memory)
         for row, at in self._rows(self.length, self.length):
             kept.take(row, at)
         return kept

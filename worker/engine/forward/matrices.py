@@ -7,10 +7,10 @@ A group is so many columns of a row that follow on each other. Its byte `i` hold
 column `i + group / 2` in its high half, so that both halves are read in the order of the row that they multiply.
 
 What is here runs anywhere, in torch's own operations: the definition of the forms, and the products of many rows,
-for which a matrix is written out piece by piece. A step's products are in `matrix_vector` and `gpu`.
+for which a matrix is written out piece by piece. What is faster is in `cpu`, `gpu` and `matrix_vector`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,6 +57,8 @@ class Int4Matrix(NamedTuple):
 
 SmallMatrix = Int8Matrix | Int4Matrix
 Matrix = Tensor | SmallMatrix
+Linear = Callable[[Tensor, Matrix], Tensor]
+"""(rows, in), (out, in) -> (rows, out)"""
 
 
 def to_int8(weight: Tensor) -> Int8Matrix:

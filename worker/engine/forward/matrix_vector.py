@@ -1,6 +1,7 @@
 """The linear of a single row on a CPU, which is what a decode step spends its time on: every weight is read once.
 
-For compiled code: without a compiler, torch's own linear is faster. A GPU has a kernel in its place, see `gpu`.
+For compiled code, where our operator cannot be had (see `cpu`), as with rows of float16. Without a compiler,
+torch's own linear is faster. A GPU has a kernel in its place, see `gpu`.
 Small weights become numbers in the registers of the loop that multiplies them.
 """
 

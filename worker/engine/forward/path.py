@@ -18,6 +18,12 @@ class ForwardPath(Protocol):
     def length(self) -> int:
         """Tokens in the cache, known on the host."""
 
+    def use_kernels(self) -> None:
+        """Have what takes the time be done by our kernels.
+
+        Raises NotSupported where they are not exact here, and whatever a compiler raises.
+        """
+
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens, at most those there are."""
 

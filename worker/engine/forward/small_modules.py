@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .matrices import Int4Matrix, Int8Matrix, Matrix, SmallMatrix, linear, rows_of, to_float
+from .matrices import Int4Matrix, Int8Matrix, Linear, Matrix, SmallMatrix, linear, rows_of, to_float
 
 
 class _Small(nn.Module):
@@ -46,11 +46,12 @@ class SmallLinear(_Small):
         """dtype: of the rows that it is to multiply."""
         super().__init__(matrix, dtype)
         self.bias = bias
+        self.linear: Linear = linear
         self.out_features, self.in_features = matrix.shape
 
     def forward(self, rows: Tensor) -> Tensor:
         """(…, in) -> (…, out)"""
-        product = linear(rows, self.matrix)
+        product = self.linear(rows, self.matrix)
         return product if self.bias is None else product + self.bias
 
 

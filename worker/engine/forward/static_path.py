@@ -3,8 +3,9 @@
 A decode step is compiled layer by layer: one small compilation for all layers. On a GPU it is made of our kernels
 and captured in a CUDA graph, and so is the check of a draft, which is a step of several rows. Where the kernels
 cannot be had, a captured step sees through a mask, and there is a graph for each range of lengths, so that a short
-sequence does not pay for reading an empty cache. Prefill runs as it is: with many rows the products are what takes
-the time, and nothing in it depends on static shapes.
+sequence does not pay for reading an empty cache. On a CPU, the products of a step and of a prompt are those of our
+operator. Prefill runs as it is: with many rows the products are what takes the time, and nothing in it depends on
+static shapes.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from ..reuse.prompt_lookup import LONG_DRAFT, SHORT_DRAFT
 from .architecture import describe
 from .decoder import Decoder, Operations, View, attend, head, step_through_layer
 from .kv_cache import StaticKVCache
-from .matrices import linear
+from .matrices import Linear, linear
 from .matrix_vector import matrix_vector, matrix_vector_of_small
 
 _SMALLEST_RANGE = 256
@@ -71,6 +72,8 @@ class StaticPath:
         self._start = torch.zeros(1, dtype=torch.int64, device=device)
         self._positions = torch.arange(max(capacity, rows), device=device)
         self._of_one = self._of_several = StepFunctions.of(Operations(linear, attend))
+        self._linear_of_one: Linear = matrix_vector
+        """On a CPU, for compiled code."""
         self._captured: dict[tuple[int, int], Callable[[], Tensor]] = {}
 
     @property
@@ -103,26 +106,50 @@ class StaticPath:
         return self._step(token[0], self.cache.grow(1))
 
     def use_kernels(self) -> None:
-        """Have a step on a GPU be made of our kernels.
+        """Have a step be made of our kernels; on a CPU, the products of a prompt as well.
 
-        Raises NotSupported where they are not exact on this card, and whatever Triton raises.
+        Raises NotSupported where they are not exact here, and whatever Triton or a compiler raises.
         """
+        if self.device.type == "cuda":
+            self._use_gpu_kernels()
+        else:
+            self._use_cpu_kernels()
+
+    def _use_cpu_kernels(self) -> None:
+        from .cpu import products  # noqa: PLC0415 - takes what torch.compile is made of
+
+        dtype = self.cache.keys.dtype
+        if dtype not in products.DTYPES:
+            return
+        for matrix in self._model.forms():
+            products.check(dtype, matrix)
+        self._model.linear_of_many = products.fastest_linear
+        self._linear_of_one = products.linear
+        self._of_one = self._of_several = StepFunctions.of(Operations(products.linear, attend))
+
+    def _use_gpu_kernels(self) -> None:
         from .gpu import (  # noqa: PLC0415 - Triton is where there is a GPU
             attention,
             matrix_vector as products,
+            small_matrix_rows as few_products,
             small_matrix_vector as small_products,
+            written_out,
         )
 
         shape, dtype = self._shape, self.cache.keys.dtype
         products.check(self.device, dtype)
-        for matrix in self._model.forms():
+        small = [matrix for matrix in self._model.forms() if not isinstance(matrix, Tensor)]
+        for matrix in small:
             small_products.check(self.device, dtype, matrix)
+            few_products.check(self.device, dtype, matrix)
         attention.check(self.device, dtype, shape.query_heads, shape.kv_heads, shape.head_dim)
 
         def attend_by_kernel(query: Tensor, keys: Tensor, values: Tensor, view: View, scale: float) -> Tensor:
             return attention.attend(query, keys, values, cast("Tensor", view.used), scale)
 
-        self._of_several = StepFunctions.of(Operations(linear, attend_by_kernel))
+        if small:
+            self._model.linear_of_many = written_out.Linear(self.device, dtype)
+        self._of_several = StepFunctions.of(Operations(few_products.linear_of_few, attend_by_kernel))
         self._of_one = StepFunctions.of(Operations(small_products.matrix_vector, attend_by_kernel))
         self.has_kernels = True
 
@@ -131,7 +158,8 @@ class StaticPath:
 
         deterministic: choose nothing by a measurement that decides in which order a sum is taken.
         """
-        options: dict[str, Any] = {"compile_threads": 1}  # a pool of processes would outlive its use
+        # A pool of processes would outlive its use. Looking at sizes at each step costs a CPU 20 us a layer.
+        options: dict[str, Any] = {"compile_threads": 1, "size_asserts": False}
         if deterministic:
             options["deterministic"] = True
         before = self._of_one, self._of_several
@@ -143,7 +171,7 @@ class StaticPath:
             self._of_several = self._of_several.compiled(options, dynamic=False)
         else:
             on_gpu = self.device.type == "cuda"
-            operations = Operations(matrix_vector_of_small if on_gpu else matrix_vector, attend)
+            operations = Operations(matrix_vector_of_small if on_gpu else self._linear_of_one, attend)
             self._of_one = StepFunctions.of(operations).compiled(options, dynamic=None)
         try:
             self._warm_up()

@@ -41,7 +41,7 @@ class Sampler:
         """`bad_words_ids`: of the request's `bad_words`, as the tokenizer has them.
 
         `may_wait`: numbers may be looked at, as costs nothing on a CPU; on a GPU a step could not run ahead.
-        `by_kernels`: draw by ours, which are for a GPU, where the request has neither top_k nor top_p."""
+        `by_kernels`: choose by ours, which are for a GPU."""
         self._processors = build_processors(
             params,
             prompt_length=prompt_length,
@@ -57,7 +57,7 @@ class Sampler:
         if by_kernels:
             from .gpu.draw import Draw  # noqa: PLC0415 - Triton is where there is a GPU
 
-            self._draw_on_device = Draw(params, seed, device) if Draw.can(params) else None
+            self._draw_on_device = Draw(params, seed, device)
         self._not_a_token = torch.full((1, 1), NOT_A_TOKEN, device=device)
         self.needs_ids = any(map(looks_at_ids, self._processors))
         """Whether `ids` are looked at; otherwise only their number is, and the caller need not keep them."""
@@ -75,7 +75,7 @@ class Sampler:
         scores = apply(self._processors, ids, logits)
         if bias is not None:
             scores = scores + bias
-        if self._draw_on_device is not None and len(scores) == 1:
+        if self._draw_on_device is not None:
             return self._draw_on_device(scores, position)
         if self._candidates is not None:
             return self._draw(*self._candidates(scores), position, logits.shape[-1])

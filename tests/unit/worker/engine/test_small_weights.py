@@ -1,6 +1,7 @@
 """Weights in int8 and int4: the tokens of `generate` on what they stand for, and all else as with any weights."""
 
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from tests.models import CPU, ENGINES, engine_for, random_model, save_random_mod
 from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, ModelLoader, Tokenizer
 from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_float, to_int4, to_int8
-from worker.engine.forward.small_modules import small_modules
+from worker.engine.forward.small_modules import SmallLinear, small_modules
 from worker.engine.loading import small_weights
 from worker.engine.loading.facts import memory_facts
 from worker.engine.loading.small_weights import make_small
@@ -87,7 +88,8 @@ def test_one_matrix_for_embedding_and_head(weights, tokenizer):
 @pytest.mark.parametrize("weights", ["int4", beyond("int8")])
 def test_compiled(weights, tokenizer):
     small, plain = small_and_plain(weights)
-    engine = Engine(small, tokenizer, CPU, EngineOptions(path="static", compile="always"))
+    options = EngineOptions(path="static", compile="always", prefill_chunk=8)
+    engine = Engine(small, tokenizer, CPU, options)
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of torch, by torch
         engine.warm_up()
     assert engine.path.compiled, engine.why
@@ -194,6 +196,18 @@ def test_other_families(family, weights, tokenizer):
     ours = Engine(small, tokenizer, CPU)
     assert ours.path.name == Engine(plain, tokenizer, CPU).path.name
     assert ids_of(answer(ours, asked)) == ids_of(Reference(plain, tokenizer)(asked))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="our operator is compiled by g++")
+def test_on_transformers_own_path_by_our_operator(weights, tokenizer, monkeypatch):
+    small, plain = small_and_plain(weights)
+    engine = Engine(small, tokenizer, CPU, EngineOptions(path="dynamic", compile="always"))
+    engine.warm_up()
+    assert engine.why == "path is set to dynamic"
+    monkeypatch.setattr(SmallLinear, "weight", None)  # nothing is written out
+    monkeypatch.setattr("worker.engine.forward.matrices.to_float", None)
+    asked = request(random_ids(20), max_new_tokens=30)
+    assert ids_of(answer(engine, asked)) == ids_of(Reference(plain, tokenizer)(asked))
 
 
 class TestLoading:

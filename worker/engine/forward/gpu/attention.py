@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from .agreement import require_agreement
+from ..agreement import require_agreement
 
 _SPLITS = 32
 """Parts of a single row: with four key-value heads, as many programs as a large GPU has multiprocessors."""

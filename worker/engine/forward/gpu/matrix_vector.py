@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from .agreement import require_agreement
+from ..agreement import require_agreement
 
 _ROWS, _PIECE, _STAGES, _WARPS = 4, 512, 3, 2
 """Rows of a program, columns of a piece, pieces on their way, warps. On the H200, none of 131 other choices was

@@ -9,6 +9,7 @@ from tests.models import CPU, random_model
 from worker.engine.errors import CacheFull
 from worker.engine.forward import host_copy
 from worker.engine.forward.kv_cache import DynamicKVCache, StaticKVCache
+from worker.engine.reuse.prefix_cache import PrefixCache
 
 
 def static_cache(capacity: int = 8) -> StaticKVCache:
@@ -91,6 +92,50 @@ class TestStaticKVCache:
         cache.copy_in(kept, 5)
         assert torch.equal(cache.keys, expected[0])
         assert torch.equal(cache.values, expected[1])
+
+
+class TestPinnedMemory:
+    @pytest.fixture
+    def pinned(self, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+        """All blocks that were ever pinned, as far as a CPU pins any."""
+        blocks: list[torch.Tensor] = []
+
+        def block() -> torch.Tensor:
+            blocks.append(torch.empty(host_copy.BLOCK_BYTES, dtype=torch.uint8))
+            return blocks[-1]
+
+        monkeypatch.setattr(host_copy, "_pinned_block", block)
+        monkeypatch.setattr(host_copy, "BLOCK_BYTES", 64)
+        return blocks
+
+    def test_is_used_again_once_nobody_holds_its_copy(self, pinned):
+        cache = static_cache()
+        cache.host_memory = host_copy.HostMemory(pinned=True)
+        fill(cache, 5)  # 960 bytes: 15 blocks
+        cache.host_memory.pin_ahead(15 * 64)
+        first = cache.copy_out()
+        assert len(pinned) == 15
+        second = cache.copy_out()
+        assert len(pinned) == 30
+        del first
+        third = cache.copy_out()
+        assert len(pinned) == 30
+        for kept in (second, third):
+            cache.truncate(0)
+            cache.copy_in(kept, 5)
+            assert cache.keys[0, 0, :5, 0].tolist() == [1, 2, 3, 4, 5]
+
+    def test_what_makes_way_again_has_that_of_its_earlier_copy(self, pinned):
+        cache = static_cache(capacity=300)
+        cache.host_memory = host_copy.HostMemory(pinned=True)
+        prefixes = PrefixCache(cache, 0, 2**30)
+        ids = torch.arange(200)
+        for length in (100, 150, 199):
+            fill(cache, length - prefixes.begin(ids))
+            prefixes.note(ids[:length])
+            prefixes.park_for(1)
+            prefixes.begin(torch.tensor([700, 701]))  # what it makes way for
+            assert len(pinned) == length * cache.bytes_per_token // 64
 
 
 class TestDynamicKVCache:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from worker.engine.errors import NotSupported
-from worker.engine.forward.matrices import to_float, to_int4, to_int8
+from worker.engine.forward.matrices import linear, to_float, to_int4, to_int8
 
 NEEDED = "neither a GPU with Triton nor its interpreter (make test-cuda)"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -19,11 +19,14 @@ pytestmark = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), 
 attention = pytest.importorskip("worker.engine.forward.gpu.attention", reason=NEEDED, exc_type=ImportError)
 products = importlib.import_module("worker.engine.forward.gpu.matrix_vector")
 small_products = importlib.import_module("worker.engine.forward.gpu.small_matrix_vector")
+few_products = importlib.import_module("worker.engine.forward.gpu.small_matrix_rows")
+written_out = importlib.import_module("worker.engine.forward.gpu.written_out")
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 TOLERANCE = {torch.float32: 4e-6, torch.float16: 0.004, torch.bfloat16: 0.03}
 """A GPU's exponential is good to a few of float32's last bits."""
-DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
+SHORT_DTYPES = [torch.float16, *([] if INTERPRETED else [torch.bfloat16])]
+DTYPES = [torch.float32, *SHORT_DTYPES]
 
 
 def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -51,7 +54,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("outputs", "inputs"), [(1, 128), (7, 896), (5, 2304)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 128), (7, 896), (6, 2304)])
 @pytest.mark.parametrize("form", SMALL)
 def test_a_small_matrix_is_what_its_weights_are(form, outputs, inputs, dtype):
     matrix = SMALL[form](random(outputs, inputs, dtype=torch.float32))
@@ -63,13 +66,73 @@ def test_a_small_matrix_is_what_its_weights_are(form, outputs, inputs, dtype):
     assert ((ours.double() - expected).abs() < allowed).all()
 
 
+@pytest.mark.parametrize("dtype", SHORT_DTYPES)
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(2, 1, 128), (8, 23, 896), (13, 16, 2304), (16, 33, 384)])
+@pytest.mark.parametrize("form", SMALL)
+def test_a_small_matrix_is_what_its_weights_are_for_a_few_rows(form, rows, outputs, inputs, dtype):
+    """Rows of very different sizes too: a value is a tiny number, and what it multiplies is made larger."""
+    matrix = SMALL[form](random(outputs, inputs, dtype=torch.float32))
+    sizes = torch.logspace(-3, 1, rows, device=DEVICE).to(dtype)
+    few = random(rows, inputs, dtype=dtype) * sizes[:, None]
+    assert few_products.takes(few, matrix)
+    expected = functional.linear(few.double(), to_float(matrix, torch.float32).double())
+    ours = few_products.linear_of_few(few, matrix)
+    assert (ours.shape, ours.dtype) == ((rows, outputs), dtype)
+    allowed = torch.finfo(dtype).eps * (8 * inputs**0.5 * sizes.double()[:, None] + expected.abs())
+    assert ((ours.double() - expected).abs() < allowed).all()
+
+
+def test_what_no_kernel_takes_is_multiplied_by_torch():
+    matrix = to_int8(random(3, 130, dtype=torch.float32))  # columns that are no words
+    for rows in (random(5, 130, dtype=torch.float16), random(17, 130, dtype=torch.float16)):
+        assert not few_products.takes(rows, matrix)
+        assert few_products.linear_of_few(rows, matrix).equal(linear(rows, matrix))
+    weight = random(3, 130, dtype=torch.float16)
+    assert few_products.linear_of_few(rows, weight).equal(functional.linear(rows, weight))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 128), (5, 2304)])
+@pytest.mark.parametrize("form", SMALL)
+def test_what_is_written_out_is_the_weights_to_the_last_bit(form, outputs, inputs, dtype):
+    matrix = SMALL[form](random(outputs, inputs, dtype=torch.float32))
+    numbers = torch.full((outputs, inputs), torch.nan, dtype=dtype, device=DEVICE)
+    written_out.write_out(matrix, numbers)
+    assert numbers.equal(to_float(matrix, dtype))
+
+
+@pytest.mark.parametrize("form", SMALL)
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_rows_of_any_number_are_multiplied_piece_by_piece(rows, form, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(written_out, "_PIECE", 3 * 256 + 1)  # three rows, and seven are not divided by them
+    product = written_out.Linear(DEVICE, torch.float16)
+    matrix = SMALL[form](random(7, 256, dtype=torch.float32))
+    many = random(rows, 256, dtype=torch.float16)
+    for _ in range(2):
+        found = product(many, matrix)
+        assert (found.shape, found.dtype) == ((rows, 7), torch.float16)
+        assert (found.double() - linear(many.double(), matrix)).abs().max() < 0.1
+    weight = random(7, 256, dtype=torch.float16)
+    assert product(many, weight).equal(functional.linear(many, weight))
+
+
+@pytest.mark.parametrize("form", SMALL)
+def test_a_card_that_multiplies_a_few_rows_wrongly_is_noticed(form, monkeypatch: pytest.MonkeyPatch):
+    matrix = SMALL[form](random(1, 128, dtype=torch.float32))
+    few_products.check(DEVICE, torch.float16, matrix)
+    right = few_products.few_rows
+    monkeypatch.setattr(few_products, "few_rows", lambda *args: right(*args) * 1.05)
+    with pytest.raises(NotSupported, match=r"rows with a small matrix is off by 0\.05 here"):
+        few_products.check(DEVICE, torch.float16, matrix)
+
+
 @pytest.mark.parametrize("form", SMALL)
 def test_a_card_that_multiplies_small_matrices_wrongly_is_noticed(form, monkeypatch: pytest.MonkeyPatch):
     matrix = SMALL[form](random(1, 128, dtype=torch.float32))
     small_products.check(DEVICE, torch.float32, matrix)
     right = small_products.matrix_vector
     monkeypatch.setattr(small_products, "matrix_vector", lambda *args: right(*args) * 1.05)
-    with pytest.raises(NotSupported, match=r"a row with a small matrix is off by 0\.05 on this GPU"):
+    with pytest.raises(NotSupported, match=r"a row with a small matrix is off by 0\.05 here"):
         small_products.check(DEVICE, torch.float32, matrix)
 
 
@@ -108,7 +171,7 @@ def test_a_card_that_attends_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch)
     attention.check(DEVICE, torch.float32, 4, 2, 16)
     right = attention.attend
     monkeypatch.setattr(attention, "attend", lambda *args: right(*args) * 1.05)
-    with pytest.raises(NotSupported, match=r"attention to 1 tokens is off by 0\.05 on this GPU"):
+    with pytest.raises(NotSupported, match=r"attention to 1 tokens is off by 0\.05 here"):
         attention.check(DEVICE, torch.float32, 4, 2, 16)
 
 

@@ -1,0 +1,71 @@
+"""The linear by our operator, and where torch's own is faster.
+
+No choice hangs on a measurement: how a row is multiplied is told by the matrix and the number of rows alone.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..agreement import require_agreement
+from ..matrices import Int4Matrix, Int8Matrix, Matrix, to_float, to_int4, to_int8
+from .library import load
+
+DTYPES = torch.float32, torch.bfloat16
+"""Of rows."""
+_MOST_ROWS = 64
+"""Of more, torch's product of float32 is as fast. Its product of bfloat16 is from two on."""
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
+
+
+def linear(rows: Tensor, matrix: Matrix) -> Tensor:
+    """(rows, in), (out, in) -> (rows, out). Rows are float32 or bfloat16; the products are summed in float32."""
+    if isinstance(matrix, Tensor):
+        return _operator(rows, matrix, None, None)
+    zeros = matrix.zeros if isinstance(matrix, Int4Matrix) else None
+    return _operator(rows, matrix.values, matrix.scales, zeros)
+
+
+def fastest_linear(rows: Tensor, matrix: Matrix) -> Tensor:
+    """(…, in), (out, in) -> (…, out), for any number of rows."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    if isinstance(matrix, Tensor) and len(flat) > (_MOST_ROWS if matrix.dtype == torch.float32 else 1):
+        return functional.linear(rows, matrix)
+    return linear(flat, matrix).view(*rows.shape[:-1], matrix.shape[0])
+
+
+def _operator(rows: Tensor, values: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.genqueue.linear(rows.contiguous(), values, scales, zeros)
+    return product
+
+
+@torch.inference_mode()
+def check(dtype: torch.dtype, matrix: Matrix) -> None:
+    """Build the operator, and compare it with torch's linear on this very machine, for matrices of that form.
+
+    Raises NotSupported where they differ, and what `library.load` raises.
+    """
+    load()
+    generator = torch.Generator().manual_seed(0)
+    for outputs, inputs in ((64, 4096), (33, 1152)):  # as vectors divide them, and as they do not
+        weight = torch.randn((outputs, inputs), generator=generator)
+        like = _like(weight, matrix)
+        plain = like.float() if isinstance(like, Tensor) else to_float(like, torch.float32)
+        for count in (1, 6):
+            rows = torch.randn((count, inputs), generator=generator).to(dtype)
+            require_agreement(
+                "the product of rows with a matrix",
+                linear(rows, like),
+                functional.linear(rows.float(), plain),
+                _TOLERANCE[dtype],
+            )
+
+
+def _like(weight: Tensor, matrix: Matrix) -> Matrix:
+    """A weight in the form of a matrix."""
+    if isinstance(matrix, Tensor):
+        return weight.to(matrix.dtype)
+    if isinstance(matrix, Int8Matrix):
+        return to_int8(weight)
+    small = to_int4(weight, matrix.group, zeros=matrix.zeros is not None)
+    return small._replace(scales=small.scales.to(matrix.scales.dtype))
