@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from .contract.strict import Frozen
 from .eta import Pace, about
@@ -240,6 +240,6 @@ def progress_of(fields: Mapping[str, str]) -> Progress | None:
     try:
         meta: Any = json.loads(fields.get("meta") or "{}")
         progress = Progress.model_validate(meta)
-    except (ValueError, ValidationError):
+    except (ValueError, RecursionError):
         return None
     return None if progress == Progress() else progress

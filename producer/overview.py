@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from .broker.meaning import is_wrong_type
 from .contract import BrokerUnavailable, Keys
 from .contract.keys import check_model_name
 from .eta import empty_in_s
@@ -29,7 +30,7 @@ from .job_status import (
 from .ledger import rq_names
 from .ledger.roster import FIELDS, WorkerRecord, live_workers
 from .operations import Operation
-from .overview_lines import ENDED_SHOWN, Line, QueueReply, ask_queue, lines_of, text
+from .overview_lines import ENDED_SHOWN, Line, QueueReply, ask_queue, lines_of, queue_reply, text
 from .overview_values import (
     EndedJob,
     ModelOverview,
@@ -46,7 +47,9 @@ QUEUES_AT_ONCE = 500
 """Of one round trip: Redis serves others in between."""
 HEADS_IN_ALL = 2000
 """Of all queues together, where jobs that wait are shown. Each queue has one at least."""
+_NO_RECORD = (None,) * len(FIELDS)
 _JOB_FIELDS = ("status", "origin", "worker_name", "meta", "queued_at_ms", "enqueued_at", "started_at", "ended_at")
+_NO_JOB = (None,) * len(_JOB_FIELDS)
 
 
 def overview(keys: Keys, model: str | None = None, *, waiting_shown: int = 0) -> Operation[Overview]:
@@ -88,7 +91,7 @@ def _overview(keys: Keys, model: str | None, waiting_shown: int) -> Operation[Ov
     values = yield _pipelined(
         lambda pipeline: [pipeline.hmget(rq_names.job(each), _JOB_FIELDS) for each in job_ids]
     )
-    jobs = dict(zip(job_ids, (job_fields(each, _JOB_FIELDS) for each in values), strict=True))
+    jobs = dict(zip(job_ids, (job_fields(each or _NO_JOB, _JOB_FIELDS) for each in values), strict=True))
     looked = _Looked(keys, lines, _groups_of(keys, answered), jobs, now_s)
     served = {name: list(group) for name, group in _by_model(keys, records) if model in (None, name)}
     models = [] if model is None else [model]
@@ -220,9 +223,10 @@ def _read_queues(
     for at in range(0, max(1, len(queues)), QUEUES_AT_ONCE):
         names, workers = queues[at : at + QUEUES_AT_ONCE], () if at else worker_keys
         replies = yield _pipelined(partial(ask, workers=workers, names=names))
-        records, replies = (records, replies) if at else (replies[: len(workers)], replies[len(workers) :])
+        if not at:
+            records, replies = [each or _NO_RECORD for each in replies[: len(workers)]], replies[len(workers) :]
         each = len(QueueReply._fields)
-        answered |= {name: QueueReply(*replies[place * each :][:each]) for place, name in enumerate(names)}
+        answered |= {name: queue_reply(replies[place * each :][:each]) for place, name in enumerate(names)}
     return live_workers(worker_keys, records), answered
 
 
@@ -238,12 +242,19 @@ def _groups_of(keys: Keys, answered: Mapping[str, QueueReply]) -> dict[str, Coun
 
 def _pipelined(ask: Callable[[Any], object]) -> Callable[[Any], Any]:
     def command(client: Any) -> Any:
-        """One round trip."""
+        """One round trip. None for what another kind of key stands in place of: the rest is shown all the same."""
         pipeline = client.pipeline(transaction=False)
         ask(pipeline)
-        return pipeline.execute()
+        return _then(pipeline.execute(raise_on_error=False), _readable)
 
     return command
+
+
+def _readable(replies: Sequence[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, redis.RedisError) and not is_wrong_type(reply):
+            raise reply
+    return [None if isinstance(reply, redis.RedisError) else reply for reply in replies]
 
 
 def _then(reply: Any, read: Callable[[Any], Any]) -> Any:

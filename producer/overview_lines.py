@@ -45,6 +45,15 @@ def ask_queue(pipeline: Any, name: str, heads: int = 1) -> None:
         pipeline.zrevrange(rq_names.registry(state, name), 0, ENDED_SHOWN - 1, withscores=True)
 
 
+_NOTHING = QueueReply(0, (), (), 0, 0, 0, (), (), ())
+
+
+def queue_reply(replies: Sequence[Any]) -> QueueReply:
+    """Of the answers to `ask_queue`.  None among them: what stands there is something else, and none of ours."""
+    found: list[Any] = [empty if reply is None else reply for reply, empty in zip(replies, _NOTHING, strict=True)]
+    return QueueReply(*found)
+
+
 class Line:
     """The queues of one model and one priority."""
 

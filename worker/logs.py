@@ -15,6 +15,8 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
+from producer.printable import printable
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -53,7 +55,8 @@ def complain(message: str) -> None:
         logger.error(message)
     else:
         console = Console(stderr=True, highlight=False)
-        console.print(Text(f"error: {message}"), soft_wrap=not console.is_terminal)  # else broken between words
+        said = Text(f"error: {printable(message)}")
+        console.print(said, soft_wrap=not console.is_terminal)  # else broken between words
 
 
 def rq_level(level: str) -> int:

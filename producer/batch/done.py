@@ -40,6 +40,14 @@ class Done:
             )
         return bool(check)
 
+    def check_end(self, last_line: int) -> None:
+        """Raises GenqueueError where a line beyond the input's last is done: it was cut since."""
+        if len(self._checks) - 1 > last_line:
+            raise GenqueueError(
+                f"line {len(self._checks) - 1} of the input is not there any more, and the output answers it: "
+                "give another output"
+            )
+
 
 def _check(name: JobName) -> int:
     return int(name.content[:8], 16) | 1

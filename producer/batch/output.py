@@ -31,6 +31,8 @@ class OutputFile:
 
     def __init__(self, path: Path, batch: str) -> None:
         self._path = path
+        self._fault = ""
+        """Why no line is written any more: behind one that is torn, nobody could read it."""
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666), "rb+", buffering=0)
         except OSError as error:
@@ -43,15 +45,15 @@ class OutputFile:
             raise
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line.  Raises GenqueueError where there is no room for it."""
+        """Append a line.  Raises GenqueueError where there is no room for it, or was none for one before."""
         rest = memoryview(encode(line))
         try:
-            while rest:
+            while rest and not self._fault:
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
-            raise GenqueueError(
-                f"{self._path} cannot be written: {error.strerror}. The same command goes on from here"
-            ) from None
+            self._fault = f"{self._path} cannot be written: {error.strerror}. The same command goes on from here"
+        if self._fault:
+            raise GenqueueError(self._fault)
 
     def __enter__(self) -> Self:
         return self

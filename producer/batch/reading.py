@@ -51,7 +51,14 @@ def json_lines(file: BinaryIO, longest: int | None = None) -> Iterator[Record]:
 def table_rows(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
     """Rows of a CSV, the header among them; what is no UTF-8 is kept as surrogates, for `rows` to name."""
     csv.field_size_limit(MAX_REQUEST_BYTES)
-    reader = csv.reader(_text_lines(file), delimiter=delimiter)
+    has_ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal has_ended
+        yield from _text_lines(file)
+        has_ended = True
+
+    reader = csv.reader(lines(), delimiter=delimiter)
     while True:
         begins = reader.line_num + 1
         try:
@@ -61,7 +68,9 @@ def table_rows(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:
         except csv.Error as error:
             yield Record(begins, b"", fault=f"it is no row of a CSV: {error}")
             continue
-        if cells:
+        if has_ended:  # the reader wanted a line more
+            yield Record(begins, b"", fault='it has a quote that is never closed: "" is a quote within a cell')
+        elif cells:
             raw = json.dumps(cells).encode()
             yield Record(begins, raw, cells)
 

@@ -62,13 +62,16 @@ class RowParser:
 
         Raises GenqueueError where the input is not the one whose answers are there.
         """
+        last_line = 0
         for record in records:
+            last_line = record.line
             if self._template is not None and self._bound is None:
                 self._bound = self._template.bound_to(_header(record))
                 identity = identity.below(record)
                 continue
             name = identity.name(record)
             yield None if done.has(name) else self._row(record, job_id(name))
+        done.check_end(last_line)
 
     def _row(self, record: Record, its_id: str) -> Row:
         known: dict[str, Any] = {}

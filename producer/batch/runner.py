@@ -18,6 +18,7 @@ from ..contract import (
     JobConflict,
     JobStranded,
     NoSuchJob,
+    QueueFull,
     TokenLogprob,
     Tokens,
     WaitTimeout,
@@ -36,6 +37,8 @@ CHECK_EVERY_S = 2.0
 """Between two looks at whether Redis is there, and still knows what it was told."""
 MOST_LIVES = 5
 """So often a job is lost and submitted again."""
+REFUSED_RETRY_S = 1.0
+"""Until rows that the queue did not take are sent again, where none of ours has ended before."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class Runner:
         self._waits: dict[asyncio.Task[Answer], _Open] = {}
         self._sending = 0
         self._again: deque[_Open] = deque()
+        self._at_once = options.in_flight
+        """Rows of one call. A queue with less room than that takes none of them."""
+        self._is_refused = self._has_said_refused = False
         self._is_failing = False
         self._error: BaseException | None = None
         self._outages: Outages
@@ -96,8 +102,11 @@ class Runner:
         try:
             while True:
                 self._changed.clear()
+                if self._error is not None:
+                    raise self._error
                 if chunk := self._next_chunk(feed):
                     await self._submit(chunk)
+                    await self._wait_after_refusal()
                 elif self._is_over(feed):
                     return
                 else:
@@ -109,15 +118,13 @@ class Runner:
             await end([checks, *waits])
 
     def _is_over(self, feed: Feed) -> bool:
-        if self._error is not None:
-            raise self._error
         no_more_rows = self._is_failing or feed.is_over
         return no_more_rows and not self._waits and not self._again
 
     def _next_chunk(self, feed: Feed) -> list[_Open]:
         """Rows for which there is room."""
         chunk: list[_Open] = []
-        while len(self._waits) + len(chunk) < self._options.in_flight:
+        while len(chunk) < min(self._at_once, self._options.in_flight - len(self._waits)):
             if self._again:
                 chunk.append(self._again.popleft())
                 continue
@@ -142,19 +149,38 @@ class Runner:
             handles = await self._outages.through(
                 lambda: self._producer.submit_many(requests, job_ids=job_ids, **self._options.queue)
             )
-        except (InvalidRequest, JobConflict) as error:
+        except (QueueFull, InvalidRequest, JobConflict) as error:
             self._sending = 0  # and not where Ctrl-C ends it: they may be there
-            if len(chunk) > 1:
+            if isinstance(error, QueueFull) or getattr(error, "param", "") == "group":
+                self._again.extend(chunk)
+                self._note_not_now(error, len(chunk))
+            elif len(chunk) > 1:
                 for item in chunk:
                     await self._submit([item])
             else:
                 self._deliver(chunk[0], Answer(chunk[0].row, code=error.code, reason=str(error)))
             return
         self._sending = 0
+        self._at_once = min(self._options.in_flight, max(self._at_once, 2 * len(chunk)))
         for item, handle in zip(chunk, handles, strict=True):
             task = asyncio.create_task(self._answer(item.row, handle), name=item.row.job_id)
             self._waits[task] = item
             task.add_done_callback(self._ended)
+
+    def _note_not_now(self, error: GenqueueError, rows: int) -> None:
+        """No row is at fault: there is no room, or no live worker knows of groups yet."""
+        self._at_once, self._is_refused = max(1, rows // 2), True
+        if not self._has_said_refused:
+            self._has_said_refused = True
+            self._say(f"{str(error).partition(';')[0]}: waiting for that")
+
+    async def _wait_after_refusal(self) -> None:
+        """Until a job of ours has ended, or a while has passed, where the queue took no rows."""
+        if self._is_refused:
+            self._is_refused = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFUSED_RETRY_S):
+                    await self._changed.wait()
 
     async def _answer(self, row: Row, handle: AsyncJobHandle) -> Answer:
         """How the job ended.  Raises NoSuchJob where Redis has lost it."""

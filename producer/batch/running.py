@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..async_client import AsyncProducer
 from ..contract import GenqueueError
@@ -89,7 +90,7 @@ class Batch:
         source, identity = self._plan.source, self._plan.identity(self._settings.prefix)
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(source.open())
-            done, write = self._open_output(stack, identity)
+            done, write = self._open_output(stack, file, identity)
             self.tally = Tally(source.count(), done.rows, done.failed)
             shown = stack.enter_context(display(self.tally))
             if done.rows:
@@ -102,11 +103,11 @@ class Batch:
                 return False
             return True
 
-    def _open_output(self, stack: contextlib.ExitStack, identity: Identity) -> tuple[Done, Write]:
+    def _open_output(self, stack: contextlib.ExitStack, file: BinaryIO, identity: Identity) -> tuple[Done, Write]:
         if self._plan.target == STDIO:
             return Done(), lambda line: self._write_stdout(encode(line))
-        target, source = Path(self._plan.target), Path(self._plan.source.path)
-        if target.exists() and source.exists() and target.samefile(source):
+        target = Path(self._plan.target)
+        if target.is_file() and os.path.samestat(target.stat(), os.fstat(file.fileno())):
             raise GenqueueError(f"{target} is the input: give another output")
         output = stack.enter_context(OutputFile(target, identity.batch))
         return output.done, output.write

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
 from ..contract import InvalidRequest
-from .reading import Records, json_lines, table_rows
+from .reading import Record, Records, json_lines, table_rows
 from .tables import DEFAULT_TEMPLATE, Template
 
 Format = Literal["jsonl", "csv", "tsv"]
@@ -38,12 +38,15 @@ class Source:
             )
         return cls(path, kind, None)
 
-    @property
-    def records(self) -> Records:
-        """What takes it apart."""
-        if self.format == "jsonl":
-            return json_lines
-        return partial(table_rows, delimiter="," if self.format == "csv" else "\t")
+    def records(self, file: BinaryIO) -> Iterator[Record]:
+        """Take it apart.  Raises InvalidRequest where it cannot be read on."""
+        read: Records = json_lines
+        if self.format != "jsonl":
+            read = partial(table_rows, delimiter="," if self.format == "csv" else "\t")
+        try:
+            yield from read(file)
+        except OSError as error:
+            raise self._unreadable(error) from None
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -51,11 +54,16 @@ class Source:
         is_stdin = self.path == STDIO
         try:
             # Of stdin a file of its own: at exit Python waits for the lock of sys.stdin, which a thread may hold.
-            file = open(sys.stdin.fileno() if is_stdin else self.path, "rb", closefd=not is_stdin)  # noqa: SIM115
+            # A shell may have closed it, and then Python has none.
+            stdin = 0 if sys.stdin is None else sys.stdin.fileno()
+            file = open(stdin if is_stdin else self.path, "rb", closefd=not is_stdin)  # noqa: SIM115
         except OSError as error:
-            raise InvalidRequest(f"{self.path} cannot be read: {error.strerror}") from None
+            raise self._unreadable(error) from None
         with file:
             yield file
+
+    def _unreadable(self, error: OSError) -> InvalidRequest:
+        return InvalidRequest(f"{self.path} cannot be read: {error.strerror}")
 
     def count(self) -> int | None:
         """Its rows; None where it can be read but once."""

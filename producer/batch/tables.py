@@ -38,6 +38,10 @@ class Template:
                     f'there is no column {column!r:.80}: give --template, as "Summarise: {{text}}". The header '
                     f"has {there}"
                 )
+            if column is not None and columns.count(column) > 1:
+                raise InvalidRequest(
+                    f"the header has the column {column!r:.80} twice: nobody can tell which is meant"
+                )
             places.append((literal, None if column is None else columns.index(column)))
         return BoundTemplate(places, len(columns))
 

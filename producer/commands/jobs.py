@@ -6,10 +6,10 @@ import click
 
 from ..cancelling import Cancelled
 from ..client import Producer
-from ..contract import NoSuchJob
+from ..contract import InvalidRequest, NoSuchJob, WaitTimeout
 from ..printable import printable
 from .options import connection_options, json_option
-from .output import EXIT_BAD_INPUT, EXIT_JOB_FAILED, say, show
+from .output import EXIT_BAD_INPUT, EXIT_JOB_FAILED, EXIT_NOT_NOW, say, show
 
 
 @click.command()
@@ -89,17 +89,20 @@ def delete(*, job_ids: tuple[str, ...], redis_url: str | None, prefix: str | Non
     That is its prompt, its tokens, its result and RQ's records. One that has not ended is cancelled first. Prints
     deleted; of several jobs a line for each.
     """
-    unknown = 0
+    is_held = is_bad = False
     with Producer(redis_url, prefix=prefix) as producer:
         for job_id in job_ids:
             try:
                 producer.delete(job_id)
-            except NoSuchJob as error:
+            except (NoSuchJob, InvalidRequest) as error:
                 say(str(error))
-                unknown += 1
+                is_bad = True
+            except WaitTimeout as error:  # with a worker still: no reason to leave the others
+                say(str(error))
+                is_held = True
             else:
                 show("deleted\n" if len(job_ids) == 1 else f"{job_id} deleted\n")
-    return EXIT_BAD_INPUT if unknown else 0
+    return EXIT_BAD_INPUT if is_bad else EXIT_NOT_NOW if is_held else 0
 
 
 @click.command()

@@ -72,7 +72,7 @@ def _format_in(path: Path) -> dict[str, Any]:
         )
     try:
         value = json.loads(_text_of(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidRequest(f"{path} must hold an object: a JSON Schema, or OpenAI's response_format")

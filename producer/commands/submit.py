@@ -211,7 +211,7 @@ def _messages(turns: Sequence[str], path: Path | None) -> list[Any] | None:
 def _list_in(path: Path, what: str) -> list[Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(found, list):
         raise InvalidRequest(f"{path} must hold a list of {what}")
@@ -221,7 +221,7 @@ def _list_in(path: Path, what: str) -> list[Any]:
 def _object(text: str, option: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{option} cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):
         raise InvalidRequest(f'{option} takes an object, as {{"enable_thinking": false}}')

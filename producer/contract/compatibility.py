@@ -52,7 +52,9 @@ def check_understood(wanted: Iterable[frozenset[str]], understood: Iterable[froz
         if not any(fields <= known for known in fleet):
             missing = fields.difference(*fleet) or fields
             names = " and ".join(repr(name) for name in sorted(missing))
-            raise InvalidRequest(
+            refusal = InvalidRequest(
                 f"no live worker understands {names}: upgrade the workers of the model, or leave "
                 f"{'it' if len(missing) == 1 else 'them'} out"
             )
+            refusal.param = "group" if "group" in missing else None
+            raise refusal

@@ -178,7 +178,7 @@ class GenerationResult(Tolerant):
         """The answer as JSON, as `response_format` asks for.  Raises ValueError where it is none, or was cut."""
         try:
             return json.loads(self.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             why = "was cut off by max_new_tokens" if self.truncated else "is no JSON"
             raise ValueError(f"the text of job {self.job_id} {why}: {error}") from error
 

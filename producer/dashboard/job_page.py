@@ -140,7 +140,7 @@ def _progress(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
     named = {
         "Phase": meta.get("phase"),
         "Tokens": meta.get("tokens"),
-        "Speed": f"{speed:.1f} tokens/s" if isinstance(speed, int | float) else speed,
+        "Speed": f"{speed:.1f} tokens/s" if isinstance(speed, float) else speed,
     }
     return [(name, str(part)) for name, part in named.items() if part is not None]
 

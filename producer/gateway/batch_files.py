@@ -105,10 +105,10 @@ class Outputs:
         }
         self._lock = asyncio.Lock()
         self.done = Done()
+        self.counts = self._counts_now()
+        """Fields of the batch, of what is written: what is not is asked again where this gateway dies."""
 
-    @property
-    def counts(self) -> dict[str, str | int]:
-        """Fields of the batch."""
+    def _counts_now(self) -> dict[str, str | int]:
         return {"completed": self.done.rows - self.done.failed, "failed": self.done.failed}
 
     async def recover(self) -> None:
@@ -118,6 +118,7 @@ class Outputs:
                 await asyncio.to_thread(self._read, parts, failed=kind == "error")
                 kept.parts += len(parts)
                 kept.bytes += sum(map(len, parts))
+        self.counts = self._counts_now()
 
     def put(self, job_id: str, line: Mapping[str, Any], *, failed: bool) -> None:
         """The line of a row, which is written soon."""
@@ -129,11 +130,13 @@ class Outputs:
     async def flush(self) -> None:
         """Write what is there.  Raises LostError."""
         async with self._lock:
+            counts = self._counts_now()
             for kept in self._kept.values():
                 while kept.pending:
                     data = kept.next_part()
                     await self._write(kept, data)
                     del kept.pending[: len(data)]
+            self.counts = counts
 
     async def publish(self) -> dict[str, str | int]:
         """Have the files seen that have lines.  Returns their ids, as fields of the batch.  Raises LostError."""

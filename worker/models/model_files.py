@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     content = read_text(path)
     try:
         parsed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(path, f"is broken or was cut off ({error}):" if content else "is empty:") from error
     if not isinstance(parsed, dict):
         raise _broken(path, "holds no JSON object:")

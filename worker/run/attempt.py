@@ -127,7 +127,8 @@ class Attempt:
     async def _generate(self) -> None:
         """Have the engine, and again where it was taken away, until there is nothing more to generate."""
         while True:
-            if not self._turn.is_mine:
+            # It may be taken away again before we come to know that it was given back.
+            while not (self._turn.is_mine or self._ending.is_set()):
                 await self._wait_for_turn()
             if self._ending.is_set():
                 return

@@ -165,7 +165,7 @@ def _unpacked(arguments: str) -> str:
     """Some models write the object as a string, as OpenAI's form has it; and null where there are none."""
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):  # a model may repeat a bracket to the end
         return arguments
     return value if isinstance(value, str) else "{}" if value is None else arguments
 

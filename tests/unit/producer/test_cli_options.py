@@ -149,6 +149,8 @@ def test_tools_come_from_a_file(
     [
         (["--tools", "{}"], "must hold a list of tools"),
         (["--tools", "["], "cannot be read as JSON"),
+        (["--tools", "[" * 5_000], "cannot be read as JSON"),
+        (["--chat-template-kwargs", "[" * 5_000], "--chat-template-kwargs cannot be read as JSON"),
         (["--tools", "[]"], "tools: "),
         (["--tool-choice", "f"], "tool_choice says what becomes of tools, of which there are none"),
         (["--chat-template-kwargs", "[]"], "--chat-template-kwargs takes an object"),

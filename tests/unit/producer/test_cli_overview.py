@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,8 @@ from fakeredis import FakeRedis, FakeServer
 from producer import Producer, client as producer_client
 from producer.cli import run
 from producer.commands import ps as ps_module
+from producer.commands.output import EXIT_BAD_INPUT, EXIT_NOT_NOW
+from producer.contract import WaitTimeout
 from producer.overview_values import Overview
 from tests.scripted_worker import ScriptedWorker
 
@@ -239,3 +243,22 @@ def test_a_job_is_deleted(producer: Producer, client: FakeRedis, capsys: Capture
     out, err = capsys.readouterr()
     assert out.splitlines() == [f"{job_id} deleted" for job_id in others]
     assert "deleted before" in err
+
+
+def test_one_that_a_worker_has_keeps_no_other_from_being_deleted(
+    producer: Producer, client: FakeRedis, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (job.job_id for job in producer.submit_many(list("ab"), model="tiny"))
+    monkeypatch.setattr(Producer, "delete", partialmethod(_held_delete, Producer.delete, first))
+    assert run(["delete", first, second]) == EXIT_NOT_NOW
+    assert run(["delete", first, "no job id", second]) == EXIT_BAD_INPUT
+    out, err = capsys.readouterr()
+    assert out == f"{second} deleted\n"
+    assert "is with w1" in err
+    assert "job id 'no job id' is not valid" in err
+
+
+def _held_delete(self: Producer, delete: Callable[..., None], held: str, job_id: str) -> None:
+    if job_id == held:
+        raise WaitTimeout(f"job {job_id} is with w1")
+    delete(self, job_id)

@@ -131,7 +131,8 @@ def test_rqs_statuses_in_our_words(rq_status: str, state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "meta", ["", "not json", "[]", "5", '{"expires_at": 1.5}', '{"tokens": "many"}', '{"phase": null}']
+    "meta",
+    ["", "[" * 5_000, "not json", "[]", "5", '{"expires_at": 1.5}', '{"tokens": "many"}', '{"phase": null}'],
 )
 def test_a_meta_without_progress_is_no_progress(meta: str) -> None:
     assert progress_of({"meta": meta}) is None

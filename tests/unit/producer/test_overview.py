@@ -54,6 +54,22 @@ def test_jobs_that_wait_are_counted_by_priority_with_the_age_of_the_first(
     assert model.empty_in_s is None, "nobody works there"
 
 
+@pytest.mark.parametrize("key", [f"rq:queue:{QUEUE}", f"rq:wip:{QUEUE}", "rq:job:a", "rq:worker:odd"])
+def test_what_stands_in_place_of_one_key_keeps_nothing_else_from_being_shown(
+    producer: Producer, client: FakeRedis, key: str
+) -> None:
+    alive(client, "w1")
+    alive(client, "odd")
+    producer.submit("a", model="tiny", job_id="a")
+    producer.submit("b", model="tiny", priority="high")
+    client.delete(key)
+    client.set(key, "something else")
+    model = only(producer)
+    assert ("high", 1) in [(each.priority, each.count) for each in model.waiting]
+    assert model.queued == (1 if key == f"rq:queue:{QUEUE}" else 2)
+    assert "w1" in [worker.name for worker in model.workers]
+
+
 def test_the_next_jobs_that_wait_are_listed_where_they_are_asked_for(
     producer: Producer, client: FakeRedis
 ) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from worker.logs import TextFormatter, json_formatter
+from worker.logs import TextFormatter, complain, json_formatter
 
 PROGRAM = """
 import logging, sys
@@ -82,6 +82,11 @@ def test_text_has_the_time_with_its_zone():
 def test_a_message_cannot_break_its_line():
     line = TextFormatter().format(record("job %s", "a\nINFO job b\r\x1b[2J\u2028你好"))
     assert line.endswith(r"INFO    job a\nINFO job b\r\x1b[2J\u2028你好")
+
+
+def test_what_ends_the_program_cannot_move_the_terminal(capsys):
+    complain("the folder a\x1b[2J is none")
+    assert capsys.readouterr().err == "error: the folder a\ufffd[2J is none\n"
 
 
 def test_a_traceback_stands_below_its_line():

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from producer.contract import GenerationRequest, Markup
+from producer.contract import GenerationRequest, InvalidRequest, Markup
 from producer.contract.chat import NamedToolChoice, Tool
 from producer.contract.views.syntaxes import END_OF_THINK, MARKERS, THINK
 
@@ -119,4 +119,13 @@ class _Grammar:
 def _schema(tool: Tool, *, must_call: bool) -> dict[str, Any]:
     if not must_call and not tool.function.strict:
         return _ANY_ARGUMENTS
-    return _NO_ARGUMENTS if tool.function.parameters is None else tool.function.parameters
+    parameters = tool.function.parameters
+    if parameters is None:
+        return _NO_ARGUMENTS
+    kinds = parameters.get("type", "object")
+    if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
+        raise InvalidRequest(
+            f"the parameters of {tool.function.name} are of the type {kinds!s:.40}: the arguments of a call are "
+            'an object, and their schema has "type": "object"'
+        )
+    return {**parameters, "type": "object"}  # a schema that does not say so would let through any value

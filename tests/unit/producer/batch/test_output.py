@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,25 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_full_disk_is_said() -> None:
     with OutputFile(Path("/dev/full"), BATCH) as output, pytest.raises(GenqueueError, match="No space left"):
         output.write(line_of(answer(1)))
+
+
+def test_nothing_is_written_behind_a_line_that_is_torn(path: Path) -> None:
+    """Where there is room again a moment later, say: nobody could go on from such a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with OutputFile(path, BATCH) as output:
+        output.write(line_of(answer(1)))
+        size = path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 9, before[1]))
+        try:
+            with pytest.raises(GenqueueError, match="File too large"):
+                output.write(line_of(answer(2)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with pytest.raises(GenqueueError, match="File too large"):
+            output.write(line_of(answer(3)))
+    assert path.stat().st_size == size + 9
+    with OutputFile(path, BATCH) as output:
+        assert (output.done.rows, path.stat().st_size) == (1, size)
 
 
 @pytest.mark.parametrize(("in_order", "written"), [(True, [[], [], [1, 2, 3]]), (False, [[3], [3, 2], [3, 2, 1]])])

@@ -96,10 +96,26 @@ def test_a_bad_row_of_a_table(row: str | bytes, said: str) -> None:
     assert good.request == GenerationRequest(prompt="Hi")
 
 
+def test_a_quote_that_is_never_closed_makes_no_prompt_of_the_rest() -> None:
+    first, bad = rows_of('text\nHi\n"two\nthree\nfour\n', table_rows, template="{text}")
+    assert first.request == GenerationRequest(prompt="Hi")
+    assert (bad.line, bad.request) == (3, None)
+    assert "a quote that is never closed" in bad.fault
+    [row] = rows_of('text\n"two\nthree"', table_rows, template="{text}")
+    assert row.request == GenerationRequest(prompt="two\nthree")
+
+
 @pytest.mark.parametrize("template", ["{", "{}", "{text!r}", "{text:>9}", "{0}", "{other}", "{text.upper}"])
 def test_a_template_that_does_not_fit_is_refused_before_any_row(template: str) -> None:
     with pytest.raises(InvalidRequest, match=r"--template"):
         rows_of("text\nHi\n", table_rows, template=template)
+
+
+def test_a_column_that_is_there_twice_is_none_to_make_a_prompt_of() -> None:
+    with pytest.raises(InvalidRequest, match="the column 'a' twice"):
+        rows_of("a,b,a\n1,2,3\n", table_rows, template="{a}")
+    [row] = rows_of("a,b,a\n1,2,3\n", table_rows, template="{b}")
+    assert row.request == GenerationRequest(prompt="2")
 
 
 def ids_of(text: str, records: Records = json_lines, options: dict | None = None, **kwargs) -> list[str]:
@@ -135,6 +151,8 @@ def test_what_is_done_is_passed_over_and_what_was_changed_since_is_refused() -> 
     changed = json_lines(io.BytesIO(b'"a"\n"other"\n'))
     with pytest.raises(GenqueueError, match="line 2 of the input is not what it was"):
         list(parser.rows(changed, identity, done))
+    with pytest.raises(GenqueueError, match="line 2 of the input is not there any more"):
+        list(parser.rows(records[:1], identity, done))
 
 
 def test_done_takes_four_bytes_a_line() -> None:

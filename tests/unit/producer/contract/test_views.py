@@ -227,6 +227,19 @@ def test_arguments_are_passed_on_as_they_come() -> None:
     assert [delta.tool_calls[0].function.arguments for delta in given[2:]] == ["y", '"}']
 
 
+@pytest.mark.parametrize("arguments", ["[" * 5_000, '{"a": ' * 5_000, "9" * 5_000])
+def test_arguments_that_go_on_and_on_are_passed_on(arguments) -> None:
+    """As of a model that repeats itself up to max_new_tokens."""
+    parts_of("job", Markup(tool_calls="hermes"), f'<tool_call>{{"arguments": {arguments}')
+    named = parts_of("job", Markup(tool_calls="hermes"), f'<tool_call>{{"name": "f", "arguments": {arguments}')
+    assert [call.function.arguments for call in named.tool_calls] == [arguments]
+    result = GenerationResult(
+        job_id="job", status="finished", model="tiny", text=arguments, finish_reason="length"
+    )
+    with pytest.raises(ValueError, match="was cut off by max_new_tokens"):
+        _ = result.parsed
+
+
 def test_an_id_is_of_the_job_and_the_place_and_in_a_form_that_every_template_takes() -> None:
     ids = [call_id(job_id, index) for job_id in ("job", "another") for index in range(50)]
 

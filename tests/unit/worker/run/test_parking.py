@@ -99,6 +99,28 @@ async def test_one_whose_turn_is_away_when_it_begins_waits_for_it(client, runner
     assert (await asyncio.wait_for(task, 60)).result.text == "a"
 
 
+async def test_one_whose_turn_is_taken_away_again_before_it_has_seen_that_it_was_its_own_waits(runner, engine):
+    turn = Turn()
+    await turn.take_away()
+    task = asyncio.create_task(runner.run(order(), turn))
+    async with asyncio.timeout(60):
+        while not (runner.attempts and runner.attempts[JOB].is_parked):
+            await asyncio.sleep(0)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    turn.give_back()
+    await turn.take_away()  # another job has the engine now
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert engine.runs.empty()
+    assert runner.attempts[JOB].is_parked
+    run = await gone_on(turn, engine)
+    run.accept()
+    run.steps("a", finish="stop")
+    run.end()
+    assert (await asyncio.wait_for(task, 60)).result.text == "a"
+
+
 async def test_one_that_ends_before_it_can_be_parked_has_ended(runner, engine):
     turn = Turn()
     task = asyncio.create_task(runner.run(order(), turn))

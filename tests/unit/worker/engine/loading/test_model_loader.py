@@ -113,6 +113,7 @@ class TestConfig:
         [
             ("", "config.json in .* is empty"),
             ('{"model_type": "qwen2",', "config.json in .* is broken or was cut off"),
+            ("[" * 5_000, "config.json in .* is broken or was cut off"),
             ("[]", "config.json in .* holds no JSON object"),
             ("{}", "config.json in .* has no model_type"),
             ('{"model_type": 7}', "config.json in .* has no model_type"),

@@ -208,3 +208,16 @@ def test_a_schema_that_cannot_be_kept_to_is_refused_by_the_name_of_what_is_not_u
             asking({"name": "big", "parameters": {"const": 2**60}}, tool_choice="required"),
             Markup(tool_calls="hermes"),
         )
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5"], indirect=True)
+@pytest.mark.parametrize(
+    "parameters", [{}, {"anyOf": [{"type": "integer"}, {"type": "object"}]}, {"type": ["object"]}]
+)
+def test_arguments_are_an_object_also_where_their_schema_does_not_say_so(model, parameters):
+    asked = asking({"name": "f", "parameters": parameters}, tool_choice="required")
+    assert may_say(model, asked, call(model, "f", {"a": 1}))
+    assert not any(may_say(model, asked, call(model, "f", other)) for other in (False, 3, "x", [], None))
+    odd = asking({"name": "f", "parameters": {"type": "string"}}, tool_choice="required")
+    with pytest.raises(InvalidRequest, match="the parameters of f are of the type string"):
+        may_say(model, odd, "")
