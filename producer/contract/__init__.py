@@ -1,7 +1,8 @@
 """The wire contract, version 1: what producers and workers say to each other on Redis.
 
 Knows the standard library and pydantic, and nothing of Redis, RQ or torch. Anything that speaks Redis can use
-the contract without this package; `keys` has the glossary of names, `events` the stream, `errors` the codes.
+the contract without this package; `keys` has the glossary of names, `events` the stream, `results` how a job ends,
+`errors` the codes.
 """
 
 from importlib import import_module
@@ -32,30 +33,22 @@ if TYPE_CHECKING:
         WorkerLost,
         job_error,
     )
+    from .event_id import BEFORE_FIRST, EventId
     from .events import (
-        BEFORE_FIRST,
         TERMINAL_TYPES,
         Cancelled,
         EngineFacts,
         Entry,
-        ErrorInfo,
         Event,
-        EventId,
         Failed,
         Finished,
-        FinishReason,
-        GenerationResult,
         Started,
         StartedData,
-        Status,
         StreamedEvent,
         TerminalEvent,
-        Timings,
-        TokenLogprob,
         Tokens,
         TokensData,
         UnknownEvent,
-        Usage,
         data_json,
         encode_entry,
         mirror_json,
@@ -66,6 +59,15 @@ if TYPE_CHECKING:
     from .keys import FUNCTION, Keys, Priority
     from .markup import Delta, FunctionCall, Markup, ToolCall, ToolCallDelta
     from .requests import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, SamplingParams
+    from .results import (
+        ErrorInfo,
+        FinishReason,
+        GenerationResult,
+        Status,
+        Timings,
+        TokenLogprob,
+        Usage,
+    )
     from .version import VERSION
 
 __all__ = [
@@ -136,7 +138,18 @@ __all__ = [
     "tokens_json",
 ]
 
-_LIGHTEST_FIRST = ("version", "errors", "keys", "chat", "markup", "requests", "events", "compatibility")
+_LIGHTEST_FIRST = (
+    "version",
+    "errors",
+    "keys",
+    "event_id",
+    "chat",
+    "markup",
+    "requests",
+    "results",
+    "events",
+    "compatibility",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,19 +5,8 @@ Pure: knows events and results, and nothing of where they are kept.
 
 from collections.abc import Iterable
 
-from .events import (
-    ErrorInfo,
-    Event,
-    FinishReason,
-    GenerationResult,
-    Started,
-    Status,
-    StreamedEvent,
-    Timings,
-    Tokens,
-    UnknownEvent,
-    Usage,
-)
+from .events import Event, Started, StreamedEvent, Tokens, UnknownEvent
+from .results import ErrorInfo, FinishReason, GenerationResult, Status, Timings, Usage
 from .views.message_view import parts_of
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..contract import GenerationResult, InvalidRequest, Keys, NoSuchJob, Started, StreamedEvent, Tokens
-from ..contract.events import MAX_ID_PART
+from ..contract.event_id import MAX_ID_PART
 from ..contract.keys import check_job_id
 from ..following import event_in
 from ..job_status import job_fields, progress_of, state_of, times_of
