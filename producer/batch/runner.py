@@ -152,7 +152,7 @@ class Runner:
         except (QueueFull, InvalidRequest, JobConflict) as error:
             self._sending = 0  # and not where Ctrl-C ends it: they may be there
             if isinstance(error, QueueFull) or getattr(error, "param", "") == "group":
-                self._again.extend(chunk)
+                self._again.extendleft(reversed(chunk))  # in their order: an output may wait for the first
                 self._note_not_now(error, len(chunk))
             elif len(chunk) > 1:
                 for item in chunk:

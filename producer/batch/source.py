@@ -54,16 +54,15 @@ class Source:
         is_stdin = self.path == STDIO
         try:
             # Of stdin a file of its own: at exit Python waits for the lock of sys.stdin, which a thread may hold.
-            # A shell may have closed it, and then Python has none.
-            stdin = 0 if sys.stdin is None else sys.stdin.fileno()
-            file = open(stdin if is_stdin else self.path, "rb", closefd=not is_stdin)  # noqa: SIM115
+            place = _stdin() if is_stdin else self.path
+            file = open(place, "rb", closefd=not is_stdin)  # noqa: SIM115
         except OSError as error:
             raise self._unreadable(error) from None
         with file:
             yield file
 
     def _unreadable(self, error: OSError) -> InvalidRequest:
-        return InvalidRequest(f"{self.path} cannot be read: {error.strerror}")
+        return InvalidRequest(f"{self.path} cannot be read: {error.strerror or error}")
 
     def count(self) -> int | None:
         """Its rows; None where it can be read but once."""
@@ -72,3 +71,7 @@ class Source:
         with self.open() as file:
             records = sum(1 for _ in self.records(file))
         return records if self.template is None else max(records - 1, 0)
+
+
+def _stdin() -> int:
+    return 0 if sys.stdin is None else sys.stdin.fileno()  # a shell may have closed it, and then Python has none
