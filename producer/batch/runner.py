@@ -96,6 +96,15 @@ class Runner:
 
         Raises BrokerUnavailable there, and what reading the rows or writing an answer raises.
         """
+        # A task of its own: a cancel that redis-py loses, which may be that of Ctrl-C, is said again.
+        work = asyncio.create_task(self._run(rows, may_begin_without=may_begin_without), name="genqueue-batch-run")
+        try:
+            await asyncio.wait([work])
+        finally:
+            await end([work])
+        work.result()
+
+    async def _run(self, rows: Iterator[Row | None], *, may_begin_without: bool) -> None:
         self._outages = Outages(self._say, self._submit_all_again, may_begin_without=may_begin_without)
         feed = Feed(rows, self._changed.set)
         checks = asyncio.create_task(self._keep_checking(), name="genqueue-batch-checks")

@@ -118,7 +118,8 @@ def test_a_stream_goes_on_after_any_event(world: World, producer: Producer) -> N
     events = list(job.stream(timeout_s=TIMEOUT_S))
 
     with Producer(world.url) as another:
-        assert list(another.stream(job.job_id, after=events[2].id)) == events[3:]
+        middle = (len(events) - 1) // 2
+        assert list(another.stream(job.job_id, after=events[middle].id)) == events[middle + 1 :]
         assert list(another.stream(job.job_id, after=str(events[-1].id))) == []
         assert another.result(job.job_id).text == answer_to(WHO)
 
@@ -296,7 +297,8 @@ def test_the_specification_at_its_word(world: World) -> None:
     assert [event_id for event_id, _, _ in events] == [f"1-{seq}" for seq in range(len(events))]
     assert json.loads(raw) == events[-1][2]
     assert (events[-1][2]["text"], events[-1][2]["seed"]) == (answer_to(GENQUEUE), 7)
-    assert list(follow(world.client, job_id, events[2][0])) == events[3:]
+    middle = (len(events) - 1) // 2
+    assert list(follow(world.client, job_id, events[middle][0])) == events[middle + 1 :]
     *_, (_, event_type, result) = follow(world.client, enqueue(world.client, {"prompt": "Hi"}, wait_ms=-1))
     assert (event_type, result["error"]["code"]) == (b"failed", "expired")
 

@@ -95,7 +95,8 @@ def test_a_job_of_plain_commands_is_answered_and_followed(client: redis.Redis, c
     assert [token_id for data in tokens for token_id in data["ids"]] == result["token_ids"]
     assert (result["job_id"], result["seed"]) == (job_id, 7)
     assert result["timings"]["queued_ms"] is not None
-    assert list(follow(client, job_id, events[0][0])) == events[1:]
+    middle = (len(events) - 1) // 2  # all tokens may come in one event
+    assert list(follow(client, job_id, events[middle][0])) == events[middle + 1 :]
     assert json.loads(client.hget(f"rq:job:{job_id}", "meta") or "{}")["mine"] == "kept"
 
 

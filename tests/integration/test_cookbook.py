@@ -287,7 +287,8 @@ def test_a_web_app_whose_streams_are_picked_up_again(
         job_id = ask(address, prompt=KILL)["job_id"]
         events = follow(address, job_id)
         assert text_of(events) == events[-1][2]["text"] == answer_to(KILL)
-        assert follow(address, job_id, after=events[3][0]) == events[4:]
+        middle = (len(events) - 1) // 2
+        assert follow(address, job_id, after=events[middle][0]) == events[middle + 1 :]
 
         with pytest.raises(urllib.error.HTTPError) as missing:
             follow(address, "never-submitted")

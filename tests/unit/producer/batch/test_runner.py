@@ -1,6 +1,7 @@
 """Rows on their way to a queue that has not room for all of them."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -49,7 +50,7 @@ def rows() -> list[Row]:
     return [Row(line, f"job-{line}", GenerationRequest(prompt="Hi")) for line in range(1, ROWS + 1)]
 
 
-def runner_of(queue: SmallQueue, write, said: list[str]) -> Runner:
+def runner_of(queue: object, write, said: list[str]) -> Runner:
     return Runner(queue, Options({}, in_flight=8), Outbox(write, in_order=True), said.append)  # type: ignore[arg-type]
 
 
@@ -117,3 +118,27 @@ async def test_no_row_fails_for_a_group_that_no_live_worker_knows_yet(monkeypatc
     assert [answer.failed for answer in written] == [False] * ROWS
     [line] = said
     assert line.startswith("no live worker understands 'group': upgrade the workers")
+
+
+async def test_a_cancel_that_a_command_to_redis_has_lost_is_said_again() -> None:
+    """As redis-py loses it up to Python 3.11 where it comes with a reply: Ctrl-C had no effect."""
+    is_sending = asyncio.Event()
+
+    class Endless:
+        async def result(self, *, check: bool) -> None:
+            await asyncio.Event().wait()
+
+    class Deaf:
+        async def submit_many(self, requests: Sequence[object], *, job_ids: Sequence[str]) -> list[Endless]:
+            is_sending.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return [Endless() for _ in job_ids]
+
+    queue = Deaf()
+    running = asyncio.create_task(runner_of(queue, lambda _: None, []).run(iter(rows()), may_begin_without=False))
+    await is_sending.wait()
+    running.cancel()
+    async with asyncio.timeout(60):
+        with pytest.raises(asyncio.CancelledError):
+            await running
