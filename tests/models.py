@@ -5,6 +5,7 @@ hangs on rounding.
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ def tiny_model_paths() -> Path:
     kept = Path(__file__).parent.parent / ".cache" / "tests" / hashlib.sha256(code).hexdigest()[:16]
     kept.mkdir(parents=True, exist_ok=True)
     paths_file = kept / "model_paths.yaml"
-    paths_file.write_text("tiny: tiny\n")
+    if not paths_file.is_file():  # whole or not at all: other processes of the tests read it
+        own = kept / f"model_paths-{os.getpid()}.yaml"
+        own.write_text("tiny: tiny\n")
+        own.replace(paths_file)
     locate_model("tiny", paths_file, progress=False)
     return paths_file
