@@ -31,10 +31,8 @@ struct Int4 {
 
   const float* prepared(const float* row, std::vector<float>& kept) const {
     kept.assign((words() + kLanes - 1) / kLanes * kPrepared, 0.0f);
-    for (int64_t group = 0; group < groups; ++group) {
-      const int64_t word = group * kWords;
-      Block<kWords>::prepare(row + group * kGroup, kept.data() + word / kLanes * kPrepared, word % kLanes);
-    }
+    for (int64_t group = 0; group < groups; ++group)
+      Block<kWords>::prepare(row + group * kGroup, kept.data(), group * kWords);
     return kept.data();
   }
 

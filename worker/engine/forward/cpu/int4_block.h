@@ -29,11 +29,11 @@ struct BlockOfFloats : OfGroup<kWords> {
   static constexpr int kVectors = 9;  // what meets each of the eight weights of the words; and the sum of that
   static constexpr float kUnit = 16, kTooMuch = 1;
 
-  // A group of the row, x, from a lane of a block on.
-  static void prepare(const float* x, float* block, int lane) {
+  // x: a group of the row, whose first word is that one of all.
+  static void prepare(const float* x, float* blocks, int64_t first) {
     for (int word = 0; word < kWords; ++word) {
       const float *low = x + 4 * word, *high = low + OfGroup<kWords>::kGroup / 2;
-      float* to = block + lane + word;
+      float* to = blocks + (first + word) / kLanes * (kVectors * kLanes) + (first + word) % kLanes;
       for (int byte = 0; byte < 4; ++byte) {
         to[2 * byte * kLanes] = low[byte];
         to[(2 * byte + 1) * kLanes] = high[byte];
@@ -71,10 +71,14 @@ struct BlockOfIntegers : OfGroup<kWords> {
   static constexpr float kUnit = 1, kTooMuch = 0;
   static constexpr float kLargest = 8355000;  // a digit is at most 127 then; and eight times 15 of it fit 32 bits
 
-  static void prepare(const float* x, float* block, int lane) {
+  static_assert(kWords <= kLanes, "a group lies within a block");
+
+  static void prepare(const float* x, float* blocks, int64_t first) {
     constexpr int kHalf = OfGroup<kWords>::kGroup / 2;
+    float* block = blocks + first / kLanes * (kVectors * kLanes);
+    const int lane = first % kLanes;
     const float unit = largest(x) / kLargest;
-    const Floats inverse = Floats{} + (unit > 1e-30f ? 1 / unit : 0.0f);
+    const Floats inverse = Floats{} + (unit > 1e-37f ? 1 / unit : 0.0f);
     for (int half = 0; half < 2; ++half)
       for (int column = 0; column < kHalf; column += kLanes) {
         Ints integers = (Ints)_mm512_cvtps_epi32((__m512)(load(x + half * kHalf + column) * inverse));

@@ -3,8 +3,11 @@
 Forward passes that are made of it: ../../test_small_weights.py and ../test_static_path.py.
 """
 
+import os
+import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,17 @@ def test_is_the_linear_of_the_weights_written_out(form, count):
         found = products.linear(halves, matrix)
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-28, 1e28])
+def test_rows_of_any_size(form, size):
+    """Also where one number of a group is far larger than the others."""
+    matrix, rows = form(random(12, 384)), random(2, 384, seed=1)
+    rows[:, 5] *= 1000
+    for some in (rows, rows[:1]):
+        exact = functional.linear(some.double(), written_out(matrix))
+        found = products.linear(some * size, matrix).double() / size
+        assert (found - exact).abs().max() < 2e-6 * exact.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -229,6 +243,31 @@ class TestBuilding:
         monkeypatch.setattr(library, "_compile", late)
         assert library._built().is_file()
         assert len(calls) == 2
+
+    @pytest.mark.slow
+    @pytest.mark.matrix
+    @pytest.mark.skipif(platform.machine() != "x86_64", reason="the levels are those of x86-64")
+    @pytest.mark.parametrize("level", ["x86-64", "x86-64-v3"])
+    def test_for_older_processors(self, level, tmp_path):
+        """What this one can do, they can; of what they cannot, nothing is used. In a process of its own: it is one
+        operator."""
+        program = f"""
+import torch
+from worker.engine.forward.cpu import library, products
+from worker.engine.forward.matrices import to_int4, to_int8
+library._FLAGS = tuple(flag.replace("native", {level!r}) for flag in library._FLAGS)
+weight = torch.ones(1, 128)
+forms = [weight, weight.bfloat16(), to_int8(weight)]
+forms += [to_int4(weight, group, zeros=zeros) for group in (32, 64, 128) for zeros in (True, False)]
+for form in forms:
+    products.check(torch.float32, form)
+print(library._built().name)
+"""
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [path.name for path in (tmp_path / "genqueue").iterdir()] == [done.stdout.strip()]
 
     def test_what_the_compiler_says_is_passed_on(self, folder, monkeypatch):
         failed = subprocess.CompletedProcess([], 1, stderr="fatal error: no such file")
