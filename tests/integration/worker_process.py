@@ -13,6 +13,7 @@ from typing import Self
 import redis
 
 from producer.broker.urls import client as client_of
+from producer.contract import Keys
 from worker.lives import MEMORY
 
 START_TIMEOUT_S = 300
@@ -68,6 +69,16 @@ class WorkerProcess:
                 return self
             time.sleep(0.05)
         raise TimeoutError(f"the worker is not ready:\n{self.text()}")
+
+    def wait_until_idle(self) -> Self:
+        """Wait until RQ knows the ends of all its jobs. A result is out before that."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with client_of(self.redis_url, decode_responses=True) as client:
+            # In this order: with a job in hand, the state may still be that from before.
+            while client.exists(Keys().taken(self.name)) or client.hget(self._hash_key(client), "state") != "idle":
+                assert time.monotonic() < deadline, f"the worker is busy:\n{self.text()}"
+                time.sleep(0.05)
+        return self
 
     def send(self, number: signal.Signals) -> None:
         """Signal the worker, and not its engine."""
