@@ -170,6 +170,12 @@ class _AsyncBounded:
                 self.abort()
                 raise redis.TimeoutError("Timeout connecting to server") from None
 
+    async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:
+        """redis-py's. One that is not waited for is cut: TLS would keep it, past the event loop's end."""
+        if nowait:
+            self.abort()
+        await super().disconnect(nowait, *args, **options)  # type: ignore[misc]
+
     def abort(self) -> None:
         """Close it without waiting for the other end, as TLS and unsent bytes would have it."""
         if self._writer is not None:
@@ -203,8 +209,6 @@ class AsyncPool(redis.asyncio.BlockingConnectionPool):
         """Close the idle connections, and those in use as well if so asked. The next command makes a new one."""
         connections = [*self._get_free_connections(), *(self._get_in_use_connections() if in_use else ())]
         for connection in connections:
-            if isinstance(connection, _AsyncBounded):
-                connection.abort()
             await connection.disconnect(nowait=True)
 
 

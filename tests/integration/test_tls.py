@@ -21,6 +21,7 @@ from rq import Queue
 from rq.job import JobStatus
 
 from producer import AsyncProducer, Producer
+from producer.broker.connections import connect_async
 from producer.broker.embedded import EmbeddedBroker
 from producer.contract import FUNCTION, BrokerUnavailable
 from tests.outside import need
@@ -176,6 +177,25 @@ def test_a_job_streams_over_tls_to_a_sync_and_an_async_producer(url: str) -> Non
 
     assert len(ids) == 3
     assert asyncio.run(follow()) == text
+
+
+def test_a_connection_whose_read_is_cancelled_is_closed_at_once(url: str, client: redis.Redis) -> None:
+    async def closed() -> bool:
+        async with connect_async(url, connect_timeout_s=100, socket_timeout_s=100, blocking=True) as own:
+            number = await own.client_id()
+            [connection] = own.connection_pool._get_free_connections()
+            sock = connection._writer.get_extra_info("socket")
+            read = asyncio.create_task(own.xread({"nothing": "0"}, block=4000))
+            while "b" not in client.client_list(client_id=[number])[0]["flags"]:
+                await asyncio.sleep(0.01)
+            for _ in range(10):  # the command is out: its sender may still stand in the way of the read
+                await asyncio.sleep(0)
+            read.cancel()
+            await asyncio.wait((read,))
+            await asyncio.sleep(0)
+            return bool(sock.fileno() == -1)
+
+    assert asyncio.run(closed())
 
 
 @pytest.mark.usefixtures("tls_worker")
