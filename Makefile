@@ -13,9 +13,9 @@ CUDA_STAMP := $(CUDA_VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-long test-models test-clients test-crash test-cuda costs captures lint style mutate mutate-lua bench bench-engine
 .PHONY: bench-shortcuts bench-gpu chaos soak clean
-# Five at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
+# Six at a time: half of a run is waiting for other processes. One file stays in one process, with its worker; files
 # are begun in their order, the longest first (tests/order.py).
-PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 6 --dist loadfile --no-loadscope-reorder
 # The tests start Python some hundreds of times. Each time it would compile all of this anew where it may keep nothing.
 unexport PYTHONDONTWRITEBYTECODE
 
