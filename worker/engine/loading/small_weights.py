@@ -84,10 +84,16 @@ def planned_bytes(model: PreTrainedModel, form: WeightsForm, dtype: torch.dtype)
                 total += outputs * (inputs + 4)
             else:
                 total += outputs * (inputs // 2 + inputs // group * 3)
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in seen:
-            kept = parameter.dtype if _stays_as_it_is(model, name) else dtype
-            total += parameter.numel() * kept.itemsize
+    small = {id(module) for _, _, module in places}
+    kept: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holder, _, field = name.rpartition(".")
+        # One that is tied to a small matrix, and of a module that is none, is held beside it (Gemma's embedding).
+        if field != "weight" or id(model.get_submodule(holder)) not in small:
+            kept.setdefault(id(parameter), (name, parameter))
+    for name, parameter in kept.values():
+        itemsize = parameter.dtype.itemsize if _stays_as_it_is(model, name) else dtype.itemsize
+        total += parameter.numel() * itemsize
     return total
 
 

@@ -31,6 +31,7 @@ PATTERN = r"[a-f]{2,9}-[0-9]{1,5}\.(one|two)"
 TO_BE_FORESEEN: dict[str, Callable[[], PreTrainedModel]] = {
     "as most": random_model,
     "tied": lambda: random_model(tied=True),
+    "tied to an embedding that stays": lambda: family_model("gemma", tie_word_embeddings=True),
     "columns that no group divides": lambda: random_model("gqa 7:1"),
     "biases": lambda: family_model("llama with biases"),
     "experts that are one tensor": lambda: toy_model(
