@@ -85,7 +85,7 @@ def planned_bytes(model: PreTrainedModel, form: WeightsForm, dtype: torch.dtype)
             else:
                 total += outputs * (inputs // 2 + inputs // group * 3)
     small = {id(module) for _, _, module in places}
-    kept: dict[int, tuple[str, torch.Tensor]] = {}
+    kept: dict[int, tuple[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         holder, _, field = name.rpartition(".")
         # One that is tied to a small matrix, and of a module that is none, is held beside it (Gemma's embedding).
