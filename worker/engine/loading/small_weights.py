@@ -55,7 +55,8 @@ def make_small(
     for number, (parent, name, module) in enumerate(places):
         progress("loading weights", number, len(places))
         matrix = _small(module, form, made, device, is_end=id(module) in ends)
-        if form.small == "int4" and id(module) not in ends and isinstance(matrix, Int8Matrix):
+        wanted_int4 = form.small == "int4" and form.files is None and id(module) not in ends
+        if wanted_int4 and isinstance(matrix, Int8Matrix):
             otherwise.append(f"{name} of {matrix.shape[1]} columns")
         setattr(parent, name, _module(module, matrix, dtype))
     if otherwise:
@@ -136,8 +137,11 @@ def _ends(model: PreTrainedModel) -> set[int]:
 
 
 def _int4_group(module: Any, form: WeightsForm, *, is_end: bool) -> int | None:
-    """Columns of a group; None for a matrix that is to be int8."""
-    if form.small == "int8" or is_end or isinstance(module, nn.Embedding):
+    """Columns of a group; None for a matrix that is to be int8.
+
+    As is one that files in int4 have in floats: whoever made them has left it out because int4 costs it too much.
+    """
+    if form.small == "int8" or form.files is not None or is_end or isinstance(module, nn.Embedding):
         return None
     inputs = module.weight.shape[1]
     return next((group for group in reversed(GROUPS) if group <= form.group and inputs % group == 0), None)
