@@ -235,6 +235,30 @@ class TestBuilding:
         assert len(calls) == 1
         assert list((folder / "genqueue").iterdir()) == [built], "nothing half-made is left"
 
+    def test_it_is_on_the_disk_before_it_has_its_name(self, folder, calls, monkeypatch):
+        """Of what is cut off, torch can load a part, and the process ends by SIGBUS."""
+        written: list[list[Path]] = []
+        monkeypatch.setattr(
+            library.os, "fsync", lambda _: written.append(list((folder / "genqueue").glob("*.so")))
+        )
+        library._built()
+        assert written == [[]]
+
+    def test_one_that_is_damaged_is_built_anew(self, folder, calls, monkeypatch):
+        loaded: list[Path] = []
+
+        def load_library(path: Path) -> None:
+            loaded.append(path)
+            if len(loaded) == 1:
+                raise OSError("file too short")
+
+        library._built()
+        monkeypatch.setattr(library.torch.ops, "load_library", load_library)
+        monkeypatch.setattr(library.torch.library, "register_fake", lambda _: lambda function: function)
+        library.load.__wrapped__()
+        assert loaded == [library._built()] * 2
+        assert len(calls) == 2
+
     @pytest.mark.parametrize("what", ["source", "compiler", "torch", "processor"])
     def test_anew_where_anything_differs(self, what, folder, calls, monkeypatch, tmp_path):
         first = library._built()
