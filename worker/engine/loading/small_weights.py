@@ -89,7 +89,7 @@ def planned_bytes(model: PreTrainedModel, form: WeightsForm, dtype: torch.dtype)
     kept: dict[int, tuple[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         holder, _, field = name.rpartition(".")
-        # One that is tied to a small matrix, and of a module that is none, is held beside it (Gemma's embedding).
+        # One that is tied to a small matrix, and of a module that is none, is held beside it.
         if field != "weight" or id(model.get_submodule(holder)) not in small:
             kept.setdefault(id(parameter), (name, parameter))
     for name, parameter in kept.values():
@@ -127,8 +127,14 @@ def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """What can be made small, with the module that holds it and its name there."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
-            if type(module) in _KINDS:
+            if type(module) in _KINDS or _is_scaled_embedding(module):
                 yield parent, name, module
+
+
+def _is_scaled_embedding(module: nn.Module) -> bool:
+    """Whether it is an embedding times `embed_scale`, of which each model of the kind of Gemma has a class."""
+    named = type(module).__name__.endswith("ScaledWordEmbedding")
+    return named and isinstance(module, nn.Embedding) and hasattr(module, "embed_scale")
 
 
 def _ends(model: PreTrainedModel) -> set[int]:
@@ -181,7 +187,7 @@ def _by_pieces(
 
 def _module(module: Any, matrix: SmallMatrix, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, nn.Embedding):
-        return SmallEmbedding(matrix, dtype)
+        return SmallEmbedding(matrix, dtype, getattr(module, "embed_scale", None))
     return SmallLinear(matrix, module.bias, dtype)
 
 
