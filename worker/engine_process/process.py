@@ -266,5 +266,5 @@ def _ending(code: int | None) -> str:
         )
     how = "it does not end" if code is None else f"exit code {code}"
     if code is not None and code < 0:
-        how = f"killed by {signal.Signals(-code).name}"
+        how = f"killed by {next((each.name for each in signal.Signals if each == -code), f'signal {-code}')}"
     return f"{how}; its messages stand above"

@@ -195,6 +195,7 @@ def test_other_families(family, weights, tokenizer):
         plain.get_submodule(name).weight.data = to_float(module.matrix, torch.float32)
     asked = request(random_ids(20, vocab_size=700), max_new_tokens=16)
     ours = Engine(small, tokenizer, CPU)
+    assert {"lm_head", "model.embed_tokens"} < small_modules(small).keys()
     assert ours.path.name == Engine(plain, tokenizer, CPU).path.name
     assert ids_of(answer(ours, asked)) == ids_of(Reference(plain, tokenizer)(asked))
 
