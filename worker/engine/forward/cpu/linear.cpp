@@ -1,10 +1,10 @@
 // The linear of some rows with a matrix of any form (see `matrices.py`) on a CPU, in one read of the matrix.
 //
-// Weights become float32 in registers, or a row integers that are as exact, and products are summed in float32. An output is summed by one thread, in an
-// order in which neither the number of threads nor that of other rows counts, but for whether there are any.
+// Weights become float32 in registers, or a row integers that are as exact, and products are summed in float32. An output
+// is summed by one thread, in an order in which neither the number of threads nor that of other rows counts, but for
+// whether there are any.
 //
-// It is registered through torch's stable
-// interface, which compiles in a second and is called in microseconds.
+// It is registered through torch's stable interface, which compiles in a second and is called in microseconds.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -97,6 +97,11 @@ inline Floats load_first(const T* at, int64_t count) {
   std::memcpy(padded, at, count * sizeof(T));
   return load(padded);
 }
+inline Floats first_lanes(Floats values, int64_t count) {  // zero in the others
+  Words lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  return lane < uint32_t(count) ? values : Floats{};
+}
 inline void store(float* at, Floats values) { *reinterpret_cast<Vectors<float>::Unaligned*>(at) = values; }
 
 // Of the lanes of several vectors: out[i * stride] = sum(values[i]).
