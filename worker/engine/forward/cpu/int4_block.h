@@ -2,9 +2,11 @@
 
 #pragma once
 
+#include "integers.h"
 #include "vectors.h"
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -65,44 +67,29 @@ struct BlockOfFloats : OfGroup<kWords> {
   }
 };
 
-#if defined(GENQUEUE_AVX512) && defined(__AVX512VNNI__)
-// A row's numbers become integers of 24 bits, by a unit for each group: as exact as float32 is. Their three digits meet
-// four weights in one instruction, and sums of integers are exact.
+#if defined(GENQUEUE_VNNI)
 template <int kWords>
 struct BlockOfIntegers : OfGroup<kWords> {
-  static constexpr int kDigits = 3;
   static constexpr int kVectors = 2 * kDigits + 1;  // digits for low and for high weights; and what is taken off
-  static constexpr float kLargest = 8355000;  // a digit is at most 127 then; and eight times 15 of it fit 32 bits
 
   static_assert(kWords <= kLanes, "a group lies within a block");
 
   static float prepare(const float* x, float* blocks, int64_t first) {
     constexpr int kGroup = OfGroup<kWords>::kGroup, kHalf = kGroup / 2;
-    float* block = blocks + first / kLanes * (kVectors * kLanes);
-    const int lane = first % kLanes;
-    Floats most = {}, nothing = {};
-    for (int i = 0; i < kGroup; i += kLanes) {
-      most = (Floats)_mm512_max_ps((__m512)most, _mm512_abs_ps((__m512)load(x + i)));
-      nothing += 0 * load(x + i);
-    }
-    const float unit = _mm512_reduce_max_ps((__m512)most) / kLargest;
-    const Floats inverse = Floats{} + (unit > 1e-37f ? 1 / unit : 0.0f);
+    float* block = blocks + first / kLanes * (kVectors * kLanes) + first % kLanes;
+    const Integers integers(x, kGroup);
     int32_t numbers[kGroup];
     for (int i = 0; i < kGroup; i += kLanes) {
-      Ints integers = (Ints)_mm512_cvtps_epi32((__m512)(load(x + i) * inverse));
-      _mm512_storeu_si512(numbers + i, (__m512i)integers);
-      uint8_t* to = reinterpret_cast<uint8_t*>(block + i / kHalf * kDigits * kLanes + lane) + i % kHalf;
-      for (int digit = 0; digit < kDigits; ++digit, to += kLanes * sizeof(float)) {
-        const Ints last = integers << 24 >> 24;  // from -128 to 127
-        _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)last));
-        integers = (integers - last) >> 8;
-      }
+      const Ints some = integers.of(x + i);
+      _mm512_storeu_si512(numbers + i, (__m512i)some);
+      uint8_t* to = reinterpret_cast<uint8_t*>(block + i / kHalf * kDigits * kLanes) + i % kHalf;
+      store_digits(some, to, kLanes * sizeof(float));
     }
     for (int word = 0; word < kWords; ++word) {
       const int32_t off = -kMiddle * OfGroup<kWords>::sum(numbers + 4 * word);
-      std::memcpy(block + 2 * kDigits * kLanes + lane + word, &off, sizeof off);
+      std::memcpy(block + 2 * kDigits * kLanes + word, &off, sizeof off);
     }
-    return unit + _mm512_reduce_add_ps((__m512)nothing);  // carries what is no number
+    return integers.unit;
   }
 
   static Floats product(Words words, const Floats* x) {

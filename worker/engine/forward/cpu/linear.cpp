@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "int4.h"
+#include "int8.h"
 #include "plain.h"
 
 namespace {
@@ -157,7 +158,7 @@ void multiply(
     case ScalarType::Char:
       STD_TORCH_CHECK(scales && scales->scalar_type() == ScalarType::Float, "scales of int8 are float32");
       return multiply_by(
-          Plain<int8_t>{data<int8_t>(values), data<float>(*scales), outputs, inputs}, rows, count, inputs, out);
+          Int8{{data<int8_t>(values), data<float>(*scales), outputs, inputs}}, rows, count, inputs, out);
     default: STD_TORCH_CHECK(false, "weights are float32, bfloat16, int8 or int4");
   }
 }
