@@ -18,6 +18,7 @@ from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_
 from worker.engine.forward.small_modules import small_modules
 from worker.engine.loading.facts import memory_facts
 from worker.errors import ConfigError
+from worker.models.model_files import read_weights
 
 from ..asking import Reference, answer, ids_of, random_ids, request
 
@@ -146,6 +147,14 @@ def test_what_they_will_take_is_known_before(quantization, tmp_path):
     taken += sum(parameter.nbytes for parameter in model.parameters())
     assert (facts.dtype, facts.smaller) == ("int4", {})
     assert facts.weights_bytes == pytest.approx(taken, rel=0.005)
+
+
+@pytest.mark.parametrize("quantization", [GPTQ, AWQ], ids=["gptq", "awq"])
+def test_a_look_at_the_files_counts_weights_and_not_words(quantization, tmp_path):
+    save_packed_model(tmp_path, quantization)
+    weights = read_weights(tmp_path)
+    assert weights is not None
+    assert weights.parameters == sum(parameter.numel() for parameter in random_model().parameters())
 
 
 def test_act_order_is_refused_by_name(tmp_path):
