@@ -119,6 +119,8 @@ async def test_a_key_has_a_highest_priority(open_door: OpenDoor, tmp_path: Path)
         "- a",
         "keys:\n- name: a\n  sha256: secret",
         "keys: [",
+        "[" * 5_000,
+        "keys: 2026-13-45",
         "keys:\n- {name: 'a b', sha256: '%s'}" % ("0" * 64),
         "keys:\n" + "- {name: a, sha256: '%s'}\n" % ("0" * 64) * 2,
         "keys:\n- {name: a, sha256: '%s', quota: 3}" % ("0" * 64),
