@@ -43,8 +43,8 @@ def _create(kind: Kind) -> Handler:
         body = await read_json(request, gateway.settings)
         asked = read_asked(body, kind, owner_of(request), gateway.settings)
         priority = priority_in(request, asked.priority)
-        await gateway.check_served(asked.model)
-        async with await gateway.visits.begin(key_of(request), asked.requests) as visit:
+        context = await gateway.check_served(asked.model)
+        async with await gateway.visits.begin(key_of(request), asked.requests, context) as visit:
             call = await _submitted(gateway, request, asked, kind, priority)
             visit.submitted()
             if asked.store and kind == "chat":

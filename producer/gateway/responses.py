@@ -45,9 +45,9 @@ async def create(request: Request) -> Response:
     owner, settings = owner_of(request), gateway.settings
     asked = read_response(await read_json(request, settings))
     priority = priority_in(request, asked.priority)
-    await gateway.check_served(asked.model)
+    context = await gateway.check_served(asked.model)
     job = asked.request(await _conversation(gateway, asked.previous_id, owner), owner, settings)
-    async with await gateway.visits.begin(key_of(request), [job]) as visit:
+    async with await gateway.visits.begin(key_of(request), [job], context) as visit:
         call = _call(gateway, request, asked)
         call = await take_in(gateway, request, call, [job], priority=priority, is_stored=asked.store)
         visit.submitted()

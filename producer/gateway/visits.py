@@ -1,8 +1,8 @@
 """Requests of an owner while they are open, and what they take of the owner's limits. All of it is on Redis.
 
-What a request may take is counted before it takes it: prompt and longest answer. What it has not taken is given
-back at its end. So a gateway that is killed lets nobody have more than his limits, and what it could not give
-back fills up within a minute or two.
+What a request may take is counted before it takes it: prompt and longest answer, as far as the model's context
+holds them. What it has not taken is given back at its end. So a gateway that is killed lets nobody have more than
+his limits, and what it could not give back fills up with the minutes, as all that was taken.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ..contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, GenerationResult, GenqueueError
+from ..contract.requests import MAX_PROMPT_TOKENS
 from ..ledger.limits import OPEN_MS, Limits, Reached
 from .api_keys import ApiKey
 from .errors import ApiError, retry_after
@@ -82,9 +83,15 @@ class Visits:
         self._open: dict[str, set[str]] = {}
         """Ids by owner, of keys that may have so many at once."""
 
-    async def begin(self, key: ApiKey | None, requests: Sequence[GenerationRequest] = ()) -> Visit:
-        """Let a request in that submits these jobs.  Raises ApiError 429."""
-        visit = Visit(self, key, costs := list(map(tokens_of, requests)))
+    async def begin(
+        self, key: ApiKey | None, requests: Sequence[GenerationRequest] = (), context: int | None = None
+    ) -> Visit:
+        """Let a request in that submits these jobs.  context: tokens of the model's, if known.
+
+        Raises ApiError 429.
+        """
+        most = context or MAX_PROMPT_TOKENS  # whatever is asked for, no job takes more
+        visit = Visit(self, key, costs := [min(tokens_of(each), most) for each in requests])
         if key is None or key.limits.are_none:
             return visit
         reached = await self._producer.begin_request(key.name, key.limits, visit.id, sum(costs))

@@ -24,6 +24,12 @@ def left(worker: ScriptedWorker, limit: str) -> float:
     return float(worker.client.hget(Keys().limits("alice"), limit))
 
 
+def says_context(worker: ScriptedWorker, tokens: int) -> None:
+    """So many fit into the model's."""
+    [record] = worker.client.smembers("rq:workers:generate.tiny")
+    worker.client.hset(record, "context_length", tokens)
+
+
 async def test_requests_are_counted_over_all_gateways(open_door: OpenDoor, tmp_path: Path):
     keys = keys_file(tmp_path, "alice", "bob", requests_per_minute=2)
     first, second = await open_door(api_keys=keys), await open_door(api_keys=keys)
@@ -79,6 +85,7 @@ async def test_what_an_answer_has_not_taken_is_given_back(
     open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, stream: bool
 ):
     door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=60_000_000))
+    says_context(worker, 60_000_000)
     worker.answers("Hi", "four")
     assert (await ask(door, max_tokens=30_000_000, stream=stream)).status_code == 200
     await until(lambda: left(worker, "tokens") > 59_999_000)
@@ -95,6 +102,7 @@ async def test_a_job_that_fails_gives_back_what_it_has_not_taken(
     open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, logprobs: bool
 ):
     door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=60_000_000))
+    says_context(worker, 60_000_000)
     worker.fails("Hi", "engine_error", "it broke", after="four")
     assert (await ask(door, max_tokens=50_000_000, logprobs=logprobs)).status_code == 500
     assert left(worker, "tokens") > 59_999_000
@@ -113,6 +121,22 @@ async def test_who_leaves_before_the_end_gets_nothing_back(
         asking.cancel()
         await until(lambda: not worker.client.exists(Keys().open_requests("alice")))
     assert left(worker, "tokens") < 60_000 - 1_000
+
+
+@pytest.mark.parametrize(("context", "debt"), [(None, 1_000_000), (2_000, 2_000)])
+async def test_what_no_context_holds_locks_nobody_out(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, context: int | None, debt: int
+):
+    """A client that asks for 2**63 tokens, and leaves, was locked out for as many; of more, for ever."""
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=1_000))
+    if context is not None:
+        says_context(worker, context)
+    with worker.paused():
+        asking = asyncio.create_task(ask(door, max_tokens=10**30))
+        await until(lambda: worker.client.llen("rq:queue:generate.tiny@alice"))
+        assert left(worker, "tokens") == pytest.approx(1_000 - debt, abs=100)
+        assert worker.client.pttl(Keys().limits("alice")) > 0
+    assert (await asking).status_code == 200
 
 
 async def test_requests_at_once(open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path):
