@@ -108,6 +108,25 @@ async def test_a_job_that_fails_gives_back_what_it_has_not_taken(
     assert left(worker, "tokens") > 59_999_000
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_asked_for_again_is_paid_for_once(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, stream: bool
+):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=1_000))
+    worker.answers("Hi", "x" * 600)
+    says_context(worker, 10_000)
+    headers = {**bearer("alice"), "Idempotency-Key": "one"}
+    for url, body in (
+        (CHAT, Door.body("Hi", max_tokens=700)),
+        ("/v1/responses", {"model": "tiny", "input": "Hi"}),
+    ):
+        answers = [await door.http.post(url, json=body | {"stream": stream}, headers=headers) for _ in range(3)]
+        assert [each.status_code for each in answers] == [200] * 3
+        headers["Idempotency-Key"] = "two"
+        worker.answers("Hi", "x" * 100)
+    assert left(worker, "tokens") == pytest.approx(1_000 - 600 - 100, abs=60)
+
+
 async def test_who_leaves_before_the_end_gets_nothing_back(
     open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path
 ):
