@@ -22,6 +22,8 @@ from .queueing import GatewayProducer
 TOLD_PER_OPEN = 3
 AGAIN_S = 2.0
 """When to come again where nobody can tell when there is room."""
+LEAVE_S = 2.0
+"""How long the last of them may take to end, where the gateway ends."""
 CHARS_PER_TOKEN = 4
 """Of a prompt, about. Its tokens are known once a worker has it."""
 _SAID = {
@@ -82,6 +84,10 @@ class Visits:
         self._producer = producer
         self._open: dict[str, set[str]] = {}
         """Ids by owner, of keys that may have so many at once."""
+        self._limited = 0
+        """Those that are open of keys with any limit."""
+        self._none_is_open = asyncio.Event()
+        self._none_is_open.set()
 
     async def begin(
         self, key: ApiKey | None, requests: Sequence[GenerationRequest] = (), context: int | None = None
@@ -97,6 +103,8 @@ class Visits:
         reached = await self._producer.begin_request(key.name, key.limits, visit.id, sum(costs))
         if reached is not None:
             raise _refused(reached, key.limits)
+        self._limited += 1
+        self._none_is_open.clear()
         if key.limits.at_once:
             self._open.setdefault(key.name, set()).add(visit.id)
         return visit
@@ -107,8 +115,19 @@ class Visits:
         if key is None or key.limits.are_none:
             return
         self._open.get(key.name, set()).discard(visit.id)
-        with suppress(GenqueueError):  # then it is over in a while by itself
-            await self._producer.end_request(key.name, key.limits, visit.id, unused)
+        try:
+            with suppress(GenqueueError):  # then it is over in a while by itself
+                await self._producer.end_request(key.name, key.limits, visit.id, unused)
+        finally:
+            self._limited -= 1
+            if not self._limited:
+                self._none_is_open.set()
+
+    async def aclose(self) -> None:
+        """Have those that are open say that they are over, once all requests are cancelled. Else they count on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._none_is_open.wait()
 
     async def keep_telling(self) -> None:
         """Say for ever that they are open still."""

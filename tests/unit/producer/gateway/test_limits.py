@@ -9,7 +9,7 @@ import pytest
 from producer.contract import Keys
 from producer.testing import ScriptedWorker
 
-from .conftest import Door, OpenDoor
+from .conftest import Door, OpenDoor, opened
 from .test_entrance import bearer, keys_file
 from .test_resuming import until
 
@@ -60,6 +60,7 @@ async def test_open_streams_of_a_killed_gateway_free_themselves(
 ):
     """Nobody tells of their end, and nobody that they are open still: so each has a time at which it is over."""
     monkeypatch.setattr("producer.gateway.visits.OPEN_MS", 10**9)  # to say so, it would be its turn in days
+    monkeypatch.setattr("producer.gateway.visits.LEAVE_S", 0.01)
     keys = keys_file(tmp_path, "alice", requests_at_once=1)
     killed, other = await open_live_door(api_keys=keys), await open_live_door(api_keys=keys)
 
@@ -183,6 +184,23 @@ async def test_what_is_refused_or_fails_counts_as_open_no_more(
     for fields in ({}, {"stream": True}, {"n": 3}, {"seed": -1}):
         assert (await ask(door, **fields)).status_code in (200, 400, 429, 500)
         assert not worker.client.exists(Keys().open_requests("alice"))
+
+
+async def test_a_gateway_that_ends_waits_for_requests_to_say_so(worker: ScriptedWorker, tmp_path: Path):
+    """It cuts them, and then closes its producer: places stayed taken, and some were told of an error of it."""
+    keys = keys_file(tmp_path, "alice", requests_at_once=1)
+    async with opened(api_keys=keys) as door:
+        assert door.gateway.api_keys is not None
+        visit = await door.gateway.visits.begin(door.gateway.api_keys.keys[0])
+        assert worker.client.zcard(Keys().open_requests("alice")) == 1
+
+        async def unwind() -> None:
+            await asyncio.sleep(0.1)
+            await visit.aclose()
+
+        ending = asyncio.create_task(unwind())
+    await ending
+    assert worker.client.zcard(Keys().open_requests("alice")) == 0
 
 
 async def test_an_open_request_is_said_to_be_open_still(
