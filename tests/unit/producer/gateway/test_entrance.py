@@ -136,6 +136,12 @@ def test_a_file_that_holds_no_keys_is_refused_and_not_quoted(tmp_path: Path, tex
         ApiKeys.load(tmp_path / "none")
 
 
+@pytest.mark.parametrize("text", ["http://a, https://b:1", "http://a,https://b:1,", '["http://a", "https://b:1"]'])
+def test_origins_stand_in_the_environment_with_commas(monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setenv("GENQUEUE_SERVE_CORS_ORIGINS", text)
+    assert GatewaySettings.load().cors_origins == ("http://a", "https://b:1")
+
+
 def test_beyond_loopback_it_wants_keys():
     with pytest.raises(InvalidRequest, match="give --api-keys"):
         serve(GatewaySettings(host="0.0.0.0"), ProducerSettings())
