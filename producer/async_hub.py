@@ -138,7 +138,7 @@ class AsyncHub:
         except redis.RedisError as error:
             strays = await self._strays(streams) if is_wrong_type(error) else []
             self._subscriptions.read_failed()
-            if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
+            if not self._subscriptions.fail_streams(strays) and not is_transient(error):
                 self._subscriptions.fail_all(broker_unavailable(error, address(client)))
             if self._owns_clients:
                 await drop_idle_async(client)
