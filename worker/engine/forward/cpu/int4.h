@@ -24,6 +24,7 @@ struct Int4 {
   static constexpr int kGroups = kWords >= kLanes ? 1 : kLanes / kWords;  // of a block, which has a word for each lane
   static constexpr int kVectors = Block<kWords>::kVectors, kPrepared = kVectors * kLanes;  // floats for each block
   static constexpr int64_t kFactors = 512;  // groups, for which they are made at once
+  static constexpr int64_t kAhead = 1024, kOfLine = 16;  // bytes of values; scales, of a line of a cache
 
   const uint8_t* values;
   const void* scales;
@@ -94,6 +95,13 @@ struct Int4 {
     factors_of<float>(first, count, units, by, more);
   }
 
+  // Of an output that comes later.
+  void fetch_factors(int64_t first) const {
+    const int64_t size = of_scales == ScalarType::Float ? 4 : 2;
+    for (int64_t g = 0; g < groups; g += kOfLine) fetch(static_cast<const char*>(scales) + (first + g) * size);
+    if (zeros) fetch(zeros + first);
+  }
+
   // The sum of some numbers, over the lanes of what is returned. Behind them is memory for a vector.
   static Floats gathered(const float* numbers, int64_t count) {
     Floats total = {};
@@ -119,6 +127,7 @@ struct Int4 {
         const int64_t output = first + begin + i;
         const uint8_t* at[kCount];
         for (int r = 0; r < kCount; ++r) at[r] = values + (output + r * apart) * bytes_of_output();
+        for (int r = 0; r < kCount; ++r) fetch_factors((output + r * apart + at_once) * groups);
         const float *by = all_by + i * groups, *more = all_more + i * groups, *lanes = prepared;
         Floats totals[kCount] = {}, x[kVectors];
         if (zeros)
@@ -131,9 +140,11 @@ struct Int4 {
           }
           const float* of_block = by + block * kLanes / kWords;
 #pragma GCC unroll 8
-          for (int r = 0; r < kCount; ++r)
-            totals[r] += spread(of_block + r * of_stream) *
-                         Block<kWords>::product(load_raw<uint32_t>(at[r] + block * 4 * kLanes), x);
+          for (int r = 0; r < kCount; ++r) {
+            const uint8_t* here = at[r] + block * 4 * kLanes;
+            fetch(here + kAhead);
+            totals[r] += spread(of_block + r * of_stream) * Block<kWords>::product(load_raw<uint32_t>(here), x);
+          }
         }
         if (const int64_t rest = words() - whole * kLanes) {
           for (int j = 0; j < kVectors; ++j) x[j] = load(lanes + j * kLanes);
