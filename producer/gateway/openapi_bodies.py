@@ -159,7 +159,7 @@ def schemas() -> dict[str, Schema]:
             max_output_tokens=COUNT, top_logprobs=_TOP, text=object_of({}, format=_format(is_nested=False)),
             include=list_of(_constant("message.output_text.logprobs"), 0, 1),
         ),
-        "MetadataRequest": object_of({"metadata": _METADATA}),
+        "MetadataRequest": object_of({"metadata": {"anyOf": [_METADATA, {"type": "null"}]}}),
         "UploadRequest": _upload(),
         "BatchRequest": _batch(),
     }  # fmt: skip

@@ -80,26 +80,42 @@ def summarize(runs: list[Run], seconds_per_token: list[float]) -> dict[str, Any]
 
 
 def table(rows: list[Row]) -> Table:
-    """For people."""
-    shown = Table(
-        "engine", "model", "dtype", "prompt", "sampling", "ttft ms", "tokens/s", "spread", "of bandwidth"
-    )
-    for name in ("tokens/s over llama.cpp", "ttft over llama.cpp", "same tokens", "peak GB"):
-        shown.add_column(name)
-    for column in shown.columns[:3]:
-        column.no_wrap = True
-    for row in rows:
-        low, high = row.tokens_per_second_spread
-        shown.add_row(
-            *(row.engine, row.shape, row.dtype, str(row.prompt_tokens), row.sampling),
-            *(f"{row.ttft_ms:.1f}", f"{row.tokens_per_second:.1f}", f"{low:.1f}-{high:.1f}"),
-            _or_nothing(row.fraction_of_bandwidth, ".0%"),
-            _or_nothing(row.speed_over_llama_cpp, ".2f"),
-            _or_nothing(row.first_token_over_llama_cpp, ".2f"),
-            _or_nothing(row.same_tokens, "d"),
-            _or_nothing(row.peak_bytes and row.peak_bytes / 1e9, ".2f"),
-        )
+    """For people. What all rows share stands above it, and what none has is left out."""
+    shared: list[str] = []
+    shown = Table()
+    kept: list[list[str]] = []
+    for name, cells in _columns(rows).items():
+        if name in NAMES_ALONE and len(set(cells)) == 1:
+            shared.append(cells[0])
+        elif any(cells):
+            shown.add_column(name, no_wrap=name in ("engine", *NAMES_ALONE))
+            kept.append(cells)
+    for row in zip(*kept, strict=True):
+        shown.add_row(*row)
+    shown.title = ", ".join(shared)
     return shown
+
+
+NAMES_ALONE = ("model", "dtype", "sampling")
+"""Columns that say what they hold without their heads."""
+
+
+def _columns(rows: list[Row]) -> dict[str, list[str]]:
+    return {
+        "engine": [row.engine for row in rows],
+        "model": [row.shape for row in rows],
+        "dtype": [row.dtype for row in rows],
+        "prompt": [str(row.prompt_tokens) for row in rows],
+        "sampling": [row.sampling for row in rows],
+        "ttft ms": [f"{row.ttft_ms:.1f}" for row in rows],
+        "tokens/s": [f"{row.tokens_per_second:.1f}" for row in rows],
+        "spread": ["{:.1f}-{:.1f}".format(*row.tokens_per_second_spread) for row in rows],
+        "of bandwidth": [_or_nothing(row.fraction_of_bandwidth, ".0%") for row in rows],
+        "tokens/s over llama.cpp": [_or_nothing(row.speed_over_llama_cpp, ".2f") for row in rows],
+        "ttft over llama.cpp": [_or_nothing(row.first_token_over_llama_cpp, ".2f") for row in rows],
+        "same tokens": [_or_nothing(row.same_tokens, "d") for row in rows],
+        "peak GB": [_or_nothing(row.peak_bytes and row.peak_bytes / 1e9, ".2f") for row in rows],
+    }
 
 
 def _or_nothing(value: float | None, form: str) -> str:

@@ -20,8 +20,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from producer.contract import GenerationRequest
 from tests.benchmarks.small_shapes import build_small
 from tests.models import save_tokenizer
-from worker.engine import Engine, EngineOptions, Tokenizer, resolve_device
+from worker.engine import Engine, EngineOptions, Tokenizer, chooser, resolve_device
 from worker.engine.errors import NotSupported
+from worker.engine.sampling.sampler import token_logprob
 
 from . import card
 
@@ -99,6 +100,8 @@ def main(*, masked: bool, weights: str | None, deterministic: bool) -> Report:
     with TemporaryDirectory() as folder:
         tokenizer = Tokenizer(save_tokenizer(Path(folder)))
     attention.check = _refuse if masked else _accept  # they compare numbers, and here are none
+    # What is chosen is whatever stood in memory, which need not be an id.
+    chooser.token_logprob = lambda logits, chosen, top: token_logprob(logits, chosen % logits.shape[-1], top)
     matrix_vector.check = small_matrix_vector.check = small_matrix_rows.check = draw.check = _accept
     model = build_small(CONFIG, device, torch.bfloat16, weights) if weights else _model(device)
     options = EngineOptions(prefix_cache_bytes=2**28, deterministic=deterministic)

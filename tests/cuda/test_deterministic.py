@@ -23,10 +23,15 @@ CONTEXT = 600
 
 def engine_on(folder: object, patched: pytest.MonkeyPatch, weights: str = "bfloat16", **options: object) -> Engine:
     """Its kernels are taken for exact: they compare numbers, and here are none."""
-    from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415 - Triton
+    from worker.engine.forward.gpu import (  # noqa: PLC0415 - Triton
+        attention,
+        matrix_vector,
+        small_matrix_rows,
+        small_matrix_vector,
+    )
     from worker.engine.sampling.gpu import draw  # noqa: PLC0415
 
-    for kernels in (attention, matrix_vector, small_matrix_vector, draw):
+    for kernels in (attention, matrix_vector, small_matrix_rows, small_matrix_vector, draw):
         patched.setattr(kernels, "check", lambda *_: None)
     if weights == "bfloat16":
         model = random_model(context_length=CONTEXT).to(torch.bfloat16)

@@ -79,7 +79,12 @@ def on_gpu(
 ) -> Callable[..., Answers]:
     """Fails where nothing is captured, a capture is violated, or an operation has no twin on the CPU."""
     # Triton is in the stand-in's environment alone.
-    from worker.engine.forward.gpu import attention, matrix_vector, small_matrix_vector  # noqa: PLC0415
+    from worker.engine.forward.gpu import (  # noqa: PLC0415
+        attention,
+        matrix_vector,
+        small_matrix_vector,
+        written_out,
+    )
 
     def answers(
         jobs: Sequence[GenerationRequest],
@@ -96,6 +101,8 @@ def on_gpu(
             patched.setattr(attention, "attend", numbers.with_twin(attention.attend, attend_to_all))
             for products in (matrix_vector, small_matrix_vector):
                 patched.setattr(products, "matrix_vector", numbers.with_twin(products.matrix_vector, linear))
+            of_many = numbers.with_twin(written_out.Linear.__call__, lambda _, *args: linear(*args))
+            patched.setattr(written_out.Linear, "__call__", of_many)
             engine = Engine(copy.deepcopy(model).to(GPU), tokenizer, GPU, options)
             if kernels:
                 engine.path.use_kernels()

@@ -2,35 +2,40 @@
 
 #pragma once
 
+#include "integers.h"
 #include "vectors.h"
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
+
+constexpr int kMiddle = 8;  // what a block takes off each weight
 
 // The words of a group, one behind the other, hold its first half in their low bits and its second in their high ones.
 template <int kWords>
 struct OfGroup {
   static constexpr int kGroup = 8 * kWords;
 
-  // Of what meets each word, for the zero that is taken off.
-  static float sum(const float* low) {
-    const float* high = low + kGroup / 2;
+  // Of what meets a word. T: float, or int32_t.
+  template <class T>
+  static T sum(const T* low) {
+    const T* high = low + kGroup / 2;
     return ((low[0] + low[1]) + (low[2] + low[3])) + ((high[0] + high[1]) + (high[2] + high[3]));
   }
 };
 
-// The bits of a weight, moved to where those of a float32 between 1 and 2 are, make it 1 + weight / 16. What that is too
-// much by, and the group's zero, is taken off block by block, so that no small difference of large sums is left:
+// The bits of a weight, moved to where those of a float32 between 1 and 2 are, make it 1 + weight / 16:
 //
-//   sum((v - zero) * scale * x) = 16 * scale * sum((1 + v / 16) * x) - scale * (16 + zero) * sum(x)
+//   sum((v - 8) * x) = 16 * (sum((1 + v / 16) * x) - 1.5 * sum(x))
+//
+// which is taken off word by word, so that no small difference of large sums is left.
 template <int kWords>
 struct BlockOfFloats : OfGroup<kWords> {
-  static constexpr int kVectors = 9;  // what meets each of the eight weights of the words; and the sum of that
-  static constexpr float kUnit = 16, kTooMuch = 1;
+  static constexpr int kVectors = 9;  // what meets each of the eight weights of the words; and what is taken off
 
-  // x: a group of the row, whose first word is that one of all.
-  static void prepare(const float* x, float* blocks, int64_t first) {
+  // x: a group of the row, whose first word is that one of all.  Returns the unit of its products.
+  static float prepare(const float* x, float* blocks, int64_t first) {
     for (int word = 0; word < kWords; ++word) {
       const float *low = x + 4 * word, *high = low + OfGroup<kWords>::kGroup / 2;
       float* to = blocks + (first + word) / kLanes * (kVectors * kLanes) + (first + word) % kLanes;
@@ -38,8 +43,9 @@ struct BlockOfFloats : OfGroup<kWords> {
         to[2 * byte * kLanes] = low[byte];
         to[(2 * byte + 1) * kLanes] = high[byte];
       }
-      to[8 * kLanes] = OfGroup<kWords>::sum(low);
+      to[8 * kLanes] = -(1 + kMiddle / 16.0f) * OfGroup<kWords>::sum(low);
     }
+    return 16;
   }
 
   template <int kShift>
@@ -48,70 +54,54 @@ struct BlockOfFloats : OfGroup<kWords> {
     return (Floats)((moved & 0x780000u) | 0x3F800000u);
   }
 
-  static Floats product(Words words, const Floats* x, Floats of_sums, Floats of_rows) {
+  static Floats product(Words words, const Floats* x) {
     keep_in_register(words);
-    Floats some = weights<19>(words) * x[0], others = weights<15>(words) * x[1];
+    Floats some = weights<19>(words) * x[0] + x[8], others = weights<15>(words) * x[1];
     some += weights<11>(words) * x[2];
     others += weights<7>(words) * x[3];
     some += weights<3>(words) * x[4];
     others += weights<-1>(words) * x[5];
     some += weights<-5>(words) * x[6];
     others += weights<-9>(words) * x[7];
-    return of_rows * x[8] + of_sums * (some + others);
+    return some + others;
   }
 };
 
-#if defined(GENQUEUE_AVX512) && defined(__AVX512VNNI__)
-// A row's numbers become integers of 24 bits, by a unit for each group: as exact as float32 is. Their three digits meet
-// four weights in one instruction, and sums of integers are exact.
+#if defined(GENQUEUE_VNNI)
 template <int kWords>
 struct BlockOfIntegers : OfGroup<kWords> {
-  static constexpr int kDigits = 3;
-  static constexpr int kVectors = 2 * kDigits + 2;  // digits for low and for high weights; units; sums
-  static constexpr float kUnit = 1, kTooMuch = 0;
-  static constexpr float kLargest = 8355000;  // a digit is at most 127 then; and eight times 15 of it fit 32 bits
+  static constexpr int kVectors = 2 * kDigits + 1;  // digits for low and for high weights; and what is taken off
 
   static_assert(kWords <= kLanes, "a group lies within a block");
 
-  static void prepare(const float* x, float* blocks, int64_t first) {
-    constexpr int kHalf = OfGroup<kWords>::kGroup / 2;
-    float* block = blocks + first / kLanes * (kVectors * kLanes);
-    const int lane = first % kLanes;
-    const float unit = largest(x) / kLargest;
-    const Floats inverse = Floats{} + (unit > 1e-37f ? 1 / unit : 0.0f);
-    for (int half = 0; half < 2; ++half)
-      for (int column = 0; column < kHalf; column += kLanes) {
-        Ints integers = (Ints)_mm512_cvtps_epi32((__m512)(load(x + half * kHalf + column) * inverse));
-        uint8_t* to = reinterpret_cast<uint8_t*>(block + half * kDigits * kLanes + lane) + column;
-        for (int digit = 0; digit < kDigits; ++digit, to += kLanes * sizeof(float)) {
-          const Ints last = integers << 24 >> 24;  // from -128 to 127
-          _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)last));
-          integers = (integers - last) >> 8;
-        }
-      }
-    for (int word = 0; word < kWords; ++word) {
-      block[2 * kDigits * kLanes + lane + word] = unit;
-      block[(2 * kDigits + 1) * kLanes + lane + word] = OfGroup<kWords>::sum(x + 4 * word);  // carries what is no number
+  static float prepare(const float* x, float* blocks, int64_t first) {
+    constexpr int kGroup = OfGroup<kWords>::kGroup, kHalf = kGroup / 2;
+    float* block = blocks + first / kLanes * (kVectors * kLanes) + first % kLanes;
+    const Integers integers(x, kGroup);
+    int32_t numbers[kGroup];
+    for (int i = 0; i < kGroup; i += kLanes) {
+      const Ints some = integers.of(x + i);
+      _mm512_storeu_si512(numbers + i, (__m512i)some);
+      uint8_t* to = reinterpret_cast<uint8_t*>(block + i / kHalf * kDigits * kLanes) + i % kHalf;
+      store_digits(some, to, kLanes * sizeof(float));
     }
+    for (int word = 0; word < kWords; ++word) {
+      const int32_t off = -kMiddle * OfGroup<kWords>::sum(numbers + 4 * word);
+      std::memcpy(block + 2 * kDigits * kLanes + word, &off, sizeof off);
+    }
+    return integers.unit;
   }
 
-  static float largest(const float* x) {
-    Floats most = {};
-    for (int i = 0; i < OfGroup<kWords>::kGroup; i += kLanes)
-      most = (Floats)_mm512_max_ps((__m512)most, _mm512_abs_ps((__m512)load(x + i)));
-    return _mm512_reduce_max_ps((__m512)most);
-  }
-
-  static Floats product(Words words, const Floats* x, Floats of_sums, Floats of_rows) {
+  static Floats product(Words words, const Floats* x) {
     const __m512i low = (__m512i)(words & 0x0F0F0F0Fu), high = (__m512i)(words >> 4 & 0x0F0F0F0Fu);
     Ints sum = {};
 #pragma GCC unroll 4
-    for (int digit = kDigits - 1; digit >= 0; --digit)  // each by itself: instructions wait for none before
+    for (int digit = kDigits - 1; digit >= 0; --digit) {  // each by itself: instructions wait for none before
+      const __m512i from = digit ? _mm512_setzero_si512() : (__m512i)x[2 * kDigits];
       sum = (sum << 8) + (Ints)_mm512_dpbusd_epi32(
-                             _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, (__m512i)x[digit]), high,
-                             (__m512i)x[kDigits + digit]);
-    const Floats product = (Floats)_mm512_cvtepi32_ps((__m512i)sum) * x[2 * kDigits];
-    return of_rows * x[2 * kDigits + 1] + of_sums * product;
+                             _mm512_dpbusd_epi32(from, low, (__m512i)x[digit]), high, (__m512i)x[kDigits + digit]);
+    }
+    return (Floats)_mm512_cvtepi32_ps((__m512i)sum);
   }
 };
 

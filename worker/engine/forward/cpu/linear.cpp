@@ -1,10 +1,10 @@
 // The linear of some rows with a matrix of any form (see `matrices.py`) on a CPU, in one read of the matrix.
 //
-// Weights become float32 in registers, or a row integers that are as exact, and products are summed in float32. An output is summed by one thread, in an
-// order in which neither the number of threads nor that of other rows counts, but for whether there are any.
+// Weights become float32 in registers, or a row integers that are as exact, and products are summed in float32. An output
+// is summed by one thread, in an order in which neither the number of threads nor that of other rows counts, but for
+// whether there are any.
 //
-// It is registered through torch's stable
-// interface, which compiles in a second and is called in microseconds.
+// It is registered through torch's stable interface, which compiles in a second and is called in microseconds.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "int4.h"
+#include "int8.h"
 #include "plain.h"
 
 namespace {
@@ -157,7 +158,7 @@ void multiply(
     case ScalarType::Char:
       STD_TORCH_CHECK(scales && scales->scalar_type() == ScalarType::Float, "scales of int8 are float32");
       return multiply_by(
-          Plain<int8_t>{data<int8_t>(values), data<float>(*scales), outputs, inputs}, rows, count, inputs, out);
+          Int8{{data<int8_t>(values), data<float>(*scales), outputs, inputs}}, rows, count, inputs, out);
     default: STD_TORCH_CHECK(false, "weights are float32, bfloat16, int8 or int4");
   }
 }

@@ -1,10 +1,11 @@
-// A matrix of floats, or of int8 with a scale for each output.
+// A matrix of floats; or of int8 with a scale for each output, which become floats.
 
 #pragma once
 
 #include "vectors.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -17,8 +18,17 @@ struct Plain {
 
   int64_t bytes_of_output() const { return inputs * sizeof(T); }
 
-  // What `dots` wants of a row.
-  const float* prepared(const float* row, std::vector<float>&) const { return row; }
+  // What `dots` wants of a row: what meets the two vectors of `load_two`, one behind the other.
+  const float* prepared(const float* row, std::vector<float>& kept) const {
+    if constexpr (!std::is_same_v<T, BFloat16>) return row;
+    kept.assign(row, row + inputs);
+    for (int64_t k = 0; k + 2 * kLanes <= inputs; k += 2 * kLanes) {
+      const TwoVectors parts = even_and_odd(row + k);
+      store(kept.data() + k, parts.first);
+      store(kept.data() + k + kLanes, parts.second);
+    }
+    return kept.data();
+  }
 
   // The products of a row with `count` outputs from each of `first`, `first + apart`, …: kCount streams.
   template <int kCount>
@@ -30,10 +40,13 @@ struct Plain {
       int64_t k = 0;
       for (; k + 2 * kLanes <= inputs; k += 2 * kLanes) {
         Floats x = load(row + k), y = load(row + k + kLanes);
+        keep_in_register(x);
+        keep_in_register(y);
 #pragma GCC unroll 8
         for (int r = 0; r < kCount; ++r) {
-          low[r] += load(at[r] + k) * x;
-          high[r] += load(at[r] + k + kLanes) * y;
+          const TwoVectors w = load_two(at[r] + k);
+          low[r] += w.first * x;
+          high[r] += w.second * y;
         }
       }
       for (; k < inputs; k += kLanes) {

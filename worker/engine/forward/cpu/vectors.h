@@ -17,6 +17,9 @@ using torch::headeronly::Half;
 
 #if defined(__AVX512BW__)
 #define GENQUEUE_AVX512
+#if defined(__AVX512VNNI__)
+#define GENQUEUE_VNNI
+#endif
 constexpr int kLanes = 16;
 #elif defined(__AVX2__)
 #define GENQUEUE_AVX2
@@ -61,6 +64,7 @@ inline __m128 folded(Floats values) {
       _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)values), 1)));
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
+// What is used more than once: GCC would rather load it each time, and loads are what there are fewest of.
 inline void keep_in_register(Words& words) { asm("" : "+v"(words)); }
 inline void keep_in_register(Floats& floats) { asm("" : "+v"(floats)); }
 #elif defined(GENQUEUE_AVX2)
@@ -97,6 +101,41 @@ inline Floats load_first(const T* at, int64_t count) {
   std::memcpy(padded, at, count * sizeof(T));
   return load(padded);
 }
+inline Floats first_lanes(Floats values, int64_t count) {  // zero in the others
+  Words lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  return lane < uint32_t(count) ? values : Floats{};
+}
+
+struct TwoVectors {
+  Floats first, second;
+};
+template <class T>
+inline TwoVectors load_two(const T* at) {
+  return {load(at), load(at + kLanes)};
+}
+// Those at even places, and those at odd ones: each is a word's half, which costs one instruction.
+inline TwoVectors load_two(const BFloat16* at) {
+  Words both = load_raw<uint32_t>(at);
+  keep_in_register(both);
+  return {(Floats)(both << 16), (Floats)(both & 0xFFFF0000u)};
+}
+inline TwoVectors even_and_odd(const float* at) {
+#if defined(GENQUEUE_AVX512)
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+  const __m512 low = (__m512)load(at), high = (__m512)load(at + kLanes);
+  return {(Floats)_mm512_permutex2var_ps(low, even, high), (Floats)_mm512_permutex2var_ps(low, odd, high)};
+#else
+  TwoVectors found;
+  for (int i = 0; i < kLanes; ++i) {
+    found.first[i] = at[2 * i];
+    found.second[i] = at[2 * i + 1];
+  }
+  return found;
+#endif
+}
+
 inline void store(float* at, Floats values) { *reinterpret_cast<Vectors<float>::Unaligned*>(at) = values; }
 
 // Of the lanes of several vectors: out[i * stride] = sum(values[i]).
