@@ -20,6 +20,7 @@ from .broker.bounds import drop_idle_async
 from .broker.connections import BLOCK_S, address, block_ms
 from .broker.meaning import is_wrong_type
 from .contract import EventId, Keys
+from .ending import end
 from .following import READ_COUNT, Subscriptions
 from .hub import CLOSED, RETRY_S, ask_first, strays_of
 from .subscription import RESUME_AT, Signal, Subscription
@@ -100,12 +101,8 @@ class AsyncHub:
         self._subscriptions.fail_all(RuntimeError(CLOSED))
         if self._bells is not None:
             await self._bells.aclose(CLOSE_S)
-        tasks = [*self._wakes, *([self._task] if self._task else [])]
-        for task in tasks:
-            # redis-py closes a connection whose read is cancelled: no reply is left on it.
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_S)
+        # redis-py closes a connection whose read is cancelled: no reply is left on it.
+        await end([*self._wakes, *([self._task] if self._task else [])])
 
     def _ensure_task(self) -> None:
         if self._task is None or self._task.done():
@@ -141,7 +138,7 @@ class AsyncHub:
         except redis.RedisError as error:
             strays = await self._strays(streams) if is_wrong_type(error) else []
             self._subscriptions.read_failed()
-            if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
+            if not self._subscriptions.fail_streams(strays) and not is_transient(error):
                 self._subscriptions.fail_all(broker_unavailable(error, address(client)))
             if self._owns_clients:
                 await drop_idle_async(client)

@@ -8,6 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SHORTEST_S = 1e-6
+"""Of a worker's jobs. Below, it is no time that a job took, and too small to be halved."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -31,7 +34,7 @@ class Pace:
 
 def start_in_s(ahead: int, paces: Sequence[Pace]) -> float | None:
     """Until a job is taken that so many jobs of its queues stand before. None where nobody can tell."""
-    paces = [pace for pace in paces if pace.job_s > 0]
+    paces = [pace for pace in paces if pace.job_s >= SHORTEST_S]
     if not paces:
         return None
     low, high = 0.0, min(pace.rest_s + ahead * pace.job_s for pace in paces)
@@ -45,7 +48,7 @@ def start_in_s(ahead: int, paces: Sequence[Pace]) -> float | None:
 
 def empty_in_s(waiting: int, paces: Sequence[Pace]) -> float | None:
     """Until so many jobs that wait, and those that run, have ended."""
-    paces = [pace for pace in paces if pace.job_s > 0]
+    paces = [pace for pace in paces if pace.job_s >= SHORTEST_S]
     if not paces:
         return None
     last_s = max((pace.rest_s for pace in paces if pace.is_busy), default=0.0)

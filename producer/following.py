@@ -174,16 +174,16 @@ class Subscriptions:
             for subscription in subscriptions:
                 subscription.fail(error)
 
-    def fail_streams(self, keys: Iterable[str], where: str) -> bool:
+    def fail_streams(self, keys: Iterable[str]) -> bool:
         """End those who follow what is no stream, so that it ends nobody else's read. Whether there were any.
 
-        where: address of the server.
+        A gateway tells its clients so: where the server is, is none of theirs.
         """
         failed = [each for key in keys for each in self._by_stream.get(key, [])]
         for subscription in failed:
             subscription.fail(
                 GenqueueError(
-                    f"what stands in place of the events of job {subscription.job_id} on {where} is no stream: "
+                    f"what stands in place of the events of job {subscription.job_id} is no stream: "
                     "submit it again under another id",
                     hint="submit it again under another id",
                 )

@@ -170,7 +170,7 @@ class Hub:
             strays = self._strays(streams) if is_wrong_type(error) else []
             with self._changed:
                 self._subscriptions.read_failed()
-                if not self._subscriptions.fail_streams(strays, address(client)) and not is_transient(error):
+                if not self._subscriptions.fail_streams(strays) and not is_transient(error):
                     self._subscriptions.fail_all(broker_unavailable(error, address(client)))
             self._drop()  # a server that was demoted keeps its connections, and they lead nowhere
             with self._changed:

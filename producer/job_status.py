@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from .contract.strict import Frozen
 from .eta import Pace, about
@@ -80,7 +80,7 @@ class Progress(Frozen):
 
     phase: str | None = None
     tokens: int | None = None
-    tokens_per_second: float | None = None
+    tokens_per_second: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
     @property
     def is_paused(self) -> bool:

@@ -16,7 +16,7 @@ import redis.asyncio
 
 from .async_hub import AsyncHub
 from .broker.advice import broker_unavailable, is_elsewhere
-from .broker.bounds import AsyncPool, close_now, drop_idle, drop_idle_async
+from .broker.bounds import AsyncPool, Cancels, close_now, drop_idle, drop_idle_async
 from .broker.connections import address, check_suits, connect_async
 from .broker.tries import Tries
 from .contract import Keys
@@ -161,6 +161,7 @@ class AsyncLink:
     async def _call(self, command: Command, deadline: float | None) -> Any:
         # A cancel that came while nothing was awaited: redis-py would take it for a time-out of its own.
         await asyncio.sleep(0)
+        cancels = Cancels()
         tries = _tries(self._settings, deadline, owns_client=bool(self._owned))
         while True:
             try:
@@ -168,7 +169,7 @@ class AsyncLink:
                 is_bounded = self._owned or deadline is not None
                 with tries.attempt() as bound:
                     async with asyncio.timeout(bound.left_s if is_bounded else None), self._turn:
-                        return await command(self.client)
+                        reply = await command(self.client)
             except TimeoutError:
                 self._check_usable()
                 raise tries.reason(redis.TimeoutError("Timeout reading from socket")) from None
@@ -182,6 +183,10 @@ class AsyncLink:
             except Exception:
                 self._check_usable()  # closed by another task
                 raise
+            else:
+                cancels.heed()
+                return reply
+            cancels.heed()
             await asyncio.sleep(delay_s)
             self._check_usable()
 

@@ -7,6 +7,7 @@ from .job_status import JobState
 
 UNKNOWN_MODEL = "unknown"
 """Of a job of which nothing says its model."""
+_MOST = 10**15
 
 
 def model_of(events: Sequence[StreamedEvent | UnknownEvent]) -> str:
@@ -33,12 +34,15 @@ def terminal_state(newest: StreamedEvent | UnknownEvent | None) -> JobState | No
 
 
 def positive_or_none(text: str | None) -> int | None:
-    """RQ's TTLs: -1 means for ever, which no key of ours is kept."""
+    """A time in s or ms, of RQ's or ours. Of RQ's TTLs -1 means for ever, which no key of ours is kept.
+
+    None for one beyond what Redis, and a float, can count with.
+    """
     try:
         number = int(text or "")
     except ValueError:
         return None
-    return number if number > 0 else None
+    return number if 0 < number <= _MOST else None
 
 
 def text_in(streamed: StreamedEvent) -> str:

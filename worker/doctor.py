@@ -77,6 +77,8 @@ def judge_memory(name: str, facts: "MemoryFacts") -> Finding:
     if fits < min(MIN_CONTEXT, facts.model_context):
         advice = "free memory there, or take a smaller model, dtype (--dtype bfloat16) or form of weights"
         return _finding("memory", "wrong", f"{said}, which is too little: {advice}{_in_small_forms(facts)}")
+    if facts.refused:
+        return _finding("memory", "wrong", f"{said}; {facts.refused}")
     if fits < facts.model_context:
         of_all = f"a context of about {fits:,} of the model's {facts.model_context:,} tokens"
         return _finding("memory", "ok", f"{said}: {of_all}{_in_small_forms(facts)}")

@@ -27,7 +27,7 @@ from producer.contract.requests import faults_of
 from .engine_options import Dtype, EngineOptions
 from .errors import ConfigError
 from .logs import LogFormat, LogLevel
-from .models.config_loader import config_files, find_config_file
+from .models.config_loader import config_files, expanded, find_config_file
 
 SETTINGS_FILE = "worker.yaml"
 DAY_S = 86_400
@@ -125,9 +125,11 @@ class WorkerSettings(BaseSettings):
                 "model_name is missing: give --model-name NAME (GENQUEUE_MODEL_NAME), which is in the model paths "
                 "file, or --model-path FOLDER (GENQUEUE_MODEL_PATH)"
             )
+        if not isinstance(given["model_path"], str | Path):
+            return given  # which is said of model_path itself
         try:
-            return {**given, "model_name": model_name_of_folder(Path(given["model_path"]).expanduser())}
-        except InvalidRequest as error:
+            return {**given, "model_name": model_name_of_folder(expanded(Path(given["model_path"])))}
+        except (ConfigError, InvalidRequest) as error:
             raise ValueError(str(error)) from None
 
     @property

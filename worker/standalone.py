@@ -22,6 +22,7 @@ from .progress import ShownProgress
 with worker_extra():
     from .engine import Engine, resolve_device
     from .engine.faults import memory_for_the_model
+    from .engine.forward.choice import prepare_for_one_answer
 
 
 def generate(
@@ -82,7 +83,10 @@ def load_engine(
     path = find_model(model_name, model_path, model_paths, progress=progress)
     with ShownProgress(visible=progress) as shown, memory_for_the_model(device):
         # No warm-up: compiling takes longer than one answer.
-        return Engine.load(path, torch_device, dtype, options, shown)
+        engine = Engine.load(path, torch_device, dtype, options, shown)
+        if engine.small_weights and torch_device.type == "cpu":
+            prepare_for_one_answer(engine.path, engine.parameters)
+    return engine
 
 
 def run(

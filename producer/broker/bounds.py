@@ -150,6 +150,27 @@ class BoundedSentinelSSLConnection(_Bounded, redis.sentinel.SentinelManagedSSLCo
     """As `BoundedSentinelConnection`, with TLS."""
 
 
+class Cancels:
+    """Those of the running task, from here on.
+
+    Up to Python 3.11 `asyncio.wait_for`, by which redis-py sends, loses one that comes with its result.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+
+    @property
+    def were_lost(self) -> bool:
+        """Whether there was one that was not raised."""
+        return self._task is not None and self._task.cancelling() > self._before
+
+    def heed(self) -> None:
+        """Raise it."""
+        if self.were_lost:
+            raise asyncio.CancelledError
+
+
 class _AsyncBounded:
     """For a connection class of redis.asyncio: bounds connecting. The rest is bounded by the caller's time-out."""
 
@@ -169,6 +190,14 @@ class _AsyncBounded:
             except TimeoutError:
                 self.abort()
                 raise redis.TimeoutError("Timeout connecting to server") from None
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        """redis-py's."""
+        cancels = Cancels()
+        await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        if cancels.were_lost:
+            await self.disconnect(nowait=True)  # nobody reads the answer
+            cancels.heed()
 
     async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:
         """redis-py's. One that is not waited for is cut: TLS would keep it, past the event loop's end."""

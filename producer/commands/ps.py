@@ -1,6 +1,7 @@
 """`ps` and `models`: what goes on in the queues, once or again and again."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator
 
@@ -21,10 +22,22 @@ from .output import say, show
 _model_option = click.option("--model-name", help="That model alone. [default: all of the prefix]")
 
 
+def _a_number(_: click.Context, __: click.Parameter, value: float) -> float:
+    """click takes nan for in every range."""
+    if math.isnan(value):
+        raise click.BadParameter("it is a number of seconds.")
+    return value
+
+
 @click.command()
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
-    "--interval-s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Between two looks."
+    "--interval-s",
+    type=click.FloatRange(0.1, 86_400),
+    callback=_a_number,
+    default=1.0,
+    show_default=True,
+    help="Between two looks.",
 )
 @_model_option
 @json_option

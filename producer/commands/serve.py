@@ -50,7 +50,8 @@ serve_options = with_options(
         "cors_origins",
         multiple=True,
         metavar="URL",
-        help="A site whose pages may use it from a browser. Repeatable. " + _ENV.format("CORS_ORIGINS", "none"),
+        help="A site whose pages may use it from a browser. Repeatable; with commas in the environment. "
+        + _ENV.format("CORS_ORIGINS", "none"),
     ),
     click.option(
         "--page/--no-page",

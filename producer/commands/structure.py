@@ -66,9 +66,13 @@ def _bias(given: str) -> tuple[int, float]:
 
 def _format_in(path: Path) -> dict[str, Any]:
     """A schema gets the file's name, as far as OpenAI takes it."""
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # a whole schema is no name of a file
+        is_file = False
+    if not is_file:
         raise InvalidRequest(
-            f"--response-format takes json_object, or a file with a JSON Schema, and {path} is none"
+            f"--response-format takes json_object, or a file with a JSON Schema, and {path!s:.80} is none"
         )
     try:
         value = json.loads(_text_of(path))

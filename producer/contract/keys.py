@@ -73,7 +73,7 @@ FUNCTION = "worker.jobs.generate"
 
 DEFAULT_PREFIX = "gen"
 
-_PREFIX = re.compile(r"[^\s{}]{1,64}")
+_PREFIX = re.compile(r"[^\s{}\ud800-\udfff]{1,64}")
 MAX_JOB_ID_CHARS = 128
 _JOB_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_JOB_ID_CHARS}}}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")

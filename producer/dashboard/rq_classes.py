@@ -13,6 +13,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from ..contract import Keys
+from ..ledger.rq_names import JOB_PREFIX
 
 KEYS = "GENQUEUE_KEYS"
 """In Flask's config: the names of the prefix that is shown; None shows all."""
@@ -84,6 +85,20 @@ class JsonQueue(Queue):
     def all(cls, *args: Any, **options: Any) -> list[Queue]:
         """RQ's, without those of other prefixes."""
         return [queue for queue in super().all(*args, **options) if is_ours(queue.name)]
+
+    def compact(self) -> None:
+        """Take out ids of jobs that are gone. Each of the others stays where it is.
+
+        RQ's takes the whole queue away and puts the jobs back one by one: where it is cut off the rest is lost.
+        """
+        entries = cast("list[bytes]", self.connection.lrange(self.key, 0, -1))
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for entry in entries:
+                pipeline.exists(JOB_PREFIX.encode() + entry)
+            are_there = pipeline.execute()
+        for entry, is_there in zip(entries, are_there, strict=True):
+            if not is_there:
+                self.connection.lrem(self.key, 1, entry)  # type: ignore[arg-type]  # bytes as they stand there
 
     @property
     def failed_job_registry(self) -> FailedJobRegistry:

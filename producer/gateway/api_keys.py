@@ -75,7 +75,7 @@ class ApiKeys(BaseModel):
             raise InvalidRequest(f"{path} does not hold API keys: {faults_of(error)}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"{path} cannot be read: {error}") from None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # as for a date that there is not
             raise InvalidRequest(f"{path} is no YAML: see producer/gateway/README.md for its form") from None
 
     def find(self, token: str) -> ApiKey | None:

@@ -81,6 +81,7 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
             try:
                 yield
             finally:
+                await visits.aclose()
                 await end(going_on)
                 await presence.aclose()
                 await runners.aclose()

@@ -17,7 +17,7 @@ from ..batch.identity import read_job_id
 from ..batch.output import encode, read_line
 from ..contract import BrokerUnavailable, GenqueueError
 from ..ledger.batches import run_of
-from .stored_batches import Lease, StoredBatch
+from .stored_batches import CLOSING_S, Lease, StoredBatch
 from .stored_files import PART_BYTES, FileStore, StoredFile
 
 T = TypeVar("T")
@@ -158,7 +158,10 @@ class Outputs:
                     self.done.add(found[0], failed=failed)
 
     async def _write(self, kept: "_Written", data: bytes, record: str = "") -> None:
-        ttl_s = self._batch.asked.output_ttl_s
+        asked = self._batch.asked
+        ttl_s: float = asked.output_ttl_s
+        if not record:  # how long it is kept counts from its end: no row may come for a while
+            ttl_s = max(ttl_s, asked.expires_at - time.time() + CLOSING_S)
         said = await through_outages(
             lambda: self._files.write_of_run(
                 self._batch.owner, kept.id, kept.parts, data, run=self._run, ttl_s=ttl_s, record=record

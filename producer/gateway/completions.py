@@ -16,7 +16,7 @@ from .calls import Call, Kind
 from .chunks import Chunks, frame_of, whole
 from .cursors import seen_before, seen_by
 from .gateway import Gateway, call_of, gateway_of, key_of, owner_of, priority_in
-from .taking_in import call_id_for, take_in
+from .taking_in import call_id_for, counted_of, take_in
 
 Handler = Callable[[Request], Awaitable[Response]]
 DELETED = {"chat": "chat.completion.deleted", "completions": "text_completion.deleted"}
@@ -43,8 +43,9 @@ def _create(kind: Kind) -> Handler:
         body = await read_json(request, gateway.settings)
         asked = read_asked(body, kind, owner_of(request), gateway.settings)
         priority = priority_in(request, asked.priority)
-        await gateway.check_served(asked.model)
-        async with await gateway.visits.begin(key_of(request), asked.requests) as visit:
+        context = await gateway.check_served(asked.model)
+        counted = await counted_of(gateway, request, asked.requests)
+        async with await gateway.visits.begin(key_of(request), counted, context) as visit:
             call = await _submitted(gateway, request, asked, kind, priority)
             visit.submitted()
             if asked.store and kind == "chat":

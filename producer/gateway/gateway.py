@@ -41,14 +41,17 @@ class Gateway:
         """Whether a job ends some time after its client has gone."""
         return math.isfinite(self.settings.grace_s)
 
-    async def check_served(self, model: str) -> None:
-        """Raises ApiError: 404 for a model of which nothing is known, 503 for one that no worker serves now."""
+    async def check_served(self, model: str) -> int | None:
+        """How many tokens fit into its context; None where no worker says.
+
+        Raises ApiError: 404 for a model of which nothing is known, 503 for one that no worker serves now.
+        """
         try:
             check_model_name(model)
         except InvalidRequest as error:
             raise refused("model", str(error), code="model_not_found") from None
-        if await self.producer.workers_lately(model):
-            return
+        if workers := await self.producer.workers_lately(model):
+            return max((each.context_length for each in workers if each.context_length), default=None)
         if await self.producer.knows(model):
             raise ApiError(
                 503,

@@ -20,7 +20,7 @@ from .input_items import Turn
 from .pages import Page
 from .response_bodies import AskedResponse, not_over, read_response
 from .response_objects import ResponseEvents, object_in_order, plain_object, response_object
-from .taking_in import call_id_for, take_in
+from .taking_in import call_id_for, counted_of, take_in
 
 CANCEL_S = 10.0
 """How long a worker may take to end a job that is cancelled."""
@@ -45,9 +45,10 @@ async def create(request: Request) -> Response:
     owner, settings = owner_of(request), gateway.settings
     asked = read_response(await read_json(request, settings))
     priority = priority_in(request, asked.priority)
-    await gateway.check_served(asked.model)
+    context = await gateway.check_served(asked.model)
     job = asked.request(await _conversation(gateway, asked.previous_id, owner), owner, settings)
-    async with await gateway.visits.begin(key_of(request), [job]) as visit:
+    counted = await counted_of(gateway, request, [job])
+    async with await gateway.visits.begin(key_of(request), counted, context) as visit:
         call = _call(gateway, request, asked)
         call = await take_in(gateway, request, call, [job], priority=priority, is_stored=asked.store)
         visit.submitted()

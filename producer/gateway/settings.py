@@ -1,15 +1,23 @@
 """What a gateway is set to. Each option is defined here; the environment sets it as `GENQUEUE_SERVE_<NAME>`."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from ..broker.options import AnySeconds, Seconds, WholeSeconds
 from ..settings import LoadedSettings
 
 Count = Annotated[int, Field(ge=1)]
+
+
+def _listed(given: Any) -> Any:
+    """Of a text with commas, or in JSON, what stands between them."""
+    if not isinstance(given, str):
+        return given
+    return re.findall(r'[^\s,"\[\]]+', given)
 
 
 class GatewaySettings(LoadedSettings):
@@ -61,5 +69,5 @@ class GatewaySettings(LoadedSettings):
     """Whether there is a page for people at `/`."""
     share_prefixes: bool = False
     """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
-    cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may use the gateway from a browser."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Origins whose pages may use the gateway from a browser; in the environment with commas between them."""

@@ -160,7 +160,7 @@ class BatchStore:
 
 
 CLOSING_S = 3_600
-"""How long a batch's input is kept after the batch should be over."""
+"""How long a batch's input, and what it has written, are kept at least after the batch should be over."""
 
 
 def new_batch_id() -> str:

@@ -27,6 +27,14 @@ def call_id_for(request: Request) -> str:
     return call_id_of_key(owner_of(request), key)
 
 
+async def counted_of(
+    gateway: Gateway, request: Request, requests: Sequence[GenerationRequest]
+) -> Sequence[GenerationRequest]:
+    """What its key's limits count of it: no tokens of an answer that it has asked for before."""
+    is_known = "idempotency-key" in request.headers and await gateway.producer.find_call(call_id_for(request))
+    return () if is_known else requests
+
+
 async def take_in(
     gateway: Gateway,
     request: Request,

@@ -1,8 +1,8 @@
 """Requests of an owner while they are open, and what they take of the owner's limits. All of it is on Redis.
 
-What a request may take is counted before it takes it: prompt and longest answer. What it has not taken is given
-back at its end. So a gateway that is killed lets nobody have more than his limits, and what it could not give
-back fills up within a minute or two.
+What a request may take is counted before it takes it: prompt and longest answer, as far as the model's context
+holds them. What it has not taken is given back at its end. So a gateway that is killed lets nobody have more than
+his limits, and what it could not give back fills up with the minutes, as all that was taken.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ..contract import DEFAULT_MAX_NEW_TOKENS, GenerationRequest, GenerationResult, GenqueueError
+from ..contract.requests import MAX_PROMPT_TOKENS
 from ..ledger.limits import OPEN_MS, Limits, Reached
 from .api_keys import ApiKey
 from .errors import ApiError, retry_after
@@ -21,6 +22,8 @@ from .queueing import GatewayProducer
 TOLD_PER_OPEN = 3
 AGAIN_S = 2.0
 """When to come again where nobody can tell when there is room."""
+LEAVE_S = 2.0
+"""How long the last of them may take to end, where the gateway ends."""
 CHARS_PER_TOKEN = 4
 """Of a prompt, about. Its tokens are known once a worker has it."""
 _SAID = {
@@ -81,15 +84,27 @@ class Visits:
         self._producer = producer
         self._open: dict[str, set[str]] = {}
         """Ids by owner, of keys that may have so many at once."""
+        self._limited = 0
+        """Those that are open of keys with any limit."""
+        self._none_is_open = asyncio.Event()
+        self._none_is_open.set()
 
-    async def begin(self, key: ApiKey | None, requests: Sequence[GenerationRequest] = ()) -> Visit:
-        """Let a request in that submits these jobs.  Raises ApiError 429."""
-        visit = Visit(self, key, costs := list(map(tokens_of, requests)))
+    async def begin(
+        self, key: ApiKey | None, requests: Sequence[GenerationRequest] = (), context: int | None = None
+    ) -> Visit:
+        """Let a request in that submits these jobs.  context: tokens of the model's, if known.
+
+        Raises ApiError 429.
+        """
+        most = context or MAX_PROMPT_TOKENS  # whatever is asked for, no job takes more
+        visit = Visit(self, key, costs := [min(tokens_of(each), most) for each in requests])
         if key is None or key.limits.are_none:
             return visit
         reached = await self._producer.begin_request(key.name, key.limits, visit.id, sum(costs))
         if reached is not None:
             raise _refused(reached, key.limits)
+        self._limited += 1
+        self._none_is_open.clear()
         if key.limits.at_once:
             self._open.setdefault(key.name, set()).add(visit.id)
         return visit
@@ -100,8 +115,19 @@ class Visits:
         if key is None or key.limits.are_none:
             return
         self._open.get(key.name, set()).discard(visit.id)
-        with suppress(GenqueueError):  # then it is over in a while by itself
-            await self._producer.end_request(key.name, key.limits, visit.id, unused)
+        try:
+            with suppress(GenqueueError):  # then it is over in a while by itself
+                await self._producer.end_request(key.name, key.limits, visit.id, unused)
+        finally:
+            self._limited -= 1
+            if not self._limited:
+                self._none_is_open.set()
+
+    async def aclose(self) -> None:
+        """Have those that are open say that they are over, once all requests are cancelled. Else they count on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._none_is_open.wait()
 
     async def keep_telling(self) -> None:
         """Say for ever that they are open still."""

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -118,8 +119,7 @@ class EngineProcess:
                 return await self._ready()
         except EngineDied:
             code = await self._exit_code(self._process)
-            how = "it does not end" if code is None else f"exit code {code}"
-            raise ConfigError(f"the engine could not start ({how}); its messages stand above") from None
+            raise ConfigError(f"the engine could not start: {_ending(code)}") from None
         except TimeoutError:
             await self.close()
             raise ConfigError(
@@ -255,3 +255,16 @@ class ProcessRun:
             self._ended = True
             if self._killer:
                 self._killer.cancel()
+
+
+def _ending(code: int | None) -> str:
+    """How an engine has ended that did not come to run, and what to do.  code: as of asyncio's subprocesses."""
+    if code == -signal.SIGKILL:  # it says nothing itself
+        return (
+            "it was killed by SIGKILL, as the system does where memory is short: free memory there, raise the "
+            "container's bound, or use a smaller model, dtype or form of weights (engine.weights)"
+        )
+    how = "it does not end" if code is None else f"exit code {code}"
+    if code is not None and code < 0:
+        how = f"killed by {next((each.name for each in signal.Signals if each == -code), f'signal {-code}')}"
+    return f"{how}; its messages stand above"

@@ -187,7 +187,10 @@ class EngineServer:
 
 
 def _prompt_chars(request: GenerationRequest) -> int:
-    return len(request.prompt or "") + sum(len(message.content) for message in request.messages or ())
+    """About as many as there are to be tokenized: a template writes out calls, reasoning and tools as well."""
+    parts = (*(request.messages or ()), *((request.tools or ()) if request.calls_tools else ()))
+    chat = sum(len(part.model_dump_json(exclude_defaults=True)) for part in parts)
+    return len(request.prompt or "") + chat + len(str(request.chat_template_kwargs or ""))
 
 
 def _failure(error: Exception) -> RunFailed:

@@ -126,9 +126,20 @@ def missing_part(folder: Path) -> str | None:
     return None
 
 
+def expanded(folder: Path) -> Path:
+    """With a home folder for a `~`.  Raises ConfigError where it stands for nothing here."""
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"the model folder is {str(folder)!r}, and there is no such home folder: write an absolute path, or "
+            "set HOME"
+        ) from None
+
+
 def given_folder(folder: Path) -> Path:
     """A folder that was named itself, as one that can be loaded.  Raises ConfigError that says what it lacks."""
-    folder = folder.expanduser()
+    folder = expanded(folder)
     if folder.is_file():
         raise ConfigError(
             f"{folder} is a file, and a model is a folder with config.json, *.safetensors and tokenizer.json: "

@@ -93,7 +93,14 @@ def read_weights(folder: Path) -> Weights | None:
             folder / INDEX, f"names {len(lacking)} tensors that no file holds, {lacking[0]} the first of them:"
         )
     size_bytes = sum(path.stat().st_size for path in files)
-    return Weights(sum(prod(tensor.shape) for tensor in tensors.values()), size_bytes, len(files))
+    return Weights(sum(map(_weights_in, tensors, tensors.values())), size_bytes, len(files))
+
+
+def _weights_in(name: str, tensor: StoredTensor) -> int:
+    """Of a matrix of GPTQ or AWQ, eight are in each word; what comes with it is none."""
+    if name.endswith((".qzeros", ".scales", ".g_idx")):
+        return 0
+    return prod(tensor.shape) * (8 if name.endswith(".qweight") and tensor.dtype == "I32" else 1)
 
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:

@@ -93,9 +93,8 @@ class GenerationWorker(Bookkeeper):
 
     def get_current_job_id(self) -> str | None:
         """The job that was begun last. RQ's own may name one that has ended and is being registered beside it."""
-        if not self.executions:
-            return super().get_current_job_id()
-        return next(reversed(self.executions.values())).job_id
+        begun = self.running_executions()
+        return begun[-1].job_id if begun else super().get_current_job_id()
 
     def kill_horse(self, sig: Any = None) -> None:  # noqa: ARG002 - RQ's signature
         """RQ's stop command for `_stopped_job_id`. There is no horse: it becomes the job's own request to cancel.
@@ -133,7 +132,7 @@ class GenerationWorker(Bookkeeper):
         """RQ knows one job at a time, and stops no other: one that is parked is stopped by its execution."""
         if payload.get("command") != "stop-job" or payload.get("job_id") == self.get_current_job_id():
             return False
-        ours = [each.id for each in self.executions.values() if each.job_id == payload.get("job_id")]
+        ours = [each.id for each in self.running_executions() if each.job_id == payload.get("job_id")]
         for execution_id in ours:
             self.request_stop_execution(execution_id)
         return bool(ours)

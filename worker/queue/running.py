@@ -61,8 +61,12 @@ class RunningWorker(HoldingWorker):
             job.started_at.timestamp() + keep_s,
         )
 
+    def running_executions(self) -> list[Execution]:
+        """Of the jobs in hand, the last one begun at the end. In one go: another thread may register an end."""
+        return list(self.executions.values())
+
     def _executions_of(self, job_id: str) -> list[Execution]:
-        return [execution for execution in self.executions.values() if execution.job_id == job_id]
+        return [execution for execution in self.running_executions() if execution.job_id == job_id]
 
     def _drop_executions(self, job: Job) -> None:
         for execution in self._executions_of(job.id):

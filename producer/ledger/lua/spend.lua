@@ -10,6 +10,11 @@ local now = now_ms()
 local limits = {requests = tonumber(ARGV[1]), tokens = tonumber(ARGV[2])}
 local costs = {requests = tonumber(ARGV[4]), tokens = tonumber(ARGV[5])}
 local left = {}
+-- Said again, its reply was lost: it has its place, and takes no second one.
+if tonumber(ARGV[7]) > 0 and redis.call('ZREM', KEYS[2], ARGV[6]) == 1 then
+  redis.call('ZADD', KEYS[2], now + ARGV[7], ARGV[6])
+  return {}
+end
 
 -- A limit fills up within a minute.
 local function left_of(name, limit)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import pytest
 import redis
@@ -88,6 +88,49 @@ async def test_a_cancel_that_comes_between_two_awaits_is_not_lost(producer: Asyn
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(cancelled())
+
+
+async def _loses_a_cancel() -> None:
+    """As `asyncio.wait_for` up to Python 3.11, by which redis-py sends: the cancel came with the result."""
+    current = asyncio.current_task()
+    assert current is not None
+    current.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+
+
+async def test_a_cancel_that_a_client_loses_is_heard_behind_the_command(producer: AsyncProducer) -> None:
+    """Else a wait that was cancelled goes on for as long as its job."""
+
+    def operation() -> Operation[None]:
+        yield lambda _: _loses_a_cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(producer._run(operation()))
+
+
+async def test_a_close_that_the_blocked_read_does_not_hear_is_said_again(
+    producer: AsyncProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await producer.workers("tiny")
+    is_reading, lost = asyncio.Event(), []
+
+    async def read(*_: object, **__: object) -> None:
+        is_reading.set()
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            lost.append(True)
+        await asyncio.sleep(1000)
+
+    monkeypatch.setattr(producer._hub._blocking_client, "xread", read)
+    with producer._hub.following("a", BEFORE_FIRST):
+        await is_reading.wait()
+    task = producer._hub._task
+    await producer.aclose()
+    assert lost
+    assert task is not None
+    assert task.done()
 
 
 async def test_whoever_subscribes_after_the_close_is_told(producer: AsyncProducer) -> None:

@@ -1,9 +1,11 @@
 """Many jobs are cancelled, in chunks."""
 
 import pytest
+import redis
 from fakeredis import FakeRedis
 
 from producer import InvalidRequest, Producer, cancelling
+from producer.broker.embedded import EmbeddedBroker
 from tests.scripted_worker import ScriptedWorker
 
 
@@ -30,6 +32,18 @@ def test_each_of_many_has_its_outcome(producer: Producer, worker: ScriptedWorker
     assert begun.result(check=False).text == "x"
     assert {job.result(check=False).status for job in waiting} == {"cancelled"}
     assert producer.cancel_many([]) == {}
+
+
+@pytest.mark.parametrize("ttl", ["9" * 17, "9" * 400])
+def test_a_ttl_that_redis_cannot_keep_keeps_no_job_in_its_queue(broker: EmbeddedBroker, ttl: str) -> None:
+    """RQ takes any number for a result_ttl. The step failed behind the terminal event, which stood for ever."""
+    with Producer(broker.url) as producer, redis.Redis(port=broker.port) as client:
+        job = producer.submit("Hi", model="tiny")
+        client.hset(f"rq:job:{job.job_id}", "result_ttl", ttl)
+
+        assert job.cancel() == "cancelled"
+        assert producer.overview("tiny").models[0].queued == 0
+        assert client.ttl(f"gen:{{{job.job_id}}}:events") == pytest.approx(producer.settings.result_ttl_s, abs=60)
 
 
 def test_what_is_no_id_is_refused_before_anything_is_done(producer: Producer) -> None:

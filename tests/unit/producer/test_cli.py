@@ -152,6 +152,7 @@ def test_an_answer_is_bound_by_options_and_files(
     ("arguments", "said"),
     [
         (["--response-format", "nowhere.json"], "--response-format takes json_object, or a file"),
+        (["--response-format", json.dumps(SCHEMA) * 20], "--response-format takes json_object, or a file"),
         (["--regex", "a", "--choice", "b"], "give one of --response-format, --regex, --choice and --grammar"),
         (["--logit-bias", "5"], "--logit-bias has the form ID=BIAS"),
         (["-n", "0"], "n: it takes the number of answers"),

@@ -136,6 +136,12 @@ def test_piped_watch_shows_one_look_after_the_other(
         assert "\x1b" not in out
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e300", "0"])
+def test_an_interval_that_nobody_can_wait_for_is_refused(capsys: Captured, seconds: str) -> None:
+    assert run(["ps", "--watch", "--interval-s", seconds]) == EXIT_BAD_INPUT
+    assert "--interval-s" in capsys.readouterr().err
+
+
 def test_watch_goes_on_after_an_outage(
     producer: Producer, capsys: Captured, monkeypatch: pytest.MonkeyPatch, fake_server: FakeServer
 ) -> None:

@@ -38,7 +38,7 @@ def test_more_workers_share_what_waits_by_their_speed() -> None:
     assert empty_in_s(400, paces) == pytest.approx(300, rel=0.02)
 
 
-@pytest.mark.parametrize("paces", [[], [Pace(0.0)]])
+@pytest.mark.parametrize("paces", [[], [Pace(0.0)], [Pace(5e-324)]])
 def test_where_nobody_has_worked_yet_nobody_can_tell(paces: list[Pace]) -> None:
     assert start_in_s(3, paces) is None
     assert empty_in_s(3, paces) is None

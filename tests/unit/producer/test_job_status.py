@@ -132,7 +132,18 @@ def test_rqs_statuses_in_our_words(rq_status: str, state: str) -> None:
 
 @pytest.mark.parametrize(
     "meta",
-    ["", "[" * 5_000, "not json", "[]", "5", '{"expires_at": 1.5}', '{"tokens": "many"}', '{"phase": null}'],
+    [
+        "",
+        "[" * 5_000,
+        "not json",
+        "[]",
+        "5",
+        '{"expires_at": 1.5}',
+        '{"tokens": "many"}',
+        '{"phase": null}',
+        '{"tokens_per_second": NaN}',
+        '{"tokens_per_second": 1e999}',
+    ],
 )
 def test_a_meta_without_progress_is_no_progress(meta: str) -> None:
     assert progress_of({"meta": meta}) is None

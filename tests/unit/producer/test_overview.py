@@ -94,6 +94,14 @@ def test_what_wrote_no_time_has_no_age(producer: Producer, client: FakeRedis) ->
     assert (waiting.count, waiting.oldest_s) == (1, None)
 
 
+def test_a_time_that_nobody_can_count_with_is_none(producer: Producer, client: FakeRedis) -> None:
+    job = producer.submit("Hi", model="tiny")
+    client.hset(f"rq:job:{job.job_id}", "queued_at_ms", "9" * 400)
+    client.hdel(f"rq:job:{job.job_id}", "enqueued_at")
+    [waiting] = only(producer).waiting
+    assert (waiting.count, waiting.oldest_s) == (1, None)
+
+
 def test_jobs_that_run_have_their_worker_and_their_progress(producer: Producer, client: FakeRedis) -> None:
     jobs = producer.submit_many(["a", "b"], model="tiny")
     now_s = client.time()[0]

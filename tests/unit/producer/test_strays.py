@@ -44,7 +44,7 @@ def jobs(producer: Producer, client: FakeRedis) -> list[str]:
 
 def check(error: Exception | None, job_id: str) -> None:
     assert isinstance(error, GenqueueError)
-    assert "is no stream: submit it again under another id" in str(error)
+    assert f"the events of job {job_id} is no stream: submit it again under another id" in str(error)
     assert error.job_id == job_id
 
 

@@ -1,6 +1,7 @@
 """What the worker's doctor makes of facts, of model folders and of Redis."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from producer.broker.findings import Finding
 from tests.models import random_model, save_random_model, save_tokenizer, tiny_model_paths
 from worker import cli
 from worker.doctor import examine, judge_cuda, judge_memory
-from worker.engine.loading import driver
+from worker.engine.loading import driver, facts
 from worker.engine.loading.facts import MemoryFacts
+from worker.engine.loading.memory import Room
 
 from .engine.text.piece_tokenizers import save_piece_tokenizer
 
@@ -91,7 +93,7 @@ class TestGpu:
     ],
 )
 def test_memory_against_the_model(free_gib: int, context_that_fits: int, state: str, said: str) -> None:
-    facts = MemoryFacts(
+    memory = MemoryFacts(
         dtype="bfloat16",
         weights_bytes=15 * GIB,
         free_bytes=free_gib * GIB,
@@ -99,12 +101,32 @@ def test_memory_against_the_model(free_gib: int, context_that_fits: int, state: 
         context_that_fits=context_that_fits,
         smaller={"int8": 8 * GIB, "int4": 5 * GIB},
     )
-    found = judge_memory("cuda:0", facts)
+    found = judge_memory("cuda:0", memory)
     assert (found.name, found.state) == ("memory", state)
     assert said in found.message
     assert f"cuda:0 has {free_gib}.0 GiB free" in found.message
     in_small_forms = "with engine.weights, weights take: int8 8.0 GiB, int4 5.0 GiB"
     assert (in_small_forms in found.message) == (context_that_fits < 32_768), "where it would help"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "state", "said"),
+    [
+        ("128", "ok", "whole context of 512"),
+        ("513", "wrong", "context_length 513 cannot be: this model takes 16 to 512 tokens"),
+        ("400", "wrong", r"context_length 400 does not fit: .* Set context_length to 300 or less"),
+    ],
+)
+def test_a_context_length_that_a_worker_would_refuse(
+    tokens: str, state: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_random_model(tmp_path / "short", context_length=512)
+    room = 300 if tokens == "400" else 10_000
+    monkeypatch.setattr(facts, "room_in", lambda *_: Room(most=room, usual=room))
+    monkeypatch.setenv("GENQUEUE_ENGINE__CONTEXT_LENGTH", tokens)
+    memory = found(model_path=folder)["memory"]
+    assert memory.state == state
+    assert re.search(said, memory.message)
 
 
 @pytest.fixture(autouse=True)

@@ -290,6 +290,8 @@ def test_the_current_folder_has_a_name_too(write, tmp_path, monkeypatch):
         ({}, r"model_name is missing: give --model-name NAME \(GENQUEUE_MODEL_NAME\).*--model-path FOLDER"),
         ({"model_path": "/m/Qwen 2"}, "'Qwen 2' is not valid.*give --model-name"),
         ({"model_path": "/m/a.high"}, "give --model-name"),
+        ({"model_path": "~nobody-of-that-name/x"}, "there is no such home folder: write an absolute path"),
+        ({"model_path": 5}, "model_path: Input is not a valid path"),
     ],
 )
 def test_a_model_without_a_name(write, options, said):

@@ -9,6 +9,8 @@ import pytest
 from producer.contract import GenerationRequest, InvalidRequest, Message
 from tests.models import tiny_model_paths
 from worker import standalone
+from worker.engine.forward import choice
+from worker.engine.forward.static_path import StaticPath
 from worker.errors import ConfigError
 from worker.models.tiny_corpus import DEFAULT_PROMPT, INTRODUCTION
 from worker.standalone import generate
@@ -30,6 +32,21 @@ def test_answers_and_streams_the_answer(paths):
 
 def test_weights_may_be_small(paths):
     assert generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, weights="int8") == INTRODUCTION
+
+
+@pytest.mark.parametrize(("weights", "times"), [("int8", 1), ("auto", 0)])
+def test_small_weights_are_multiplied_by_our_operator(weights, times, paths, monkeypatch):
+    """Written out for each token, they take far longer. Where it cannot be built, the answer is the same."""
+
+    def without_a_compiler(path: StaticPath) -> None:
+        asked.append(path)
+        raise RuntimeError("No working C++ compiler found")
+
+    asked: list[StaticPath] = []
+    monkeypatch.setattr(choice, "SMALL_MODEL_PARAMETERS", 1)
+    monkeypatch.setattr(StaticPath, "use_kernels", without_a_compiler)
+    assert generate("tiny", DEFAULT_PROMPT, 200, "cpu", model_paths=paths, weights=weights) == INTRODUCTION
+    assert len(asked) == times
 
 
 def test_takes_the_fields_of_a_request(paths):

@@ -64,12 +64,8 @@ def prepare(path: ForwardPath, options: EngineOptions, parameters: int, progress
     shortfalls = []
 
     def attempt(name: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever Triton, a compiler or CUDA raise, the step runs without it
-            missing = what_is_missing(error)
-            logger.warning("the decode step could not be %s", name, exc_info=missing is None)
-            shortfalls.append(f"not {name}: {missing or _first_line(error)}")
+        if shortfall := _attempt(name, action):
+            shortfalls.append(shortfall)
 
     worth_it = on_gpu or parameters >= SMALL_MODEL_PARAMETERS
     if options.compile == "always" or (options.compile == "auto" and worth_it):
@@ -89,6 +85,26 @@ def prepare(path: ForwardPath, options: EngineOptions, parameters: int, progress
             f"{'; '.join(shortfalls)}. Mend that, or set {way_out}"
         )
     return "; ".join(shortfalls)
+
+
+def prepare_for_one_answer(path: ForwardPath, parameters: int) -> None:
+    """Of `prepare`, what a single answer of small weights on a CPU is to wait for: our operator.
+
+    It is built in seconds, once. Without it each matrix is written out for each token, which takes far longer.
+    """
+    if parameters >= SMALL_MODEL_PARAMETERS:
+        _attempt("made of our kernels", path.use_kernels)
+
+
+def _attempt(name: str, action: Callable[[], None]) -> str:
+    """Returns why it could not be done, or ""."""
+    try:
+        action()
+    except Exception as error:  # whatever Triton, a compiler or CUDA raise, the step runs without it
+        missing = what_is_missing(error)
+        logger.warning("the decode step could not be %s", name, exc_info=missing is None)
+        return f"not {name}: {missing or _first_line(error)}"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

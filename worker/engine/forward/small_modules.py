@@ -56,11 +56,22 @@ class SmallLinear(_Small):
 
 
 class SmallEmbedding(_Small):
-    """In place of nn.Embedding."""
+    """In place of nn.Embedding, and of those of Gemma's kind, which multiply its rows."""
+
+    def __init__(self, matrix: SmallMatrix, dtype: torch.dtype, scale: Tensor | float | None = None) -> None:
+        """scale: what rows are multiplied by, if they are."""
+        super().__init__(matrix, dtype)
+        if isinstance(scale, Tensor):
+            self.register_buffer("embed_scale", scale, persistent=False)
+        else:
+            self.embed_scale = scale
 
     def forward(self, ids: Tensor) -> Tensor:
         """(…) int64 -> (…, hidden)"""
-        return rows_of(self.matrix, ids, self.dtype)
+        rows, scale = rows_of(self.matrix, ids, self.dtype), self.embed_scale
+        if scale is None:
+            return rows
+        return rows * (scale.to(self.dtype) if isinstance(scale, Tensor) else scale)
 
 
 def matrix_of(module: Any) -> Matrix:

@@ -16,7 +16,7 @@ from .context import model_context
 from .device import architecture
 from .driver import driver_cuda
 from .kv_cost import kv_cost
-from .memory import free_bytes, room_in
+from .memory import check_room, check_wanted, free_bytes, room_in
 from .model_config import read_config
 from .model_loader import skeleton, torch_dtype
 from .small_weights import planned_bytes
@@ -58,6 +58,8 @@ class MemoryFacts:
     """Tokens, of the model's own."""
     context_that_fits: int
     """Tokens, unless the setting asks for more; 0 where not even the weights fit."""
+    refused: str = ""
+    """Why the context_length of the settings cannot be had; empty where it can, or where none is set."""
     smaller: Mapping[str, int] = field(default_factory=dict)
     """What the weights would take in each small form, where they have none and the model can have it."""
 
@@ -118,12 +120,21 @@ def memory_facts(
     if not form.small:
         with contextlib.suppress(ConfigError):  # the model cannot have them
             smaller = {name: planned(replace(form, small=name, group=options.weights_group)) for name in _SMALL}
-    free = free_bytes(device)
+    free, context = free_bytes(device), model_context(config)
+    room = room_in(free - weights, kv_cost(config, dtype), device)
+    refused = ""
+    if options.context_length is not None:
+        try:
+            check_wanted(options.context_length, context)
+            check_room(options.context_length, room, max(free - weights, 0), device)
+        except ConfigError as error:
+            refused = str(error)
     return MemoryFacts(
         dtype=form.small or str(dtype).removeprefix("torch."),
         weights_bytes=weights,
         free_bytes=free,
-        model_context=model_context(config).usual,
-        context_that_fits=room_in(free - weights, kv_cost(config, dtype), device).usual,
+        model_context=context.usual,
+        context_that_fits=room.usual,
+        refused=refused,
         smaller=smaller,
     )

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from ...engine_options import MIN_CONTEXT
 from ...errors import ConfigError
-from .context import model_context
+from .context import ModelContext, model_context
 from .host_memory import available_bytes
 from .kv_cost import KVCost, kv_cost
 
@@ -53,10 +53,8 @@ def plan_memory(
     Raises ConfigError when that, or any context of use, does not fit.
     """
     context = model_context(config)
-    if wanted is not None and not MIN_CONTEXT <= wanted <= context.most:
-        raise ConfigError(
-            f"context_length {wanted} cannot be: this model takes {MIN_CONTEXT} to {context.most} tokens"
-        )
+    if wanted is not None:
+        check_wanted(wanted, context)
     cost = kv_cost(config, dtype)
     free = max(free_bytes(device) - taken_bytes, 0)
     room = room_in(free, cost, device)
@@ -65,14 +63,28 @@ def plan_memory(
             f"{device} has {free / 2**30:.1f} GiB free beside the weights, too little to generate at all: "
             "free memory there, or use a smaller model, dtype or form of weights (engine.weights)"
         )
-    if wanted is not None and wanted > room.most:
+    if wanted is not None:
+        check_room(wanted, room, free, device)
+    tokens = wanted or min(context.usual, room.usual)
+    return MemoryPlan(tokens, cost.of(tokens), free - cost.of(tokens))
+
+
+def check_wanted(wanted: int, context: ModelContext) -> None:
+    """Raises ConfigError for a context_length that the model does not take."""
+    if not MIN_CONTEXT <= wanted <= context.most:
+        raise ConfigError(
+            f"context_length {wanted} cannot be: this model takes {MIN_CONTEXT} to {context.most} tokens"
+        )
+
+
+def check_room(wanted: int, room: Room, free: int, device: torch.device) -> None:
+    """Raises ConfigError for a context_length that there is no memory for.  free: bytes beside the weights."""
+    if wanted > room.most:
         raise ConfigError(
             f"context_length {wanted} does not fit: {device} has {free / 2**30:.1f} GiB free beside the weights, "
             f"which is room for {room.most} tokens of keys and values. Set context_length to {room.most} or less, "
             "or free memory there"
         )
-    tokens = wanted or min(context.usual, room.usual)
-    return MemoryPlan(tokens, cost.of(tokens), free - cost.of(tokens))
 
 
 def room_in(free: int, cost: KVCost, device: torch.device) -> Room:

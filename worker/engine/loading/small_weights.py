@@ -55,7 +55,8 @@ def make_small(
     for number, (parent, name, module) in enumerate(places):
         progress("loading weights", number, len(places))
         matrix = _small(module, form, made, device, is_end=id(module) in ends)
-        if form.small == "int4" and id(module) not in ends and isinstance(matrix, Int8Matrix):
+        wanted_int4 = form.small == "int4" and form.files is None and id(module) not in ends
+        if wanted_int4 and isinstance(matrix, Int8Matrix):
             otherwise.append(f"{name} of {matrix.shape[1]} columns")
         setattr(parent, name, _module(module, matrix, dtype))
     if otherwise:
@@ -84,10 +85,16 @@ def planned_bytes(model: PreTrainedModel, form: WeightsForm, dtype: torch.dtype)
                 total += outputs * (inputs + 4)
             else:
                 total += outputs * (inputs // 2 + inputs // group * 3)
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in seen:
-            kept = parameter.dtype if _stays_as_it_is(model, name) else dtype
-            total += parameter.numel() * kept.itemsize
+    small = {id(module) for _, _, module in places}
+    kept: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holder, _, field = name.rpartition(".")
+        # One that is tied to a small matrix, and of a module that is none, is held beside it.
+        if field != "weight" or id(model.get_submodule(holder)) not in small:
+            kept.setdefault(id(parameter), (name, parameter))
+    for name, parameter in kept.values():
+        itemsize = parameter.dtype.itemsize if _stays_as_it_is(model, name) else dtype.itemsize
+        total += parameter.numel() * itemsize
     return total
 
 
@@ -120,8 +127,14 @@ def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """What can be made small, with the module that holds it and its name there."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
-            if type(module) in _KINDS:
+            if type(module) in _KINDS or _is_scaled_embedding(module):
                 yield parent, name, module
+
+
+def _is_scaled_embedding(module: nn.Module) -> bool:
+    """Whether it is an embedding times `embed_scale`, of which each model of the kind of Gemma has a class."""
+    named = type(module).__name__.endswith("ScaledWordEmbedding")
+    return named and isinstance(module, nn.Embedding) and hasattr(module, "embed_scale")
 
 
 def _ends(model: PreTrainedModel) -> set[int]:
@@ -130,8 +143,11 @@ def _ends(model: PreTrainedModel) -> set[int]:
 
 
 def _int4_group(module: Any, form: WeightsForm, *, is_end: bool) -> int | None:
-    """Columns of a group; None for a matrix that is to be int8."""
-    if form.small == "int8" or is_end or isinstance(module, nn.Embedding):
+    """Columns of a group; None for a matrix that is to be int8.
+
+    As is one that files in int4 have in floats: whoever made them has left it out because int4 costs it too much.
+    """
+    if form.small == "int8" or form.files is not None or is_end or isinstance(module, nn.Embedding):
         return None
     inputs = module.weight.shape[1]
     return next((group for group in reversed(GROUPS) if group <= form.group and inputs % group == 0), None)
@@ -171,7 +187,7 @@ def _by_pieces(
 
 def _module(module: Any, matrix: SmallMatrix, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, nn.Embedding):
-        return SmallEmbedding(matrix, dtype)
+        return SmallEmbedding(matrix, dtype, getattr(module, "embed_scale", None))
     return SmallLinear(matrix, module.bias, dtype)
 
 

@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from producer.broker import urls as redis_url
 from producer.broker.advice import broker_unavailable, is_transient, may_pass
+from producer.broker.bounds import AsyncBoundedConnection
 from producer.broker.connections import (
     BLOCK_S,
     address,
@@ -270,3 +271,27 @@ def test_a_tls_url_for_a_plain_port_is_told_to_use_none(
     assert sure or (error_of, serve) == (async_error, wait_for_a_line)
     assert "hunter2" not in message
     assert may_pass(error) is (serve is wait_for_a_line), "a server that is overloaded may say nothing, too"
+
+
+async def test_a_cancel_that_comes_as_a_command_is_sent_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the task reads the answer and goes on, for ever if it waits for something."""
+
+    async def send(*_: object, **__: object) -> None:
+        """As redis-py's: `asyncio.wait_for` loses a cancel that comes with its result, up to Python 3.11."""
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+    closed = []
+
+    async def disconnect(_: object, nowait: bool = False, **__: object) -> None:
+        closed.append(nowait)
+
+    monkeypatch.setattr(redis.asyncio.connection.AbstractConnection, "send_packed_command", send)
+    monkeypatch.setattr(redis.asyncio.connection.AbstractConnection, "disconnect", disconnect)
+    connection = AsyncBoundedConnection()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(connection.send_packed_command(b""))
+    assert closed == [True]

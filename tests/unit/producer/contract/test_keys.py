@@ -24,7 +24,9 @@ def test_the_prefix_comes_first() -> None:
     assert keys.queues("tiny") == ("prod.generate.tiny.high", "prod.generate.tiny", "prod.generate.tiny.low")
 
 
-@pytest.mark.parametrize("prefix", ["", "{", "a}", "a b", "a\n", "a" * 65, "generate", "generate.x", "a.generate"])
+@pytest.mark.parametrize(
+    "prefix", ["", "{", "a}", "a b", "a\n", "a" * 65, "generate", "generate.x", "a.generate", "\udcff"]
+)
 def test_a_prefix_whose_names_could_be_anothers_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="prefix"):
         Keys(prefix)

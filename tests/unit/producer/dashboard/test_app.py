@@ -208,6 +208,27 @@ def test_a_prefix_shows_one_deployment(deployments: FakeRedis, prefix: str | Non
         assert deployments.lrange(f"rq:queue:{name}", 0, -1) == [job_id.encode()], "looking takes no job away"
 
 
+def test_compacting_takes_out_what_is_gone_and_no_job(
+    deployments: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of an empty queue, nor where it is cut off in the middle."""
+    key, client = "rq:queue:generate.tiny", make_app(URL).test_client()
+    deployments.rpush(key, "gone", "generate-tiny", b"\xff")
+    deployments.lpush(key, "gone")
+    assert client.post("/queue/generate.tiny/compact").status_code == 200
+    assert deployments.lrange(key, 0, -1) == [b"generate-tiny", b"generate-tiny"]
+    assert client.post("/queue/generate.none/compact").status_code == 200
+
+    def cut_off(*_: object) -> None:
+        raise ConnectionError
+
+    deployments.rpush(key, "gone")
+    for command in ("lrem", "lpop", "rpush"):
+        monkeypatch.setattr(FakeRedis, command, cut_off)
+    client.post("/queue/generate.tiny/compact")
+    assert deployments.lrange(key, 0, -1) == [b"generate-tiny", b"generate-tiny", b"gone"]
+
+
 def test_the_jobs_page_begins_with_a_queue_of_the_prefix(deployments: FakeRedis) -> None:
     assert (
         "<strong>mine.generate.tiny</strong>"

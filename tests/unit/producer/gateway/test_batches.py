@@ -434,6 +434,22 @@ async def test_what_is_written_of_a_batch_that_another_runs_is_refused(door: Doo
     assert len(await read(client_of(door), batch.output_file_id)) == 1
 
 
+async def test_what_a_batch_has_written_is_kept_until_it_is_over(door: Door, worker: ScriptedWorker):
+    """No row may come for longer than the outputs are kept, as where no worker is there."""
+    client, expiry = client_of(door), {"anchor": "created_at", "seconds": 3600}
+    stick_after(worker, 1)
+    batch = await begin(client, row(0), row(1), output_expires_after=expiry)
+    await until_true(lambda: completed(worker, batch) == 1)
+    outputs = batch_files.Outputs(
+        door.gateway.files, await door.gateway.batches.find("", batch.id), stored_batches.Lease("", batch.id, "")
+    )
+    parts = KEYS.file_parts("", outputs._kept["output"].id)
+    assert worker.client.ttl(parts) > 86_400
+    go_on(worker)
+    await until(client, batch)
+    assert worker.client.ttl(parts) == pytest.approx(3600, abs=60)
+
+
 async def test_a_gateway_that_ends_leaves_its_batches_at_once(
     open_door: OpenDoor, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ):

@@ -119,6 +119,8 @@ async def test_a_key_has_a_highest_priority(open_door: OpenDoor, tmp_path: Path)
         "- a",
         "keys:\n- name: a\n  sha256: secret",
         "keys: [",
+        "[" * 5_000,
+        "keys: 2026-13-45",
         "keys:\n- {name: 'a b', sha256: '%s'}" % ("0" * 64),
         "keys:\n" + "- {name: a, sha256: '%s'}\n" % ("0" * 64) * 2,
         "keys:\n- {name: a, sha256: '%s', quota: 3}" % ("0" * 64),
@@ -132,6 +134,12 @@ def test_a_file_that_holds_no_keys_is_refused_and_not_quoted(tmp_path: Path, tex
     assert "secret" not in str(refused.value)
     with pytest.raises(InvalidRequest, match="cannot be read"):
         ApiKeys.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["http://a, https://b:1", "http://a,https://b:1,", '["http://a", "https://b:1"]'])
+def test_origins_stand_in_the_environment_with_commas(monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setenv("GENQUEUE_SERVE_CORS_ORIGINS", text)
+    assert GatewaySettings.load().cors_origins == ("http://a", "https://b:1")
 
 
 def test_beyond_loopback_it_wants_keys():

@@ -9,7 +9,7 @@ import pytest
 from producer.contract import Keys
 from producer.testing import ScriptedWorker
 
-from .conftest import Door, OpenDoor
+from .conftest import Door, OpenDoor, opened
 from .test_entrance import bearer, keys_file
 from .test_resuming import until
 
@@ -22,6 +22,12 @@ async def ask(door: Door, name: str = "alice", **fields) -> httpx2.Response:
 
 def left(worker: ScriptedWorker, limit: str) -> float:
     return float(worker.client.hget(Keys().limits("alice"), limit))
+
+
+def says_context(worker: ScriptedWorker, tokens: int) -> None:
+    """So many fit into the model's."""
+    [record] = worker.client.smembers("rq:workers:generate.tiny")
+    worker.client.hset(record, "context_length", tokens)
 
 
 async def test_requests_are_counted_over_all_gateways(open_door: OpenDoor, tmp_path: Path):
@@ -54,6 +60,7 @@ async def test_open_streams_of_a_killed_gateway_free_themselves(
 ):
     """Nobody tells of their end, and nobody that they are open still: so each has a time at which it is over."""
     monkeypatch.setattr("producer.gateway.visits.OPEN_MS", 10**9)  # to say so, it would be its turn in days
+    monkeypatch.setattr("producer.gateway.visits.LEAVE_S", 0.01)
     keys = keys_file(tmp_path, "alice", requests_at_once=1)
     killed, other = await open_live_door(api_keys=keys), await open_live_door(api_keys=keys)
 
@@ -79,6 +86,7 @@ async def test_what_an_answer_has_not_taken_is_given_back(
     open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, stream: bool
 ):
     door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=60_000_000))
+    says_context(worker, 60_000_000)
     worker.answers("Hi", "four")
     assert (await ask(door, max_tokens=30_000_000, stream=stream)).status_code == 200
     await until(lambda: left(worker, "tokens") > 59_999_000)
@@ -95,9 +103,29 @@ async def test_a_job_that_fails_gives_back_what_it_has_not_taken(
     open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, logprobs: bool
 ):
     door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=60_000_000))
+    says_context(worker, 60_000_000)
     worker.fails("Hi", "engine_error", "it broke", after="four")
     assert (await ask(door, max_tokens=50_000_000, logprobs=logprobs)).status_code == 500
     assert left(worker, "tokens") > 59_999_000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_asked_for_again_is_paid_for_once(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, stream: bool
+):
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=1_000))
+    worker.answers("Hi", "x" * 600)
+    says_context(worker, 10_000)
+    headers = {**bearer("alice"), "Idempotency-Key": "one"}
+    for url, body in (
+        (CHAT, Door.body("Hi", max_tokens=700)),
+        ("/v1/responses", {"model": "tiny", "input": "Hi"}),
+    ):
+        answers = [await door.http.post(url, json=body | {"stream": stream}, headers=headers) for _ in range(3)]
+        assert [each.status_code for each in answers] == [200] * 3
+        headers["Idempotency-Key"] = "two"
+        worker.answers("Hi", "x" * 100)
+    assert left(worker, "tokens") == pytest.approx(1_000 - 600 - 100, abs=60)
 
 
 async def test_who_leaves_before_the_end_gets_nothing_back(
@@ -113,6 +141,22 @@ async def test_who_leaves_before_the_end_gets_nothing_back(
         asking.cancel()
         await until(lambda: not worker.client.exists(Keys().open_requests("alice")))
     assert left(worker, "tokens") < 60_000 - 1_000
+
+
+@pytest.mark.parametrize(("context", "debt"), [(None, 1_000_000), (2_000, 2_000)])
+async def test_what_no_context_holds_locks_nobody_out(
+    open_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path, context: int | None, debt: int
+):
+    """A client that asks for 2**63 tokens, and leaves, was locked out for as many; of more, for ever."""
+    door = await open_door(api_keys=keys_file(tmp_path, "alice", tokens_per_minute=1_000))
+    if context is not None:
+        says_context(worker, context)
+    with worker.paused():
+        asking = asyncio.create_task(ask(door, max_tokens=10**30))
+        await until(lambda: worker.client.llen("rq:queue:generate.tiny@alice"))
+        assert left(worker, "tokens") == pytest.approx(1_000 - debt, abs=100)
+        assert worker.client.pttl(Keys().limits("alice")) > 0
+    assert (await asking).status_code == 200
 
 
 async def test_requests_at_once(open_live_door: OpenDoor, worker: ScriptedWorker, tmp_path: Path):
@@ -140,6 +184,23 @@ async def test_what_is_refused_or_fails_counts_as_open_no_more(
     for fields in ({}, {"stream": True}, {"n": 3}, {"seed": -1}):
         assert (await ask(door, **fields)).status_code in (200, 400, 429, 500)
         assert not worker.client.exists(Keys().open_requests("alice"))
+
+
+async def test_a_gateway_that_ends_waits_for_requests_to_say_so(worker: ScriptedWorker, tmp_path: Path):
+    """It cuts them, and then closes its producer: places stayed taken, and some were told of an error of it."""
+    keys = keys_file(tmp_path, "alice", requests_at_once=1)
+    async with opened(api_keys=keys) as door:
+        assert door.gateway.api_keys is not None
+        visit = await door.gateway.visits.begin(door.gateway.api_keys.keys[0])
+        assert worker.client.zcard(Keys().open_requests("alice")) == 1
+
+        async def unwind() -> None:
+            await asyncio.sleep(0.1)
+            await visit.aclose()
+
+        ending = asyncio.create_task(unwind())
+    await ending
+    assert worker.client.zcard(Keys().open_requests("alice")) == 0
 
 
 async def test_an_open_request_is_said_to_be_open_still(

@@ -74,6 +74,14 @@ def test_what_is_refused_counts_for_nothing(client):
     assert client.zrange(OPEN, 0, -1) == [b"1"]
 
 
+def test_a_request_that_is_said_again_is_in(client):
+    """A command is sent again when its reply got lost. It was refused, for its own place, and counted twice."""
+    limits = Limits(requests=2, tokens=100, at_once=1)
+    assert [ask(client, limits, "1", tokens=60) for _ in range(3)] == [None] * 3
+    over(client, limits, "1", 0)
+    assert ask(client, limits, "2", tokens=40) is None
+
+
 def test_a_request_ends_also_where_less_than_nothing_is_left(client):
     """Its place stayed taken for half a minute, and nothing was given back."""
     limits = Limits(tokens=100, at_once=1)

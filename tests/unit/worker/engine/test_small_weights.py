@@ -15,7 +15,7 @@ from tests.models import CPU, ENGINES, engine_for, random_model, save_random_mod
 from tests.small import small_and_plain
 from worker.engine import Engine, EngineOptions, ModelLoader, Tokenizer
 from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_float, to_int4, to_int8
-from worker.engine.forward.small_modules import SmallLinear, small_modules
+from worker.engine.forward.small_modules import SmallEmbedding, SmallLinear, small_modules
 from worker.engine.loading import small_weights
 from worker.engine.loading.facts import memory_facts
 from worker.engine.loading.small_weights import make_small
@@ -31,6 +31,7 @@ PATTERN = r"[a-f]{2,9}-[0-9]{1,5}\.(one|two)"
 TO_BE_FORESEEN: dict[str, Callable[[], PreTrainedModel]] = {
     "as most": random_model,
     "tied": lambda: random_model(tied=True),
+    "tied to an embedding of Gemma's": lambda: family_model("gemma", tie_word_embeddings=True),
     "columns that no group divides": lambda: random_model("gqa 7:1"),
     "biases": lambda: family_model("llama with biases"),
     "experts that are one tensor": lambda: toy_model(
@@ -174,7 +175,7 @@ def test_rows_in_bfloat16(kind, weights, tokenizer):
     assert (logits - expected).norm() / expected.norm() < 0.03
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", *map(beyond, ["stablelm", "gemma2"])])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2", beyond("stablelm")])
 def test_on_transformers_own_path(architecture, weights, tokenizer):
     small, plain = (toy_model(model_type=architecture) for _ in range(2))
     make_small(small, WeightsForm("auto", weights), torch.float32, CPU, no_progress)
@@ -194,6 +195,7 @@ def test_other_families(family, weights, tokenizer):
         plain.get_submodule(name).weight.data = to_float(module.matrix, torch.float32)
     asked = request(random_ids(20, vocab_size=700), max_new_tokens=16)
     ours = Engine(small, tokenizer, CPU)
+    assert {"lm_head", "model.embed_tokens"} < small_modules(small).keys()
     assert ours.path.name == Engine(plain, tokenizer, CPU).path.name
     assert ids_of(answer(ours, asked)) == ids_of(Reference(plain, tokenizer)(asked))
 
@@ -208,6 +210,13 @@ def test_on_transformers_own_path_by_our_operator(weights, tokenizer, monkeypatc
     monkeypatch.setattr("worker.engine.forward.matrices.to_float", None)
     asked = request(random_ids(20), max_new_tokens=30)
     assert ids_of(answer(engine, asked)) == ids_of(Reference(plain, tokenizer)(asked))
+
+
+@pytest.mark.parametrize("scale", [8.0, torch.tensor(8.0)], ids=["as BART's", "as Gemma's"])
+def test_an_embedding_whose_rows_are_multiplied(scale):
+    matrix = to_int8(torch.randn(5, 32))
+    rows = SmallEmbedding(matrix, torch.bfloat16, scale)(torch.tensor([[3, 1]]))
+    assert torch.equal(rows, to_float(matrix, torch.bfloat16)[[3, 1]][None] * 8)
 
 
 class TestLoading:
@@ -288,6 +297,15 @@ class TestLoading:
         assert facts.smaller == {}
         in_floats = memory_facts(tmp_path, CPU, "bfloat16", 1, EngineOptions(weights_group=group))
         assert in_floats.smaller[weights] == taken
+
+    def test_an_embedding_of_a_class_that_stays_is_held_beside_its_head(self, weights, monkeypatch):
+        monkeypatch.setattr(small_weights, "_is_scaled_embedding", lambda _: False)
+        model, form = family_model("gemma", tie_word_embeddings=True), WeightsForm("auto", weights)
+        planned = small_weights.planned_bytes(model, form, torch.bfloat16)
+        make_small(model, form, torch.bfloat16, CPU, no_progress)
+        small = sum(bytes_of(module.matrix) for module in small_modules(model).values())
+        assert planned == small + sum(parameter.nbytes for parameter in model.parameters())
+        assert "model.embed_tokens" not in small_modules(model)
 
     def test_floats_are_a_dtype(self, tmp_path):
         save_random_model(tmp_path)

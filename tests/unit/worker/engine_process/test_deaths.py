@@ -147,6 +147,22 @@ async def test_a_run_has_begun_once_the_engine_says_so_and_not_before():
         await hear(ProcessRun(Dying(), 1))
 
 
+@pytest.mark.parametrize(
+    ("ended_by", "said"),
+    [
+        ("exit 2", "could not start: exit code 2; its messages stand above"),
+        ("kill -BUS $$", "could not start: killed by SIGBUS; its messages stand above"),
+        ("kill -KILL $$", "killed by SIGKILL, as the system does where memory is short: free memory there"),
+    ],
+)
+async def test_how_one_has_ended_that_did_not_start_is_said(ended_by, said, monkeypatch):
+    monkeypatch.setattr(process, "module_command", lambda *_: ("sh", "-c", ended_by))
+    engine = EngineProcess(CONFIG, start_s=60, stop_s=1)
+    with pytest.raises(ConfigError, match=said):
+        await engine.start()
+    await engine.close()
+
+
 class TestAnEngineThatCannotDie:
     """SIGKILL does not end what a driver holds; nobody waits for that."""
 
@@ -179,6 +195,6 @@ class TestAnEngineThatCannotDie:
 
         monkeypatch.setattr(asyncio, "create_subprocess_exec", start_undying)
         engine = EngineProcess(CONFIG, start_s=60, stop_s=1)
-        with pytest.raises(ConfigError, match=r"could not start \(it does not end\)"):
+        with pytest.raises(ConfigError, match="could not start: it does not end; its messages stand above"):
             await engine.start()
         await engine.close()

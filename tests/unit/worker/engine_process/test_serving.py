@@ -30,7 +30,7 @@ from worker.engine_process.protocol import (
     Stop,
     parse_answers,
 )
-from worker.engine_process.serving import EngineServer, describe, load_engine
+from worker.engine_process.serving import SHORT_PROMPT_CHARS, EngineServer, describe, load_engine
 from worker.errors import ConfigError
 from worker.progress import no_progress
 
@@ -38,6 +38,7 @@ from ..engine.text.chat_templates import tokenizer_of
 
 TIMEOUT_S = 100
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
+MUCH = "a" * (SHORT_PROMPT_CHARS + 1)
 LONG = {"prompt": "hi", "max_new_tokens": 100}
 
 
@@ -275,6 +276,27 @@ class TestTokenizing:
         worker.send(generate(1))
         worker.send(Stop(run=0, flush=True), Stop(run=1, flush=True))
         assert worker.hear_all() == [Begun(), Ended()]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"prompt": MUCH},
+            {"messages": [{"role": "user", "content": MUCH}]},
+            {"messages": [{"role": "assistant", "content": "a", "reasoning": MUCH}]},
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": MUCH}}]}]},
+            {
+                "messages": [{"role": "user", "content": "a"}],
+                "tools": [{"type": "function", "function": {"name": "f", "description": MUCH}}],
+            },
+            {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"hint": MUCH}},
+        ],
+    )
+    def test_all_that_a_template_writes_out_counts(self, fields):
+        assert serving._prompt_chars(GenerationRequest.parse(fields)) > SHORT_PROMPT_CHARS
+
+    def test_a_chat_of_a_few_words_is_short(self):
+        messages = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Fine."}] * 20
+        assert serving._prompt_chars(GenerationRequest.parse({"messages": messages})) < SHORT_PROMPT_CHARS
 
     def test_what_is_given_up_does_not_pile_up(self, worker, held):
         for run in (1, 2, 3):

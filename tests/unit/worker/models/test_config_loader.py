@@ -155,6 +155,10 @@ class TestHomeThatIsNone:
         with pytest.raises(ConfigError, match=r"model_paths.yaml: the folder of 'mine'.*write an absolute path"):
             loader.folder("mine")
 
+    def test_is_named_where_the_folder_is_given_itself(self):
+        with pytest.raises(ConfigError, match=r"'~nobody-of-that-name/x', and there is no such home folder"):
+            config_loader.given_folder(Path("~nobody-of-that-name/x"))
+
     def test_does_not_keep_another_model_from_being_found(self, write, model_folder):
         """Every line was resolved, and the first without a home stopped the worker."""
         loader = ConfigLoader(write(f"other: ~nobody-of-that-name/x\nmine: {model_folder}"))

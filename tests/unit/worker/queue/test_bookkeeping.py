@@ -83,6 +83,27 @@ def test_begin_again_after_a_lost_answer_leaves_one_execution(client, worker, jo
     assert list(worker.executions) == [execution.id]
 
 
+def test_an_end_that_is_registered_meanwhile_is_no_fault(worker):
+    """By another thread: a job begins, and the worker beats, beside the end of the one before."""
+
+    class Ending:
+        @property
+        def job_id(self) -> str:
+            worker.executions.clear()
+            return "ended"
+
+    class Ended(dict):
+        def __len__(self) -> int:
+            length = super().__len__()
+            self.clear()
+            return length
+
+    worker.executions = {"one": Ending(), "other": Ending()}
+    assert worker._executions_of("begun") == []
+    worker.executions = Ended(one=Ending())
+    assert worker.get_current_job_id() in (None, "ended")
+
+
 def test_a_job_that_cannot_be_begun_and_is_given_up_is_shown_as_running_nowhere(client, worker, job):
     client.delete(worker.key)
     client.set(worker.key, "what is no record")

@@ -5,6 +5,7 @@ time do so twice, and any of them may be ended half-way.
 """
 
 import hashlib
+import os
 import platform
 import subprocess
 import tempfile
@@ -32,7 +33,12 @@ def load() -> None:
 
     Raises RuntimeError where there is no compiler, or where it fails, and OSError where nothing can be kept.
     """
-    torch.ops.load_library(_built())
+    library = _built()
+    try:
+        torch.ops.load_library(library)
+    except OSError:  # it is damaged, and would be in the way at each start
+        library.unlink(missing_ok=True)
+        torch.ops.load_library(_built())
     torch.library.register_fake("genqueue::linear")(_shape_of_linear)
 
 
@@ -58,6 +64,8 @@ def _built() -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as own:
             made = Path(own) / "linear.so"
             _compile(compiler, made)
+            with made.open("rb") as file:
+                os.fsync(file.fileno())  # else a power failure may leave the name, and not what it stands for
             made.replace(library)
     return library
 

@@ -47,7 +47,8 @@ def check(dtype: torch.dtype, matrix: Matrix) -> None:
     """
     load()
     generator = torch.Generator().manual_seed(0)
-    for outputs, inputs in ((64, 4096), (33, 1152)):  # as vectors divide them, and as they do not
+    uneven = 1024 + matrix.group if isinstance(matrix, Int4Matrix) else 1035
+    for outputs, inputs in ((64, 4096), (33, uneven)):  # as vectors divide them, and as they do not
         weight = torch.randn((outputs, inputs), generator=generator)
         like = _like(weight, matrix)
         plain = like.float() if isinstance(like, Tensor) else to_float(like, torch.float32)

@@ -53,6 +53,10 @@ def headers(tmp_path, monkeypatch):
             RuntimeError("C++ compile error\n/t/x.cpp:2: fatal error: Python.h: No such file"),
             "install python3-dev",
         ),
+        (
+            inductor(OSError("/t/linear.so: failed to map segment from shared object")),
+            "TORCHINDUCTOR_CACHE_DIR",
+        ),
         (RuntimeError("Cannot find a working triton installation. Either the package …"), "pip install triton"),
     ],
 )

@@ -14,10 +14,11 @@ from tests.families import FAMILIES, family_model, toy_model
 from tests.models import CPU, random_model
 from tests.packed_checkpoints import AWQ, GPTQ, save_packed_model
 from worker.engine import Engine, ModelLoader, Tokenizer
-from worker.engine.forward.matrices import Int4Matrix, bytes_of, to_float
+from worker.engine.forward.matrices import Int4Matrix, Int8Matrix, bytes_of, to_float, to_int8
 from worker.engine.forward.small_modules import small_modules
 from worker.engine.loading.facts import memory_facts
 from worker.errors import ConfigError
+from worker.models.model_files import read_weights
 
 from ..asking import Reference, answer, ids_of, random_ids, request
 
@@ -102,6 +103,29 @@ def test_a_head_that_is_packed(quantization, tmp_path, tokenizer):
     assert isinstance(small_modules(engine._model)["lm_head"].matrix, Int4Matrix)
 
 
+def test_what_files_in_int4_have_in_floats_becomes_int8(tmp_path, caplog):
+    """A layer that was left out of GPTQ or AWQ loses too much by int4."""
+    name = "model.layers.1.mlp.down_proj"
+    save_packed_model(tmp_path, {**GPTQ, "dynamic": {f"-:{name}": {}}})
+    weight = torch.randn(64, 128)
+
+    def in_floats(tensors: dict[str, Tensor]) -> None:
+        for field in ("qweight", "qzeros", "scales", "g_idx"):
+            del tensors[f"{name}.{field}"]
+        tensors[f"{name}.weight"] = weight
+
+    edit(tmp_path, in_floats)
+    facts = memory_facts(tmp_path, CPU, "float32", 1)
+    model = ModelLoader(tmp_path, "float32").load(CPU)
+    matrix = small_modules(model)[name].matrix
+    assert isinstance(matrix, Int8Matrix)
+    assert torch.equal(to_float(matrix, torch.float32), to_float(to_int8(weight), torch.float32))
+    assert facts.weights_bytes == sum(bytes_of(module.matrix) for module in small_modules(model).values()) + sum(
+        parameter.nbytes for parameter in model.parameters()
+    )
+    assert "no group of int4 divides" not in caplog.text
+
+
 def test_files_that_are_several(tmp_path, tokenizer):
     weights = save_packed_model(tmp_path, AWQ)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -123,6 +147,14 @@ def test_what_they_will_take_is_known_before(quantization, tmp_path):
     taken += sum(parameter.nbytes for parameter in model.parameters())
     assert (facts.dtype, facts.smaller) == ("int4", {})
     assert facts.weights_bytes == pytest.approx(taken, rel=0.005)
+
+
+@pytest.mark.parametrize("quantization", [GPTQ, AWQ], ids=["gptq", "awq"])
+def test_a_look_at_the_files_counts_weights_and_not_words(quantization, tmp_path):
+    save_packed_model(tmp_path, quantization)
+    weights = read_weights(tmp_path)
+    assert weights is not None
+    assert weights.parameters == sum(parameter.numel() for parameter in random_model().parameters())
 
 
 def test_act_order_is_refused_by_name(tmp_path):

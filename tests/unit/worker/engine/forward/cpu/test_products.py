@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ FORMS = {
     },
 }
 SHAPES = ((1, 128), (7, 384), (64, 896), (33, 1152), (6, 4864), (130, 128))
-"""Outputs and inputs: as streams, blocks and vectors divide them, and as they do not."""
+"""Outputs and inputs: as streams and blocks divide them, and as they do not."""
 ANY_SHAPES = ((5, 1), (4, 7), (9, 100), (18, 33))
 """For forms that have no groups."""
 
@@ -63,8 +64,10 @@ def written_out(matrix: Matrix) -> torch.Tensor:
 
 
 def matrices_of(form):
-    shapes = SHAPES if form(random(1, 128)).__class__ is Int4Matrix else SHAPES + ANY_SHAPES
-    return [form(random(*shape)) for shape in shapes]
+    like = form(random(1, 128))
+    # Of one group, and of an odd number of them: vectors of words divide neither.
+    others = ((5, like.group), (9, 9 * like.group)) if isinstance(like, Int4Matrix) else ANY_SHAPES
+    return [form(random(*shape)) for shape in SHAPES + others]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 17])
@@ -189,6 +192,22 @@ class TestCheck:
         with pytest.raises(NotSupported, match=r"the product of rows with a matrix is off by 0\.001"):
             products.check(torch.float32, to_int8(random(4, 128)))
 
+    def test_notices_one_that_errs_where_vectors_do_not_divide_a_row(self, form, monkeypatch):
+        """Sixteen numbers, or sixteen words of eight weights, are one step of the widest processors."""
+        right = products._operator
+        matrix = form(random(4, 128))
+        step = 128 if isinstance(matrix, Int4Matrix) else 16
+
+        def cut_off(rows: torch.Tensor, *fields: torch.Tensor | None) -> torch.Tensor:
+            rows = rows.clone()
+            rows[:, rows.shape[1] // step * step :] = 0
+            return right(rows, *fields)
+
+        monkeypatch.setattr(products, "_operator", cut_off)
+        divides_all = isinstance(matrix, Int4Matrix) and matrix.group == step
+        with nullcontext() if divides_all else pytest.raises(NotSupported, match="is off by"):
+            products.check(torch.float32, matrix)
+
 
 class TestBuilding:
     @pytest.fixture
@@ -215,6 +234,30 @@ class TestBuilding:
         assert built == library._built()
         assert len(calls) == 1
         assert list((folder / "genqueue").iterdir()) == [built], "nothing half-made is left"
+
+    def test_it_is_on_the_disk_before_it_has_its_name(self, folder, calls, monkeypatch):
+        """Of what is cut off, torch can load a part, and the process ends by SIGBUS."""
+        written: list[list[Path]] = []
+        monkeypatch.setattr(
+            library.os, "fsync", lambda _: written.append(list((folder / "genqueue").glob("*.so")))
+        )
+        library._built()
+        assert written == [[]]
+
+    def test_one_that_is_damaged_is_built_anew(self, folder, calls, monkeypatch):
+        loaded: list[Path] = []
+
+        def load_library(path: Path) -> None:
+            loaded.append(path)
+            if len(loaded) == 1:
+                raise OSError("file too short")
+
+        library._built()
+        monkeypatch.setattr(library.torch.ops, "load_library", load_library)
+        monkeypatch.setattr(library.torch.library, "register_fake", lambda _: lambda function: function)
+        library.load.__wrapped__()
+        assert loaded == [library._built()] * 2
+        assert len(calls) == 2
 
     @pytest.mark.parametrize("what", ["source", "compiler", "torch", "processor"])
     def test_anew_where_anything_differs(self, what, folder, calls, monkeypatch, tmp_path):
