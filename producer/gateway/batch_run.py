@@ -30,7 +30,7 @@ from .batch_rows import ENDPOINTS, RowReader, check_rows
 from .errors import ApiError
 from .queueing import GatewayProducer
 from .settings import GatewaySettings
-from .stored_batches import BatchStore, Lease, StoredBatch
+from .stored_batches import LEASE_S, BatchStore, Lease, StoredBatch
 from .stored_files import FileStore
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ END_S = 20.0
 """How long a worker may take to end a job that is cancelled."""
 MOST_TRIES = 3
 """So often a batch is taken on of which nobody knows why it could not go on."""
+AGAIN_S = LEASE_S
+"""Until it is taken on again: as long as if its gateway had been killed."""
 READ_BYTES = 64 * 2**10
 LATE_S = 60.0
 """A row's job waits for so much longer than the batch, which ends it."""
@@ -125,7 +127,7 @@ class BatchRun:
         except Exception:
             tries = 1 + (self._batch.number("tries") or 0)
             if tries < MOST_TRIES:
-                await self._mark({"tries": tries})
+                await self._mark({"tries": tries}, lease_s=AGAIN_S)
                 raise
             logger.exception("batch %s fails", self._lease.batch_id)
             said = "a gateway failed on it, again and again: its log says why"

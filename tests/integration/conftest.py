@@ -98,24 +98,27 @@ class Crew:
 
     def __init__(self, redis_url: str, model_paths: Path, logs: Path) -> None:
         self._redis_url, self._model_paths, self._logs = redis_url, model_paths, logs
-        self._started: list[WorkerProcess] = []
+        self._started: list[tuple[WorkerProcess, dict[str, str]]] = []
 
-    def one(self) -> WorkerProcess:
-        """The only one that is alive, and ready."""
-        alive = [worker for worker in self._started if worker.process.poll() is None]
-        for worker in alive[:-1]:
-            worker.stop()
-        return (alive[-1] if alive else self.start()).wait_until_ready()
+    def one(self, **environment: str) -> WorkerProcess:
+        """The only one that is alive, and ready, with these settings."""
+        alive = [each for each in self._started if each[0].process.poll() is None]
+        fitting = [worker for worker, settings in alive if settings == environment][-1:]
+        for worker, _ in alive:
+            if worker not in fitting:
+                worker.stop()
+        return (fitting[0] if fitting else self.start(**environment)).wait_until_ready()
 
     def start(self, **environment: str) -> WorkerProcess:
         """Another one."""
         log = self._logs / str(len(self._started))
-        self._started.append(WorkerProcess(self._redis_url, self._model_paths, log, **environment))
-        return self._started[-1]
+        worker = WorkerProcess(self._redis_url, self._model_paths, log, **environment)
+        self._started.append((worker, environment))
+        return worker
 
     def stop(self) -> None:
         """All of them."""
-        for worker in self._started:
+        for worker, _ in self._started:
             worker.stop()
 
 

@@ -704,23 +704,6 @@ def test_no_redis_at_all(start_worker, no_broker):
     assert 1 < time.monotonic() - began < 25, "without the setting it waits for 30 s"
 
 
-def wait_until_registered(url: str) -> None:
-    """A worker has found Redis; its model may still be loading."""
-    with redis.Redis.from_url(url) as client:
-        wait_for(lambda: client.scard("rq:workers"), "a worker to register")
-
-
-def test_a_redis_that_comes_late_is_waited_for(start_worker):
-    with EmbeddedBroker() as broker:
-        broker.stop()
-        worker = start_worker(broker.url)
-        wait_for(lambda: "starting: waiting for Redis" in worker.text(), "the worker to find no Redis")
-        broker.start()
-        wait_until_registered(broker.url)
-        assert worker.process.poll() is None, worker.text()
-        assert worker.text().count("starting: waiting for Redis") == 1
-
-
 @pytest.mark.parametrize(
     "url", ["nonsense", "http://127.0.0.1", "redis://127.0.0.1:port/0", "redis://:secret@[::1/0"]
 )
@@ -775,11 +758,27 @@ def test_tls_at_one_end_alone(start_worker, scheme, answer, advice):
     assert "waiting for Redis" not in worker.text()
 
 
-def test_a_password_in_the_url_is_used_and_not_shown(start_worker, guarded):
+@pytest.fixture(scope="module")
+def early(guarded, model_paths, tmp_path_factory) -> Iterator[WorkerProcess]:
+    """A worker that was started before its server, which wants a password; for whoever needs one of its own."""
+    guarded.stop()
     url = guarded.url.replace("//", "//:right@")
-    worker = start_worker(url)
-    wait_until_registered(url)
-    assert "right" not in worker.text()
+    worker = WorkerProcess(url, model_paths, tmp_path_factory.mktemp("early") / "log")
+    try:
+        wait_for(lambda: "starting: waiting for Redis" in worker.text(), "the worker to find no Redis")
+        guarded.start()
+        yield worker.wait_until_ready()
+    finally:
+        worker.stop()
+
+
+def test_a_redis_that_comes_late_is_waited_for(early):
+    assert early.text().count("starting: waiting for Redis") == 1
+
+
+def test_a_password_in_the_url_is_used_and_not_shown(early):
+    assert "for Redis at 127.0.0.1" in early.text()
+    assert "right" not in early.text()
 
 
 def test_a_read_only_replica(start_worker, no_broker):
@@ -837,17 +836,17 @@ def refused_appends(client: redis.Redis) -> int:
     return client.info("commandstats")["cmdstat_xadd"]["rejected_calls"]
 
 
-def test_a_redis_out_of_memory_holds_a_job_up_and_loses_nothing_of_it(start_worker):
-    with EmbeddedBroker() as broker, redis.Redis(port=broker.port) as client, Producer(broker.url) as producer:
-        worker = start_worker(broker.url).wait_until_ready()
+def test_a_redis_out_of_memory_holds_a_job_up_and_loses_nothing_of_it(early):
+    with redis.Redis.from_url(early.redis_url) as client, Producer(early.redis_url) as producer:
+        noticed = early.text().count("waiting for Redis")
         job = producer.submit(**LONG, model="tiny")
         wait_for_tokens(client, job.job_id)
         client.config_set("maxmemory", "1")
-        wait_for(lambda: "waiting for Redis" in worker.text(), "the worker to notice")
+        wait_for(lambda: early.text().count("waiting for Redis") > noticed, "the worker to notice")
         held_up = client.xlen(f"gen:{{{job.job_id}}}:events")
         refused = refused_appends(client)
         wait_for(lambda: refused_appends(client) > refused + 3, "it to try again")
-        assert worker.text().count("waiting for Redis") == 1, "and the log is spared that"
+        assert early.text().count("waiting for Redis") == noticed + 1, "and the log is spared that"
         assert client.xlen(f"gen:{{{job.job_id}}}:events") == held_up
         assert not client.exists(f"gen:{{{job.job_id}}}:result")
         client.config_set("maxmemory", "0")
@@ -857,4 +856,4 @@ def test_a_redis_out_of_memory_holds_a_job_up_and_loses_nothing_of_it(start_work
         assert len(result.token_ids) == LONG["max_new_tokens"]
         wait_for(lambda: Job.fetch(job.job_id, client, "json").get_status() == JobStatus.FINISHED, "RQ's books")
         assert producer.submit("hi", model="tiny", max_new_tokens=1).result(timeout_s=100).status == "finished"
-        assert worker.process.poll() is None
+        assert early.process.poll() is None

@@ -154,13 +154,12 @@ def test_a_worker_killed_with_the_server_is_replaced_and_the_job_goes_on(durable
     assert f"is dead ({sign}); job {job.job_id} is back" in other.text()
 
 
+IMPATIENT = {"GENQUEUE_SHUTDOWN_GRACE_S": "0.05"}
+
+
 @pytest.mark.parametrize("how", ["second SIGTERM", "grace over"])
 def test_a_job_that_outlasts_the_grace_is_put_back_and_goes_on_elsewhere(durable, crew: Crew, undisturbed, how):
-    if how == "grace over":
-        crew.stop()
-        first = crew.start(GENQUEUE_SHUTDOWN_GRACE_S="0.05").wait_until_ready()
-    else:
-        first = crew.one()
+    first = crew.one(**IMPATIENT) if how == "grace over" else crew.one()
     with Producer(durable.url) as producer:
         job = producer.submit(**LONG, model="tiny")
         behind = producer.submit("hi", model="tiny", max_new_tokens=1)
@@ -172,7 +171,7 @@ def test_a_job_that_outlasts_the_grace_is_put_back_and_goes_on_elsewhere(durable
             first.send(signal.SIGTERM)
         assert first.wait() == 0
         assert job.status().position == 0, "it goes before the one that came later"
-        crew.start()
+        crew.start(**IMPATIENT if how == "second SIGTERM" else {})  # as the next test wants it
         assert joined(follower.all()) == undisturbed
         result = job.result(timeout_s=100)
         assert result.attempts == 2

@@ -69,40 +69,14 @@ def requests_on(client: redis.Redis) -> list[GenerationRequest]:
     return [request_of(client, job_id) for job_id in sorted(enqueued, key=enqueued.__getitem__)]
 
 
-def test_lines_of_a_pipe_are_answered(
+def test_lines_of_a_pipe_are_answered_and_openais_api_is_served(
     environment: dict[str, str], broker: EmbeddedBroker, redis_client: redis.Redis
 ) -> None:
-    done = subprocess.run(
-        command("up", "--redis-url", broker.url, "--seed", "1", "--max-new-tokens", "200"),
-        input=f"{PROMPT}\n\nWhat is genqueue?\n",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = requests_on(redis_client)
-    assert done.stdout.startswith(f"{answer_to(PROMPT)}\n")
-    assert done.stdout.splitlines()[-1].startswith("genqueue is a job queue")
-    # Tiny knows single questions; that turns are kept is seen in unit/producer/test_up.py.
-    assert [turn.content for each in (first, second) for turn in each.messages or ()] == [
-        PROMPT,
-        "What is genqueue?",
-    ]
-    assert first.seed == second.seed == 1
-    assert not Path(f"/proc/{worker_pid(done.stderr)}").exists()
-    [record] = redis_client.keys("rq:worker:local-*")
-    assert redis_client.hget(record, "death")  # it was asked to leave, and not killed
-
-
-def test_openais_api_is_served_too(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    asked = command("up", "--serve", str(port))
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(asked, env=environment, text=True, **pipes) as process:
-        assert process.stdin is not None
+    options = ("--redis-url", broker.url, "--seed", "1", "--max-new-tokens", "200", "--serve", str(port))
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command("up", *options), env=environment, text=True, **pipes) as process:
         assert process.stderr is not None
         said = ""
         while f"gateway: http://127.0.0.1:{port}/v1" not in said:
@@ -113,10 +87,20 @@ def test_openais_api_is_served_too(environment: dict[str, str]) -> None:
         url = f"http://127.0.0.1:{port}/v1/completions"
         with urlopen(Request(url, body, headers), timeout=WAIT_S) as answer:
             assert json.load(answer)["usage"]["completion_tokens"] == 3
-        process.stdin.close()
-        said += process.stderr.read()
-        assert process.wait(WAIT_S) == 0
-    assert_nothing_is_left(said)
+        stdout, stderr = process.communicate(f"{PROMPT}\n\nWhat is genqueue?\n", timeout=WAIT_S)
+    assert process.returncode == 0, said + stderr
+    first, second = (request for request in requests_on(redis_client) if request.messages)
+    assert stdout.startswith(f"{answer_to(PROMPT)}\n")
+    assert stdout.splitlines()[-1].startswith("genqueue is a job queue")
+    # Tiny knows single questions; that turns are kept is seen in unit/producer/test_up.py.
+    assert [turn.content for each in (first, second) for turn in each.messages or ()] == [
+        PROMPT,
+        "What is genqueue?",
+    ]
+    assert first.seed == second.seed == 1
+    assert not Path(f"/proc/{worker_pid(said)}").exists()
+    [record] = redis_client.keys("rq:worker:local-*")
+    assert redis_client.hget(record, "death")  # it was asked to leave, and not killed
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 

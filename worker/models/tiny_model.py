@@ -214,7 +214,7 @@ def _collate(batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
 def _examine(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     for chat in (False, True):
         prompt, answer = _example(tokenizer, tiny_corpus.DEFAULT_PROMPT, tiny_corpus.INTRODUCTION, chat=chat)
-        output = model.generate(  # type: ignore[misc]  # the mixin annotates its self with a protocol
+        output = model.generate(
             torch.tensor([prompt]),
             max_new_tokens=len(answer) + 1,
             attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),

