@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 
+from .broker.bounds import Bound, within
 from .broker.connections import BLOCK_S
 
 WAKE_TTL_S = 60
@@ -73,6 +74,7 @@ class Waker:
         self._key = key
         self._requests: SimpleQueue[bool] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def wake(self) -> None:
         """End the blocked read, soon."""
@@ -83,14 +85,16 @@ class Waker:
             self._requests.put(True)
 
     def close(self) -> None:
-        """End the thread, once it has done what it does."""
+        """End the thread, once it has done what it does. A wake that is still to be sent goes with it."""
+        self._closed = True
         self._requests.put(False)
         if self._thread is not None:
             self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
-        while self._requests.get():
-            # Without the wake the read ends by itself a little later; a replica refuses it. ValueError,
-            # AttributeError: redis-py's words for a client that another thread has closed.
-            with contextlib.suppress(redis.RedisError, OSError, ValueError, AttributeError):
+        while self._requests.get() and not self._closed:
+            # Without the wake the read ends by itself a little later, when none is needed any more; a replica
+            # refuses it. ValueError, AttributeError: redis-py's words for a client that another thread has closed.
+            by = time.monotonic() + BLOCK_S
+            with within(Bound(by, by)), contextlib.suppress(redis.RedisError, OSError, ValueError, AttributeError):
                 wake(self._client, self._key)

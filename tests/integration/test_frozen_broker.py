@@ -17,7 +17,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from producer import AsyncProducer, BrokerUnavailable, JobHandle, Producer, ProducerSettings, WaitTimeout
+from producer.broker.bounds import close_now
+from producer.broker.connections import connect
 from producer.broker.embedded import EmbeddedBroker
+from producer.waking import Waker
 
 BOUND_S = 1.0
 PATIENCE_S = 8.0
@@ -128,6 +131,25 @@ def test_leaving_a_stream_and_closing_wait_for_no_answer(freezable: EmbeddedBrok
     while set(threading.enumerate()) - others and time.monotonic() < deadline:
         time.sleep(0.01)
     assert set(threading.enumerate()) <= others, "a thread that waits for Redis is left"
+
+
+def test_a_wake_that_is_still_to_be_sent_goes_with_the_producer(freezable: EmbeddedBroker) -> None:
+    """It would make a connection after all others were closed, and wait for its greeting."""
+    client = connect(freezable.url, connect_timeout_s=60, socket_timeout_s=60)
+    waker = Waker(client, "a")
+    others = set(threading.enumerate())
+    freeze(freezable)
+    waker.wake()
+    while not waker._requests.empty():  # until the first is sent
+        time.sleep(0.001)
+    waker.wake()
+    (thread,) = set(threading.enumerate()) - others
+
+    waker.close()
+    close_now(client)
+
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
 
 
 async def test_cancellation_and_closing_come_at_once_in_asyncio(freezable: EmbeddedBroker) -> None:
