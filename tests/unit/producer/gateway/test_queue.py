@@ -93,7 +93,7 @@ async def test_what_has_happened_to_a_job(door: Door, worker: ScriptedWorker):
         job_id = await submitted(door)
         waiting = (await door.http.get(f"/v1/queue/{job_id}")).json()
         assert (waiting["state"], waiting["attempts"], waiting["tokens"]) == ("queued", [], None)
-    worker.crash_after(1)
+        worker.crash_after(1)
     await door.http.get(f"{CHAT}/chatcmpl-{job_id}")
     found = await until(lambda: ended(door, job_id))
     assert found["queued_at"] == waiting["queued_at"]
