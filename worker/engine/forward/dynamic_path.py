@@ -64,8 +64,9 @@ class DynamicPath:
             return
         for matrix in {form_of(module.matrix): module.matrix for module in linears}.values():
             products.check(self._model.dtype, matrix)
+        linear = products.Linear()
         for module in linears:
-            module.linear = products.fastest_linear
+            module.linear = linear
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens."""

@@ -123,7 +123,7 @@ class StaticPath:
             return
         for matrix in self._model.forms():
             products.check(dtype, matrix)
-        self._model.linear_of_many = products.fastest_linear
+        self._model.linear_of_many = products.Linear()
         self._linear_of_one = products.linear
         self._of_one = self._of_several = StepFunctions.of(Operations(products.linear, attend))
 

@@ -125,10 +125,12 @@ const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
 }
 
-void multiply(
-    const Tensor& values, const std::optional<Tensor>& scales, const std::optional<Tensor>& zeros, const float* rows,
-    int64_t count, int64_t inputs, float* out) {
-  const int64_t outputs = values.size(0);
+// What the function makes of the matrix, in its form.
+template <class Function>
+void in_form(
+    const Tensor& values, const std::optional<Tensor>& scales, const std::optional<Tensor>& zeros,
+    const Function& function) {
+  const int64_t outputs = values.size(0), inputs = values.size(1);
   if (values.dim() == 3) {
     const ScalarType type = scales ? scales->scalar_type() : ScalarType::Undefined;
     STD_TORCH_CHECK(
@@ -141,7 +143,7 @@ void multiply(
       form.zeros = zeros ? data<uint8_t>(*zeros) : nullptr;
       form.outputs = outputs;
       form.groups = values.size(1);
-      multiply_by(form, rows, count, inputs, out);
+      function(form);
     };
     switch (values.size(2)) {
       case 16: return by(Int4<4>{});
@@ -151,32 +153,39 @@ void multiply(
     }
   }
   switch (values.scalar_type()) {
-    case ScalarType::Float:
-      return multiply_by(Plain<float>{data<float>(values), nullptr, outputs, inputs}, rows, count, inputs, out);
-    case ScalarType::BFloat16:
-      return multiply_by(Plain<BFloat16>{data<BFloat16>(values), nullptr, outputs, inputs}, rows, count, inputs, out);
+    case ScalarType::Float: return function(Plain<float>{data<float>(values), nullptr, outputs, inputs});
+    case ScalarType::BFloat16: return function(Plain<BFloat16>{data<BFloat16>(values), nullptr, outputs, inputs});
     case ScalarType::Char:
       STD_TORCH_CHECK(scales && scales->scalar_type() == ScalarType::Float, "scales of int8 are float32");
-      return multiply_by(
-          Int8{{data<int8_t>(values), data<float>(*scales), outputs, inputs}}, rows, count, inputs, out);
+      return function(Int8{{data<int8_t>(values), data<float>(*scales), outputs, inputs}});
     default: STD_TORCH_CHECK(false, "weights are float32, bfloat16, int8 or int4");
   }
+}
+
+int64_t columns_of(const Tensor& values) {
+  return values.dim() == 3 ? values.size(1) * values.size(2) * 2 : values.size(1);
+}
+
+void check_contiguous(const Tensor& values, const std::optional<Tensor>& scales, const std::optional<Tensor>& zeros) {
+  STD_TORCH_CHECK(
+      values.is_contiguous() && (!scales || scales->is_contiguous()) && (!zeros || zeros->is_contiguous()),
+      "weights are contiguous");
 }
 
 // (rows, in) of float32 or bfloat16, and the fields of a matrix of (out, in) -> (rows, out). All are contiguous.
 Tensor linear(
     const Tensor& rows, const Tensor& values, std::optional<Tensor> scales, std::optional<Tensor> zeros) {
   const int64_t count = rows.size(0), inputs = rows.size(1), outputs = values.size(0);
-  const int64_t columns = values.dim() == 3 ? values.size(1) * values.size(2) * 2 : values.size(1);
-  STD_TORCH_CHECK(columns == inputs, "rows are as long as those of the matrix");
-  STD_TORCH_CHECK(
-      rows.is_contiguous() && values.is_contiguous() && (!scales || scales->is_contiguous()) &&
-          (!zeros || zeros->is_contiguous()),
-      "rows and weights are contiguous");
+  STD_TORCH_CHECK(columns_of(values) == inputs, "rows are as long as those of the matrix");
+  STD_TORCH_CHECK(rows.is_contiguous(), "rows are contiguous");
+  check_contiguous(values, scales, zeros);
   Tensor out = torch::stable::new_empty(rows, {count, outputs});
   if (count == 0) return out;
+  auto multiply = [&](const float* rows, float* out) {
+    in_form(values, scales, zeros, [&](const auto& form) { multiply_by(form, rows, count, inputs, out); });
+  };
   if (rows.scalar_type() == ScalarType::Float) {
-    multiply(values, scales, zeros, data<float>(rows), count, inputs, static_cast<float*>(out.mutable_data_ptr()));
+    multiply(data<float>(rows), static_cast<float*>(out.mutable_data_ptr()));
     return out;
   }
   STD_TORCH_CHECK(rows.scalar_type() == ScalarType::BFloat16, "rows are float32 or bfloat16");
@@ -184,15 +193,35 @@ Tensor linear(
   std::transform(data<BFloat16>(rows), data<BFloat16>(rows) + wide.size(), wide.begin(), [](BFloat16 value) {
     return to_float(value);
   });
-  multiply(values, scales, zeros, wide.data(), count, inputs, sums.data());
+  multiply(wide.data(), sums.data());
   std::transform(sums.begin(), sums.end(), static_cast<BFloat16*>(out.mutable_data_ptr()), to_bfloat16);
   return out;
+}
+
+// The weights of a matrix of (out, in), by its fields, into (out, in) of float32.
+void write_out(const Tensor& values, std::optional<Tensor> scales, std::optional<Tensor> zeros, Tensor numbers) {
+  const int64_t inputs = columns_of(values);
+  STD_TORCH_CHECK(
+      numbers.scalar_type() == ScalarType::Float && numbers.is_contiguous() && numbers.dim() == 2 &&
+          numbers.size(0) == values.size(0) && numbers.size(1) == inputs,
+      "a matrix is written out into one of contiguous float32");
+  check_contiguous(values, scales, zeros);
+  float* const to = static_cast<float*>(numbers.mutable_data_ptr());
+  in_form(values, scales, zeros, [&](const auto& form) {
+    in_shares(form.outputs, form.bytes_of_output(), [&](int64_t first, int64_t end) {
+      for (int64_t output = first; output < end; ++output) form.write_out(output, to + output * inputs);
+    });
+  });
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(genqueue, library) {
   library.def("linear(Tensor rows, Tensor values, Tensor? scales, Tensor? zeros) -> Tensor");
+  library.def("write_out(Tensor values, Tensor? scales, Tensor? zeros, Tensor(a!) numbers) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(genqueue, CPU, library) { library.impl("linear", TORCH_BOX(&linear)); }
+STABLE_TORCH_LIBRARY_IMPL(genqueue, CPU, library) {
+  library.impl("linear", TORCH_BOX(&linear));
+  library.impl("write_out", TORCH_BOX(&write_out));
+}

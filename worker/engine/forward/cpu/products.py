@@ -8,30 +8,61 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..agreement import require_agreement
-from ..matrices import Int4Matrix, Int8Matrix, Matrix, to_float, to_int4, to_int8
+from ..matrices import Int4Matrix, Int8Matrix, Matrix, SmallMatrix, part, to_float, to_int4, to_int8
 from .library import load
 
 DTYPES = torch.float32, torch.bfloat16
 """Of rows."""
 _MOST_ROWS = 64
 """Of more, torch's product of float32 is as fast. Its product of bfloat16 is from two on."""
+_PIECE = 2**23
+"""Weights that are written out at once."""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 
 
 def linear(rows: Tensor, matrix: Matrix) -> Tensor:
     """(rows, in), (out, in) -> (rows, out). Rows are float32 or bfloat16; the products are summed in float32."""
+    return _operator(rows, *_fields(matrix))
+
+
+class Linear:
+    """The linear of any number of rows: by our operator, or by torch's product, which is faster with many.
+
+    A small matrix is written out for that, piece by piece: a twentieth of the time of 256 rows.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = torch.empty(_PIECE)
+        """What is written into, kept: memory that is new costs ten times as much as the writing."""
+
+    def __call__(self, rows: Tensor, matrix: Matrix) -> Tensor:
+        """(…, in), (out, in) -> (…, out)"""
+        flat = rows.reshape(-1, rows.shape[-1])
+        if isinstance(matrix, Tensor):
+            if len(flat) > (_MOST_ROWS if matrix.dtype == torch.float32 else 1):
+                return functional.linear(rows, matrix)
+        elif len(flat) > _MOST_ROWS:
+            return self._of_many(flat, matrix).view(*rows.shape[:-1], matrix.shape[0])
+        return linear(flat, matrix).view(*rows.shape[:-1], matrix.shape[0])
+
+    def _of_many(self, rows: Tensor, matrix: SmallMatrix) -> Tensor:
+        outputs, inputs = matrix.shape
+        floats = rows.float()
+        out = floats.new_empty((len(rows), outputs))
+        at_once = max(_PIECE // inputs, 1)
+        for start in range(0, outputs, at_once):
+            piece = part(matrix, start, min(start + at_once, outputs))
+            weights = self._numbers[: piece.shape[0] * inputs].view(piece.shape)
+            torch.ops.genqueue.write_out(*_fields(piece), weights)
+            torch.mm(floats, weights.t(), out=out[:, start : start + len(weights)])
+        return out.to(rows.dtype)
+
+
+def _fields(matrix: Matrix) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As the operators take them: values, scales, zeros."""
     if isinstance(matrix, Tensor):
-        return _operator(rows, matrix, None, None)
-    zeros = matrix.zeros if isinstance(matrix, Int4Matrix) else None
-    return _operator(rows, matrix.values, matrix.scales, zeros)
-
-
-def fastest_linear(rows: Tensor, matrix: Matrix) -> Tensor:
-    """(…, in), (out, in) -> (…, out), for any number of rows."""
-    flat = rows.reshape(-1, rows.shape[-1])
-    if isinstance(matrix, Tensor) and len(flat) > (_MOST_ROWS if matrix.dtype == torch.float32 else 1):
-        return functional.linear(rows, matrix)
-    return linear(flat, matrix).view(*rows.shape[:-1], matrix.shape[0])
+        return matrix, None, None
+    return matrix.values, matrix.scales, matrix.zeros if isinstance(matrix, Int4Matrix) else None
 
 
 def _operator(rows: Tensor, values: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Tensor:

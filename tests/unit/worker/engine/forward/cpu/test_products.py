@@ -147,14 +147,14 @@ def test_no_rows_at_all(form):
     """As where the logits of none are asked for, after a piece of a prompt."""
     matrix = form(random(7, 128))
     assert products.linear(random(0, 128), matrix).shape == (0, 7)
-    assert products.fastest_linear(random(0, 128), matrix).shape == (0, 7)
+    assert products.Linear()(random(0, 128), matrix).shape == (0, 7)
 
 
 def test_rows_of_any_shape(form):
     matrix, rows = form(random(12, 128)), random(2, 3, 128, seed=1)
     if isinstance(matrix, torch.Tensor):
         rows = rows.to(matrix.dtype)
-    found = products.fastest_linear(rows, matrix)
+    found = products.Linear()(rows, matrix)
     assert found.shape == (2, 3, 12)
     torch.testing.assert_close(found.view(6, 12), products.linear(rows.view(6, 128), matrix))
     turned = random(128, 3, seed=1).t()
@@ -164,7 +164,24 @@ def test_rows_of_any_shape(form):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_rows_of_floats_are_torchs(dtype):
     matrix, rows = random(12, 128).to(dtype), random(100, 128, seed=1).to(dtype)
-    assert torch.equal(products.fastest_linear(rows, matrix), functional.linear(rows, matrix))
+    assert torch.equal(products.Linear()(rows, matrix), functional.linear(rows, matrix))
+
+
+def test_many_rows_of_small_weights(form, monkeypatch):
+    """They are written out in pieces, of which the last is another."""
+    monkeypatch.setattr(products, "_PIECE", 5000)
+    for matrix in matrices_of(form):
+        if isinstance(matrix, torch.Tensor):
+            continue
+        whole = to_float(matrix, torch.float32)
+        numbers = torch.empty_like(whole)
+        torch.ops.genqueue.write_out(*products._fields(matrix), numbers)
+        assert torch.equal(numbers, whole)
+        for rows in (random(65, whole.shape[1], seed=1), random(65, whole.shape[1], seed=1).bfloat16()):
+            found = products.Linear()(rows, matrix)
+            assert (found.dtype, found.shape) == (rows.dtype, (65, len(whole)))
+            exact = functional.linear(rows.double(), whole.double())
+            torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-3)
 
 
 def test_what_it_does_not_know_is_refused():
@@ -179,6 +196,9 @@ def test_what_it_does_not_know_is_refused():
         products.linear(random(1, 9), matrix)
     with pytest.raises(RuntimeError, match="scales of int8 are float32"):
         products.linear(random(1, 8), Int8Matrix(to_int8(matrix).values, matrix[:, 0].half()))
+    for numbers in (random(4, 9), random(5, 8), random(8, 4).t(), matrix.double()):
+        with pytest.raises(RuntimeError, match="written out into one of contiguous float32"):
+            torch.ops.genqueue.write_out(matrix, None, None, numbers)
 
 
 class TestCheck:
