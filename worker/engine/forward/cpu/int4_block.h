@@ -25,11 +25,8 @@ struct OfGroup {
   }
 };
 
-// The bits of a weight, moved to where those of a float32 between 1 and 2 are, make it 1 + weight / 16:
-//
-//   sum((v - 8) * x) = 16 * (sum((1 + v / 16) * x) - 1.5 * sum(x))
-//
-// which is taken off word by word, so that no small difference of large sums is left.
+// A weight becomes a float where it stands in its word, so that it is as many times itself; what it meets is as many
+// times smaller, which is exact.
 template <int kWords>
 struct BlockOfFloats : OfGroup<kWords> {
   static constexpr int kVectors = 9;  // what meets each of the eight weights of the words; and what is taken off
@@ -40,29 +37,31 @@ struct BlockOfFloats : OfGroup<kWords> {
       const float *low = x + 4 * word, *high = low + OfGroup<kWords>::kGroup / 2;
       float* to = blocks + (first + word) / kLanes * (kVectors * kLanes) + (first + word) % kLanes;
       for (int byte = 0; byte < 4; ++byte) {
-        to[2 * byte * kLanes] = low[byte];
-        to[(2 * byte + 1) * kLanes] = high[byte];
+        to[2 * byte * kLanes] = low[byte] / times(2 * byte);
+        to[(2 * byte + 1) * kLanes] = high[byte] / times(2 * byte + 1);
       }
-      to[8 * kLanes] = -(1 + kMiddle / 16.0f) * OfGroup<kWords>::sum(low);
+      to[8 * kLanes] = -kMiddle * OfGroup<kWords>::sum(low);
     }
-    return 16;
+    return 1;
   }
 
-  template <int kShift>
+  static constexpr float times(int weight) { return weight < 7 ? uint32_t{1} << 4 * weight : 1; }
+
+  template <int kWeight>
   static Floats weights(Words words) {
-    const Words moved = kShift > 0 ? words << (kShift > 0 ? kShift : 0) : words >> (kShift > 0 ? 0 : -kShift);
-    return (Floats)((moved & 0x780000u) | 0x3F800000u);
+    // The last one would have a sign there.
+    return __builtin_convertvector((Ints)(kWeight < 7 ? words & (15u << 4 * kWeight) : words >> 28), Floats);
   }
 
   static Floats product(Words words, const Floats* x) {
     keep_in_register(words);
-    Floats some = weights<19>(words) * x[0] + x[8], others = weights<15>(words) * x[1];
-    some += weights<11>(words) * x[2];
-    others += weights<7>(words) * x[3];
-    some += weights<3>(words) * x[4];
-    others += weights<-1>(words) * x[5];
-    some += weights<-5>(words) * x[6];
-    others += weights<-9>(words) * x[7];
+    Floats some = weights<0>(words) * x[0] + x[8], others = weights<1>(words) * x[1];
+    some += weights<2>(words) * x[2];
+    others += weights<3>(words) * x[3];
+    some += weights<4>(words) * x[4];
+    others += weights<5>(words) * x[5];
+    some += weights<6>(words) * x[6];
+    others += weights<7>(words) * x[7];
     return some + others;
   }
 };
