@@ -162,22 +162,24 @@ def test_rows_of_any_shape(form):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_many_rows_of_floats_are_torchs(dtype):
+def test_many_rows_of_floats_are_torchs(dtype, monkeypatch):
+    monkeypatch.setattr(products, "_multiplies_bfloat16", lambda: True)
     matrix, rows = random(12, 128).to(dtype), random(100, 128, seed=1).to(dtype)
     assert torch.equal(products.Linear()(rows, matrix), functional.linear(rows, matrix))
 
 
-def test_many_rows_of_small_weights(form, monkeypatch):
-    """They are written out in pieces, of which the last is another."""
+def test_many_rows_of_what_torch_has_no_product_of(form, monkeypatch):
+    """The matrix is written out in pieces, of which the last is another."""
+    monkeypatch.setattr(products, "_multiplies_bfloat16", lambda: False)
     monkeypatch.setattr(products, "_PIECE", 5000)
     for matrix in matrices_of(form):
-        if isinstance(matrix, torch.Tensor):
-            continue
-        whole = to_float(matrix, torch.float32)
+        whole = written_out(matrix).float()
         numbers = torch.empty_like(whole)
         torch.ops.genqueue.write_out(*products._fields(matrix), numbers)
         assert torch.equal(numbers, whole)
         for rows in (random(65, whole.shape[1], seed=1), random(65, whole.shape[1], seed=1).bfloat16()):
+            if isinstance(matrix, torch.Tensor) and matrix.dtype != rows.dtype:
+                continue
             found = products.Linear()(rows, matrix)
             assert (found.dtype, found.shape) == (rows.dtype, (65, len(whole)))
             exact = functional.linear(rows.double(), whole.double())
