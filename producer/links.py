@@ -215,7 +215,7 @@ class AsyncLinks:
         check_usable: Callable[[], None],
     ) -> None:
         if connection is not None:
-            check_suits(connection)
+            check_suits(connection, redis.asyncio.Redis)
         self._settings = settings
         self._connection = connection
         self._check_usable = check_usable
