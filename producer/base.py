@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Never
 
 from .continuing import ContinueOptions, going_on
 from .contract import Keys
@@ -38,6 +38,12 @@ class BaseProducer:
         self._waits = Waits(self._operations)
         self._pid = os.getpid()
         self._closed = False
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"a {type(self).__name__} can be neither pickled nor copied, nor can the handles of its jobs: send "
+            "their job_id, and make a producer there"
+        )
 
     def _check_usable(self) -> None:
         name = type(self).__name__

@@ -38,6 +38,8 @@ class _OpenJob(NamedTuple):
 
 def cancel_many(operations: Operations, job_ids: Iterable[str]) -> Operation[dict[str, Cancelled]]:
     """Cancel them all. What became of each.  Raises InvalidRequest for what is no id, before anything is done."""
+    if isinstance(job_ids, str) or not isinstance(job_ids, Iterable):
+        raise InvalidRequest("job_ids is no list of ids: give one, or cancel the one job with cancel()")
     outcomes: dict[str, Cancelled] = {}
     for chunk in _chunks(list(dict.fromkeys(map(check_job_id, job_ids)))):
         outcomes |= yield from _cancel_chunk(operations, chunk)

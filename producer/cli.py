@@ -25,12 +25,14 @@ from .commands.output import (
     EXIT_JOB_FAILED,
     EXIT_NO_BROKER,
     EXIT_NOT_NOW,
+    NotWritten,
     ReaderGone,
     SaidAlready,
     say,
 )
 from .contract import BrokerUnavailable, GenqueueError, JobStranded, QueueFull, WaitTimeout
 from .contract.version import VERSION
+from .printable import open_what_is_closed
 
 OF_THE_WORKER = ("run", "generate", "check")
 
@@ -72,6 +74,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Entry point of `genqueue` and `python -m producer`."""
+    open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows something else for it
     sys.exit(run())
@@ -89,14 +92,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except ReaderGone:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         return EXIT_BROKEN_PIPE
     except GenqueueError as error:
+        if isinstance(error, NotWritten):
+            _let_go_of_stdout()
         say(said.rest_of(error))
         return _exit_code(error)
     finally:
         logger.removeHandler(said)
+
+
+def _let_go_of_stdout() -> None:
+    """Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _advised(error: click.ClickException) -> click.ClickException:

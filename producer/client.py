@@ -65,7 +65,7 @@ class Producer(Controls):
     ) -> None:
         super().__init__(redis_url, settings, prefix, on_interrupt)
         if connection is not None:
-            check_suits(connection)
+            check_suits(connection, redis.Redis)
         client = connection or connect(**self.settings.reach)
         blocking_client = connection or connect(**self.settings.reach, blocking=True)
         self._link = Link(

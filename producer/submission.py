@@ -205,14 +205,16 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _check_ids(job_ids: Sequence[str] | None, count: int) -> list[str | None]:
     if job_ids is None:
         return [None] * count
-    if isinstance(job_ids, str) or len(job_ids) != count:
+    given = [] if isinstance(job_ids, str) or not isinstance(job_ids, Iterable) else list(job_ids)
+    if len(given) != count:
         raise InvalidRequest(f"job_ids must be a list of {count} ids, one for each request")
-    if len(set(job_ids)) != count:
-        twice = next(job_id for job_id in job_ids if list(job_ids).count(job_id) > 1)
+    ids: list[str | None] = [check_job_id(job_id) for job_id in given]
+    if len(set(ids)) != count:
+        twice = next(job_id for job_id in ids if ids.count(job_id) > 1)
         raise InvalidRequest(
             f"job_ids must all differ, and {twice!r:.80} is there twice: an id stands for one job"
         )
-    return [check_job_id(job_id) for job_id in job_ids]
+    return ids
 
 
 def _prepare_one(

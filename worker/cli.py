@@ -14,6 +14,7 @@ import click
 from producer.broker.findings import is_wrong, shown
 from producer.contract import DEFAULT_MAX_NEW_TOKENS, BrokerUnavailable, GenqueueError, InvalidRequest, Keys
 from producer.contract.version import VERSION
+from producer.printable import open_what_is_closed
 
 from . import logs
 from .engine_options import Dtype, Weights
@@ -269,6 +270,7 @@ cli.add_command(verify)
 
 def main() -> NoReturn:
     """Run the command line. An error that a person can mend is one line, and no traceback."""
+    open_what_is_closed()
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as error:

@@ -22,6 +22,8 @@ from .neighbours import Dead, Neighbours, raise_what_passes
 
 WHOLE_S = 15.0
 """A beat writes what has changed in the record, and this often all of it: somebody else may have written there."""
+JUMP_S = 1.0
+"""Of Redis' clock against ours, from one beat to the next: it was set, and beats of before it look old, or new."""
 
 
 class Presence:
@@ -65,6 +67,8 @@ class Presence:
         """Workers of the model that live, as of the last beat."""
         self._neighbours = Neighbours(client, keys, model, ttl_s=ttl_s, clock=clock)
         self._last_beat_at: float | None = None
+        self._ahead_s = 0.0
+        """Redis' clock, of ours."""
         self._steady_since = 0.0
         self._beating = asyncio.Lock()
 
@@ -103,7 +107,7 @@ class Presence:
         self._is_beat_due = is_lost
         neighbours = (Member(entry.worker, self._model) for entry in seen.after)
         self._seen = frozenset([*neighbours, *seen.overdue])
-        self._note_beat()
+        self._note_beat(seen.now_ms / 1000)
         self._neighbours.watch(seen)
         return seen
 
@@ -172,9 +176,11 @@ class Presence:
         self._whole_at = now
         return record
 
-    def _note_beat(self) -> None:
+    def _note_beat(self, redis_now_s: float) -> None:
         now = self._clock()
-        if self._last_beat_at is None or now - self._last_beat_at > self._break_s:
+        ahead_s, self._ahead_s = self._ahead_s, redis_now_s - now
+        has_jumped = abs(self._ahead_s - ahead_s) > JUMP_S
+        if self._last_beat_at is None or has_jumped or now - self._last_beat_at > self._break_s:
             self._steady_since = now
         self._last_beat_at = now
 

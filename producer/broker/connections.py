@@ -35,8 +35,16 @@ def connect_async(
     return urls.async_client(redis_url, retry=AsyncRetry(NoBackoff(), 0), **options)
 
 
-def check_suits(client: redis.Redis | redis.asyncio.Redis) -> None:
-    """Raises ValueError for a client whose replies have another form than RQ, and we, can read."""
+def check_suits(client: Any, kind: type[redis.Redis] | type[redis.asyncio.Redis]) -> None:
+    """Raises TypeError for a client of another kind; ValueError for one whose replies have another form than RQ,
+    and we, can read.
+    """
+    if not isinstance(client, kind):
+        its = f"{type(client).__module__}.{type(client).__qualname__}"
+        raise TypeError(
+            f"the connection is a {its}: pass a redis.Redis to a Producer, and a redis.asyncio.Redis to an "
+            "AsyncProducer"
+        )
     options = client.connection_pool.connection_kwargs
     if options.get("decode_responses"):
         raise ValueError("the connection has decode_responses=True: pass one without, as RQ needs bytes, too")

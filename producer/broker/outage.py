@@ -14,7 +14,7 @@ from typing import TypeVar
 import redis
 
 from .advice import broker_unavailable
-from .meaning import Meaning, meaning
+from .meaning import Meaning, meaning, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Outage:
         self._admit(who)
         self._begin()
         if not self._said:
-            logger.warning("%s: waiting for Redis: %s", what, error)
+            logger.warning("%s: waiting for Redis: %s", what, text_of(error))
             self._said.add(means)
 
     def over(self, who: Hashable) -> None:

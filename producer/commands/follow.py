@@ -1,6 +1,5 @@
 """`stream` and `result`: follow a job to its end. `submit --stream`, `submit --wait` and `up` do the same."""
 
-import sys
 from collections.abc import Iterator
 
 import click
@@ -11,7 +10,7 @@ from ..display import waiting_line
 from ..interrupts import Interrupted, interruptible, interruptible_call
 from ..settings import ProducerSettings
 from .options import connection_options, interrupt_option, json_option, wait_option
-from .output import EXIT_INTERRUPTED, EXIT_JOB_FAILED, say, show
+from .output import EXIT_INTERRUPTED, EXIT_JOB_FAILED, can_ask, say, show
 
 
 @click.command()
@@ -158,7 +157,7 @@ def _interrupted(producer: Producer, job_id: str, seen: str | None, on_interrupt
 
 def _ask_on_interrupt() -> str:
     """Leave or cancel. Not on a terminal, or interrupted once more: leave."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         return "leave"
     try:
         choice = click.Choice(["leave", "cancel"])

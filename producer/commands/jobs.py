@@ -1,7 +1,5 @@
 """`cancel`, `delete` and `status`: what can be done about jobs that were submitted."""
 
-import sys
-
 import click
 
 from ..cancelling import Cancelled
@@ -9,7 +7,7 @@ from ..client import Producer
 from ..contract import InvalidRequest, NoSuchJob, WaitTimeout
 from ..printable import printable
 from .options import connection_options, json_option
-from .output import EXIT_BAD_INPUT, EXIT_JOB_FAILED, EXIT_NOT_NOW, say, show
+from .output import EXIT_BAD_INPUT, EXIT_JOB_FAILED, EXIT_NOT_NOW, can_ask, say, show
 
 
 @click.command()
@@ -60,7 +58,7 @@ def _cancel_several(producer: Producer, job_ids: tuple[str, ...]) -> int:
 
 def _confirms(producer: Producer, model_name: str | None) -> bool:
     """Where nobody is there to be asked, who says --all means it."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         return True
     seen = producer.overview(model_name)
     waiting = sum(each.queued for each in seen.models)

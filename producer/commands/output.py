@@ -20,12 +20,30 @@ class ReaderGone(Exception):
     """Whoever read our stdout has gone, as `| head` does. click would call a BrokenPipeError exit code 1."""
 
 
+class NotWritten(GenqueueError):
+    """stdout takes no more: a disk that is full, say."""
+
+
 def show(text: str | bytes) -> None:
-    """Write a part of the answer to stdout, at once.  Raises ReaderGone."""
+    """Write a part of the answer to stdout, at once.  Raises ReaderGone, NotWritten."""
     try:
         click.echo(text, nl=False)
     except BrokenPipeError:
         raise ReaderGone from None
+    except OSError as error:
+        raise NotWritten(
+            f"stdout cannot be written ({error.strerror or error}): make room where it leads"
+        ) from None
+
+
+def can_ask() -> bool:
+    """Whether a person is there to be asked."""
+    return is_typed() and sys.stderr.isatty()
+
+
+def is_typed() -> bool:
+    """Whether stdin is a terminal. A shell may have closed it, and then Python has none."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def say(text: str) -> None:

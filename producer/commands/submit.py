@@ -191,6 +191,8 @@ def _request_fields(prompt: str | None, options: dict[str, Any]) -> dict[str, An
 
 
 def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise InvalidRequest("the prompt is to come from stdin, which is closed: give it as an argument")
     try:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError:

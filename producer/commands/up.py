@@ -26,7 +26,7 @@ from ..local import (
 from ..settings import TINY, ProducerSettings
 from .follow import Follower, end_of, report
 from .options import chosen_model, model_options, prefix_option, sampling_options
-from .output import say
+from .output import is_typed, say
 
 SERVE_PORT = 8000
 
@@ -164,19 +164,19 @@ def _converse(chat: Conversation) -> None:
         for line in _lines():
             with contextlib.suppress(Interrupted):  # twice over one answer: the next prompt
                 chat.ask(line)
-    if sys.stdin.isatty():
+    if is_typed():
         say("")  # the prompt has no line break
 
 
 def _lines() -> Iterator[str]:
     """What is typed, or comes through a pipe; blank lines are none."""
-    is_typed = sys.stdin.isatty() and sys.stdout.isatty()
-    if is_typed:
+    has_prompt = is_typed() and sys.stdout.isatty()
+    if has_prompt:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - `input` has history and cursor keys with it
-    while True:
+    while sys.stdin is not None:
         try:
-            line = input("> " if is_typed else "")
+            line = input("> " if has_prompt else "")
         except EOFError:
             return
         except UnicodeDecodeError:
@@ -187,7 +187,7 @@ def _lines() -> Iterator[str]:
 
 def _say_what_to_do(model: str, url: str, lines_are: LinesAre) -> None:
     say_dimly(f"ready   {_SAID[lines_are]}")
-    if sys.stdin.isatty():
+    if is_typed():
         say_dimly("        Ctrl-C stops an answer; at the prompt it ends all of this")
         if "@" not in url:  # it may hold a password
             say_dimly("from another terminal:")

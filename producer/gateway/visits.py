@@ -83,7 +83,7 @@ class Visits:
     def __init__(self, producer: GatewayProducer) -> None:
         self._producer = producer
         self._open: dict[str, set[str]] = {}
-        """Ids by owner, of keys that may have so many at once."""
+        """Ids by owner, of keys with any limit."""
         self._limited = 0
         """Those that are open of keys with any limit."""
         self._none_is_open = asyncio.Event()
@@ -105,8 +105,7 @@ class Visits:
             raise _refused(reached, key.limits)
         self._limited += 1
         self._none_is_open.clear()
-        if key.limits.at_once:
-            self._open.setdefault(key.name, set()).add(visit.id)
+        self._open.setdefault(key.name, set()).add(visit.id)
         return visit
 
     async def end(self, visit: Visit, unused: int) -> None:

@@ -72,7 +72,7 @@ class Beat:
     """Jobs have waited for longer than they may."""
     has_scheduled: bool
     is_forgotten: bool = False
-    """The record had none of the fields that came with the beat: it is new, or Redis has lost it."""
+    """Redis did not know the worker before this beat, or no more: the record lacks what did not come with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ its first use.
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -42,7 +42,9 @@ def config_files(name: str) -> list[Path]:
 
     An installed worker has no checkout: what lies beside it are other packages, and their `configs` is not ours.
     """
-    folders = [Path.cwd(), _ROOT] if (_ROOT / "pyproject.toml").is_file() else [Path.cwd()]
+    folders = [_ROOT] if (_ROOT / "pyproject.toml").is_file() else []
+    with suppress(FileNotFoundError):  # a deployment has put another folder in its place
+        folders.insert(0, Path.cwd())
     return list(dict.fromkeys(folder / "configs" / name for folder in folders))
 
 

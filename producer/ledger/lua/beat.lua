@@ -6,13 +6,15 @@
 --       8 queues of groups that have scheduled jobs  9.. fields and values of the record, those that have changed
 -- Returns {now in ms, 1 if we are the first of the ring, how many are in it, {the entries after ours}, {1 for each of
 -- them who hears RQ's commands, else 0; none, where we may not ask}, {names and models of those whose beat is overdue},
--- 1 if jobs wait for longer than they may, 1 if jobs are scheduled, 1 if the record had none of these fields}. Of the
--- last three, the first two are looked at by the first of the ring alone.
+-- 1 if jobs wait for longer than they may, 1 if jobs are scheduled, 1 if Redis had forgotten the worker}. Of the last
+-- three, the first two are looked at by the first of the ring alone.
 local now, queues = now_ms(), tonumber(ARGV[5])
-local new = redis.call('HSET', KEYS[3], unpack(ARGV, 9))
+-- By a Redis that came back empty, or by RQ's upkeep once the record had expired. What RQ has written of a job since
+-- makes a record of a few fields again: a worker is known by its birth.
+local is_forgotten = redis.call('HEXISTS', KEYS[3], 'birth') == 0 or redis.call('SISMEMBER', KEYS[5], KEYS[3]) == 0
+redis.call('HSET', KEYS[3], unpack(ARGV, 9))
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
-local is_forgotten = new * 2 == #ARGV - 8
-if is_forgotten then -- a Redis that came back empty has forgotten us
+if is_forgotten then
   for i = 5, 5 + queues do redis.call('SADD', KEYS[i], KEYS[3]) end
 end
 if redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[6]) end

@@ -10,11 +10,10 @@ local now = now_ms()
 local limits = {requests = tonumber(ARGV[1]), tokens = tonumber(ARGV[2])}
 local costs = {requests = tonumber(ARGV[4]), tokens = tonumber(ARGV[5])}
 local left = {}
--- Said again, its reply was lost: it has its place, and takes no second one.
-if tonumber(ARGV[7]) > 0 and redis.call('ZREM', KEYS[2], ARGV[6]) == 1 then
-  redis.call('ZADD', KEYS[2], now + ARGV[7], ARGV[6])
-  return {}
-end
+-- Said again, its reply was lost: what has begun is in, and what is over has given back what it had to.
+local is_over, is_open = ARGV[7] == '0', redis.call('ZREM', KEYS[2], ARGV[6]) == 1
+if is_open and not is_over then redis.call('ZADD', KEYS[2], now + ARGV[7], ARGV[6]) end
+if is_open ~= is_over then return {} end
 
 -- A limit fills up within a minute.
 local function left_of(name, limit)
@@ -29,15 +28,14 @@ for _, name in ipairs({'requests', 'tokens'}) do
   if limit > 0 then
     left[name] = left_of(name, limit)
     local needed = math.min(costs[name], limit) -- what takes more than a minute's is let in where all of that is left
-    if ARGV[7] ~= '0' and left[name] < needed then return {name, math.ceil((needed - left[name]) * 60000 / limit)} end
+    if not is_over and left[name] < needed then return {name, math.ceil((needed - left[name]) * 60000 / limit)} end
   end
 end
 
-if ARGV[7] == '0' then
-  redis.call('ZREM', KEYS[2], ARGV[6])
-elseif tonumber(ARGV[3]) > 0 then
+if not is_over then
+  local most = tonumber(ARGV[3])
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-  if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[3]) then return {'open', 0} end
+  if most > 0 and redis.call('ZCARD', KEYS[2]) >= most then return {'open', 0} end
   redis.call('ZADD', KEYS[2], now + ARGV[7], ARGV[6])
   redis.call('PEXPIRE', KEYS[2], ARGV[7])
 end

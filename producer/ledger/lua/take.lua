@@ -82,9 +82,9 @@ local LINES = (#KEYS - 5) / 2
 -- What is in our list unknown to us may have come from any of our queues.
 local function is_asked_for(id)
   if LINES == 3 then return true end
-  local queue = ARGV[4] .. 'queue:' .. string.gsub(fields_of(ARGV[4] .. 'job:' .. id, 'origin')[1] or '', '@.*$', '')
+  local queue = ARGV[4] .. 'queue:' .. (fields_of(ARGV[4] .. 'job:' .. id, 'origin')[1] or '')
   for i = 6, #KEYS, 2 do
-    if KEYS[i] == queue then return true end
+    if queue == KEYS[i] or string.sub(queue, 1, #KEYS[i] + 1) == KEYS[i] .. '@' then return true end
   end
   return false
 end

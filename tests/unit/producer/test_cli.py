@@ -190,6 +190,26 @@ def test_a_prompt_comes_from_stdin(capsys: Captured, client: FakeRedis, monkeypa
     assert request_of(client, _submitted(capsys)).prompt == "两行\n文字"
 
 
+def test_a_stdin_that_the_shell_has_closed_is_no_prompt(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+
+    assert run(["submit", "-", "--model-name", "tiny"]) == 2
+
+    assert "stdin, which is closed" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_gets_no_traceback(
+    capsys: Captured, client: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run(["submit", "Hi", "--model-name", "tiny"]) == 2
+
+    assert "stdout cannot be written (No space left on device)" in capsys.readouterr().err
+    assert client.llen("rq:queue:generate.tiny") == 1
+
+
 def test_a_chat_comes_from_options_or_from_a_file(capsys: Captured, client: FakeRedis, tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Time: 10:30?"}]
     path = tmp_path / "chat.json"

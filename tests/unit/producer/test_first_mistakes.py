@@ -165,6 +165,13 @@ MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
         "invalid request: max_tokens: there is no such option: it is",
     ),
     "too few ids": (many(["a", "b"], job_ids=["x"]), "job_ids must be a list of 2 ids, one for each request"),
+    "a generator of ids": (
+        many(["a", "b"], job_ids=iter("x")),
+        "job_ids must be a list of 2 ids, one for each request",
+    ),
+    "ids in pairs": (many(["a"], job_ids=[["x"]]), "job id"),
+    "one id of many": (asking("cancel_many", "a"), "job_ids is no list of ids: give one, or cancel the one job"),
+    "no id of many": (asking("cancel_many", None), "job_ids is no list of ids: give one"),
     "an id twice": (many(["a", "b"], job_ids=["x", "x"]), "job_ids must all differ, and 'x' is there twice"),
     # settings and URLs
     "redis_url without scheme": (setting(redis_url="localhost:6379"), "redis_url: "),

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -28,6 +29,7 @@ from .jobs import KEYS
 
 TTL_S = 6.0
 INTERVAL_S = 2.0
+BEAT_REPLY = 9
 
 
 class Host:
@@ -39,6 +41,8 @@ class Host:
         self.refusal: redis.ResponseError | None = None
         self.asked_for: list[int] = []
         self.now = 1000.0
+        self.ahead_s = 0.0
+        """The server's clock, of ours."""
         self.lives: dict[str, Lives] = {}
 
 
@@ -50,6 +54,13 @@ class Link(FakeAsyncRedis):
         self.host, self.number = host, client_id
         host.connected.add(client_id)
         return self
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """fakeredis' clock is another one than ours. Of a beat's reply the first is the time."""
+        reply = await super().execute_command(*args, **options)
+        if args[0] in {"EVAL", "EVALSHA"} and isinstance(reply, list) and len(reply) == BEAT_REPLY:
+            reply[0] = round(1000 * (self.host.now + self.host.ahead_s))
+        return reply
 
     async def client_id(self, **_: object) -> int:
         if self.host.refusal:
@@ -578,6 +589,21 @@ async def test_after_a_break_nobody_is_judged_for_one_ttl(join, host):
     await late(ring["b"])
     host.now += TTL_S
     assert not ring["a"].trusts_beats, "not before the first beat after the break, either"
+    for _ in range(3):
+        assert await overdue(ring["a"]) == []
+        host.now += INTERVAL_S
+    assert await overdue(ring["a"]) == ["b"]
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+async def test_after_redis_clock_was_set_nobody_is_judged_for_one_ttl(join, host, jump_s):
+    """All beats of before looked too old, of workers that were to beat within the second."""
+    ring = await ring_of(join, "ab")
+    for _ in range(4):
+        host.now += INTERVAL_S
+        await ring["a"].beat()
+    await late(ring["b"])
+    host.ahead_s += jump_s
     for _ in range(3):
         assert await overdue(ring["a"]) == []
         host.now += INTERVAL_S

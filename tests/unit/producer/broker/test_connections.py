@@ -149,12 +149,18 @@ def test_an_address_holds_no_password() -> None:
 
 def test_a_client_whose_replies_nobody_here_can_read_is_refused() -> None:
     with redis.Redis(decode_responses=True) as client, pytest.raises(ValueError, match="decode_responses"):
-        check_suits(client)
+        check_suits(client, redis.Redis)
     for options in ({"protocol": 3}, {"protocol": "3"}, {"legacy_responses": False}):
         with redis.Redis(**options) as client, pytest.raises(ValueError, match="pass one without protocol=3"):  # type: ignore[arg-type]
-            check_suits(client)
+            check_suits(client, redis.Redis)
     with redis.Redis(protocol=2) as client:
-        check_suits(client)
+        check_suits(client, redis.Redis)
+        with pytest.raises(TypeError, match=r"is a redis\.client\.Redis: pass a redis\.Redis to a Producer"):
+            check_suits(client, redis.asyncio.Redis)
+    cluster = redis.RedisCluster.__new__(redis.RedisCluster)
+    for other in (redis.asyncio.Redis(), cluster, object()):
+        with pytest.raises(TypeError, match="pass a"):
+            check_suits(other, redis.Redis)
 
 
 @pytest.mark.parametrize(("socket_timeout_s", "expected_ms"), [(None, 4000), (5, 4000), (1, 800), (60, 4000)])

@@ -68,6 +68,13 @@ async def test_an_outage_is_waited_out_and_said_twice(clock, said):
     assert said() == ["events of job 'a': waiting for Redis: refused", "going on after 49.9 s without Redis"]
 
 
+async def test_of_a_command_that_failed_nothing_is_said(clock, said):
+    """A pipeline's error holds the command, with what was to be written: of a job, its text."""
+    of_pipeline = "Command # 3 (HSET rq:job:a data text) of pipeline caused error: refused"
+    await Outage().wait_out(Server(redis.ConnectionError(of_pipeline)).ask, "events")
+    assert said()[0] == "events: waiting for Redis: refused"
+
+
 async def test_redis_is_noticed_within_a_tenth_of_a_second_however_long_it_was_away(clock):
     await Outage().wait_out(Server(*[REFUSED] * 500).ask, "a job")
     assert len(clock.slept_s) == 500

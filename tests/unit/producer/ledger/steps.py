@@ -51,10 +51,11 @@ def take_next(
     *,
     group_max_running: int | None = None,
     above: Priority | None = None,
+    keys: Keys = KEYS,
 ) -> Any:
     """A worker's next job."""
     options = {"max_bytes": max_bytes, "group_max_running": group_max_running, "above": above}
-    return take(KEYS, worker, "tiny", known=known, list_ttl_s=1000, **options).run(client)
+    return take(keys, worker, "tiny", known=known, list_ttl_s=1000, **options).run(client)
 
 
 def taken(client: redis.Redis, job_id: str, worker: str = "w1") -> str:

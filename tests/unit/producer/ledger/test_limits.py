@@ -1,5 +1,7 @@
 """What an owner may ask for. Time is turned by what stands on Redis, and never waited for."""
 
+from itertools import count
+
 import pytest
 import redis
 
@@ -9,13 +11,15 @@ from .steps import KEYS
 
 STILL_S = -50
 """The clock stands still for so long."""
+_others = count()
 LEFT, OPEN = KEYS.limits("alice"), KEYS.open_requests("alice")
 
 
 def ask(
-    client: redis.Redis, limits: Limits, request_id: str = "1", tokens: int = 0, owner: str = "alice"
+    client: redis.Redis, limits: Limits, request_id: str | None = None, tokens: int = 0, owner: str = "alice"
 ) -> Reached | None:
-    """A request begins. The clock stands still until it is turned."""
+    """A request begins, another one where it has no id. The clock stands still until it is turned."""
+    request_id = request_id or f"another-{next(_others)}"
     reached = begin(KEYS, owner, limits, request_id, tokens=tokens).run(client)
     turn(client, STILL_S)
     return reached
@@ -74,21 +78,29 @@ def test_what_is_refused_counts_for_nothing(client):
     assert client.zrange(OPEN, 0, -1) == [b"1"]
 
 
-def test_a_request_that_is_said_again_is_in(client):
+@pytest.mark.parametrize("at_once", [0, 1])
+def test_a_request_that_is_said_again_is_in(client, at_once):
     """A command is sent again when its reply got lost. It was refused, for its own place, and counted twice."""
-    limits = Limits(requests=2, tokens=100, at_once=1)
+    limits = Limits(requests=2, tokens=100, at_once=at_once)
     assert [ask(client, limits, "1", tokens=60) for _ in range(3)] == [None] * 3
     over(client, limits, "1", 0)
     assert ask(client, limits, "2", tokens=40) is None
+
+
+def test_an_end_that_is_said_again_gives_back_once(client):
+    limits = Limits(tokens=100)
+    assert [ask(client, limits, each, tokens=50) for each in "12"] == [None] * 2
+    for _ in range(3):
+        over(client, limits, "1", 30)
+    assert float(client.hget(LEFT, "tokens")) == 30
 
 
 def test_a_request_ends_also_where_less_than_nothing_is_left(client):
     """Its place stayed taken for half a minute, and nothing was given back."""
     limits = Limits(tokens=100, at_once=1)
     assert ask(client, limits, "1", tokens=1_000) is None
-    over(client, limits, "1", 0)
-    assert client.exists(OPEN) == 0
     over(client, limits, "1", 950)
+    assert client.exists(OPEN) == 0
     assert ask(client, limits, "2", tokens=50) is None
 
 

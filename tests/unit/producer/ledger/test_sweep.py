@@ -88,9 +88,27 @@ def test_a_beat_brings_back_what_an_empty_redis_has_lost(client):
         assert [client.smembers(name) for name in sets] == [{b"rq:worker:w1"}] * 4
         client.flushall()
     beat(client)
-    client.srem("rq:workers", "rq:worker:w1")
+    client.srem(sets[1], "rq:worker:w1")
     beat(client)
-    assert not client.exists("rq:workers"), "only a Redis that has forgotten the record has forgotten the rest"
+    assert not client.exists(sets[1]), "only a Redis that has forgotten the worker has forgotten the rest"
+
+
+@pytest.mark.parametrize("what", ["all", "its record", "its place among rq's"])
+def test_a_worker_is_forgotten_although_rq_has_written_of_its_job_since(client, what):
+    """It was not to be seen again for as long as it ran: producers said that nobody serves its model."""
+    beat(client)
+    if what != "its place among rq's":
+        client.delete("rq:worker:w1")
+    if what != "its record":
+        client.srem("rq:workers", "rq:worker:w1")
+        client.srem(f"rq:workers:{KEYS.queue('tiny')}", "rq:worker:w1")
+    client.hset("rq:worker:w1", mapping={"state": "idle", "successful_job_count": 1})
+    entry = RingEntry("w1", "-", 0)
+    step = beat_step(KEYS, "tiny", entry, {"state": "idle", "last_heartbeat": NOW}, ttl_s=100, keep_s=1000)
+    assert step.run(client).is_forgotten
+    assert client.smembers(f"rq:workers:{KEYS.queue('tiny')}") == {b"rq:worker:w1"}
+    beat(client)
+    assert not beat(client).is_forgotten
 
 
 def test_each_worker_watches_the_two_after_it_in_a_ring(client):

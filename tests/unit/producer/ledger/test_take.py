@@ -3,6 +3,7 @@
 import pytest
 import redis
 
+from producer.contract import Keys
 from producer.ledger.take import (
     DUE_AT_ONCE,
     Dropped,
@@ -106,6 +107,14 @@ def test_of_higher_priorities_alone_where_a_running_job_is_to_make_way(client, a
         found.append(job.job_id if job else "")
         known = (*known, *found)
     assert found == order
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+@pytest.mark.parametrize("prefix", ["gen", "a@b"])
+def test_one_whose_answer_was_lost_comes_again_where_it_was_asked_for(client, prefix, group):
+    """Behind an @ stands a group, unless the prefix has one."""
+    submit_jobs(client, "a", priority="high", group=group, keys=Keys(prefix))
+    assert [take_next(client, above="low", keys=Keys(prefix)).job_id for _ in range(2)] == ["a", "a"]
 
 
 def test_of_what_is_left_only_what_was_asked_for_comes(client):

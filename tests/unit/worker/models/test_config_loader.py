@@ -82,6 +82,12 @@ class TestWhereFilesAreLookedFor:
         file.write_text(content)
         return file
 
+    def test_the_checkout_from_a_folder_that_is_no_more(self, monkeypatch, tmp_path):
+        (gone := tmp_path / "gone").mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        assert find_config_file("model_paths.yaml") == ROOT / "configs" / "model_paths.yaml"
+
     def test_the_checkout_from_any_folder(self, here):
         assert find_config_file(MODEL_PATHS) == ROOT / "configs" / MODEL_PATHS
 
