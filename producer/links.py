@@ -18,7 +18,7 @@ from .async_hub import AsyncHub
 from .broker.advice import broker_unavailable, is_elsewhere
 from .broker.bounds import AsyncPool, Cancels, close_now, drop_idle, drop_idle_async
 from .broker.connections import address, check_suits, connect_async
-from .broker.tries import FailOver, Tries
+from .broker.tries import Tries
 from .contract import Keys
 from .hub import Hub
 from .operations import Command, Operation
@@ -48,7 +48,6 @@ class Link:
     ) -> None:
         self._settings = settings
         self._check_usable = check_usable
-        self._fail_over = FailOver(settings.socket_timeout_s)
         self.client = client
         self._owned = [client, blocking_client] if owns_clients else []
         self.hub = Hub(client, blocking_client, Keys(settings.prefix), owns_clients=owns_clients)
@@ -86,7 +85,7 @@ class Link:
             close_now(client)
 
     def _call(self, command: Command, deadline: float | None) -> Any:
-        tries = _tries(self._settings, deadline, self._fail_over, owns_client=bool(self._owned))
+        tries = _tries(self._settings, deadline, owns_client=bool(self._owned))
         while True:
             try:
                 with tries.attempt():
@@ -121,7 +120,6 @@ class AsyncLink:
         self.loop = asyncio.get_running_loop()
         self._settings = settings
         self._check_usable = check_usable
-        self._fail_over = FailOver(settings.socket_timeout_s)
         self.client = connection or connect_async(**settings.reach)
         blocking_client = connection or connect_async(**settings.reach, blocking=True)
         self._owned = [] if connection else [self.client, blocking_client]
@@ -164,7 +162,7 @@ class AsyncLink:
         # A cancel that came while nothing was awaited: redis-py would take it for a time-out of its own.
         await asyncio.sleep(0)
         cancels = Cancels()
-        tries = _tries(self._settings, deadline, self._fail_over, owns_client=bool(self._owned))
+        tries = _tries(self._settings, deadline, owns_client=bool(self._owned))
         while True:
             try:
                 # A client that was passed in keeps its own time-outs, within the caller's deadline.
@@ -260,11 +258,10 @@ class AsyncLinks:
             )
 
 
-def _tries(settings: ProducerSettings, deadline: float | None, fail_over: FailOver, *, owns_client: bool) -> Tries:
+def _tries(settings: ProducerSettings, deadline: float | None, *, owns_client: bool) -> Tries:
     return Tries(
         answer_s=settings.socket_timeout_s,
         connect_s=settings.connect_timeout_s,
         deadline=deadline,
-        fail_over=fail_over,
         sits_out_outages=owns_client,
     )

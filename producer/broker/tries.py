@@ -3,7 +3,6 @@
 Pure but for the clock: a shell makes the tries, with a thread or a task.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,49 +28,22 @@ _WAIT_FOR = (
 """Of a server that is there, or a fail-over that goes on."""
 
 
-class FailOver:
-    """Since when the server of one client refuses what its primary would take: the primary is elsewhere.
-
-    A fail-over is waited for once. Whoever comes when that wait is over, as to a replica that is to stay one, is
-    told soon.  wait_s: how long it is waited for. After half of that in silence the next one is another one.
-    """
-
-    def __init__(self, wait_s: float) -> None:
-        self._wait_s = wait_s
-        self._since = self._last = -math.inf
-
-    def over_at(self, now: float) -> float:
-        """A command is refused now: until when to wait."""
-        if now - self._last > self._wait_s / 2:
-            self._since = now
-        self._last = now
-        return self._since + self._wait_s
-
-
 class Tries:
     """One command's. Use `attempt` around each try, and ask `delay_s` after one that failed.
 
     answer_s   bound of all tries together, connecting included
     connect_s  bound of connecting, in each try
     deadline   of time.monotonic(), where the caller's own bound may be over before
-    fail_over  of the client; None: this command is the first that meets one
     sits_out_outages  False for a client that tries again by itself
     """
 
     def __init__(
-        self,
-        *,
-        answer_s: float,
-        connect_s: float,
-        deadline: float | None,
-        fail_over: FailOver | None = None,
-        sits_out_outages: bool = True,
+        self, *, answer_s: float, connect_s: float, deadline: float | None, sits_out_outages: bool = True
     ) -> None:
         now = time.monotonic()
         answer_by = now + answer_s if deadline is None else min(now + answer_s, deadline)
         self.bound = Bound(answer_by=answer_by, connect_by=min(now + connect_s, answer_by))
         self._connect_s = connect_s
-        self._fail_over = fail_over or FailOver(answer_s)
         self._sits_out_outages = sits_out_outages
         self._failed_at: float | None = None
         self._refusal: redis.RedisError | None = None
@@ -90,7 +62,7 @@ class Tries:
         self._failed_at = self._failed_at or now
         if not isinstance(error, redis.TimeoutError):
             self._refusal = error
-        if now + self._delay_s >= self._give_up_at(error, now):
+        if now + self._delay_s >= self._give_up_at(error):
             return None
         delay_s, self._delay_s = self._delay_s, min(LONGEST_DELAY_S, 2 * self._delay_s)
         return delay_s
@@ -99,12 +71,9 @@ class Tries:
         """What to raise after the last try. A time-out there may be of what little the others had left."""
         return (self._refusal or error) if isinstance(error, redis.TimeoutError) else error
 
-    def _give_up_at(self, error: redis.RedisError, now: float) -> float:
+    def _give_up_at(self, error: redis.RedisError) -> float:
         assert self._failed_at is not None
-        if is_elsewhere(error):
-            over_at = max(self._fail_over.over_at(now), self._failed_at + REFUSED_S)
-            return min(over_at, self.bound.answer_by)
-        if isinstance(error, _WAIT_FOR):
+        if is_elsewhere(error) or isinstance(error, _WAIT_FOR):
             return self.bound.answer_by
         # A time-out has used up what there was.
         if isinstance(error, redis.TimeoutError) or not (

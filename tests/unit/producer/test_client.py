@@ -27,7 +27,6 @@ from producer import (
     QueueFull,
     WaitTimeout,
     WorkerInfo,
-    links,
 )
 from producer.contract import BEFORE_FIRST, FUNCTION, JobConflict, Keys
 from producer.subscription import INBOX_LIMIT, Subscription
@@ -780,19 +779,6 @@ def test_closing_ends_the_streams_that_are_read_and_the_thread(fake_server: Fake
 
     assert "closed" in str(ended[0])
     assert set(threading.enumerate()) <= others
-
-
-def test_all_commands_of_a_producer_know_of_one_fail_over(
-    producer: Producer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each write to a replica that was to stay one waited for a primary anew."""
-    known = []
-    make = links.Tries
-    monkeypatch.setattr(links, "Tries", lambda **given: known.append(given["fail_over"]) or make(**given))
-    for _ in range(2):
-        producer.submit("Hi", model="tiny")
-    assert len(known) >= 2
-    assert len(set(known)) == 1
 
 
 def test_what_cannot_be_sent_to_another_process_says_what_can(producer: Producer) -> None:

@@ -6,7 +6,7 @@ import pytest
 import redis
 from redis import exceptions
 
-from producer.broker.tries import REFUSED_S, FailOver, Tries
+from producer.broker.tries import REFUSED_S, Tries
 
 ANSWER_S, CONNECT_S = 100.0, 50.0
 
@@ -38,28 +38,6 @@ def test_what_a_fail_over_or_a_start_brings_is_tried_until_the_bound(
     assert made.delay_s(error) is not None
     monkeypatch.setattr(time, "monotonic", lambda: began + ANSWER_S)
     assert made.delay_s(error) is None
-
-
-def test_a_replica_that_stays_one_costs_one_bound_and_not_each_write_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    error, fail_over, now = exceptions.ReadOnlyError("READONLY"), FailOver(ANSWER_S), time.monotonic()
-
-    def waits(after_s: float, for_s: float) -> bool:
-        """Whether a command that is refused then, and at each try from there on, is still tried after so long."""
-        at = now + after_s
-        monkeypatch.setattr(time, "monotonic", lambda: at)
-        made = tries(fail_over=fail_over)
-        assert made.delay_s(error) is not None, "there is one other try at least"
-        for step in range(1, 11):
-            at = now + after_s + for_s * step / 10
-            delay_s = made.delay_s(error)
-        return delay_s is not None
-
-    assert waits(0, 0.9 * ANSWER_S)
-    assert not waits(ANSWER_S, REFUSED_S)
-    assert not waits(1.4 * ANSWER_S, REFUSED_S)
-    assert waits(3 * ANSWER_S, 0.9 * ANSWER_S), "that is another fail-over"
 
 
 def test_a_server_that_refuses_connections_is_tried_for_as_long_as_a_restart_takes(
