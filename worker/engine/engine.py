@@ -127,8 +127,8 @@ class Engine:
         self.abandon(self._sequence)
         for rows in (self.prefill_chunk, SHORT_DRAFT + 1, LONG_DRAFT + 1, 1):
             if rows < self.context_length:
-                self.path.read(torch.zeros((1, rows), dtype=torch.int64, device=self.device))
                 self.path.truncate(0)
+                self.path.read(torch.zeros((1, rows), dtype=torch.int64, device=self.device))
         self.path.decode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         self.abandon(self._sequence)
         if self._prefixes is not None:

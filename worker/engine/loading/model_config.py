@@ -35,6 +35,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise ConfigError(f"config.json in {folder} {_fault(kind, content, error)}") from error
     assert isinstance(config, PreTrainedConfig), "nothing but a configuration is read from config.json"
     _check_generates(config, folder)
+    text_config(config)
     return config
 
 
@@ -44,12 +45,18 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     Raises ConfigError where it cannot be told.
     """
     try:
-        return config.get_text_config(decoder=True)
+        text = config.get_text_config(decoder=True)
     except ValueError as error:
         raise ConfigError(
             f"the configuration of this {config.model_type} model has several parts that could generate text: use "
             "a model with one"
         ) from error
+    if not isinstance(text, PreTrainedConfig):
+        raise ConfigError(
+            f"config.json has a text_config, or a part of another such name, for which a {config.model_type} "
+            "model has no place: correct its model_type, or use another model"
+        )
+    return text
 
 
 def check_generation_config(folder: Path) -> None:
@@ -81,6 +88,8 @@ def eos_token_ids(model: PreTrainedModel, of_tokenizer: int | None) -> frozenset
 
 def reason_of(error: Exception) -> str:
     """What transformers says, in one line: its first lines often say nothing."""
+    if isinstance(error, KeyError):  # which says no more than the key
+        return f"it knows no {error!s:.{_REASON_CHARS}}"
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= _REASON_CHARS else f"{said[:_REASON_CHARS]}…"
 
