@@ -21,6 +21,8 @@ from ...models.model_files import read_json
 
 GENERATION_CONFIG = "generation_config.json"
 _REASON_CHARS = 300
+_DECODERS_ALL_THE_SAME = {"gpt_neox", "gpt_neox_japanese"}
+"""Whose configurations declare an `is_decoder`, and whose models never look at it."""
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
@@ -110,7 +112,8 @@ def _fault(kind: str, content: dict[str, Any], error: Exception) -> str:
 
 def _check_generates(config: PreTrainedConfig, folder: Path) -> None:
     # An encoder of BERT's kind has a head for text, too, but sees what follows a token: it says is_decoder.
-    if config.is_encoder_decoder or getattr(config, "is_decoder", None) is False:
+    sees_all = getattr(config, "is_decoder", None) is False and config.model_type not in _DECODERS_ALL_THE_SAME
+    if config.is_encoder_decoder or sees_all:
         why = "has an encoder, and answers are generated here by decoders alone, as of Qwen2, Llama or GPT-2"
     elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         why = "is no model that generates text by itself (transformers' AutoModelForCausalLM)"
