@@ -17,7 +17,7 @@ from ..errors import NotSupported
 from ..faults import is_device_fault, is_out_of_memory
 from .kv_cache import DynamicKVCache
 from .matrices import form_of
-from .small_modules import SmallLinear, small_modules
+from .small_modules import SmallLinear, dtype_of, small_modules
 
 _REREADING = {"Phi3ForCausalLM", "PhimoeForCausalLM", "Phi4MultimodalForCausalLM"}
 """Classes whose `prepare_inputs_for_generation` drops the cache when a sequence outgrows the original length."""
@@ -61,14 +61,14 @@ class DynamicPath:
         Raises NotSupported where it is not exact here, and whatever a compiler raises.
         """
         linears = [module for module in small_modules(self._model).values() if isinstance(module, SmallLinear)]
-        if not linears or self._model.device.type != "cpu":
+        if not linears or linears[0].values.device.type != "cpu":
             return
         from .cpu import products  # noqa: PLC0415 - takes what torch.compile is made of
 
-        if self._model.dtype not in products.DTYPES:
+        if (dtype := dtype_of(self._model)) not in products.DTYPES:
             return
         for matrix in {form_of(module.matrix): module.matrix for module in linears}.values():
-            products.check(self._model.dtype, matrix)
+            products.check(dtype, matrix)
         for module in linears:
             module.linear = products.fastest_linear
 
