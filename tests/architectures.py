@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from producer.contract import GenerationRequest
-from worker.engine import Engine, EngineOptions, Tokenizer
+from worker.engine import Engine, EngineOptions
 from worker.errors import ConfigError
 
 from .families import FAMILIES, toy_model
@@ -156,11 +156,12 @@ class Outcome:
     """Whether every answer that was taken up again was that of the undisturbed run."""
 
 
-def outcome_of(name: str, tokenizer: Tokenizer) -> Outcome:
-    """Serve a toy of that architecture, and compare."""
+def outcome_of(name: str, folder: Path) -> Outcome:
+    """Serve a toy of that architecture from a folder, which holds a tokenizer, and compare."""
     model = toy_model(**ARCHITECTURES[name])
+    model.save_pretrained(folder)
     try:
-        engine = Engine(model, tokenizer, CPU, EngineOptions(prefill_chunk=7))
+        engine = Engine.load(folder, CPU, "float32", EngineOptions(prefill_chunk=7))
     except ConfigError as error:
         return Outcome("refused", str(error), None, None)
     engine.warm_up()
@@ -198,10 +199,10 @@ def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = Tokenizer(save_tokenizer(Path(folder)))
+        save_tokenizer(Path(folder))
         print("| model | path | as `generate` | resumed | why |\n|---|---|---|---|---|")
         for name in ARCHITECTURES:
-            print(row(name, outcome_of(name, tokenizer)), flush=True)
+            print(row(name, outcome_of(name, Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

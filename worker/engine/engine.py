@@ -24,7 +24,7 @@ from ..progress import ReportProgress, no_progress
 from .answers import Answers
 from .constrained import Masks
 from .forward.choice import SMALL_MODEL_PARAMETERS, choose_path, prepare
-from .forward.small_modules import parameters_of
+from .forward.small_modules import dtype_of, parameters_of
 from .forward.static_path import StaticPath
 from .generation import Generation
 from .loading.device import set_up_device
@@ -65,7 +65,7 @@ class Engine:
         set_up_device(device)
         self.options = options
         self.memory = plan_memory(
-            model.config, model.dtype, device, options.context_length, taken_bytes=mapped_bytes(model)
+            model.config, dtype_of(model), device, options.context_length, taken_bytes=mapped_bytes(model)
         )
         self.vocab_size: int = text_config(model.config).vocab_size
         self.lookahead = (1 if device.type == "cuda" else 0) if lookahead is None else lookahead
@@ -127,8 +127,8 @@ class Engine:
         self.abandon(self._sequence)
         for rows in (self.prefill_chunk, SHORT_DRAFT + 1, LONG_DRAFT + 1, 1):
             if rows < self.context_length:
-                self.path.read(torch.zeros((1, rows), dtype=torch.int64, device=self.device))
                 self.path.truncate(0)
+                self.path.read(torch.zeros((1, rows), dtype=torch.int64, device=self.device))
         self.path.decode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         self.abandon(self._sequence)
         if self._prefixes is not None:
@@ -280,8 +280,7 @@ class Engine:
     @property
     def dtype(self) -> torch.dtype:
         """Of rows, keys and values, and of weights that are not small."""
-        dtype: torch.dtype = self._model.dtype
-        return dtype
+        return dtype_of(self._model)
 
     @property
     def parameters(self) -> int:

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_PICKLED, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _AGAIN = "download it again (`hf download` goes on where it was cut off)"
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -113,13 +113,11 @@ def _weight_files(folder: Path) -> list[Path] | None:
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     if (folder / INDEX).is_file():
-        names = sorted(set(_places(folder / INDEX).values()))
-        if absent := [name for name in names if not (folder / name).is_file()]:
-            raise _broken(
-                folder / INDEX, f"names {len(absent)} files that are not there, {absent[0]} the first of them:"
-            )
-        return [folder / name for name in names]
-    if any((folder / name).is_file() for name in _PICKLED):
+        return _listed(folder / INDEX)
+    if (folder / _PICKLED).is_file() or (folder / _PICKLED_INDEX).is_file():
+        whole = (folder / _PICKLED).is_file()
+        for path in [folder / _PICKLED] if whole else _listed(folder / _PICKLED_INDEX):
+            _check_beginning(path)
         return None
     others = sorted(path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
     there = f" (there is {others[0]})" if others else ""
@@ -129,22 +127,28 @@ def _weight_files(folder: Path) -> list[Path] | None:
     )
 
 
+def _listed(index: Path) -> list[Path]:
+    """The files that an index names, which are all there."""
+    names = sorted(set(_places(index).values()))
+    if absent := [name for name in names if not (index.parent / name).is_file()]:
+        raise _broken(index, f"names {len(absent)} files that are not there, {absent[0]} the first of them:")
+    return [index.parent / name for name in names]
+
+
 def _places(index: Path) -> dict[str, str]:
     """The file of each tensor."""
-    places = read_json(index).get("weight_map")
+    content = read_json(index)
+    places = content.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise _broken(index, "has no weight_map:")
+    if not isinstance(content.get("metadata"), dict):  # Source: transformers, utils/hub.py
+        raise _broken(index, 'has no metadata, which transformers asks for: write `"metadata": {}` there, or')
     return places
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """Of one file, with their names."""
-    with path.open("rb") as file:
-        beginning = file.read(len(_LFS_POINTER))
-    if beginning == _LFS_POINTER:
-        raise _broken(path, "is a pointer of Git LFS and no weights: `git lfs pull` in the folder, or")
-    if not beginning:
-        raise _broken(path, "is empty:")
+    _check_beginning(path)
     try:
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - it is no mapping
@@ -152,6 +156,16 @@ def _tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
                 yield name, StoredTensor(tuple(described.get_shape()), described.get_dtype())
     except SafetensorError as error:
         raise _broken(path, f"is broken or was cut off ({error}):") from error
+
+
+def _check_beginning(path: Path) -> None:
+    """Raises ConfigError for a file that is empty, or stands for one that was not fetched."""
+    with path.open("rb") as file:
+        beginning = file.read(len(_LFS_POINTER))
+    if beginning == _LFS_POINTER:
+        raise _broken(path, "is a pointer of Git LFS and no weights: `git lfs pull` in the folder, or")
+    if not beginning:
+        raise _broken(path, "is empty:")
 
 
 def _broken(path: Path, fault: str) -> ConfigError:

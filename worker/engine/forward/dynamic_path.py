@@ -8,13 +8,16 @@ import inspect
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ...errors import ConfigError
 from ..errors import NotSupported
+from ..faults import is_device_fault, is_out_of_memory
 from .kv_cache import DynamicKVCache
 from .matrices import form_of
-from .small_modules import SmallLinear, small_modules
+from .small_modules import SmallLinear, dtype_of, small_modules
 
 _REREADING = {"Phi3ForCausalLM", "PhimoeForCausalLM", "Phi4MultimodalForCausalLM"}
 """Classes whose `prepare_inputs_for_generation` drops the cache when a sequence outgrows the original length."""
@@ -43,6 +46,8 @@ class DynamicPath:
         self._rereads = self._turning_point is not None and type(model).__name__ in _REREADING
         self._ids: list[Tensor] = []
         """What has been read, where it may have to be read again."""
+        self._has_gone_on = False
+        """Whether the model has read a token behind others."""
         self.rolls_back = self._cache.rolls_back and self._turning_point is None
 
     @property
@@ -56,14 +61,14 @@ class DynamicPath:
         Raises NotSupported where it is not exact here, and whatever a compiler raises.
         """
         linears = [module for module in small_modules(self._model).values() if isinstance(module, SmallLinear)]
-        if not linears or self._model.device.type != "cpu":
+        if not linears or linears[0].values.device.type != "cpu":
             return
         from .cpu import products  # noqa: PLC0415 - takes what torch.compile is made of
 
-        if self._model.dtype not in products.DTYPES:
+        if (dtype := dtype_of(self._model)) not in products.DTYPES:
             return
         for matrix in {form_of(module.matrix): module.matrix for module in linears}.values():
-            products.check(self._model.dtype, matrix)
+            products.check(dtype, matrix)
         linear = products.Linear()
         for module in linears:
             module.linear = linear
@@ -97,14 +102,35 @@ class DynamicPath:
             arguments["position_ids"] = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
         if "logits_to_keep" in self._takes:
             arguments["logits_to_keep"] = rows  # 0 would keep all
-        output = self._model(input_ids=ids, **arguments)
+        logits = self._logits(ids, rows, arguments)
         self._cache.length += ids.shape[1]
-        logits: Tensor = output.logits
-        return logits[0, -rows:].float()
+        return logits
 
     def decode(self, token: Tensor) -> Tensor:
         """token: (1, 1) int64.  Logits, (1, vocab) float32."""
         return self.read(token)
+
+    def _logits(self, ids: Tensor, rows: int, arguments: dict[str, Any]) -> Tensor:
+        """Raises ConfigError where transformers' code fails on this model, as it would for any prompt."""
+        try:
+            logits = self._forward(ids, rows, arguments)
+        except Exception as error:
+            if self._has_gone_on or is_out_of_memory(error) or is_device_fault(error):
+                raise
+            said = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"this model cannot be served: {type(self._model).__name__} fails in transformers "
+                f"{transformers.__version__} ({type(error).__name__}: {said:.300}). Correct its config.json, or "
+                "use another model or another version of transformers"
+            ) from error
+        self._has_gone_on = self._has_gone_on or self.length > 0
+        return logits
+
+    def _forward(self, ids: Tensor, rows: int, arguments: dict[str, Any]) -> Tensor:
+        logits: Tensor = self._model(input_ids=ids, **arguments).logits[0, -rows:].float()
+        if len(logits) < rows:  # CPM-Ant wants all tokens each time
+            raise ValueError("it has no logits for tokens behind others")
+        return logits
 
     def _from_the_beginning(self, ids: Tensor) -> Tensor:
         """All tokens and not the new ones alone, where the rotation of those in the cache is no longer right."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .matrices import Int4Matrix, Int8Matrix, Linear, Matrix, SmallMatrix, linear, rows_of, to_float
 
@@ -84,6 +85,12 @@ def small_modules(model: nn.Module) -> dict[str, SmallLinear | SmallEmbedding]:
     """By their names."""
     modules = model.named_modules(remove_duplicate=False)
     return {name: module for name, module in modules if isinstance(module, SmallLinear | SmallEmbedding)}
+
+
+def dtype_of(model: PreTrainedModel) -> torch.dtype:
+    """Of rows. A model may have no parameter left to tell it: OLMo's norms have no weights."""
+    small = next(iter(small_modules(model).values()), None)
+    return model.dtype if small is None else small.dtype
 
 
 def parameters_of(model: nn.Module) -> int:

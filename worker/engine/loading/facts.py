@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ...engine_options import EngineOptions
 from ...errors import ConfigError
@@ -18,7 +19,7 @@ from .driver import driver_cuda
 from .kv_cost import kv_cost
 from .memory import check_room, check_wanted, free_bytes, room_in
 from .model_config import read_config
-from .model_loader import skeleton, torch_dtype
+from .model_loader import on_meta, skeleton, torch_dtype
 from .small_weights import planned_bytes
 from .weights_form import WeightsForm, weights_form
 
@@ -94,7 +95,9 @@ def gpu_facts(device: torch.device) -> GpuFacts:
 def why_not_served(folder: Path) -> str | None:
     """What config.json says against it; None for a model that generates text."""
     try:
-        model_context(read_config(folder))
+        config = read_config(folder)
+        model_context(config)
+        on_meta(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config)
     except ConfigError as error:
         return str(error)
     return None

@@ -21,6 +21,8 @@ from ...models.model_files import read_json
 
 GENERATION_CONFIG = "generation_config.json"
 _REASON_CHARS = 300
+_DECODERS_ALL_THE_SAME = {"gpt_neox", "gpt_neox_japanese"}
+"""Whose configurations declare an `is_decoder`, and whose models never look at it."""
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
@@ -35,6 +37,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise ConfigError(f"config.json in {folder} {_fault(kind, content, error)}") from error
     assert isinstance(config, PreTrainedConfig), "nothing but a configuration is read from config.json"
     _check_generates(config, folder)
+    text_config(config)
     return config
 
 
@@ -44,12 +47,18 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     Raises ConfigError where it cannot be told.
     """
     try:
-        return config.get_text_config(decoder=True)
+        text = config.get_text_config(decoder=True)
     except ValueError as error:
         raise ConfigError(
             f"the configuration of this {config.model_type} model has several parts that could generate text: use "
             "a model with one"
         ) from error
+    if not isinstance(text, PreTrainedConfig):
+        raise ConfigError(
+            f"config.json has a text_config, or a part of another such name, for which a {config.model_type} "
+            "model has no place: correct its model_type, or use another model"
+        )
+    return text
 
 
 def check_generation_config(folder: Path) -> None:
@@ -81,6 +90,8 @@ def eos_token_ids(model: PreTrainedModel, of_tokenizer: int | None) -> frozenset
 
 def reason_of(error: Exception) -> str:
     """What transformers says, in one line: its first lines often say nothing."""
+    if isinstance(error, KeyError):  # which says no more than the key
+        return f"it knows no {error!s:.{_REASON_CHARS}}"
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= _REASON_CHARS else f"{said[:_REASON_CHARS]}…"
 
@@ -101,7 +112,8 @@ def _fault(kind: str, content: dict[str, Any], error: Exception) -> str:
 
 def _check_generates(config: PreTrainedConfig, folder: Path) -> None:
     # An encoder of BERT's kind has a head for text, too, but sees what follows a token: it says is_decoder.
-    if config.is_encoder_decoder or getattr(config, "is_decoder", None) is False:
+    sees_all = getattr(config, "is_decoder", None) is False and config.model_type not in _DECODERS_ALL_THE_SAME
+    if config.is_encoder_decoder or sees_all:
         why = "has an encoder, and answers are generated here by decoders alone, as of Qwen2, Llama or GPT-2"
     elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         why = "is no model that generates text by itself (transformers' AutoModelForCausalLM)"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -90,6 +91,11 @@ class ModelLoader:
         if form.files is None:
             model, report = self._read(AutoModelForCausalLM, config, as_in_files)
         else:
+            if not any(name.endswith(_PACKED) for name in there):
+                raise ConfigError(
+                    f"config.json in {self._path} says that its weights are {form.files.format}, and none of them "
+                    "is: take quantization_config out of it, or download both again, from one place"
+                )
             del config.quantization_config
             own = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
             model, report = self._read(_with_packed(own, there, form.files), config, as_in_files)
@@ -113,8 +119,14 @@ class ModelLoader:
                     ignore_mismatched_sizes=True,  # `_check` says which they are
                 )
         except Exception as error:
+            on_meta(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config)  # says so where config.json is at fault
+            if isinstance(error, pickle.UnpicklingError):  # whose advice is to run what the file says
+                raise ConfigError(
+                    f"the *.bin files in {self._path} are no weights, or more than that: code in them is never "
+                    "run here. Download them again, or take a version with *.safetensors"
+                ) from error
             raise ConfigError(
-                f"the model in {self._path} cannot be loaded: {reason_of(error)}. Download it again, or use "
+                f"the weights in {self._path} cannot be loaded: {reason_of(error)}. Download them again, or use "
                 "another model"
             ) from error
         return loaded
@@ -156,9 +168,14 @@ def skeleton(config: PreTrainedConfig, form: WeightsForm, there: Mapping[str, St
     there: the tensors of the files.  Raises ConfigError where transformers makes no model of this configuration.
     """
     own: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return on_meta(_with_packed(own, there, form.files) if form.files else own, config)
+
+
+def on_meta(model_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model without memory for its weights.  Raises ConfigError where transformers makes none of `config`."""
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = (_with_packed(own, there, form.files) if form.files else own)(config)
+            model: PreTrainedModel = model_class(config)
     except Exception as error:
         raise ConfigError(
             f"config.json is refused by transformers: {reason_of(error)}. Correct it, or download it again"

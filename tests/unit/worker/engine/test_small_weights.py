@@ -175,7 +175,7 @@ def test_rows_in_bfloat16(kind, weights, tokenizer):
     assert (logits - expected).norm() / expected.norm() < 0.03
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2", beyond("stablelm")])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2", "olmo", beyond("stablelm")])
 def test_on_transformers_own_path(architecture, weights, tokenizer):
     small, plain = (toy_model(model_type=architecture) for _ in range(2))
     make_small(small, WeightsForm("auto", weights), torch.float32, CPU, no_progress)

@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     save_file({"a": np.zeros((2, 3), dtype=np.float32)}, tmp_path / PARTS[0])
     save_file({"b": np.zeros(4, dtype=np.float16)}, tmp_path / PARTS[1])
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": PARTS[0], "b": PARTS[1]}}))
+    (tmp_path / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"a": PARTS[0], "b": PARTS[1]}}))
     return tmp_path
 
 
@@ -45,6 +45,7 @@ def test_a_whole_folder(folder: Path) -> None:
         (lambda folder: save_file({"x": np.zeros(1)}, folder / PARTS[1]), "tensors that no file holds, b"),
         (lambda folder: (folder / INDEX).write_text("{}"), "has no weight_map"),
         (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": 7}}'), "has no weight_map"),
+        (lambda folder: (folder / INDEX).write_text('{"weight_map": {}}'), "has no metadata, which transformers"),
         (lambda folder: (folder / INDEX).write_text("{"), f"{INDEX} in FOLDER is broken or was cut off"),
         (
             lambda folder: (folder / PARTS[0]).write_text(
@@ -99,9 +100,26 @@ def test_files_that_transformers_leaves_alone_do_not_count(folder: Path) -> None
 
 def test_weights_of_another_kind_are_not_looked_into(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
-    (tmp_path / "pytorch_model.bin").touch()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
     state, _, weights = weights_of(tmp_path)
     assert (state, weights) == ("warning", None)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"pytorch_model.bin": ""}, "pytorch_model.bin in FOLDER is empty"),
+        ({"pytorch_model.bin": "version https://git-lfs.github.com/spec/v1"}, "pointer of Git LFS"),
+        ({"pytorch_model.bin.index.json": '{"metadata": {}, "weight_map": {"a": "a.bin"}}'}, "not there, a.bin"),
+    ],
+)
+def test_of_these_the_files_are_there_and_hold_something(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    state, message, weights = weights_of(tmp_path)
+    assert (state, weights) == ("wrong", None)
+    assert said in message.replace(str(tmp_path), "FOLDER")
 
 
 @pytest.mark.parametrize(("content", "state"), [("{}", None), ('{"eos_token_id": [2, 0', "wrong"), ("", "wrong")])

@@ -8,6 +8,7 @@ from tests.architectures import ARCHITECTURES
 from tests.families import toy_model
 from tests.models import CPU
 from worker.engine import Engine, EngineOptions, Tokenizer
+from worker.errors import ConfigError
 
 from ..asking import answer, ids_of, random_ids, request, start
 
@@ -54,6 +55,16 @@ class TestARotationThatChangesWithTheLength:
         engine = Engine(model, tokenizer, CPU, options)
         assert engine.takes_drafts
         assert engine.piece_end(0, 20, 20) == 5
+
+
+@pytest.mark.parametrize("warm_up", [True, False])
+@pytest.mark.parametrize("fields", [{"model_type": "qwen2", "return_dict": False}, {"model_type": "cpmant"}])
+def test_a_model_on_which_transformers_fails_is_refused_in_words(fields, warm_up, tokenizer: Tokenizer):
+    """At the start, or with the first answer; also where it fails with a token behind others, and not alone."""
+    engine = Engine(toy_model(**fields), tokenizer, CPU, EngineOptions(path="dynamic"))
+    asked = request([5, 6], max_new_tokens=4)
+    with pytest.raises(ConfigError, match=r"^this model cannot be served: \w+ fails in transformers .*Error: "):
+        engine.warm_up() if warm_up else answer(engine, asked)
 
 
 class TestASlidingWindow:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from tests.models import CPU, VOCAB_SIZE, random_model, save_random_model
 from worker.engine import Engine, ModelLoader
-from worker.engine.loading.facts import MemoryFacts, memory_facts
+from worker.engine.loading.facts import MemoryFacts, memory_facts, why_not_served
 from worker.engine.loading.model_config import text_config
 from worker.errors import ConfigError
 
@@ -97,7 +97,7 @@ class TestWeights:
     def test_that_are_pickled_and_cut_off(self, folder):
         (folder / "model.safetensors").unlink()
         (folder / "pytorch_model.bin").write_bytes(b"PK")
-        with pytest.raises(ConfigError, match=r"cannot be loaded: .*Download it again"):
+        with pytest.raises(ConfigError, match=r"are no weights, .* Download them again"):
             load(folder)
 
     def test_that_are_pickled(self, folder):
@@ -105,6 +105,13 @@ class TestWeights:
         torch.save(expected, folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
         assert torch.equal(load(folder).state_dict()[UP], expected[UP])
+
+    def test_that_are_pickled_with_code(self, folder):
+        """torch's own advice is to run it."""
+        torch.save({UP: torch.nn.Linear(2, 2)}, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(ConfigError, match="code in them is never run here"):
+            load(folder)
 
 
 class TestConfig:
@@ -131,6 +138,27 @@ class TestConfig:
     def test_that_cannot_be_served(self, folder, content, said):
         (folder / "config.json").write_text(content)
         with pytest.raises(ConfigError, match=said):
+            load(folder)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"rope_parameters": {"rope_type": "su", "rope_theta": 1.0}}, "it knows no 'su'"),
+            ({"hidden_act": "x"}, "it knows no 'x'"),
+            ({"num_attention_heads": 0}, "integer division or modulo by zero"),
+            ({"pad_token_id": 10**6}, "Padding_idx must be within num_embeddings"),
+        ],
+    )
+    def test_of_which_transformers_makes_no_model(self, folder, changes, said):
+        """Weights are not to be downloaded again for it; `doctor` sees it, too."""
+        edit(folder / "config.json", **changes)
+        with pytest.raises(ConfigError, match=f"^config.json is refused by transformers: {said}"):
+            load(folder)
+        assert said in str(why_not_served(folder))
+
+    def test_with_a_part_that_is_not_the_models(self, folder):
+        edit(folder / "config.json", text_config={"vocab_size": 3})
+        with pytest.raises(ConfigError, match=r"has a text_config, .* a qwen2 model has no place"):
             load(folder)
 
     def test_is_looked_at_before_the_tokenizer(self, folder):

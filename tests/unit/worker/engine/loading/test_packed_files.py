@@ -246,6 +246,14 @@ def test_files_without_a_word_in_config_json_on_what_they_are(tmp_path):
         ModelLoader(tmp_path).load(CPU)
 
 
+def test_a_word_in_config_json_on_what_files_are_not(tmp_path):
+    save_packed_model(tmp_path, AWQ)
+    toy_model(model_type="qwen2").save_pretrained(tmp_path)
+    change_config(tmp_path, quantization_config=AWQ)
+    with pytest.raises(ConfigError, match="says that its weights are awq, and none of them is: take quantization"):
+        ModelLoader(tmp_path).load(CPU)
+
+
 def test_experts_that_are_one_tensor_here_are_refused_by_name(tmp_path):
     model = toy_model(
         model_type="qwen2_moe", moe_intermediate_size=64, shared_expert_intermediate_size=64, num_experts=4
