@@ -24,6 +24,8 @@ JOB_FIELDS = (
 )
 """Fields of an RQ job hash that are read. `data` is not among them: it could be a pickle."""
 
+ENDS: frozenset[JobState | str] = frozenset({"finished", "failed", "cancelled"})
+
 _STATES: dict[str, JobState] = {
     "created": "queued",
     "queued": "queued",
@@ -123,7 +125,7 @@ class JobStatus(Frozen):
     @property
     def is_over_for_rq(self) -> bool:
         """Its record says that it has ended, whether or not it has."""
-        return self.state in {"finished", "failed", "cancelled"}
+        return self.state in ENDS
 
     @property
     def is_with_the_dead(self) -> bool:

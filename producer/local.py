@@ -26,6 +26,7 @@ from .broker.embedded import EmbeddedBroker
 from .client import Producer
 from .contract import GenqueueError, InvalidRequest
 from .job_status import WorkerInfo
+from .loopback import why_not
 from .printable import printable
 
 POLL_S = 0.1
@@ -133,18 +134,24 @@ def local_worker(
         _end(process)
 
 
+def check_servable(port: int) -> None:
+    """Raises GenqueueError where the gateway is not installed, or cannot have its port."""
+    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn", "prometheus_client")):
+        raise GenqueueError("the gateway is not installed: pip install 'genqueue[gateway]'")
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:  # else whoever has the port would be taken for our gateway
+        said = f"port {port} of 127.0.0.1 cannot be had ({why_not(error)}): give another, as --serve 8001"
+        raise GenqueueError(said) from error
+
+
 @contextlib.contextmanager
 def local_gateway(broker: LocalBroker, port: int, *, prefix: str | None = None) -> Iterator[None]:
     """A gateway on this port of 127.0.0.1, for as long as the block lasts. It says itself where it is.
 
     Raises GenqueueError where it is not installed, or its port is taken, or it ends before it listens.
     """
-    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn", "prometheus_client")):
-        raise GenqueueError("the gateway is not installed: pip install 'genqueue[gateway]'")
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:  # else whoever has the port would be taken for our gateway
-        raise GenqueueError(f"port {port} is taken: give another, as --serve {port + 1}") from error
+    check_servable(port)
     arguments = ["--host", "127.0.0.1", "--port", str(port), *(["--prefix", prefix] if prefix else [])]
     command = module_command("producer", "serve", *arguments)
     environment = {**os.environ, "GENQUEUE_REDIS_URL": broker.url}

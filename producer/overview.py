@@ -19,7 +19,7 @@ from .contract import BrokerUnavailable, Keys
 from .contract.keys import check_model_name
 from .eta import empty_in_s
 from .job_status import (
-    WorkerInfo,
+    ENDS,
     job_fields,
     paces_of,
     progress_of,
@@ -87,7 +87,12 @@ def _overview(keys: Keys, model: str | None, waiting_shown: int) -> Operation[Ov
     heads = max(1, min(waiting_shown, HEADS_IN_ALL // max(1, len(queues))))
     records, answered = yield from _read_queues(worker_keys, queues, heads)
     lines = lines_of(keys, answered, waiting_shown)
-    job_ids = sorted({job_id for each in lines.values() for line in each for job_id in line.job_ids})
+    job_ids = sorted(
+        {
+            *(job_id for each in lines.values() for line in each for job_id in line.job_ids),
+            *(job_id for record in records for job_id in record.ended_jobs),
+        }
+    )
     values = yield _pipelined(
         lambda pipeline: [pipeline.hmget(rq_names.job(each), _JOB_FIELDS) for each in job_ids]
     )
@@ -98,7 +103,7 @@ def _overview(keys: Keys, model: str | None, waiting_shown: int) -> Operation[Ov
     shown = sorted({*lines, *served, *models})
     return Overview(
         suspended=bool(suspended),
-        models=tuple(looked.model(name, tuple(map(worker_info, served.get(name, ())))) for name in shown),
+        models=tuple(looked.model(name, served.get(name, ())) for name in shown),
     )
 
 
@@ -116,8 +121,9 @@ class _Looked:
         self._keys = keys
         self._lines, self._groups, self._jobs, self._now_s = lines, groups, jobs, now_s
 
-    def model(self, model: str, workers: tuple[WorkerInfo, ...]) -> ModelOverview:
+    def model(self, model: str, records: Sequence[WorkerRecord]) -> ModelOverview:
         """One model's part."""
+        workers = tuple(map(worker_info, records))
         lines, groups = self._lines.get(model, []), self._groups.get(model, Counter())
         waiting = tuple(self._waiting(line) for line in lines if line.length)
         running = tuple(self._running(dict.fromkeys(each for line in lines for each in line.running)))
@@ -135,7 +141,7 @@ class _Looked:
             finished=sum(line.finished for line in lines),
             failed=sum(line.failed for line in lines),
             cancelled=sum(line.canceled for line in lines),
-            ended=self._ended(dict.fromkeys(each for line in lines for each in line.ended)),
+            ended=self._ended(dict.fromkeys(_ended_of(lines, records))),
             empty_in_s=empty_in_s(queued, paces_of(workers)) if queued or running else None,
         )
 
@@ -176,6 +182,7 @@ class _Looked:
                 )
 
     def _ended(self, job_ids: Iterable[str]) -> tuple[EndedJob, ...]:
+        """The newest. Some of them may run again, or wait, by RQ's `Retry` or a person's requeue."""
         ended = [
             EndedJob(
                 job_id=job_id,
@@ -185,12 +192,21 @@ class _Looked:
                 group=self._group(fields),
             )
             for job_id in job_ids
-            if "ended_at" in times_of(fields := self._jobs[job_id])
+            if "ended_at" in times_of(fields := self._jobs[job_id]) and state_of(fields) in ENDS
         ]
         return tuple(sorted(ended, key=lambda each: each.ended_s or 0.0)[:ENDED_SHOWN])
 
     def _since_s(self, moment: datetime | None) -> float | None:
         return None if moment is None else max(0.0, self._now_s - moment.astimezone(UTC).timestamp())
+
+
+def _ended_of(lines: Iterable[Line], records: Iterable[WorkerRecord]) -> Iterable[str]:
+    """Ids of jobs among which are the newest ends.
+
+    RQ's registries name first what is kept longest, be it a day old: workers tell of what has ended since.
+    """
+    yield from (job_id for line in lines for job_id in line.ended)
+    yield from (job_id for record in records for job_id in record.ended_jobs)
 
 
 def _ask_names(client: Any) -> Any:

@@ -8,13 +8,13 @@ line holds a prompt or an answer. Of RQ's loggers only warnings are shown.
 import logging
 import sys
 import threading
-from datetime import datetime
 from types import TracebackType
 from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
 
+from producer.log_lines import TextFormatter, time_of
 from producer.printable import printable
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -71,40 +71,20 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(json_formatter() if log_format == "json" else TextFormatter(speaker))
 
 
-class TextFormatter(logging.Formatter):
-    """For people. A message is one line, whatever it quotes; a traceback stands below it."""
-
-    def __init__(self, speaker: str = "") -> None:
-        super().__init__(f"%(asctime)s %(levelname)-7s {f'{speaker}: ' if speaker else ''}%(message)s")
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
-        """ISO 8601, with the zone's offset."""
-        return _time_of(record)
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """The line, with what would break it escaped."""
-        record.message = "".join(each if each.isprintable() else repr(each)[1:-1] for each in record.message)
-        return super().formatMessage(record)
-
-
 def json_formatter() -> logging.Formatter:
     """For machines: one object a line."""
     from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - of the extra, which a bare install lacks
 
     class Formatter(JsonFormatter):
         def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
-            """With the zone: logging's own leaves it out."""
-            return _time_of(record)
+            """As in a line of text."""
+            return time_of(record)
 
     return Formatter(
         "%(asctime)s %(levelname)s %(name)s %(message)s",
         rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
         json_ensure_ascii=False,
     )
-
-
-def _time_of(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

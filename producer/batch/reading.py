@@ -1,4 +1,4 @@
-"""Records of an input, one after the other: a line of JSON, or a row of a table. Nothing is kept."""
+"""Records of an input, one after the other: a line of JSON or of text, or a row of a table. Nothing is kept."""
 
 import csv
 import io
@@ -46,6 +46,17 @@ def json_lines(file: BinaryIO, longest: int | None = None) -> Iterator[Record]:
         raw = (line.removeprefix(_BOM) if number == 1 else line).strip()
         if raw:
             yield Record(number, raw)
+
+
+def text_lines(file: BinaryIO) -> Iterator[Record]:
+    """Lines of text as if they were JSON's texts; blank ones, and white space around one, are left out."""
+    for record in json_lines(file):
+        try:
+            text = record.raw.decode()
+        except UnicodeDecodeError:
+            yield Record(record.line, record.raw, fault="it is not UTF-8 text")
+            continue
+        yield record if record.fault else Record(record.line, json.dumps(text, ensure_ascii=False).encode())
 
 
 def table_rows(file: BinaryIO, delimiter: str = ",") -> Iterator[Record]:

@@ -87,7 +87,7 @@ class RowParser:
         """known: gets what an answer needs, also where the request is none."""
         if self._bound is not None and record.cells is not None:
             return self._of_text(self._bound.fill(record.cells))
-        value = value_of(record)
+        value = _value_of(record)
         if isinstance(value, str):
             return self._of_text(value)
         if not isinstance(value, dict):
@@ -109,6 +109,15 @@ class RowParser:
     def _of_text(self, text: str) -> GenerationRequest:
         fields = {"messages": [{"role": "user", "content": text}]} if self._chat else {"prompt": text}
         return parse_request(fields, self._sampling)
+
+
+def _value_of(record: Record) -> Any:
+    try:
+        return value_of(record)
+    except InvalidRequest as error:
+        if record.raw[:1] in (b"{", b"[", b'"'):
+            raise
+        raise InvalidRequest(f"{error}. A text stands in quotes; or --input-format txt: one a line") from None
 
 
 def _header(record: Record) -> list[str]:

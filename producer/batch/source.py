@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
 from ..contract import InvalidRequest
-from .reading import Record, Records, json_lines, table_rows
+from .reading import Record, Records, json_lines, table_rows, text_lines
 from .tables import DEFAULT_TEMPLATE, Template
 
-Format = Literal["jsonl", "csv", "tsv"]
+Format = Literal["jsonl", "csv", "tsv", "txt"]
 STDIO = "-"
-_TABLES: dict[str, Format] = {".csv": "csv", ".tsv": "tsv"}
+_BY_NAME: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".txt": "txt"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of JSON, or a table with the template of its prompts.  path: - is stdin."""
+    """Rows of JSON or of text, or a table with the template of its prompts.  path: - is stdin."""
 
     path: str
     format: Format
@@ -28,8 +28,8 @@ class Source:
     @classmethod
     def of(cls, path: str, given: Format | None, template: str | None) -> Self:
         """given: the format; None: as the name says.  Raises InvalidRequest."""
-        kind = given or _TABLES.get(Path(path).suffix.lower(), "jsonl")
-        if kind != "jsonl":
+        kind = given or _BY_NAME.get(Path(path).suffix.lower(), "jsonl")
+        if kind in ("csv", "tsv"):
             return cls(path, kind, Template(DEFAULT_TEMPLATE if template is None else template))
         if template is not None:
             raise InvalidRequest(
@@ -40,8 +40,8 @@ class Source:
 
     def records(self, file: BinaryIO) -> Iterator[Record]:
         """Take it apart.  Raises InvalidRequest where it cannot be read on."""
-        read: Records = json_lines
-        if self.format != "jsonl":
+        read: Records = text_lines if self.format == "txt" else json_lines
+        if self.template is not None:
             read = partial(table_rows, delimiter="," if self.format == "csv" else "\t")
         try:
             yield from read(file)

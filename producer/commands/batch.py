@@ -18,8 +18,8 @@ from .output import EXIT_INTERRUPTED, EXIT_JOB_FAILED, say, show
 row_options = with_options(
     click.option(
         "--input-format",
-        type=click.Choice(["jsonl", "csv", "tsv"]),
-        help="[default: csv or tsv where the name ends so, else jsonl]",
+        type=click.Choice(["jsonl", "csv", "tsv", "txt"]),
+        help="txt: a text on each line. [default: csv, tsv or txt where the name ends so, else jsonl]",
     ),
     click.option(
         "--template",
@@ -69,7 +69,7 @@ def batch(
     source: str,
     target: str,
     model_name: str | None,
-    input_format: Literal["jsonl", "csv", "tsv"] | None,
+    input_format: Literal["jsonl", "csv", "tsv", "txt"] | None,
     template: str | None,
     chat: bool,
     in_flight: int,

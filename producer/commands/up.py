@@ -18,6 +18,7 @@ from ..local import (
     LocalWorker,
     broker_at,
     check_installed,
+    check_servable,
     ended_by_signals,
     local_gateway,
     local_worker,
@@ -80,6 +81,8 @@ def up(
       genqueue up --model-path models/Qwen2.5-0.5B-Instruct --device cpu
     """
     check_installed()
+    if serve_port is not None:
+        check_servable(serve_port)  # before a model is loaded, which may take minutes
     model, folder = chosen_model(model_name, model_path)
     settings = ProducerSettings.load(redis_url=redis_url, prefix=prefix)
     is_tiny = model == TINY and folder is None

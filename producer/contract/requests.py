@@ -6,6 +6,7 @@ unknown fields are refused, and every size has a bound that is checked before a 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
@@ -297,6 +298,8 @@ def _message(kind: str, message: str, where: tuple[int | str, ...], value: Any, 
         return (
             "it takes one text: give a chat as messages, tokens as prompt_token_ids, many prompts to submit_many"
         )
+    if kind in ("too_short", "too_long"):  # of Python's tuples and dictionaries, which are not the caller's
+        return re.sub(r"^\w+ should (.*) after validation", r"it should \1", message)
     return message.removeprefix("Value error, ")
 
 

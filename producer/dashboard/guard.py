@@ -4,7 +4,7 @@ from hmac import compare_digest
 from urllib.parse import urlsplit
 
 from flask import request
-from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.datastructures import Authorization, WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, MethodNotAllowed, Unauthorized
 
 from ..loopback import is_loopback
@@ -16,11 +16,20 @@ REQUEUE_ALL = "rq_dashboard.requeue_all"
 
 def require_login(username: str | None, password: str) -> None:
     """HTTP Basic authentication, for every path.  username: None takes any."""
-    given = request.authorization
+    given = _basic_login()
     # Both are compared, and in constant time, so that the answer's delay tells nothing.
     name_matches = username is None or _same(given.username if given else None, username)
     if not (_same(given.password if given else None, password) and name_matches):
         raise Unauthorized(www_authenticate=WWWAuthenticate("basic", {"realm": "genqueue dashboard"}))
+
+
+def _basic_login() -> Authorization | None:
+    """None where there is none, or what is sent is not read as one."""
+    try:
+        given = request.authorization
+    except ValueError:  # werkzeug (3.1) raises it for what is no ASCII
+        return None
+    return given if given is not None and given.type == "basic" else None
 
 
 def _same(given: str | None, wanted: str) -> bool:
@@ -46,6 +55,6 @@ def refuse_changes_from_elsewhere() -> None:
     if site is not None:
         allowed = site in ("same-origin", "none")
     else:
-        allowed = origin is None or urlsplit(origin).netloc == request.host
+        allowed = origin is None or origin.partition("://")[2] == request.host
     if not allowed:
         raise Forbidden("Changes are accepted from the dashboard's own pages only.")

@@ -1,13 +1,12 @@
 """The dashboard as a process: where it listens, and when it refuses to."""
 
-import os
 import socket
 from logging import WARNING, getLogger
 
 import click
 from werkzeug.serving import make_server, select_address_family
 
-from ..loopback import is_loopback
+from ..loopback import is_loopback, why_not
 from .app import make_app
 from .errors import DashboardError
 
@@ -45,8 +44,6 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=select_address_family(host, port), backlog=128)
     except OSError as error:
-        # Python's own words repeat the address; those of a name server have a negative number.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise DashboardError(
-            f"the dashboard cannot listen at {host}:{port} ({why}): give another --port or --host"
+            f"the dashboard cannot listen at {host}:{port} ({why_not(error)}): give another --port or --host"
         ) from error

@@ -72,7 +72,7 @@ class Answering:
         else:
             result, logprobs = await self.gateway.producer.result(job_id, check=False), None
         self.visit.use(number, result)
-        return ended_well(result), logprobs
+        return ended_well(result, self.call.kind), logprobs
 
     async def _sent(self, seen: Cursor, parts: Parts) -> Pieces:
         """The events of the response.  Raises ApiError before the first of them, and sends it after."""

@@ -41,7 +41,7 @@ from .stored_batches import BatchStore
 from .stored_files import FileStore
 from .visits import Visits
 
-EXPOSED = ("x-request-id", "retry-after")
+EXPOSED = ("x-request-id", "retry-after", "x-should-retry", "location")
 """Headers of an answer that a page elsewhere may read."""
 SERVED = (
     completions,
@@ -89,7 +89,7 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
     middleware = [Middleware(Measured, metrics), Middleware(Entrance, api_keys)]
     if settings.cors_origins:  # before the entrance: a browser asks first, and without a key
         middleware.insert(1, cors(settings.cors_origins))
-    return Starlette(
+    app = Starlette(
         routes=[
             *(route for each in SERVED for route in each.routes()),
             *metrics.routes(),
@@ -104,6 +104,8 @@ def make_app(settings: GatewaySettings, producer_settings: ProducerSettings) -> 
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # the entrance has taken them away
+    return app
 
 
 def cors(origins: tuple[str, ...]) -> Middleware:
@@ -131,7 +133,7 @@ async def _of_the_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"][:200]
     said = {
-        404: f"there is no {path} here",
+        404: f"there is no {path} here{_base_url_advice(request)}",
         405: f"{request.method:.40} is not for {path}",
     }.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
@@ -141,10 +143,24 @@ async def _of_the_router(request: Request, error: Exception) -> Response:
     return error_response(ApiError(error.status_code, said, code=code, headers=headers))
 
 
+def _base_url_advice(request: Request) -> str:
+    """Where a client has put its own path behind another base URL than ours."""
+    parts = request.scope["path"][:200].split("/")
+    tails = (f"/v1/{'/'.join(parts[at:])}" for at in range(1, len(parts)))
+    if not any(_routes_of(request, tail) for tail in tails):
+        return ""
+    return ": the base URL for a client of OpenAI's ends with /v1, and with nothing behind it"
+
+
+def _routes_of(request: Request, path: str) -> list[Route]:
+    scope = {**request.scope, "path": path}
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    return [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+
+
 def _methods(request: Request) -> set[str]:
     """Of all routes of a path."""
-    fit = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in fit if isinstance(route, Route) for method in route.methods or ()}
+    return {method for route in _routes_of(request, request.scope["path"]) for method in route.methods or ()}
 
 
 async def _gone(_: Request, __: Exception) -> Response:

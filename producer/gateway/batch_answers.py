@@ -5,10 +5,10 @@ from typing import Any
 
 from ..batch.answers import Answer
 from ..batch.openai_answers import line_with_response
-from ..contract import GenqueueError, InvalidRequest
+from ..contract import InvalidRequest
 from .calls import Call, Kind
-from .chunks import whole
-from .errors import ApiError, api_error
+from .chunks import ended_well, whole
+from .errors import ApiError
 from .response_objects import object_in_order
 
 
@@ -16,7 +16,7 @@ def answer_line(answer: Answer, kind: Kind, owner: str, model: str) -> dict[str,
     """Of a row that has come to its end, well or badly."""
     row, result = answer.row, answer.result
     if result is None or answer.failed:
-        error = _error_of(answer)
+        error = _error_of(answer, kind)
         return line_with_response(row, error.status, error.body)
     call = Call(
         id=row.job_id,
@@ -31,11 +31,11 @@ def answer_line(answer: Answer, kind: Kind, owner: str, model: str) -> dict[str,
     return line_with_response(row, 200, body)
 
 
-def _error_of(answer: Answer) -> ApiError:
+def _error_of(answer: Answer, kind: Kind) -> ApiError:
     try:
         if answer.result is not None:
-            answer.result.raise_for_status()
-    except GenqueueError as error:
-        return api_error(error)
+            ended_well(answer.result, kind)
+    except ApiError as error:
+        return error
     code, message = answer.failure
     return ApiError(400 if code == InvalidRequest.code else 500, message, code=code)

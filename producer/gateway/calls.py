@@ -17,6 +17,12 @@ Kind = Literal["chat", "completions", "responses"]
 
 ID_PREFIX: Mapping[str, str] = {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_"}
 """Of an answer's id, before the call's."""
+NAMES_OF: Mapping[Kind, Mapping[str, str]] = {
+    "chat": {"max_new_tokens": "max_tokens"},
+    "completions": {"max_new_tokens": "max_tokens"},
+    "responses": {"max_new_tokens": "max_output_tokens", "messages": "input", "logprobs": "top_logprobs"},
+}
+"""What clients call fields of ours, by our names."""
 FIELD = "gateway_call"
 """Of the hash of the call's first job."""
 

@@ -14,7 +14,6 @@ from ..batch.openai_answers import (
 from ..contract import (
     GenerationResult,
     GenqueueError,
-    InvalidRequest,
     Started,
     StreamedEvent,
     TokenLogprob,
@@ -22,7 +21,7 @@ from ..contract import (
     TokensData,
 )
 from ..contract.views.stream_view import StreamView
-from .calls import Call
+from .calls import NAMES_OF, Call, Kind
 from .errors import ApiError, api_error
 from .sse import DONE, sse
 
@@ -83,7 +82,7 @@ class Chunks:
             elif isinstance(event, Tokens):
                 yield from self._text(number, event.data)
             return
-        self._results[number] = ended_well(event.data)
+        self._results[number] = ended_well(event.data, self._call.kind)
         reason = finish_reason(event.data)
         if self._call.kind == "chat":
             yield from self._said(number, streamed)
@@ -161,14 +160,12 @@ def whole(call: Call, ended: Sequence[tuple[GenerationResult, Sequence[TokenLogp
     }
 
 
-def ended_well(result: GenerationResult) -> GenerationResult:
+def ended_well(result: GenerationResult, kind: Kind) -> GenerationResult:
     """Raises ApiError for a job that failed or was cancelled."""
     try:
         return result.raise_for_status()
-    except InvalidRequest as error:
-        raise api_error(error, {"max_new_tokens": "max_tokens"}) from None
     except GenqueueError as error:
-        raise api_error(error) from None
+        raise api_error(error, NAMES_OF[kind]) from None
 
 
 def usage_of_call(call: Call, results: Sequence[GenerationResult]) -> dict[str, Any]:

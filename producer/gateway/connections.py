@@ -37,6 +37,9 @@ class BoundedProtocol(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: a server may pass an upgrade over. uvicorn's advice is to install what serves WebSockets."""
+
     def _await_head(self) -> None:
         if self._giving_up is None:
             self._giving_up = self.loop.call_later(self._head_s, self.transport.close)

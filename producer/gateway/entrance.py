@@ -54,6 +54,7 @@ class Entrance:
 
         try:
             _check_head(scope, headers)
+            scope["path"] = _without_slash(scope["path"])
             key = self._check(scope["path"], headers)
             scope.setdefault("state", {}).update(api_key=key, request_id=request_id)
             await self._app(scope, receive, send_with_id)
@@ -98,6 +99,11 @@ def error_response(error: ApiError) -> Response:
     """As OpenAI's clients read it."""
     kind = LastWords if error.headers.get("connection") == "close" else Response
     return kind(error.to_json(), error.status, error.headers, media_type="application/json")
+
+
+def _without_slash(path: str) -> str:
+    """Without one at its end: a redirect to there would name `http` behind a proxy that speaks TLS."""
+    return path if path == "/" or path.endswith("//") else path.removesuffix("/")
 
 
 def _check_head(scope: Scope, headers: Headers) -> None:

@@ -13,6 +13,7 @@ from ..batch.openai_rows import FieldRefused
 from ..contract import (
     BrokerUnavailable,
     EngineError,
+    GenerationRequest,
     GenqueueError,
     InvalidRequest,
     JobCancelled,
@@ -120,9 +121,15 @@ def api_error(error: GenqueueError, names: Mapping[str, str] | None = None) -> A
     )
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), error.code)
     headers = (retry_after(_AGAIN_S) if status in (429, 503) else {}) if again else NOT_AGAIN
-    param = error.param if isinstance(error, InvalidRequest) else None
     message = str(error)
+    param = error.param or _param_of(message) if isinstance(error, InvalidRequest) else None
     if param is not None and (given := (names or {}).get(param)):
         message = message.replace(param, given)
         param = given
     return ApiError(status, message, param=param, code=code, headers=headers)
+
+
+def _param_of(message: str) -> str | None:
+    """The field with which what a worker says begins: it sends code and message alone."""
+    name = message.partition(" ")[0].rstrip(":")
+    return name if name in GenerationRequest.model_fields else None

@@ -16,6 +16,7 @@ from .asked import (
     text_in,
     translated,
 )
+from .calls import NAMES_OF
 from .errors import ApiError, refused
 from .input_items import Item, Turn, check_outputs, items_of, turns_of
 from .response_tools import chat_tools, shown_tools
@@ -73,8 +74,7 @@ class AskedResponse:
         if (salt := cache_salt(text_in(body, "cache_salt", 256), owner, settings)) is not None:
             body["cache_salt"] = salt
         options = {} if settings.max_tokens is None else {"max_new_tokens": settings.max_tokens}
-        names = {"max_new_tokens": "max_output_tokens", "messages": "input", "logprobs": "top_logprobs"}
-        names["response_format"] = "text.format"
+        names = {**NAMES_OF["responses"], "response_format": "text.format"}
         return translated(lambda: body_fields(body, CHAT, options), names)
 
 

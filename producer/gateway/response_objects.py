@@ -179,7 +179,7 @@ class ResponseEvents:
             yield from self._more(parts, event.data)
         else:
             if not self._has_begun and not self.is_eager:
-                ended_well(event.data)
+                ended_well(event.data, "responses")
             yield from self._more(parts, None)
             yield from self._end(event.data)
 

@@ -12,7 +12,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ..contract import GenqueueError, InvalidRequest
-from ..loopback import is_loopback
+from ..log_lines import TextFormatter
+from ..loopback import is_loopback, why_not
 from ..settings import ProducerSettings
 from .app import make_app
 from .connections import bounded_by
@@ -47,14 +48,24 @@ def serve(settings: GatewaySettings, producer_settings: ProducerSettings) -> Non
     gc.collect()
     gc.freeze()  # what is imported stays: to go through it for garbage again and again would hold up every stream
     config = server_config(app, settings)
-    logging.getLogger("uvicorn.error").addFilter(CutStreams())
     with _listener(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         click.echo(f"gateway: http://{host}:{port}/v1", err=True)
         if settings.page:
             click.echo(f"page:    http://{host}:{port}/", err=True)
+        keep_log()
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def keep_log() -> None:
+    """On stderr, each line with its time, and below it a traceback where there is one; libraries' lines, too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    logging.getLogger("producer").handlers.clear()  # a command's own shows messages alone
+    logging.getLogger("uvicorn.error").addFilter(CutStreams())
 
 
 def allow_many_files() -> None:
@@ -70,8 +81,10 @@ def server_config(app: Starlette, settings: GatewaySettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=bounded_by(settings.head_s),
+        log_config=None,  # ours
         log_level="warning",
         access_log=False,
+        ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
@@ -84,5 +97,5 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise GenqueueError(
-            f"the gateway cannot listen at {host}:{port} ({error.strerror}): give another --port or --host"
+            f"the gateway cannot listen at {host}:{port} ({why_not(error)}): give another --port or --host"
         ) from error

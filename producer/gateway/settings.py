@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from ..broker.options import AnySeconds, Seconds, WholeSeconds
@@ -18,6 +18,17 @@ def _listed(given: Any) -> Any:
     if not isinstance(given, str):
         return given
     return re.findall(r'[^\s,"\[\]]+', given)
+
+
+def _as_browsers_say_it(given: str) -> str:
+    """An origin. A person copies it out of an address bar, with a slash; one that never fits would be silent."""
+    origin = given.lower().removesuffix("/")
+    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin):
+        raise ValueError(f"{given:.80} is no origin: give scheme and host, as https://chat.example.org")
+    return origin
+
+
+Origin = Annotated[str, AfterValidator(_as_browsers_say_it)]
 
 
 class GatewaySettings(LoadedSettings):
@@ -69,5 +80,5 @@ class GatewaySettings(LoadedSettings):
     """Whether there is a page for people at `/`."""
     share_prefixes: bool = False
     """Whether keys share what was read of a prompt's beginning, whose time and `cached_tokens` then tell of it."""
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Origins whose pages may use the gateway from a browser; in the environment with commas between them."""

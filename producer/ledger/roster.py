@@ -9,11 +9,12 @@ from . import rq_names
 
 FIELDS = (
     *("birth", "death", "queues", "state", "model_state", "hostname", "device", "request_fields", "chat_template"),
-    *("tool_format", "context_length", "job_seconds", "busy_seconds"),
+    *("tool_format", "context_length", "job_seconds", "busy_seconds", "ended_jobs"),
     *("successful_job_count", "failed_job_count", "total_working_time"),
 )
 
-
+ENDED_SAID = 5
+"""Jobs that have ended, of which a worker's record tells: as many as an overview shows."""
 _ABSURD = 1e9
 
 
@@ -41,6 +42,8 @@ class WorkerRecord:
     """Mean of its jobs lately; of an earlier version's, of all. None before the first."""
     busy_seconds: float | None = None
     """How long its job has run, at its last beat; None where it has none, or does not say."""
+    ended_jobs: tuple[str, ...] = ()
+    """Ids of the jobs that had ended there last, at its last beat; none for a worker that does not say."""
 
 
 def worker_sets(keys: Keys, model: str) -> list[str]:
@@ -89,6 +92,7 @@ def _record(key: bytes, reply: Sequence[bytes | None]) -> WorkerRecord | None:
         context_length=None if context_length is None else int(context_length),
         job_seconds=_job_seconds(said),
         busy_seconds=_number(said.get("busy_seconds")) if said.get("state") == "busy" else None,
+        ended_jobs=tuple(filter(None, said.get("ended_jobs", "").split(",")))[-ENDED_SAID:],
     )
 
 

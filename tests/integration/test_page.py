@@ -36,6 +36,15 @@ HOSTILE = (
 IS_WHOLE = (
     "document.querySelector('.assistant:last-child .text')?.textContent && !document.querySelector('.is-made')"
 )
+LEFT_EDGES = """
+    (({ firstChild }) => [...firstChild.data].map((_, at) => {
+        const range = document.createRange();
+        range.setStart(firstChild, at);
+        range.setEnd(firstChild, at + 1);
+        return range.getBoundingClientRect().left;
+    }))([...document.querySelectorAll('.user .text')].at(-1))
+"""
+"""Of the characters of the last question, px."""
 OpenPage = Callable[..., GatewayThread]
 
 
@@ -102,11 +111,13 @@ def test_an_answer_streams_and_the_conversation_goes_on(
     assert said(tab) == WHOLE
     tab.until("document.querySelector('.note').textContent.includes('tokens/s')")
     assert tab.run("document.activeElement.id") == "text"
-    ask(tab, "And more")
+    ask(tab, "שלום (abc)")
     tab.until("document.querySelectorAll('.assistant').length === 2")
     tab.until(IS_WHOLE)
+    first, *_, last = tab.run(LEFT_EDGES)
+    assert first > last, "it goes from right to left"
     turns = [(turn.role, turn.content) for turn in worker.requests[-1].request.messages]
-    assert turns == [("user", "Count"), ("assistant", WHOLE), ("user", "And more")]
+    assert turns == [("user", "Count"), ("assistant", WHOLE), ("user", "שלום (abc)")]
     tab.click("#new-chat")
     assert tab.run("document.querySelector('#transcript').children.length") == 0
 

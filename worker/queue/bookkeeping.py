@@ -25,6 +25,7 @@ from rq.timeouts import TimerDeathPenalty
 from rq.utils import now
 
 from producer.contract import GenerationResult, JobError, Keys
+from producer.ledger.roster import ENDED_SAID
 
 from ..errors import BookkeepingFailed
 from ..intake import MIN_RESULT_TTL_S
@@ -82,6 +83,8 @@ class Bookkeeper(RunningWorker):
         self._notes = RLock()  # RQ takes them on the worker, and a sweep may register an end beside a job of ours
         self._failure_noted = False
         self._called_back: set[str] = set()
+        self.ended_jobs: tuple[str, ...] = ()
+        """Ids of those that have ended here last. RQ's registries do not tell: they are by when a record goes."""
 
     def succeed(self, job: Job, execution: Execution, result: GenerationResult) -> None:
         """Register the job as finished; the result is RQ's return value too."""
@@ -126,6 +129,8 @@ class Bookkeeper(RunningWorker):
             self._registering.add(job.id)
         try:
             yield
+            with self._notes:
+                self.ended_jobs = (*self.ended_jobs, job.id)[-ENDED_SAID:]
             if execution is not None:
                 self.executions.pop(execution.id, None)
         except NotHeld:

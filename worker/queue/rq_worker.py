@@ -84,6 +84,7 @@ class GenerationWorker(Bookkeeper):
             **tools,
             **context,
             **self.pace.fields(),
+            "ended_jobs": ",".join(self.ended_jobs),
             "state": self.get_state(),
             "model": self.settings.model_name,
             "model_state": self.model_state,

@@ -120,6 +120,7 @@ MISTAKES: dict[str, tuple[Callable[[Producer], object], str]] = {
         submitting(messages=[{"role": "bot", "content": "Hi"}]),
         "messages.0.role: Input should be",
     ),
+    "no turns": (submitting(messages=[]), "messages: it should have at least 1 item, not 0"),
     "a turn without content": (submitting(messages=[{"role": "user"}]), "messages.0.content: it is missing"),
     "a turn with a name": (
         submitting(messages=[{**USER, "name": "Ann"}]),

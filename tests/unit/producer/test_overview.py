@@ -138,6 +138,25 @@ def test_what_has_ended_is_counted_and_the_newest_are_shown(producer: Producer, 
     ]
 
 
+def test_the_newest_ends_are_shown_beside_older_ones_that_are_kept_longer(
+    producer: Producer, client: FakeRedis
+) -> None:
+    """Stored answers of the gateway are kept for a day, and stood before all that ended in that day."""
+    now_s = client.time()[0]
+    client.sadd("rq:queues", f"rq:queue:{QUEUE}")
+    for number in range(12):
+        ended_at = rq_time(now_s - 100 + number)
+        fields = {"origin": QUEUE, "status": "finished", "ended_at": ended_at}
+        client.hset(f"rq:job:j{number}", mapping=fields)
+        kept_s = 86_400 if number < 6 else 3_600
+        client.zadd(f"rq:finished:{QUEUE}", {f"j{number}": now_s + number + kept_s})
+    client.hset("rq:job:j9", "status", "queued")  # somebody has put it back
+    alive(client, "w1", ended_jobs="j7,j8,j9,gone,j10")
+    alive(client, "w2", ended_jobs="j11")
+    model = only(producer)
+    assert [each.job_id for each in model.ended] == ["j11", "j10", "j8", "j7", "j5"]
+
+
 def test_workers_are_shown_with_their_model_though_nothing_was_submitted(
     producer: Producer, client: FakeRedis
 ) -> None:

@@ -1,5 +1,6 @@
 """The conversation of `genqueue up`, with a worker that plays; what it starts and ends: integration/test_up.py."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -8,6 +9,7 @@ import pytest
 from fakeredis import FakeRedis
 
 from producer import Producer
+from producer.cli import run
 from producer.commands.up import Conversation, LinesAre
 from producer.contract import BrokerUnavailable, ErrorInfo, GenqueueError
 from producer.local import LocalWorker
@@ -146,3 +148,12 @@ def test_a_broker_that_is_gone_ends_it(talk, fake_server) -> None:
     fake_server.connected = False
     with pytest.raises(BrokerUnavailable):
         talk().ask("Hi")
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["up", "--serve", str(port), "--redis-url", "redis://127.0.0.1:1/0"]) == 2
+    said = capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1 cannot be had" in said
+    assert "worker" not in said

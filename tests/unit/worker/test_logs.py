@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from worker.logs import TextFormatter, complain, json_formatter
+from producer.log_lines import TextFormatter
+from worker.logs import complain, json_formatter
 
 PROGRAM = """
 import logging, sys

@@ -47,6 +47,7 @@ def test_a_row_goes_before_the_option_and_chat_makes_a_message_of_a_text() -> No
     [
         (b"{", "it is not JSON"),
         (b'"\xff"', "it is not UTF-8 text"),
+        (b"What is genqueue?", "--input-format txt: one a line"),
         (b"[1]", "a row is a JSON object or a string"),
         (b"[" * 100_000, "it is not JSON"),
         (b'{"prompt": 3}', "prompt"),

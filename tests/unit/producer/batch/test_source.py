@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from producer.batch.reading import value_of
 from producer.batch.source import Source
 from producer.cli import run
 from producer.contract import InvalidRequest
@@ -21,7 +22,16 @@ class Broken(io.RawIOBase):
         return True
 
 
-@pytest.mark.parametrize("name", ["in.jsonl", "in.csv"])
+def test_a_line_of_a_text_file_is_a_text() -> None:
+    """A person's first file of prompts: each of its rows failed, as it was not JSON."""
+    file = io.BytesIO(b'\xef\xbb\xbfWhat is "it"?\r\n\n  42\n\xff\n' + "你好".encode())
+    records = list(Source.of("in.txt", None, None).records(file))
+    assert [record.line for record in records] == [1, 3, 4, 5]
+    assert [record.fault for record in records] == ["", "", "it is not UTF-8 text", ""]
+    assert [value_of(record) for record in records if not record.fault] == ['What is "it"?', "42", "你好"]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv", "in.txt"])
 def test_a_file_that_cannot_be_read_on_is_named(name: str) -> None:
     source = Source.of(name, None, None)
     with pytest.raises(InvalidRequest, match=f"{name} cannot be read: Input/output error"):

@@ -43,7 +43,8 @@ def test_password_guards_every_path(path: str) -> None:
     assert status(app, path) == 401
     assert status(app, path, **login("ann", "wrong")) == 401
     assert status(app, path, **login("bob", "sésame")) == 401
-    assert status(app, path, Authorization="Bearer sésame") == 401
+    for given in ("Bearer sésame", "Basic \xff", "Basic /w==", 'Digest username="ann", password="sésame"'):
+        assert status(app, path, Authorization=given) == 401
     assert status(app, path, **login("ann", "sésame")) == (404 if path == "/no-such-page" else 200)
 
 
@@ -90,6 +91,7 @@ def test_behind_a_password_any_name_is_answered() -> None:
     [
         {"Origin": ELSEWHERE},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"},
     ],

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
@@ -195,6 +196,22 @@ async def test_what_a_job_fails_of_is_the_status_of_the_response(door: Door, wor
             "param": None,
             "code": "context_length_exceeded",
         }
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", CHAT, "max_tokens"),
+        ("/v1/responses", {"model": "tiny", "input": "Hi"}, "max_output_tokens"),
+    ],
+)
+async def test_what_a_worker_says_of_a_field_names_it_as_the_client_does(
+    door: Door, worker: ScriptedWorker, path: str, body: dict[str, Any], param: str
+):
+    worker.fails("Hi", "invalid_request", "max_new_tokens 9 does not fit: set max_new_tokens to 8 or less")
+    error = (await door.http.post(path, json=body)).json()["error"]
+    assert error["param"] == param
+    assert error["message"] == f"{param} 9 does not fit: set {param} to 8 or less"
 
 
 async def test_what_a_job_fails_of_in_mid_stream_is_an_event(door: Door, worker: ScriptedWorker):

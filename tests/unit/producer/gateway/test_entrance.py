@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import hashlib
 import json
+import logging
+import re
 import socket
 from pathlib import Path
 
@@ -12,11 +14,12 @@ import pytest
 import yaml
 from starlette.types import Message
 
+from producer.commands.output import SaidAlready
 from producer.contract import GenqueueError, InvalidRequest, Keys
 from producer.gateway.api_keys import ApiKeys
 from producer.gateway.chunks import Chunks
 from producer.gateway.entrance import Entrance
-from producer.gateway.serving import serve
+from producer.gateway.serving import keep_log, serve
 from producer.gateway.settings import GatewaySettings
 from producer.settings import ProducerSettings
 from producer.testing import ScriptedWorker
@@ -136,10 +139,19 @@ def test_a_file_that_holds_no_keys_is_refused_and_not_quoted(tmp_path: Path, tex
         ApiKeys.load(tmp_path / "none")
 
 
-@pytest.mark.parametrize("text", ["http://a, https://b:1", "http://a,https://b:1,", '["http://a", "https://b:1"]'])
+@pytest.mark.parametrize(
+    "text", ["http://a, https://b:1", "http://A/,https://b:1/,", '["http://a", "https://b:1"]']
+)
 def test_origins_stand_in_the_environment_with_commas(monkeypatch: pytest.MonkeyPatch, text: str):
     monkeypatch.setenv("GENQUEUE_SERVE_CORS_ORIGINS", text)
     assert GatewaySettings.load().cors_origins == ("http://a", "https://b:1")
+
+
+@pytest.mark.parametrize("text", ["chat.example", "https://chat.example/page", "https://", "null"])
+def test_what_is_no_origin_is_refused(text: str):
+    """It would fit none that a browser sends, and nobody would hear of that."""
+    with pytest.raises(InvalidRequest, match="is no origin: give scheme and host"):
+        GatewaySettings.load(cors_origins=(text,))
 
 
 def test_beyond_loopback_it_wants_keys():
@@ -166,6 +178,9 @@ async def test_a_page_elsewhere_is_let_in_where_that_is_set(open_door: OpenDoor)
     assert (await opened.http.options(CHAT, headers=asked)).headers[
         "access-control-allow-origin"
     ] == "https://chat.example"
+    answer = await opened.http.get("/v1/models", headers={"Origin": "https://chat.example"})
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"location", "retry-after", "x-should-retry", "x-request-id"} <= set(exposed), "what clients go by"
 
 
 async def test_request_ids_are_echoed_where_they_are_some(door: Door):
@@ -261,6 +276,40 @@ async def test_what_is_not_there(door: Door, method: str, path: str, status: int
     assert answer.status_code == status
     assert "x-evil" not in answer.headers
     assert method == "HEAD" or set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_a_slash_at_the_end_is_none(door: Door):
+    """It was a redirect, which named http, also behind a proxy that speaks TLS."""
+    assert (await door.http.get("/v1/models/")).json() == (await door.http.get("/v1/models")).json()
+    assert (await door.http.post(f"{CHAT}/", json=Door.body("Hi"))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/chat/completions", f"{CHAT}/chat/completions", "/v1/v1/models", "/models/tiny"]
+)
+async def test_a_wrong_base_url_is_told_from_a_path_that_is_not_there(door: Door, path: str):
+    advice = "ends with /v1"
+    assert advice in (await door.http.get(path)).json()["error"]["message"]
+    assert advice not in (await door.http.get("/v1/embeddings")).json()["error"]["message"]
+
+
+def test_a_line_of_the_log_has_its_time_and_a_traceback_stands_below_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The command's own handler showed messages alone: of a 500 the log did not say why."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger("producer"), "handlers", [SaidAlready()])
+    keep_log()
+    logging.captureWarnings(False)
+    try:
+        _ = 1 // 0
+    except ZeroDivisionError:
+        logging.getLogger("producer.gateway.entrance").exception("request %s failed", "mine")
+    logging.getLogger("python_multipart").warning("odd")
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.+-]+ ERROR   request mine failed", first)
+    assert second.startswith("Traceback")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.+-]+ WARNING odd", last)
 
 
 async def test_what_nobody_has_foreseen_is_said_to_the_log_alone(door: Door, monkeypatch: pytest.MonkeyPatch):

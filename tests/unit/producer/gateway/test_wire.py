@@ -157,6 +157,18 @@ async def test_what_is_no_request_is_refused_and_the_connection_ended(open_live_
         assert (await door.http.get("/health")).status_code == 200
 
 
+async def test_an_upgrade_is_passed_over_without_a_word(
+    open_live_door: OpenDoor, caplog: pytest.LogCaptureFixture
+):
+    """The log advised to install a library for WebSockets, of which there are none here."""
+    door = await open_live_door()
+    async with connected(door) as wire:
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        await wire.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + upgrade)
+        assert await wire.status() == 200
+    assert not caplog.messages
+
+
 async def test_no_request_hides_in_the_body_of_another(open_live_door: OpenDoor, worker: ScriptedWorker):
     """With two lengths, a proxy before it and the gateway could part them in two places."""
     door = await open_live_door()

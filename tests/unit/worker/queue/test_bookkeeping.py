@@ -141,6 +141,7 @@ def test_success(client, worker, job):
     assert registered(FinishedJobRegistry, client) == [job.id]
     assert_nothing_runs(client, worker, job, execution)
     assert 0 < client.ttl(job.key) <= 3600
+    assert worker.serialize()["ended_jobs"] == job.id
 
 
 KEPT = [(70, 70), (5, MIN_RESULT_TTL_S), (None, 1000), (-1, 1000), (10**9, 1000)]
