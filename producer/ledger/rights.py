@@ -149,7 +149,6 @@ def worker_needs(keys: Keys, model: str) -> list[Command]:
         ("EVALSHA", _NO_SCRIPT, "1", job),
         ("HEXISTS", rq_names.worker(_ID), "birth"),
         ("HSET", rq_names.worker(_ID), "state", "idle"),
-        ("SISMEMBER", rq_names.WORKERS, rq_names.worker(_ID)),
         ("SADD", rq_names.workers(keys.queue(model)), rq_names.worker(_ID)),
         ("PTTL", rq_names.worker(_ID)),
         ("PEXPIRE", rq_names.worker(_ID), "1"),

@@ -11,7 +11,7 @@
 local now, queues = now_ms(), tonumber(ARGV[5])
 -- By a Redis that came back empty, or by RQ's upkeep once the record had expired. What RQ has written of a job since
 -- makes a record of a few fields again: a worker is known by its birth.
-local is_forgotten = redis.call('HEXISTS', KEYS[3], 'birth') == 0 or redis.call('SISMEMBER', KEYS[5], KEYS[3]) == 0
+local is_forgotten = redis.call('HEXISTS', KEYS[3], 'birth') == 0
 redis.call('HSET', KEYS[3], unpack(ARGV, 9))
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
 if is_forgotten then
