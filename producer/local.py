@@ -141,8 +141,10 @@ def check_servable(port: int) -> None:
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:  # else whoever has the port would be taken for our gateway
-        said = f"port {port} of 127.0.0.1 cannot be had ({why_not(error)}): give another, as --serve 8001"
-        raise GenqueueError(said) from error
+        other = port + 1 if 1024 <= port < 65535 else 8001
+        raise GenqueueError(
+            f"port {port} of 127.0.0.1 cannot be had ({why_not(error)}): give another, as --serve {other}"
+        ) from error
 
 
 @contextlib.contextmanager

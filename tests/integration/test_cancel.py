@@ -318,7 +318,14 @@ def published(client: redis.Redis, job: JobHandle) -> int:
 def test_a_job_whose_redis_is_away(durable, crew: Crew, steps, how):
     """What the worker has buffered is published first; then comes the end, with all of it."""
     worker = crew.one()
+    wait_for(lambda: said_of_outages(worker.text())[-1:] != ["waiting for Redis"], "the end of an outage before")
     said_before = len(worker.text())
+
+    def said_of_this() -> list[str]:
+        """From its beginning on: the end of an outage before may be said late."""
+        said = said_of_outages(worker.text()[said_before:])
+        return list(dropwhile(lambda words: words != "waiting for Redis", said))
+
     with Producer(durable.url) as producer, redis.Redis(port=durable.port) as client:
         options = {"timeout_s": 1} if how == "timed out meanwhile" else {}
         # Of drafts it would take several tokens at a time, and come to its end before the server is back.
@@ -330,7 +337,8 @@ def test_a_job_whose_redis_is_away(durable, crew: Crew, steps, how):
         if how == "cancelled as Redis goes":
             cancel_by_key(job, client)
         durable.kill()
-        time.sleep(1.2)  # an outage of that length, and not a wait for anything
+        wait_for(lambda: "waiting for Redis" in worker.text()[said_before:], "the outage to be noticed")
+        time.sleep(1.2)  # for so long at least, and not a wait for anything
         end = End(client, job.job_id)
         # However long the server takes to start.
         with contextlib.nullcontext() if options else worker.engine_stopped():
@@ -342,15 +350,14 @@ def test_a_job_whose_redis_is_away(durable, crew: Crew, steps, how):
         result = assert_timed_out(job) if options else assert_cancelled(job, client)
         assert len(result.token_ids) > 0
         assert published(client, job) > before
-    wait_for(lambda: "going on after" in said_of_outage(worker.text()[said_before:]), "the end of the outage")
+    wait_for(lambda: "going on after" in said_of_this(), "the end of the outage")
     # However often it tries, it says that it waits and that it goes on; twice for two kinds of trouble.
-    said = said_of_outage(worker.text()[said_before:])
-    assert 1 <= said.count("waiting for Redis") <= 2
-    assert 1 <= said.count("going on after") <= 2
+    assert 1 <= said_of_this().count("waiting for Redis") <= 2
+    assert 1 <= said_of_this().count("going on after") <= 2
 
 
-def said_of_outage(log: str) -> list[str]:
-    """What the worker says of its waiting, from its beginning on: the end of an outage before may be said late."""
-    lines = log.splitlines()
-    said = [words for line in lines for words in ("waiting for Redis", "going on after") if words in line]
-    return list(dropwhile(lambda words: words != "waiting for Redis", said))
+def said_of_outages(log: str) -> list[str]:
+    """What the worker says of its waiting, in order."""
+    return [
+        words for line in log.splitlines() for words in ("waiting for Redis", "going on after") if words in line
+    ]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -120,7 +119,7 @@ class ModelLoader:
                 )
         except Exception as error:
             on_meta(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config)  # says so where config.json is at fault
-            if isinstance(error, pickle.UnpicklingError):  # whose advice is to run what the file says
+            if type(error).__name__ == "UnpicklingError":  # whose advice is to run what the file says
                 raise ConfigError(
                     f"the *.bin files in {self._path} are no weights, or more than that: code in them is never "
                     "run here. Download them again, or take a version with *.safetensors"
