@@ -1,9 +1,11 @@
 """The linear by our operator, and where torch's own is faster.
 
-No choice hangs on a measurement: how a row is multiplied is told by the matrix and the number of rows alone.
+No choice hangs on a measurement: how a row is multiplied is told by the matrix, the number of rows and what the
+processor can do.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ class Linear:
             piece = [field if field is None else field[start : start + at_once] for field in _fields(matrix)]
             products = out[:, start : start + at_once]
             weights = self._numbers[: products.shape[1] * inputs].view(-1, inputs)
-            torch.ops.genqueue.write_out(*piece, weights)
+            _write_out(piece, weights)
             torch.mm(floats, weights.t(), out=products)
         return out.to(rows.dtype)
 
@@ -83,9 +85,13 @@ def _operator(rows: Tensor, values: Tensor, scales: Tensor | None, zeros: Tensor
     return product
 
 
+def _write_out(fields: Sequence[Tensor | None], numbers: Tensor) -> None:
+    torch.ops.genqueue.write_out(*fields, numbers)
+
+
 @torch.inference_mode()
 def check(dtype: torch.dtype, matrix: Matrix) -> None:
-    """Build the operator, and compare it with torch's linear on this very machine, for matrices of that form.
+    """Build the operators, and compare them with torch's linear on this very machine, for matrices of that form.
 
     Raises NotSupported where they differ, and what `library.load` raises.
     """
@@ -96,6 +102,8 @@ def check(dtype: torch.dtype, matrix: Matrix) -> None:
         weight = torch.randn((outputs, inputs), generator=generator)
         like = _like(weight, matrix)
         plain = like.float() if isinstance(like, Tensor) else to_float(like, torch.float32)
+        _write_out(_fields(like), numbers := torch.empty_like(plain))
+        require_agreement("a matrix written out", numbers, plain, _TOLERANCE[torch.float32])
         for count in (1, 6):
             rows = torch.randn((count, inputs), generator=generator).to(dtype)
             require_agreement(

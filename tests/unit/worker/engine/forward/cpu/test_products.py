@@ -214,6 +214,17 @@ class TestCheck:
         with pytest.raises(NotSupported, match=r"the product of rows with a matrix is off by 0\.001"):
             products.check(torch.float32, to_int8(random(4, 128)))
 
+    def test_notices_one_that_errs_as_it_writes_out(self, form, monkeypatch):
+        right = products._write_out
+
+        def off(fields: tuple[torch.Tensor | None, ...], numbers: torch.Tensor) -> None:
+            right(fields, numbers)
+            numbers[-1, -1] += 1
+
+        monkeypatch.setattr(products, "_write_out", off)
+        with pytest.raises(NotSupported, match="a matrix written out is off by"):
+            products.check(torch.float32, form(random(4, 128)))
+
     def test_notices_one_that_errs_where_vectors_do_not_divide_a_row(self, form, monkeypatch):
         """Sixteen numbers, or sixteen words of eight weights, are one step of the widest processors."""
         right = products._operator
